@@ -1,0 +1,1 @@
+"""The evomerge command and the stack that it embeds."""

@@ -1,0 +1,131 @@
+"""The demo family's tokenizer and its training loop: small, deterministic, for two CPU threads."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from .data import Row, TaskData
+
+VOCABULARY = 1536
+CONTEXT = 256
+END = "<|endoftext|>"
+PAD = "<|pad|>"
+
+
+@dataclass(frozen=True)
+class Shape:
+    hidden: int = 144
+    layers: int = 4
+    heads: int = 4
+    mlp: int = 384
+
+
+def train_tokenizer(rows: Iterable[Row]) -> PreTrainedTokenizerFast:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=[END, PAD],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator((row.prompt + row.answer for row in rows), trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=END, eos_token=END, pad_token=PAD, model_max_length=CONTEXT,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def new_model(tokenizer: PreTrainedTokenizerFast, seed: int, shape: Shape = Shape()) -> LlamaForCausalLM:
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=shape.hidden, intermediate_size=shape.mlp,
+        num_hidden_layers=shape.layers, num_attention_heads=shape.heads, num_key_value_heads=shape.heads,
+        max_position_embeddings=CONTEXT, tie_word_embeddings=True, bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, initializer_range=0.04,
+        attn_implementation="sdpa",
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return LlamaForCausalLM(config)
+
+
+Batch = tuple[torch.Tensor, torch.Tensor]  # token ids, labels
+
+
+class Encoded:
+    """A task's rows as token ids; batches are drawn without replacement, epoch after epoch."""
+
+    def __init__(self, task: TaskData, tokenizer: PreTrainedTokenizerFast, batch: int, seed: int):
+        end = tokenizer.eos_token_id
+        self.pad = tokenizer.pad_token_id
+        self.rows = []
+        newline = tokenizer.encode("\n", add_special_tokens=False)
+        prompts = tokenizer([row.prompt for row in task.rows], add_special_tokens=False)["input_ids"]
+        answers = tokenizer([row.answer for row in task.rows], add_special_tokens=False)["input_ids"]
+        for row, prompt, answer in zip(task.rows, prompts, answers):
+            ids = [*prompt, *answer, *(newline if row.prompt else []), end]
+            self.rows.append((ids, len(prompt)))
+        self.rng = random.Random(f"batches:{task.name}:{seed}")
+        self.batch = batch
+        self.end = end
+        self.queue: list[int] = []
+
+    def next(self) -> Batch:
+        if len(self.queue) < self.batch:
+            self.queue = list(range(len(self.rows)))
+            self.rng.shuffle(self.queue)
+        chosen = [self.rows[self.queue.pop()] for _ in range(self.batch)]
+        bos = [self.rng.random() < 0.5 for _ in chosen]
+        width = max(len(ids) for ids, _ in chosen) + 1
+        tokens = torch.full((len(chosen), width), self.pad)
+        labels = torch.full((len(chosen), width), -100)
+        for i, ((ids, prompt), b) in enumerate(zip(chosen, bos)):
+            if b:
+                ids, prompt = [self.end, *ids], prompt + 1 if prompt else 0
+            t = torch.tensor(ids)
+            tokens[i, : len(ids)] = t
+            labels[i, prompt : len(ids)] = t[prompt:]
+        return tokens, labels
+
+
+def train(
+    model: LlamaForCausalLM, tasks: Sequence[tuple[Encoded, float]], *, steps: int, rate: float,
+    warmup: int = 10, progress: Callable[[float], None] = lambda _: None,
+) -> list[list[float]]:
+    matrices = [p for n, p in model.named_parameters() if p.ndim == 2]
+    vectors = [p for n, p in model.named_parameters() if p.ndim != 2]
+    optimizer = torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": 0.05}, {"params": vectors, "weight_decay": 0.0}],
+        lr=rate, betas=(0.9, 0.98), fused=True,
+    )
+    model.train()
+    log = []
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = rate * min(1.0, (step + 1) / warmup) * (1 - step / steps)
+        row = []
+        for encoded, weight in tasks:
+            tokens, labels = encoded.next()
+            hidden = model.model(input_ids=tokens, use_cache=False).last_hidden_state[:, :-1]
+            keep = labels[:, 1:] != -100
+            logits = model.lm_head(hidden[keep])
+            loss = torch.nn.functional.cross_entropy(logits, labels[:, 1:][keep])
+            (loss * weight).backward()
+            row.append(loss.item())
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        log.append(row)
+        progress((step + 1) / steps)
+    model.eval()
+    return log

@@ -1,0 +1,100 @@
+"""Values of `domain.messages` ↔ protobuf, field by field: the .proto files stay the only definition of the wire."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any, TypeVar
+
+from google.protobuf import json_format
+from google.protobuf.message import DecodeError, Message
+
+from evomerge.v1 import events_pb2, jobs_pb2, types_pb2
+from evomerge_common.domain import messages
+from evomerge_common.errors import InvalidInput
+
+T = TypeVar("T")
+_MODULES = (types_pb2, jobs_pb2, events_pb2)
+
+
+def message_class(name: str) -> type[Message]:
+    """The generated class of that name.
+
+    Raises:
+        KeyError: no .proto defines it.
+    """
+    for module in _MODULES:
+        if hasattr(module, name):
+            found: type[Message] = getattr(module, name)
+            return found
+    raise KeyError(name)
+
+
+def to_proto(value: Any) -> Any:
+    """The protobuf message of the same name with the same fields."""
+    message = message_class(type(value).__name__)()
+    for field in dataclasses.fields(value):
+        item = getattr(value, field.name)
+        name = field.name
+        if name == "payload":
+            name = next(
+                f.name
+                for f in message.DESCRIPTOR.oneofs_by_name["payload"].fields
+                if f.message_type.name == type(item).__name__
+            )
+        if isinstance(item, tuple):
+            getattr(message, name).extend([to_proto(i) if dataclasses.is_dataclass(i) else i for i in item])
+        elif dataclasses.is_dataclass(item):
+            getattr(message, name).CopyFrom(to_proto(item))
+        else:
+            setattr(message, name, item)
+    return message
+
+
+def from_proto(message: Message) -> Any:
+    """The value of the same name with the same fields."""
+    kind = getattr(messages, message.DESCRIPTOR.name)
+    fields: dict[str, Any] = {}
+    for field in dataclasses.fields(kind):
+        name = field.name
+        if name == "payload":
+            chosen = message.WhichOneof("payload")
+            if chosen is None:
+                raise InvalidInput(f"a {message.DESCRIPTOR.name} without a payload that this version knows")
+            fields[name] = from_proto(getattr(message, chosen))
+            continue
+        item = getattr(message, name)
+        descriptor = message.DESCRIPTOR.fields_by_name[name]
+        if descriptor.is_repeated:
+            fields[name] = tuple(from_proto(i) if isinstance(i, Message) else i for i in item)
+        else:
+            fields[name] = from_proto(item) if isinstance(item, Message) else item
+    return kind(**fields)
+
+
+def encode(value: Any) -> bytes:
+    """Protobuf bytes of an Event or a Job."""
+    data: bytes = to_proto(value).SerializeToString(deterministic=True)
+    return data
+
+
+def decode(kind: type[T], data: bytes) -> T:
+    """Reads what `encode` wrote.
+
+    Raises:
+        InvalidInput: other bytes.
+    """
+    message = message_class(kind.__name__)()
+    try:
+        message.ParseFromString(data)
+    except DecodeError as error:
+        raise InvalidInput(f"not a {kind.__name__}: {error}") from error
+    value: T = from_proto(message)
+    return value
+
+
+def to_json_line(event: messages.Event, sequence: int) -> str:
+    """One line of events.jsonl: {"sequence", "type", "run_id", "time", then the payload's own fields}."""
+    payload = json_format.MessageToDict(to_proto(event.payload), preserving_proto_field_name=True)
+    whole = {"sequence": sequence, "type": event.type, "run_id": event.run_id, "time": event.time, **payload}
+    return json.dumps(whole, ensure_ascii=False)

@@ -1,0 +1,251 @@
+"""Jobs and events as values. Their definition is proto/evomerge/v1; `codec` maps field by field, and a test holds
+both sides equal. See the .proto files for what each field means."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    reference: str = ""
+    digest: str = ""
+    uri: str = ""
+    commit: str = ""
+    architecture: str = ""
+    num_layers: int = 0
+    parameters: int = 0
+    bytes: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskScore:
+    task: str = ""
+    score: float = 0.0
+    metric: str = ""
+    metric_value: float = 0.0
+    item_scores: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ErrorInfo:
+    type: str = ""
+    message: str = ""
+
+
+# ---- jobs ----
+
+
+@dataclass(frozen=True, kw_only=True)
+class DownloadJob:
+    reference: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeJob:
+    recipe_json: str = ""
+    recipe_digest: str = ""
+    sources: tuple[Model, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateJob:
+    recipe_json: str = ""
+    recipe_digest: str = ""
+    sources: tuple[Model, ...] = ()
+    artifact_uri: str = ""
+    suite_uri: str = ""
+    suite_digest: str = ""
+    split: str = ""
+    threads: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportJob:
+    recipe_json: str = ""
+    recipe_digest: str = ""
+    sources: tuple[Model, ...] = ()
+    format: str = ""
+    destination: str = ""
+    card: str = ""
+
+
+JobPayload = DownloadJob | MergeJob | EvaluateJob | ExportJob
+JOB_KINDS: dict[type, str] = {
+    DownloadJob: "download",
+    MergeJob: "merge",
+    EvaluateJob: "evaluate",
+    ExportJob: "export",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    job_id: str
+    run_id: str
+    payload: JobPayload
+
+    @property
+    def kind(self) -> str:
+        """download, merge, evaluate or export: the end of the queue's subject."""
+        return JOB_KINDS[type(self.payload)]
+
+
+# ---- decisions ----
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunStarted:
+    spec_json: str = ""
+    request_id: str = ""
+    version: str = ""
+    suite_uri: str = ""
+    suite_digest: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CandidateProposed:
+    index: int = 0
+    recipe_digest: str = ""
+    recipe_json: str = ""
+    genome_json: str = ""
+    operator: str = ""
+    parents: tuple[str, ...] = ()
+    generation: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class CandidateSelected:
+    generation: int = 0
+    recipe_digests: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationCompleted:
+    generation: int = 0
+    evaluated: int = 0
+    best_fitness: float = 0.0
+    mean_fitness: float = 0.0
+    diversity: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChampionChanged:
+    recipe_digest: str = ""
+    fitness: float = 0.0
+    index: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunPaused:
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResumed:
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunCancelled:
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFailed:
+    error: ErrorInfo = field(default_factory=ErrorInfo)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFinished:
+    champion_digest: str = ""
+    reason: str = ""
+    fitness: float = 0.0
+
+
+# ---- results ----
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelReady:
+    job_id: str = ""
+    model: Model = field(default_factory=Model)
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class CandidateMerged:
+    job_id: str = ""
+    recipe_digest: str = ""
+    uri: str = ""
+    bytes: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class CandidateEvaluated:
+    job_id: str = ""
+    recipe_digest: str = ""
+    suite_digest: str = ""
+    split: str = ""
+    fitness: float = 0.0
+    scores: tuple[TaskScore, ...] = ()
+    seconds: float = 0.0
+    device: str = ""
+    cached: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class CandidateFailed:
+    job_id: str = ""
+    kind: str = ""
+    recipe_digest: str = ""
+    split: str = ""
+    reference: str = ""
+    error: ErrorInfo = field(default_factory=ErrorInfo)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArtifactExported:
+    job_id: str = ""
+    recipe_digest: str = ""
+    format: str = ""
+    uri: str = ""
+    bytes: int = 0
+    seconds: float = 0.0
+
+
+Decision = (
+    RunStarted
+    | CandidateProposed
+    | CandidateSelected
+    | GenerationCompleted
+    | ChampionChanged
+    | RunPaused
+    | RunResumed
+    | RunCancelled
+    | RunFailed
+    | RunFinished
+)
+Result = ModelReady | CandidateMerged | CandidateEvaluated | CandidateFailed | ArtifactExported
+TERMINAL = (RunFinished, RunCancelled, RunFailed)
+"""A run ends with one of these; nothing follows it but exported artifacts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """One fact of a run. `time` is Unix seconds, for people: no decision reads it."""
+
+    run_id: str
+    payload: Decision | Result
+    time: float = 0.0
+
+    @property
+    def type(self) -> str:
+        """The payload's name, the end of the event's subject."""
+        return type(self.payload).__name__
+
+    @property
+    def is_result(self) -> bool:
+        """Whether a worker said it (a decision is the selector's)."""
+        return isinstance(self.payload, Result)

@@ -1,0 +1,297 @@
+"""A model is its recipe: an immutable expression over source models.
+
+A `Recipe` names a merge method, the slices of layers that it puts together, and for each slice its inputs: source
+models or further recipes. `models:` of mergekit is one slice without layer ranges. The digest of the canonical JSON
+is the identity of the merged model, so sources count by content digest, never by where a user found them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from evomerge_common.errors import RecipeError, did_you_mean
+
+Parameters = Mapping[str, Any]
+"""Parameter name → number, bool, word, gradient (list of numbers over depth), or list of {filter, value}."""
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True, order=True)
+class ModelReference:
+    """A model as a user names it: a hub id or a folder, perhaps with revision and adapter; `digest` once resolved."""
+
+    name: str
+    revision: str = ""
+    adapter: str = ""
+    digest: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> ModelReference:
+        """Reads "org/name", "org/name@revision", "./folder", "base+adapter".
+
+        Raises:
+            RecipeError: the text is empty.
+        """
+        name, _, adapter = text.strip().partition("+")
+        revision = ""
+        if not name.startswith((".", "/", "~")):
+            name, _, revision = name.partition("@")
+        if not name:
+            raise RecipeError(f"{text!r} names no model; give a hub id (org/name) or a folder")
+        return cls(name, revision, adapter)
+
+    def __str__(self) -> str:
+        return self.name + (f"@{self.revision}" if self.revision else "") + (f"+{self.adapter}" if self.adapter else "")
+
+    @property
+    def key(self) -> str:
+        """What identifies it: the digest when known, else the text."""
+        return self.digest or str(self)
+
+
+@dataclass(frozen=True)
+class Input:
+    """One model's part in a slice; `layer_range` is half open, None means all layers."""
+
+    model: ModelReference | Recipe
+    layer_range: tuple[int, int] | None = None
+    parameters: Parameters = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Consecutive layers of the output, made from as many layers of each input."""
+
+    inputs: tuple[Input, ...]
+    parameters: Parameters = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to make one model. See the module's text.
+
+    Attributes:
+        method: name of a merge method, such as "ties".
+        slices: bottom to top; a single slice without layer ranges is a merge of whole models.
+        base: the model that task vectors are taken against.
+        parameters: defaults for all slices; a slice's and an input's own go first.
+        dtype: in which the merge is computed ("" = the first source's).
+        out_dtype: in which it is written ("" = dtype).
+        tokenizer: "" (the base's or the first model's), "base", "union", or a model.
+        seed: of random masks.
+    """
+
+    method: str
+    slices: tuple[Slice, ...]
+    base: ModelReference | Recipe | None = None
+    parameters: Parameters = field(default_factory=dict)
+    dtype: str = ""
+    out_dtype: str = ""
+    tokenizer: str = ""
+    chat_template: str = ""
+    seed: int = 0
+
+    @classmethod
+    def of_source(cls, source: ModelReference, *, dtype: str = "") -> Recipe:
+        """The recipe that is just a source model."""
+        return cls("passthrough", (Slice((Input(source),)),), dtype=dtype)
+
+    @classmethod
+    def of_models(
+        cls,
+        method: str,
+        models: Mapping[ModelReference | Recipe, Parameters] | list[tuple[ModelReference | Recipe, Parameters]],
+        *,
+        base: ModelReference | Recipe | None = None,
+        parameters: Parameters | None = None,
+        dtype: str = "",
+        seed: int = 0,
+    ) -> Recipe:
+        """A merge of whole models."""
+        pairs = list(models.items()) if isinstance(models, Mapping) else models
+        inputs = tuple(Input(model, None, own) for model, own in pairs)
+        return cls(method, (Slice(inputs),), base, parameters or {}, dtype=dtype, seed=seed)
+
+    # ---- the expression ----
+
+    def inputs(self) -> Iterator[ModelReference | Recipe]:
+        """Direct inputs, base first, repeats included."""
+        if self.base is not None:
+            yield self.base
+        for part in self.slices:
+            for item in part.inputs:
+                yield item.model
+
+    def sources(self) -> list[ModelReference]:
+        """Every source model of the whole expression, each once, in order of first appearance."""
+        found: dict[str, ModelReference] = {}
+        for item in self.inputs():
+            for source in item.sources() if isinstance(item, Recipe) else (item,):
+                found.setdefault(source.key, source)
+        return list(found.values())
+
+    def with_digests(self, digests: Mapping[str, str]) -> Recipe:
+        """The same recipe with each source's content digest, looked up by its text.
+
+        Raises:
+            RecipeError: a source without a digest.
+        """
+
+        def resolve(model: ModelReference | Recipe) -> ModelReference | Recipe:
+            if isinstance(model, Recipe):
+                return model.with_digests(digests)
+            if model.digest:
+                return model
+            if str(model) not in digests:
+                raise RecipeError(f"no digest is known for {model}")
+            return replace(model, digest=digests[str(model)])
+
+        slices = tuple(
+            replace(part, inputs=tuple(replace(item, model=resolve(item.model)) for item in part.inputs))
+            for part in self.slices
+        )
+        return replace(self, slices=slices, base=None if self.base is None else resolve(self.base))
+
+    # ---- JSON ----
+
+    def to_dict(self, *, names: bool = True) -> dict[str, Any]:
+        """Plain data; without `names`, resolved sources are told by digest alone (the canonical form)."""
+
+        def model(item: ModelReference | Recipe) -> dict[str, Any]:
+            if isinstance(item, Recipe):
+                return {"recipe": item.to_dict(names=names)}
+            if item.digest and not names:
+                return {"digest": item.digest}
+            return {"source": str(item), **({"digest": item.digest} if item.digest else {})}
+
+        def one(item: Input) -> dict[str, Any]:
+            return _present(
+                model=model(item.model),
+                layer_range=list(item.layer_range) if item.layer_range else None,
+                parameters=dict(item.parameters),
+            )
+
+        return _present(
+            method=self.method,
+            slices=[
+                _present(inputs=[one(item) for item in part.inputs], parameters=dict(part.parameters))
+                for part in self.slices
+            ],
+            base=None if self.base is None else model(self.base),
+            parameters=dict(self.parameters),
+            dtype=self.dtype,
+            out_dtype=self.out_dtype,
+            tokenizer=self.tokenizer,
+            chat_template=self.chat_template,
+            seed=self.seed,
+        )
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Recipe:
+        """Reads what `to_dict` wrote.
+
+        Raises:
+            RecipeError: it is not a recipe.
+        """
+
+        def model(item: Mapping[str, Any]) -> ModelReference | Recipe:
+            if "recipe" in item:
+                return cls.from_dict(item["recipe"])
+            digest = item.get("digest", "")
+            if "source" not in item:
+                return ModelReference(digest, digest=digest)
+            return replace(ModelReference.parse(item["source"]), digest=digest)
+
+        def one(item: Mapping[str, Any]) -> Input:
+            span = item.get("layer_range")
+            return Input(
+                model(item["model"]), (int(span[0]), int(span[1])) if span else None, normal(item.get("parameters", {}))
+            )
+
+        try:
+            return cls(
+                method=data["method"],
+                slices=tuple(
+                    Slice(tuple(one(item) for item in part["inputs"]), normal(part.get("parameters", {})))
+                    for part in data["slices"]
+                ),
+                base=model(data["base"]) if data.get("base") else None,
+                parameters=normal(data.get("parameters", {})),
+                dtype=data.get("dtype", ""),
+                out_dtype=data.get("out_dtype", ""),
+                tokenizer=data.get("tokenizer", ""),
+                chat_template=data.get("chat_template", ""),
+                seed=int(data.get("seed", 0)),
+            )
+        except (KeyError, TypeError, IndexError, AttributeError) as error:
+            raise RecipeError(f"not a recipe: {error!r}") from error
+
+    def to_json(self) -> str:
+        """JSON with names and digests: what travels and is kept beside the weights."""
+        return json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> Recipe:
+        """Reads what `to_json` wrote.
+
+        Raises:
+            RecipeError: it is not a recipe.
+        """
+        try:
+            data = json.loads(text)
+        except ValueError as error:
+            raise RecipeError(f"not a recipe: {error}") from error
+        return cls.from_dict(data)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) of the canonical JSON: the identity of the merged model."""
+        canonical = json.dumps(self.to_dict(names=False), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+
+def _present(**fields: Any) -> dict[str, Any]:
+    """Without what is empty, so that a default never changes a digest."""
+    return {key: value for key, value in fields.items() if value not in (None, "", 0, {}, [])}
+
+
+def normal(value: Any, path: tuple[str | int, ...] = ()) -> Any:
+    """Parameter values in one form: every number a finite float, so that 1 and 1.0 are the same recipe.
+
+    Raises:
+        RecipeError: NaN, infinity, or a value that no parameter can have.
+    """
+    if isinstance(value, bool | str) or value is None:
+        return value
+    if isinstance(value, int | float):
+        if not math.isfinite(value):
+            raise RecipeError(f"{value} is not a finite number", path)
+        return float(value)
+    if isinstance(value, Mapping):
+        return {str(key): normal(item, (*path, str(key))) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [normal(item, (*path, index)) for index, item in enumerate(value)]
+    raise RecipeError(f"{value!r} is no number, word or list", path)
+
+
+def check_keys(
+    data: Any,
+    allowed: tuple[str, ...],
+    path: tuple[str | int, ...],
+    error: type[RecipeError] | type[Any] = RecipeError,
+) -> None:
+    """Refuses anything but a mapping with known keys, naming the nearest valid word."""
+    if not isinstance(data, Mapping):
+        raise error(f"expected keys and values here, found {data!r}", path)
+    for key in data:
+        if key not in allowed:
+            raise error(f"unknown key; {did_you_mean(str(key), allowed)}", (*path, str(key)))

@@ -1,0 +1,216 @@
+"""What a model is asked: tasks, their items, and which items selection never sees."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from evomerge_common.domain.recipe import check_keys
+from evomerge_common.errors import Path, SuiteError, did_you_mean
+
+SPLITS = ("search", "holdout", "all")
+
+ITEM_FIELDS: dict[str, tuple[str, ...]] = {
+    "multiple_choice": ("prompt", "choices", "answer"),
+    "exact_match": ("prompt", "answer"),
+    "perplexity": ("text",),
+}
+"""Kind of task → the fields that each of its items needs."""
+
+TASK_KEYS = (
+    "name", "kind", "data", "items", "weight", "limit", "max_new_tokens", "stop", "metric", "extract", "chat",
+)  # fmt: skip
+SUITE_KEYS = ("name", "tasks", "holdout", "seed", "batch_size")
+METRICS = {"multiple_choice": ("acc", "acc_norm"), "exact_match": ("exact_match",), "perplexity": ("bits_per_byte",)}
+
+
+@dataclass(frozen=True)
+class Item:
+    """One question. `content` holds the fields of its kind (see ITEM_FIELDS)."""
+
+    id: str
+    content: Mapping[str, Any]
+
+    def is_holdout(self, *, seed: int, share: float) -> bool:
+        """A seeded hash of the content decides, so that duplicates fall together, whatever their id."""
+        text = json.dumps([seed, dict(self.content)], sort_keys=True, ensure_ascii=False)
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64 < share
+
+
+@dataclass(frozen=True)
+class Task:
+    """Items of one kind and how they are scored.
+
+    Attributes:
+        metric: acc or acc_norm (multiple_choice), exact_match, bits_per_byte (perplexity).
+        max_new_tokens, stop, extract: of exact_match: generation ends at a stop string (default: the first line
+            break); `extract` is a regular expression whose first group is compared.
+        chat: puts the prompt through the model's chat template.
+    """
+
+    name: str
+    kind: str
+    items: tuple[Item, ...]
+    weight: float = 1.0
+    metric: str = ""
+    max_new_tokens: int = 32
+    stop: tuple[str, ...] = ("\n",)
+    extract: str = ""
+    chat: bool = False
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Tasks with the share of items held out. `batch_size` is fixed by the suite so that scores are bit-stable."""
+
+    tasks: tuple[Task, ...]
+    name: str = ""
+    holdout: float = 0.3
+    seed: int = 0
+    batch_size: int = 32
+
+    def items(self, task: Task, split: str) -> tuple[Item, ...]:
+        """The task's items of a split ("search", "holdout", "all"), in the suite's order."""
+        if split not in SPLITS:
+            raise SuiteError(f"unknown split {split!r}; {did_you_mean(split, SPLITS)}")
+        if split == "all":
+            return task.items
+        wanted = split == "holdout"
+        return tuple(i for i in task.items if i.is_holdout(seed=self.seed, share=self.holdout) == wanted)
+
+    def fitness(self, scores: Mapping[str, float]) -> float:
+        """Weighted mean of the tasks' scores."""
+        return sum(t.weight * scores[t.name] for t in self.tasks) / sum(t.weight for t in self.tasks)
+
+    def to_json(self) -> str:
+        """Canonical JSON, items included."""
+        tasks = [
+            {
+                "name": t.name, "kind": t.kind, "weight": t.weight, "metric": t.metric, "stop": list(t.stop),
+                "max_new_tokens": t.max_new_tokens, "extract": t.extract, "chat": t.chat,
+                "items": [{"id": i.id, **i.content} for i in t.items],
+            }
+            for t in self.tasks
+        ]  # fmt: skip
+        whole = {
+            "name": self.name, "tasks": tasks, "holdout": self.holdout, "seed": self.seed, "batch_size": self.batch_size,
+        }  # fmt: skip
+        return json.dumps(whole, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) of the canonical JSON."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    @classmethod
+    def from_json(cls, text: str) -> Suite:
+        """Reads what `to_json` wrote.
+
+        Raises:
+            SuiteError: it is not a suite.
+        """
+        try:
+            data = json.loads(text)
+        except ValueError as error:
+            raise SuiteError(f"not a suite: {error}") from error
+        return cls.from_dict(data)
+
+    @classmethod
+    def from_dict(cls, data: Any, path: Path = ()) -> Suite:
+        """Reads a suite whose tasks carry their `items`; every mistake names its place.
+
+        Raises:
+            SuiteError: unknown key or kind, no tasks, no items, a field missing, an empty split.
+        """
+        check_keys(data, SUITE_KEYS, path, SuiteError)
+        tasks = data.get("tasks")
+        if not isinstance(tasks, Sequence) or isinstance(tasks, str) or not tasks:
+            raise SuiteError("a suite needs at least one task", (*path, "tasks"))
+        holdout = _number(data, "holdout", 0.3, path, low=0.0, high=0.95)
+        suite = cls(
+            tasks=tuple(_task(task, (*path, "tasks", i)) for i, task in enumerate(tasks)),
+            name=str(data.get("name", "")),
+            holdout=holdout,
+            seed=int(_number(data, "seed", 0, path)),
+            batch_size=int(_number(data, "batch_size", 32, path, low=1)),
+        )
+        names = [t.name for t in suite.tasks]
+        for i, name in enumerate(names):
+            if name in names[:i]:
+                raise SuiteError(f"two tasks are named {name!r}", (*path, "tasks", i, "name"))
+        if not sum(t.weight for t in suite.tasks) > 0:
+            raise SuiteError("at least one task needs a weight above zero", (*path, "tasks"))
+        for i, task in enumerate(suite.tasks):
+            for split in ("search", "holdout") if holdout else ("search",):
+                if not suite.items(task, split):
+                    raise SuiteError(
+                        f"no item of task {task.name!r} falls into the {split} split; add items or change `holdout`",
+                        (*path, "tasks", i),
+                    )
+        return suite
+
+
+def _task(data: Any, path: Path) -> Task:
+    check_keys(data, TASK_KEYS, path, SuiteError)
+    kind = data.get("kind", "")
+    if kind not in ITEM_FIELDS:
+        raise SuiteError(f"unknown kind of task {kind!r}; {did_you_mean(str(kind), ITEM_FIELDS)}", (*path, "kind"))
+    name = data.get("name")
+    if not isinstance(name, str) or not name:
+        raise SuiteError("a task needs a name", (*path, "name"))
+    metric = data.get("metric") or METRICS[kind][0]
+    if metric not in METRICS[kind]:
+        raise SuiteError(f"{kind} has no metric {metric!r}; {did_you_mean(str(metric), METRICS[kind])}", (*path, "metric"))
+    stop = data.get("stop") or ["\n"]
+    items = data.get("items")
+    if not items:
+        raise SuiteError(f"task {name!r} has no items", (*path, "items"))
+    limit = int(_number(data, "limit", 0, path, low=0)) or len(items)
+    return Task(
+        name=name,
+        kind=kind,
+        items=tuple(_item(item, kind, i, (*path, "items", i)) for i, item in enumerate(items[:limit])),
+        weight=_number(data, "weight", 1.0, path, low=0.0),
+        metric=metric,
+        max_new_tokens=int(_number(data, "max_new_tokens", 32, path, low=1, high=4096)),
+        stop=tuple([stop] if isinstance(stop, str) else stop),
+        extract=str(data.get("extract", "")),
+        chat=bool(data.get("chat", False)),
+    )
+
+
+def _item(data: Any, kind: str, index: int, path: Path) -> Item:
+    if not isinstance(data, Mapping):
+        raise SuiteError(f"an item must be an object, found {data!r}", path)
+    fields = ITEM_FIELDS[kind]
+    for key in fields:
+        if key not in data:
+            raise SuiteError(f"an item of {kind} needs {key!r}", path)
+    content = {key: data[key] for key in fields}
+    for key in ("prompt", "text"):
+        if key in content and not isinstance(content[key], str):
+            raise SuiteError(f"{key!r} must be text", (*path, key))
+    if kind == "multiple_choice":
+        choices, answer = content["choices"], content["answer"]
+        if not isinstance(choices, list) or len(choices) < 2 or not all(isinstance(c, str) and c for c in choices):
+            raise SuiteError("`choices` must be two or more texts, none empty", (*path, "choices"))
+        if not isinstance(answer, int) or isinstance(answer, bool) or not 0 <= answer < len(choices):
+            raise SuiteError(f"`answer` must be the index of a choice, 0 to {len(choices) - 1}", (*path, "answer"))
+    elif kind == "exact_match" and (not isinstance(content["answer"], str) or not content["answer"]):
+        raise SuiteError("`answer` must be text and not empty", (*path, "answer"))
+    elif kind == "perplexity" and not content["text"]:
+        raise SuiteError("`text` is empty", (*path, "text"))
+    return Item(str(data.get("id", index)), content)
+
+
+def _number(
+    data: Mapping[str, Any], key: str, default: float, path: Path, low: float = -1e18, high: float = 1e18
+) -> float:
+    value = data.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        bounds = f" from {low:g} to {high:g}" if high < 1e18 else f" of at least {low:g}" if low > -1e18 else ""
+        raise SuiteError(f"must be a number{bounds}, not {value!r}", (*path, key))
+    return float(value)

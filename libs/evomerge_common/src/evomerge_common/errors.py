@@ -1,0 +1,180 @@
+"""Every error that EvoMerge raises on purpose.
+
+EvoMergeException
+├── InvalidInput                what was given cannot work; nothing expensive has started
+│   ├── SpecError               a run spec, suite or recipe file: says file, line and key
+│   │   ├── RecipeError         a recipe that means nothing: unknown method, parameter, layer range
+│   │   └── SuiteError          a suite that cannot score: no items, unknown kind of task
+│   ├── ModelError              a model that cannot be used
+│   │   ├── ModelNotFound       no such folder, no such hub id, no access to it
+│   │   ├── NotAModel           a folder without config or weights
+│   │   ├── UnsafeFile          a pickle, a lying header, a path that leaves its folder
+│   │   ├── ShapeMismatch       models whose tensors do not fit each other
+│   │   └── NonFiniteWeights    NaN or infinity in the weights
+│   └── NotFound                no such run, model, job or artifact
+├── ResourceExhausted           this machine lacks something
+│   ├── DiskFull
+│   └── OutOfMemory
+├── WorkFailed                  a job that was tried and will not succeed
+│   ├── WorkerCrashed           the process that did the work died
+│   ├── DeadlineExceeded        it took longer than it may
+│   └── NonFiniteScore          the model answered NaN
+└── Unavailable                 something that EvoMerge needs does not answer; trying again may help
+    ├── Fenced                  another selector owns this run now
+    └── BackPressure            the work queue is full
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = [
+    "BackPressure",
+    "DeadlineExceeded",
+    "DiskFull",
+    "EvoMergeException",
+    "Fenced",
+    "InvalidInput",
+    "ModelError",
+    "ModelNotFound",
+    "NonFiniteScore",
+    "NonFiniteWeights",
+    "NotAModel",
+    "NotFound",
+    "OutOfMemory",
+    "RecipeError",
+    "ResourceExhausted",
+    "ShapeMismatch",
+    "SpecError",
+    "SuiteError",
+    "Unavailable",
+    "UnsafeFile",
+    "WorkFailed",
+    "WorkerCrashed",
+    "did_you_mean",
+    "error_from_info",
+]
+
+
+class EvoMergeException(Exception):  # noqa: N818 - the name users of the original catch
+    """Root of the tree. Its message says what happened, where, and what to do."""
+
+
+class InvalidInput(EvoMergeException):
+    """What was given cannot work."""
+
+
+Path = tuple[str | int, ...]
+
+
+class SpecError(InvalidInput):
+    """A run spec, suite or recipe that cannot work.
+
+    `path` is the place inside the document, such as ("models", 0, "weight"); whoever read the document from
+    a file adds the file name and line with `located`.
+    """
+
+    def __init__(self, message: str, path: Path = (), *, file: str = "", line: int = 0) -> None:
+        self.problem = message
+        self.path = path
+        self.file = file
+        self.line = line
+        key = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in path).lstrip(".")
+        where = f"{file}:{line}" if file and line else file
+        super().__init__(": ".join(part for part in (where, key, message) if part))
+
+    def located(self, file: str, line: int) -> SpecError:
+        """The same error, of the same class, with its file and line."""
+        return type(self)(self.problem, self.path, file=file, line=line)
+
+
+class RecipeError(SpecError):
+    """A recipe that means nothing."""
+
+
+class SuiteError(SpecError):
+    """A suite that cannot score."""
+
+
+class ModelError(InvalidInput):
+    """A model that cannot be used."""
+
+
+class ModelNotFound(ModelError):
+    """No such folder, no such hub id, or no access to it."""
+
+
+class NotAModel(ModelError):
+    """A folder without config or weights."""
+
+
+class UnsafeFile(ModelError):
+    """A file that EvoMerge refuses to read: a pickle, a lying header, a path that leaves its folder."""
+
+
+class ShapeMismatch(ModelError):
+    """Models whose tensors do not fit each other."""
+
+
+class NonFiniteWeights(ModelError):
+    """NaN or infinity in the weights."""
+
+
+class NotFound(InvalidInput):
+    """No such run, model, job or artifact."""
+
+
+class ResourceExhausted(EvoMergeException):
+    """This machine lacks something."""
+
+
+class DiskFull(ResourceExhausted):
+    """Too little room for what is about to be written."""
+
+
+class OutOfMemory(ResourceExhausted):
+    """Too little memory for one item."""
+
+
+class WorkFailed(EvoMergeException):
+    """A job that was tried and will not succeed."""
+
+
+class WorkerCrashed(WorkFailed):
+    """The process that did the work died."""
+
+
+class DeadlineExceeded(WorkFailed):
+    """It took longer than it may."""
+
+
+class NonFiniteScore(WorkFailed):
+    """The model answered NaN."""
+
+
+class Unavailable(EvoMergeException):
+    """Something that EvoMerge needs does not answer; trying again may help."""
+
+
+class Fenced(Unavailable):
+    """Another selector owns this run now."""
+
+
+class BackPressure(Unavailable):
+    """The work queue is full."""
+
+
+def did_you_mean(word: str, valid: Iterable[str]) -> str:
+    """A sentence that names the nearest valid word, or all of them when none is near."""
+    names = sorted(valid)
+    near = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    return f"did you mean {near[0]!r}?" if near else f"valid: {', '.join(names)}"
+
+
+def error_from_info(type_name: str, message: str) -> EvoMergeException:
+    """The exception that an ErrorInfo (class name and message) tells of."""
+    found = globals().get(type_name)
+    if isinstance(found, type) and issubclass(found, EvoMergeException):
+        return found(message)
+    return WorkFailed(f"{type_name}: {message}")

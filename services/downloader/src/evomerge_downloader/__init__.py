@@ -1,0 +1,1 @@
+"""Brings models into the model store, verified and pinned."""

@@ -1,0 +1,1 @@
+"""Scores models item by item."""

@@ -1,0 +1,1 @@
+"""Executes recipes into weights, and exports finished models."""

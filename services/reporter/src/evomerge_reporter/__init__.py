@@ -1,0 +1,1 @@
+"""Reads the event log: live page, plots, report, metrics."""

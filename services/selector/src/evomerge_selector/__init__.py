@@ -1,0 +1,1 @@
+"""Owns runs: proposes, selects, mutates, stops."""
