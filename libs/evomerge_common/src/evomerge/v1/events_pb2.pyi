@@ -1,0 +1,222 @@
+from evomerge.v1 import types_pb2 as _types_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Event(_message.Message):
+    __slots__ = ("run_id", "time", "run_started", "candidate_proposed", "candidate_selected", "generation_completed", "champion_changed", "run_paused", "run_resumed", "run_cancelled", "run_failed", "run_finished", "model_ready", "candidate_merged", "candidate_evaluated", "candidate_failed", "artifact_exported")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    TIME_FIELD_NUMBER: _ClassVar[int]
+    RUN_STARTED_FIELD_NUMBER: _ClassVar[int]
+    CANDIDATE_PROPOSED_FIELD_NUMBER: _ClassVar[int]
+    CANDIDATE_SELECTED_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_COMPLETED_FIELD_NUMBER: _ClassVar[int]
+    CHAMPION_CHANGED_FIELD_NUMBER: _ClassVar[int]
+    RUN_PAUSED_FIELD_NUMBER: _ClassVar[int]
+    RUN_RESUMED_FIELD_NUMBER: _ClassVar[int]
+    RUN_CANCELLED_FIELD_NUMBER: _ClassVar[int]
+    RUN_FAILED_FIELD_NUMBER: _ClassVar[int]
+    RUN_FINISHED_FIELD_NUMBER: _ClassVar[int]
+    MODEL_READY_FIELD_NUMBER: _ClassVar[int]
+    CANDIDATE_MERGED_FIELD_NUMBER: _ClassVar[int]
+    CANDIDATE_EVALUATED_FIELD_NUMBER: _ClassVar[int]
+    CANDIDATE_FAILED_FIELD_NUMBER: _ClassVar[int]
+    ARTIFACT_EXPORTED_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    time: float
+    run_started: RunStarted
+    candidate_proposed: CandidateProposed
+    candidate_selected: CandidateSelected
+    generation_completed: GenerationCompleted
+    champion_changed: ChampionChanged
+    run_paused: RunPaused
+    run_resumed: RunResumed
+    run_cancelled: RunCancelled
+    run_failed: RunFailed
+    run_finished: RunFinished
+    model_ready: ModelReady
+    candidate_merged: CandidateMerged
+    candidate_evaluated: CandidateEvaluated
+    candidate_failed: CandidateFailed
+    artifact_exported: ArtifactExported
+    def __init__(self, run_id: _Optional[str] = ..., time: _Optional[float] = ..., run_started: _Optional[_Union[RunStarted, _Mapping]] = ..., candidate_proposed: _Optional[_Union[CandidateProposed, _Mapping]] = ..., candidate_selected: _Optional[_Union[CandidateSelected, _Mapping]] = ..., generation_completed: _Optional[_Union[GenerationCompleted, _Mapping]] = ..., champion_changed: _Optional[_Union[ChampionChanged, _Mapping]] = ..., run_paused: _Optional[_Union[RunPaused, _Mapping]] = ..., run_resumed: _Optional[_Union[RunResumed, _Mapping]] = ..., run_cancelled: _Optional[_Union[RunCancelled, _Mapping]] = ..., run_failed: _Optional[_Union[RunFailed, _Mapping]] = ..., run_finished: _Optional[_Union[RunFinished, _Mapping]] = ..., model_ready: _Optional[_Union[ModelReady, _Mapping]] = ..., candidate_merged: _Optional[_Union[CandidateMerged, _Mapping]] = ..., candidate_evaluated: _Optional[_Union[CandidateEvaluated, _Mapping]] = ..., candidate_failed: _Optional[_Union[CandidateFailed, _Mapping]] = ..., artifact_exported: _Optional[_Union[ArtifactExported, _Mapping]] = ...) -> None: ...
+
+class RunStarted(_message.Message):
+    __slots__ = ("spec_json", "request_id", "version", "suite_uri", "suite_digest")
+    SPEC_JSON_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    SUITE_URI_FIELD_NUMBER: _ClassVar[int]
+    SUITE_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    spec_json: str
+    request_id: str
+    version: str
+    suite_uri: str
+    suite_digest: str
+    def __init__(self, spec_json: _Optional[str] = ..., request_id: _Optional[str] = ..., version: _Optional[str] = ..., suite_uri: _Optional[str] = ..., suite_digest: _Optional[str] = ...) -> None: ...
+
+class CandidateProposed(_message.Message):
+    __slots__ = ("index", "recipe_digest", "recipe_json", "genome_json", "operator", "parents", "generation")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    RECIPE_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    RECIPE_JSON_FIELD_NUMBER: _ClassVar[int]
+    GENOME_JSON_FIELD_NUMBER: _ClassVar[int]
+    OPERATOR_FIELD_NUMBER: _ClassVar[int]
+    PARENTS_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    recipe_digest: str
+    recipe_json: str
+    genome_json: str
+    operator: str
+    parents: _containers.RepeatedScalarFieldContainer[str]
+    generation: int
+    def __init__(self, index: _Optional[int] = ..., recipe_digest: _Optional[str] = ..., recipe_json: _Optional[str] = ..., genome_json: _Optional[str] = ..., operator: _Optional[str] = ..., parents: _Optional[_Iterable[str]] = ..., generation: _Optional[int] = ...) -> None: ...
+
+class CandidateSelected(_message.Message):
+    __slots__ = ("generation", "recipe_digests")
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    RECIPE_DIGESTS_FIELD_NUMBER: _ClassVar[int]
+    generation: int
+    recipe_digests: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, generation: _Optional[int] = ..., recipe_digests: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class GenerationCompleted(_message.Message):
+    __slots__ = ("generation", "evaluated", "best_fitness", "mean_fitness", "diversity")
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    EVALUATED_FIELD_NUMBER: _ClassVar[int]
+    BEST_FITNESS_FIELD_NUMBER: _ClassVar[int]
+    MEAN_FITNESS_FIELD_NUMBER: _ClassVar[int]
+    DIVERSITY_FIELD_NUMBER: _ClassVar[int]
+    generation: int
+    evaluated: int
+    best_fitness: float
+    mean_fitness: float
+    diversity: float
+    def __init__(self, generation: _Optional[int] = ..., evaluated: _Optional[int] = ..., best_fitness: _Optional[float] = ..., mean_fitness: _Optional[float] = ..., diversity: _Optional[float] = ...) -> None: ...
+
+class ChampionChanged(_message.Message):
+    __slots__ = ("recipe_digest", "fitness", "index")
+    RECIPE_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    FITNESS_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    recipe_digest: str
+    fitness: float
+    index: int
+    def __init__(self, recipe_digest: _Optional[str] = ..., fitness: _Optional[float] = ..., index: _Optional[int] = ...) -> None: ...
+
+class RunPaused(_message.Message):
+    __slots__ = ("reason",)
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    def __init__(self, reason: _Optional[str] = ...) -> None: ...
+
+class RunResumed(_message.Message):
+    __slots__ = ("reason",)
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    def __init__(self, reason: _Optional[str] = ...) -> None: ...
+
+class RunCancelled(_message.Message):
+    __slots__ = ("reason",)
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    def __init__(self, reason: _Optional[str] = ...) -> None: ...
+
+class RunFailed(_message.Message):
+    __slots__ = ("error",)
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    error: _types_pb2.ErrorInfo
+    def __init__(self, error: _Optional[_Union[_types_pb2.ErrorInfo, _Mapping]] = ...) -> None: ...
+
+class RunFinished(_message.Message):
+    __slots__ = ("champion_digest", "reason", "fitness")
+    CHAMPION_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    FITNESS_FIELD_NUMBER: _ClassVar[int]
+    champion_digest: str
+    reason: str
+    fitness: float
+    def __init__(self, champion_digest: _Optional[str] = ..., reason: _Optional[str] = ..., fitness: _Optional[float] = ...) -> None: ...
+
+class ModelReady(_message.Message):
+    __slots__ = ("job_id", "model", "seconds")
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    job_id: str
+    model: _types_pb2.Model
+    seconds: float
+    def __init__(self, job_id: _Optional[str] = ..., model: _Optional[_Union[_types_pb2.Model, _Mapping]] = ..., seconds: _Optional[float] = ...) -> None: ...
+
+class CandidateMerged(_message.Message):
+    __slots__ = ("job_id", "recipe_digest", "uri", "bytes", "seconds")
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    RECIPE_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    URI_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    job_id: str
+    recipe_digest: str
+    uri: str
+    bytes: int
+    seconds: float
+    def __init__(self, job_id: _Optional[str] = ..., recipe_digest: _Optional[str] = ..., uri: _Optional[str] = ..., bytes: _Optional[int] = ..., seconds: _Optional[float] = ...) -> None: ...
+
+class CandidateEvaluated(_message.Message):
+    __slots__ = ("job_id", "recipe_digest", "suite_digest", "split", "fitness", "scores", "seconds", "device", "cached")
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    RECIPE_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    SUITE_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    SPLIT_FIELD_NUMBER: _ClassVar[int]
+    FITNESS_FIELD_NUMBER: _ClassVar[int]
+    SCORES_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    CACHED_FIELD_NUMBER: _ClassVar[int]
+    job_id: str
+    recipe_digest: str
+    suite_digest: str
+    split: str
+    fitness: float
+    scores: _containers.RepeatedCompositeFieldContainer[_types_pb2.TaskScore]
+    seconds: float
+    device: str
+    cached: bool
+    def __init__(self, job_id: _Optional[str] = ..., recipe_digest: _Optional[str] = ..., suite_digest: _Optional[str] = ..., split: _Optional[str] = ..., fitness: _Optional[float] = ..., scores: _Optional[_Iterable[_Union[_types_pb2.TaskScore, _Mapping]]] = ..., seconds: _Optional[float] = ..., device: _Optional[str] = ..., cached: _Optional[bool] = ...) -> None: ...
+
+class CandidateFailed(_message.Message):
+    __slots__ = ("job_id", "kind", "recipe_digest", "split", "reference", "error")
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    RECIPE_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    SPLIT_FIELD_NUMBER: _ClassVar[int]
+    REFERENCE_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    job_id: str
+    kind: str
+    recipe_digest: str
+    split: str
+    reference: str
+    error: _types_pb2.ErrorInfo
+    def __init__(self, job_id: _Optional[str] = ..., kind: _Optional[str] = ..., recipe_digest: _Optional[str] = ..., split: _Optional[str] = ..., reference: _Optional[str] = ..., error: _Optional[_Union[_types_pb2.ErrorInfo, _Mapping]] = ...) -> None: ...
+
+class ArtifactExported(_message.Message):
+    __slots__ = ("job_id", "recipe_digest", "format", "uri", "bytes", "seconds")
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    RECIPE_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    FORMAT_FIELD_NUMBER: _ClassVar[int]
+    URI_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    job_id: str
+    recipe_digest: str
+    format: str
+    uri: str
+    bytes: int
+    seconds: float
+    def __init__(self, job_id: _Optional[str] = ..., recipe_digest: _Optional[str] = ..., format: _Optional[str] = ..., uri: _Optional[str] = ..., bytes: _Optional[int] = ..., seconds: _Optional[float] = ...) -> None: ...

@@ -1,0 +1,49 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable
+from typing import ClassVar as _ClassVar, Optional as _Optional
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Model(_message.Message):
+    __slots__ = ("reference", "digest", "uri", "commit", "architecture", "num_layers", "parameters", "bytes")
+    REFERENCE_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    URI_FIELD_NUMBER: _ClassVar[int]
+    COMMIT_FIELD_NUMBER: _ClassVar[int]
+    ARCHITECTURE_FIELD_NUMBER: _ClassVar[int]
+    NUM_LAYERS_FIELD_NUMBER: _ClassVar[int]
+    PARAMETERS_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    reference: str
+    digest: str
+    uri: str
+    commit: str
+    architecture: str
+    num_layers: int
+    parameters: int
+    bytes: int
+    def __init__(self, reference: _Optional[str] = ..., digest: _Optional[str] = ..., uri: _Optional[str] = ..., commit: _Optional[str] = ..., architecture: _Optional[str] = ..., num_layers: _Optional[int] = ..., parameters: _Optional[int] = ..., bytes: _Optional[int] = ...) -> None: ...
+
+class TaskScore(_message.Message):
+    __slots__ = ("task", "score", "metric", "metric_value", "item_scores")
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    SCORE_FIELD_NUMBER: _ClassVar[int]
+    METRIC_FIELD_NUMBER: _ClassVar[int]
+    METRIC_VALUE_FIELD_NUMBER: _ClassVar[int]
+    ITEM_SCORES_FIELD_NUMBER: _ClassVar[int]
+    task: str
+    score: float
+    metric: str
+    metric_value: float
+    item_scores: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, task: _Optional[str] = ..., score: _Optional[float] = ..., metric: _Optional[str] = ..., metric_value: _Optional[float] = ..., item_scores: _Optional[_Iterable[float]] = ...) -> None: ...
+
+class ErrorInfo(_message.Message):
+    __slots__ = ("type", "message")
+    TYPE_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    type: str
+    message: str
+    def __init__(self, type: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
