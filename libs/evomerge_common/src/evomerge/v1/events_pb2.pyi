@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Event(_message.Message):
-    __slots__ = ("run_id", "time", "run_started", "candidate_proposed", "candidate_selected", "generation_completed", "champion_changed", "run_paused", "run_resumed", "run_cancelled", "run_failed", "run_finished", "model_ready", "candidate_merged", "candidate_evaluated", "candidate_failed", "artifact_exported")
+    __slots__ = ("run_id", "time", "run_started", "candidate_proposed", "candidate_selected", "generation_completed", "champion_changed", "run_paused", "run_resumed", "run_cancelled", "run_failed", "run_finished", "search_ended", "model_ready", "candidate_merged", "candidate_evaluated", "candidate_failed", "artifact_exported")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     TIME_FIELD_NUMBER: _ClassVar[int]
     RUN_STARTED_FIELD_NUMBER: _ClassVar[int]
@@ -21,6 +21,7 @@ class Event(_message.Message):
     RUN_CANCELLED_FIELD_NUMBER: _ClassVar[int]
     RUN_FAILED_FIELD_NUMBER: _ClassVar[int]
     RUN_FINISHED_FIELD_NUMBER: _ClassVar[int]
+    SEARCH_ENDED_FIELD_NUMBER: _ClassVar[int]
     MODEL_READY_FIELD_NUMBER: _ClassVar[int]
     CANDIDATE_MERGED_FIELD_NUMBER: _ClassVar[int]
     CANDIDATE_EVALUATED_FIELD_NUMBER: _ClassVar[int]
@@ -38,12 +39,13 @@ class Event(_message.Message):
     run_cancelled: RunCancelled
     run_failed: RunFailed
     run_finished: RunFinished
+    search_ended: SearchEnded
     model_ready: ModelReady
     candidate_merged: CandidateMerged
     candidate_evaluated: CandidateEvaluated
     candidate_failed: CandidateFailed
     artifact_exported: ArtifactExported
-    def __init__(self, run_id: _Optional[str] = ..., time: _Optional[float] = ..., run_started: _Optional[_Union[RunStarted, _Mapping]] = ..., candidate_proposed: _Optional[_Union[CandidateProposed, _Mapping]] = ..., candidate_selected: _Optional[_Union[CandidateSelected, _Mapping]] = ..., generation_completed: _Optional[_Union[GenerationCompleted, _Mapping]] = ..., champion_changed: _Optional[_Union[ChampionChanged, _Mapping]] = ..., run_paused: _Optional[_Union[RunPaused, _Mapping]] = ..., run_resumed: _Optional[_Union[RunResumed, _Mapping]] = ..., run_cancelled: _Optional[_Union[RunCancelled, _Mapping]] = ..., run_failed: _Optional[_Union[RunFailed, _Mapping]] = ..., run_finished: _Optional[_Union[RunFinished, _Mapping]] = ..., model_ready: _Optional[_Union[ModelReady, _Mapping]] = ..., candidate_merged: _Optional[_Union[CandidateMerged, _Mapping]] = ..., candidate_evaluated: _Optional[_Union[CandidateEvaluated, _Mapping]] = ..., candidate_failed: _Optional[_Union[CandidateFailed, _Mapping]] = ..., artifact_exported: _Optional[_Union[ArtifactExported, _Mapping]] = ...) -> None: ...
+    def __init__(self, run_id: _Optional[str] = ..., time: _Optional[float] = ..., run_started: _Optional[_Union[RunStarted, _Mapping]] = ..., candidate_proposed: _Optional[_Union[CandidateProposed, _Mapping]] = ..., candidate_selected: _Optional[_Union[CandidateSelected, _Mapping]] = ..., generation_completed: _Optional[_Union[GenerationCompleted, _Mapping]] = ..., champion_changed: _Optional[_Union[ChampionChanged, _Mapping]] = ..., run_paused: _Optional[_Union[RunPaused, _Mapping]] = ..., run_resumed: _Optional[_Union[RunResumed, _Mapping]] = ..., run_cancelled: _Optional[_Union[RunCancelled, _Mapping]] = ..., run_failed: _Optional[_Union[RunFailed, _Mapping]] = ..., run_finished: _Optional[_Union[RunFinished, _Mapping]] = ..., search_ended: _Optional[_Union[SearchEnded, _Mapping]] = ..., model_ready: _Optional[_Union[ModelReady, _Mapping]] = ..., candidate_merged: _Optional[_Union[CandidateMerged, _Mapping]] = ..., candidate_evaluated: _Optional[_Union[CandidateEvaluated, _Mapping]] = ..., candidate_failed: _Optional[_Union[CandidateFailed, _Mapping]] = ..., artifact_exported: _Optional[_Union[ArtifactExported, _Mapping]] = ...) -> None: ...
 
 class RunStarted(_message.Message):
     __slots__ = ("spec_json", "request_id", "version", "suite_uri", "suite_digest")
@@ -132,6 +134,16 @@ class RunFailed(_message.Message):
     ERROR_FIELD_NUMBER: _ClassVar[int]
     error: _types_pb2.ErrorInfo
     def __init__(self, error: _Optional[_Union[_types_pb2.ErrorInfo, _Mapping]] = ...) -> None: ...
+
+class SearchEnded(_message.Message):
+    __slots__ = ("champion_digest", "reason", "evaluated")
+    CHAMPION_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    EVALUATED_FIELD_NUMBER: _ClassVar[int]
+    champion_digest: str
+    reason: str
+    evaluated: int
+    def __init__(self, champion_digest: _Optional[str] = ..., reason: _Optional[str] = ..., evaluated: _Optional[int] = ...) -> None: ...
 
 class RunFinished(_message.Message):
     __slots__ = ("champion_digest", "reason", "fitness")

@@ -157,6 +157,13 @@ class RunFailed:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SearchEnded:
+    champion_digest: str = ""
+    reason: str = ""
+    evaluated: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunFinished:
     champion_digest: str = ""
     reason: str = ""
@@ -225,11 +232,12 @@ Decision = (
     | RunResumed
     | RunCancelled
     | RunFailed
+    | SearchEnded
     | RunFinished
 )
 Result = ModelReady | CandidateMerged | CandidateEvaluated | CandidateFailed | ArtifactExported
 TERMINAL = (RunFinished, RunCancelled, RunFailed)
-"""A run ends with one of these; nothing follows it but exported artifacts."""
+"""A run ends with one of these: no decision follows it."""
 
 
 @dataclass(frozen=True, kw_only=True)

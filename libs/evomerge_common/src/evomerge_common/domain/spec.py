@@ -1,0 +1,267 @@
+"""What a user asks of a run: models, suite, and how to search. Every mistake names its key and the nearest valid word."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from evomerge_common.domain.recipe import DTYPES, ModelReference, check_keys
+from evomerge_common.domain.suite import Suite
+from evomerge_common.errors import Path, SpecError, did_you_mean
+
+METHODS = (
+    "linear",
+    "slerp",
+    "task_arithmetic",
+    "ties",
+    "dare_linear",
+    "dare_ties",
+    "frankenmerge",
+    "dfs",
+)
+"""Merge methods that the search draws from."""
+STRATEGIES = ("tournament", "random")
+SCHEDULES = ("steady", "generational")
+BREEDING = ("blend", "classic")
+PS_TECHNIQUES_1 = ("linear", "slerp")
+PS_TECHNIQUES_2 = ("ties", "dare")
+DFS_TECHNIQUES = ("frankenmerge", "dfs")
+MASK_STRATEGIES = ("random", "magnitude")
+
+
+@dataclass(frozen=True)
+class SearchSpec:
+    """How candidates are proposed.
+
+    Attributes:
+        in_flight: candidates between proposal and result under `schedule: steady`. Part of the spec, not of the
+            machine: it decides which results a proposal may read, so the same value gives the same run on any
+            number of workers.
+        evaluations: budget of scored candidates, sources included.
+        patience: ends the search after so many candidates without an improvement of `min_delta`; 0 never does.
+        layer_groups: groups of consecutive layers with parameters of their own.
+    """
+
+    strategy: str = "tournament"
+    schedule: str = "steady"
+    population: int = 16
+    in_flight: int = 4
+    evaluations: int = 64
+    elites: int = 2
+    tournament_size: int = 3
+    methods: tuple[str, ...] = METHODS
+    layer_groups: int = 4
+    breeding: str = "blend"
+    patience: int = 0
+    min_delta: float = 0.0
+    target: float | None = None
+    hours: float | None = None
+
+
+@dataclass(frozen=True)
+class ClassicSpec:
+    """The three techniques of the original command line; an empty word leaves both of its kind in."""
+
+    ps_technique1: str = ""
+    ps_technique2: str = ""
+    dfs_technique: str = ""
+    weight_mask_rate: float = 0.0
+    use_weight_rescale: bool = True
+    mask_strategy: str = "random"
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """A whole run.
+
+    Attributes:
+        base: the model that the others were fine-tuned from; task vectors are taken against it.
+        threads: intra-op threads of a scorer. Fixed for the run, so that scores do not depend on the machine's load.
+        dtype: in which candidates are computed and written ("" = the first model's).
+        export_dtype: in which the champion is written ("" = dtype).
+    """
+
+    models: tuple[str, ...]
+    suite: Suite
+    base: str = ""
+    seed: int = 0
+    dtype: str = ""
+    search: SearchSpec = field(default_factory=SearchSpec)
+    classic: ClassicSpec = field(default_factory=ClassicSpec)
+    threads: int = 2
+    export_dtype: str = ""
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Every model that is fetched and scored: the models, then the base."""
+        return self.models + ((self.base,) if self.base and self.base not in self.models else ())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data in the form that `from_dict` reads, without the suite."""
+        search = {key: value for key, value in asdict(self.search).items() if value is not None}
+        search["methods"] = list(self.search.methods)
+        return {
+            "models": list(self.models),
+            "base": self.base,
+            "seed": self.seed,
+            "dtype": self.dtype,
+            "search": search,
+            "classic": asdict(self.classic),
+            "evaluation": {"threads": self.threads},
+            "export": {"dtype": self.export_dtype},
+        }
+
+    def to_json(self) -> str:
+        """Canonical JSON without the suite, which travels as an artifact of its own."""
+        return json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str, suite: Suite) -> RunSpec:
+        """Reads what `to_json` wrote."""
+        return cls._read(json.loads(text), suite, ())
+
+    @classmethod
+    def from_dict(cls, data: Any, path: Path = ()) -> RunSpec:
+        """Reads a spec whose suite carries its items.
+
+        Raises:
+            SpecError: unknown key or word, a number out of range, too few models.
+            SuiteError: the suite cannot score.
+        """
+        check_keys(data, SPEC_KEYS, path, SpecError)
+        if "suite" not in data:
+            raise SpecError("a run needs a suite: tasks to score candidates on", (*path, "suite"))
+        cls._read({key: value for key, value in data.items() if key != "suite"}, None, path)  # cheap checks first
+        return cls._read(data, Suite.from_dict(data["suite"], (*path, "suite")), path)
+
+    @classmethod
+    def _read(cls, data: Any, suite: Suite | None, path: Path) -> RunSpec:
+        check_keys(data, SPEC_KEYS, path, SpecError)
+        models = data.get("models")
+        if not isinstance(models, list) or not all(isinstance(m, str) and m.strip() for m in models):
+            raise SpecError("must be a list of models: hub ids or folders", (*path, "models"))
+        if len(models) < 2:
+            raise SpecError(f"merging needs at least two models, found {len(models)}", (*path, "models"))
+        for index, model in enumerate(models):
+            ModelReference.parse(model)
+            if model in models[:index]:
+                raise SpecError(f"{model!r} is named twice", (*path, "models", index))
+        evaluation = _section(data, "evaluation", ("threads",), path)
+        export = _section(data, "export", ("dtype",), path)
+        return cls(
+            models=tuple(models),
+            suite=suite if suite is not None else Suite(()),
+            base=_text(data, "base", path),
+            seed=_integer(data, "seed", 0, path, low=0),
+            dtype=_word(data, "dtype", "", ("", *DTYPES), path),
+            search=_search(data, path),
+            classic=_classic(data, path),
+            threads=_integer(evaluation, "threads", 2, (*path, "evaluation"), low=1, high=1024),
+            export_dtype=_word(export, "dtype", "", ("", *DTYPES), (*path, "export")),
+        )
+
+
+SPEC_KEYS = ("models", "base", "suite", "seed", "dtype", "search", "classic", "evaluation", "export")
+SEARCH_KEYS = tuple(SearchSpec.__dataclass_fields__)
+CLASSIC_KEYS = tuple(ClassicSpec.__dataclass_fields__)
+
+
+def _search(data: Mapping[str, Any], path: Path) -> SearchSpec:
+    part = _section(data, "search", SEARCH_KEYS, path)
+    path = (*path, "search")
+    methods = part.get("methods", list(METHODS))
+    if not isinstance(methods, list) or not methods:
+        raise SpecError("must be a list of merge methods", (*path, "methods"))
+    for index, method in enumerate(methods):
+        if method not in METHODS:
+            raise SpecError(
+                f"unknown method {method!r}; {did_you_mean(str(method), METHODS)}", (*path, "methods", index)
+            )
+    default = SearchSpec()
+    search = SearchSpec(
+        strategy=_word(part, "strategy", default.strategy, STRATEGIES, path),
+        schedule=_word(part, "schedule", default.schedule, SCHEDULES, path),
+        population=_integer(part, "population", default.population, path, low=2, high=10_000),
+        in_flight=_integer(part, "in_flight", default.in_flight, path, low=1, high=1_000),
+        evaluations=_integer(part, "evaluations", default.evaluations, path, low=1, high=1_000_000),
+        elites=_integer(part, "elites", default.elites, path, low=0, high=1_000),
+        tournament_size=_integer(part, "tournament_size", default.tournament_size, path, low=1, high=1_000),
+        methods=tuple(dict.fromkeys(methods)),
+        layer_groups=_integer(part, "layer_groups", default.layer_groups, path, low=1, high=256),
+        breeding=_word(part, "breeding", default.breeding, BREEDING, path),
+        patience=_integer(part, "patience", default.patience, path, low=0),
+        min_delta=_number(part, "min_delta", default.min_delta, path, low=0.0),
+        target=_optional(part, "target", path),
+        hours=_optional(part, "hours", path, low=0.0),
+    )
+    if search.elites >= search.population:
+        raise SpecError(f"must be below the population ({search.population})", (*path, "elites"))
+    return search
+
+
+def _classic(data: Mapping[str, Any], path: Path) -> ClassicSpec:
+    part = _section(data, "classic", CLASSIC_KEYS, path)
+    path = (*path, "classic")
+    rescale = part.get("use_weight_rescale", True)
+    if not isinstance(rescale, bool):
+        raise SpecError(f"must be true or false, not {rescale!r}", (*path, "use_weight_rescale"))
+    return ClassicSpec(
+        ps_technique1=_word(part, "ps_technique1", "", ("", *PS_TECHNIQUES_1), path),
+        ps_technique2=_word(part, "ps_technique2", "", ("", *PS_TECHNIQUES_2), path),
+        dfs_technique=_word(part, "dfs_technique", "", ("", *DFS_TECHNIQUES), path),
+        weight_mask_rate=_number(part, "weight_mask_rate", 0.0, path, low=0.0, high=0.99),
+        use_weight_rescale=rescale,
+        mask_strategy=_word(part, "mask_strategy", "random", MASK_STRATEGIES, path),
+    )
+
+
+def _section(data: Mapping[str, Any], key: str, allowed: tuple[str, ...], path: Path) -> Mapping[str, Any]:
+    part: Mapping[str, Any] = data.get(key) or {}
+    check_keys(part, allowed, (*path, key), SpecError)
+    return part
+
+
+def _word(data: Mapping[str, Any], key: str, default: str, valid: tuple[str, ...], path: Path) -> str:
+    value = data.get(key, default)
+    if value is None:
+        value = ""
+    if value not in valid:
+        raise SpecError(f"unknown word {value!r}; {did_you_mean(str(value), [v for v in valid if v])}", (*path, key))
+    return str(value)
+
+
+def _text(data: Mapping[str, Any], key: str, path: Path) -> str:
+    value = data.get(key) or ""
+    if not isinstance(value, str):
+        raise SpecError(f"must be text, not {value!r}", (*path, key))
+    return value
+
+
+def _integer(
+    data: Mapping[str, Any], key: str, default: int, path: Path, *, low: int = 0, high: int = 2**53
+) -> int:
+    value = data.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise SpecError(
+            f"must be a whole number {f'from {low} to {high}' if high < 2**53 else f'of at least {low}'}, not {value!r}",
+            (*path, key),
+        )
+    return value
+
+
+def _number(
+    data: Mapping[str, Any], key: str, default: float, path: Path, *, low: float = 0.0, high: float = 1e18
+) -> float:
+    value = data.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise SpecError(
+            f"must be a number {f'from {low:g} to {high:g}' if high < 1e18 else f'of at least {low:g}'}, not {value!r}",
+            (*path, key),
+        )
+    return float(value)
+
+
+def _optional(data: Mapping[str, Any], key: str, path: Path, *, low: float = -1e18) -> float | None:
+    return None if data.get(key) is None else _number(data, key, 0.0, path, low=low)
