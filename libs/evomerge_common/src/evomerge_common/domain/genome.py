@@ -1,0 +1,244 @@
+"""The genome: what evolution changes. `SearchSpace.recipe` turns one into a recipe, purely, so that two genomes with the
+same recipe are one candidate.
+
+Two shapes share the class. A *parameter-space* genome (linear, slerp, task_arithmetic, ties, dare_*) has a weight for
+each ingredient and a density in each row; row 0 is the embeddings, rows 1 … G are groups of consecutive layers, and
+the head follows the last group. A *data-flow-space* genome (frankenmerge, dfs) has a path through the ingredients'
+layers (Akiba et al. 2024, "Evolutionary Optimization of Model Merging Recipes").
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from evomerge_common.domain.recipe import Input, ModelReference, Parameters, Recipe, Slice
+from evomerge_common.errors import RecipeError
+
+PARAMETER_METHODS = ("linear", "slerp", "task_arithmetic", "ties", "dare_linear", "dare_ties")
+PATH_METHODS = ("frankenmerge", "dfs")
+DENSITY_METHODS = ("ties", "dare_linear", "dare_ties")
+RANDOM_METHODS = ("dare_linear", "dare_ties")
+EMBEDDING_FILTERS = ("embed_tokens", "wte", "wpe", "embeddings")
+"""Parts of tensor names that mean embeddings, over the architectures that we know."""
+
+
+@dataclass(frozen=True)
+class Hop:
+    """One layer of a data-flow path: layer `layer` of ingredient `ingredient`, its output projections times `scale`."""
+
+    ingredient: int
+    layer: int
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class Genome:
+    """See the module's text.
+
+    Attributes:
+        weights: row → ingredient → weight.
+        density: row → share of each task vector that is kept, 0 … 1.
+        ingredients: what is merged, when it is not the run's models: recipes, for merges of merges.
+        sigma: mutation strength, itself inherited and mutated (self-adaptation, Schwefel 1981).
+        seed: of random masks.
+    """
+
+    method: str
+    weights: tuple[tuple[float, ...], ...] = ()
+    density: tuple[float, ...] = ()
+    path: tuple[Hop, ...] = ()
+    ingredients: tuple[Recipe, ...] = ()
+    sigma: float = 0.2
+    seed: int = 0
+
+    def to_json(self) -> str:
+        """Canonical JSON."""
+        data: dict[str, Any] = {"method": self.method, "sigma": self.sigma}
+        if self.weights:
+            data["weights"] = [list(row) for row in self.weights]
+        if self.density:
+            data["density"] = list(self.density)
+        if self.path:
+            data["path"] = [[hop.ingredient, hop.layer, hop.scale] for hop in self.path]
+        if self.ingredients:
+            data["ingredients"] = [recipe.to_dict() for recipe in self.ingredients]
+        if self.seed:
+            data["seed"] = self.seed
+        return json.dumps(data, sort_keys=True, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> Genome:
+        """Reads what `to_json` wrote."""
+        data: Mapping[str, Any] = json.loads(text)
+        return cls(
+            method=data["method"],
+            weights=tuple(tuple(row) for row in data.get("weights", [])),
+            density=tuple(data.get("density", [])),
+            path=tuple(Hop(*hop) for hop in data.get("path", [])),
+            ingredients=tuple(Recipe.from_dict(recipe) for recipe in data.get("ingredients", [])),
+            sigma=data["sigma"],
+            seed=data.get("seed", 0),
+        )
+
+    def distance(self, other: Genome) -> float:
+        """How different two genomes are: 0 (same) … 1."""
+        if (self.method in PATH_METHODS) != (other.method in PATH_METHODS):
+            return 1.0
+        apart = 0.0 if self.method == other.method else 0.25
+        if self.method in PATH_METHODS:
+            length = max(len(self.path), len(other.path), 1)
+            same = sum(
+                a.ingredient == b.ingredient and a.layer == b.layer
+                for a, b in zip(self.path, other.path, strict=False)
+            )
+            return apart + 0.75 * (1 - same / length)
+        ours, theirs = [w for row in self.weights for w in row], [w for row in other.weights for w in row]
+        if len(ours) != len(theirs) or not ours:
+            return 1.0
+        return apart + 0.75 * min(1.0, sum(abs(a - b) for a, b in zip(ours, theirs, strict=True)) / len(ours))
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """The models of a run, resolved, and how finely their layers are told apart.
+
+    Attributes:
+        models: what is merged, with digests.
+        base: what task vectors are taken against, or None (the engine then uses the models' average).
+        num_layers: transformer layers of each model.
+        groups: layer groups, at most num_layers.
+    """
+
+    models: tuple[ModelReference, ...]
+    base: ModelReference | None
+    num_layers: int
+    groups: int
+    methods: tuple[str, ...]
+    dtype: str = ""
+
+    @property
+    def rows(self) -> int:
+        """Embeddings and the layer groups."""
+        return 1 + self.spans_count
+
+    @property
+    def spans_count(self) -> int:
+        """Layer groups that there really are."""
+        return max(1, min(self.groups, self.num_layers))
+
+    def spans(self) -> list[tuple[int, int]]:
+        """Half-open layer range of each group, as even as can be."""
+        count = self.spans_count
+        cuts = [round(i * self.num_layers / count) for i in range(count + 1)]
+        return list(zip(cuts, cuts[1:], strict=False))
+
+    def source(self, model: ModelReference) -> Recipe:
+        """The recipe of a source as it is."""
+        return Recipe.of_source(model, dtype=self.dtype)
+
+    def recipe(self, genome: Genome) -> Recipe:
+        """The recipe that a genome stands for.
+
+        Raises:
+            RecipeError: the genome does not fit this space.
+        """
+        ingredients: tuple[ModelReference | Recipe, ...] = genome.ingredients or self.models
+        if genome.method in PATH_METHODS:
+            return self._path(genome, ingredients)
+        if genome.method not in PARAMETER_METHODS:
+            raise RecipeError(f"the search does not know method {genome.method!r}")
+        if len(genome.weights) != self.rows or any(len(row) != len(ingredients) for row in genome.weights):
+            raise RecipeError(f"a genome of {self.rows} rows × {len(ingredients)} weights is needed")
+        if genome.method == "slerp":
+            return self._slerp(genome, ingredients)
+        per_slice: list[Parameters] = []
+        if genome.method in DENSITY_METHODS:
+            per_slice = [{"density": value} for value in self._by_slice(genome.density)]
+        parts = [
+            Slice(
+                tuple(
+                    Input(model, span, {"weight": value})
+                    for model, value in zip(ingredients, values, strict=True)
+                ),
+                per_slice[i] if per_slice else {},
+            )
+            for i, (span, values) in enumerate(zip(self.spans(), self._weights(genome), strict=True))
+        ]
+        return Recipe(
+            genome.method,
+            tuple(parts),
+            base=None if genome.method == "linear" else self.base,
+            parameters={"normalize": True} if genome.method == "linear" else {"normalize": False},
+            dtype=self.dtype,
+            seed=genome.seed if genome.method in RANDOM_METHODS else 0,
+        )
+
+    def _weights(self, genome: Genome) -> list[list[Any]]:
+        """Group → ingredient → parameter value, the embeddings' row folded into the first group by filters."""
+        columns = [self._by_slice([row[i] for row in genome.weights]) for i in range(len(genome.weights[0]))]
+        return [[column[group] for column in columns] for group in range(self.spans_count)]
+
+    def _by_slice(self, rows: Sequence[float]) -> list[Any]:
+        """A row for each slice; the first says by filter what the embeddings get."""
+        first: Any = rows[1]
+        if rows[0] != rows[1]:
+            first = [{"filter": name, "value": rows[0]} for name in EMBEDDING_FILTERS] + [{"value": rows[1]}]
+        return [first, *rows[2:]]
+
+    def _slerp(self, genome: Genome, ingredients: tuple[ModelReference | Recipe, ...]) -> Recipe:
+        """Slerp takes two models, so more are folded in one by one: t is the newcomer's share of the weight so far."""
+        merged: ModelReference | Recipe = ingredients[0]
+        for index, model in enumerate(ingredients[1:], start=1):
+            shares = []
+            for row in genome.weights:
+                total = sum(row[: index + 1])
+                shares.append(row[index] / total if total > 0 else 1 / (index + 1))
+            parts = tuple(
+                Slice((Input(merged, span), Input(model, span)), {"t": t})
+                for span, t in zip(self.spans(), self._by_slice(shares), strict=True)
+            )
+            merged = Recipe("slerp", parts, dtype=self.dtype)  # without a base, t = 0 is the first input
+        if not isinstance(merged, Recipe):
+            raise RecipeError("slerp needs two models or more")
+        return merged
+
+    def _path(self, genome: Genome, ingredients: tuple[ModelReference | Recipe, ...]) -> Recipe:
+        """Consecutive hops of one ingredient at one scale become one slice."""
+        if not genome.path:
+            raise RecipeError("a data-flow genome needs a path")
+        runs: list[tuple[int, int, int, float]] = []
+        for hop in genome.path:
+            if not (0 <= hop.ingredient < len(ingredients) and 0 <= hop.layer < self.num_layers):
+                raise RecipeError(f"{hop} leaves the models' layers")
+            scale = hop.scale if genome.method == "dfs" else 1.0
+            if runs and runs[-1][0] == hop.ingredient and runs[-1][2] == hop.layer and runs[-1][3] == scale:
+                runs[-1] = (hop.ingredient, runs[-1][1], hop.layer + 1, scale)
+            else:
+                runs.append((hop.ingredient, hop.layer, hop.layer + 1, scale))
+        parts = tuple(
+            Slice((Input(ingredients[i], (start, stop), {} if scale == 1.0 else {"scale": scale}),))
+            for i, start, stop, scale in runs
+        )
+        return Recipe(genome.method, parts, dtype=self.dtype)
+
+    # ---- genomes that every search starts from ----
+
+    def uniform(self, method: str, *, weight: float, density: float = 1.0, seed: int = 0) -> Genome:
+        """The same weight for every ingredient, everywhere."""
+        return Genome(
+            method,
+            weights=tuple((weight,) * len(self.models) for _ in range(self.rows)),
+            density=(density,) * self.rows if method in DENSITY_METHODS else (),
+            seed=seed if method in RANDOM_METHODS else 0,
+        )
+
+    def fitted(self, genome: Genome, method: str) -> Genome:
+        """The same parameter-space genome under another method."""
+        return replace(
+            genome,
+            method=method,
+            density=(genome.density or (0.7,) * self.rows) if method in DENSITY_METHODS else genome.density,
+        )
