@@ -1,0 +1,167 @@
+"""Artifacts in a folder that every service of the machine (or of the cluster, on a shared volume) sees."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import time
+import uuid
+from pathlib import Path
+from urllib.parse import quote, unquote, urlsplit
+
+from evomerge_common.errors import DiskFull, NotFound, UnsafeFile
+
+_STALE = 24 * 3600.0
+
+
+class FilesystemArtifactStore:
+    """`<root>/<name>` holds an artifact, `<root>/.staging` what is being written. URIs are `file://` paths.
+
+    A commit is fsync and rename on one file system; replacing a folder takes two renames, so that a reader may for
+    a moment find none, but never half of one.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.expanduser().resolve()
+        self._staging = self.root / ".staging"
+        self._staging.mkdir(parents=True, exist_ok=True)
+        self._prefix = f"{socket.gethostname()}@{os.getpid()}@{_started(os.getpid())}"
+        self._sweep()
+
+    def stage(self, name: str) -> Path:
+        """An empty folder to write in, on the store's file system."""
+        self._path(name)
+        staged = self._staging / f"{self._prefix}@{uuid.uuid4().hex}"
+        staged.mkdir(parents=True)
+        return staged
+
+    def commit(self, staged: Path, name: str) -> str:
+        """Makes a staged folder the artifact `name`."""
+        if staged.parent.resolve() != self._staging:
+            raise UnsafeFile(f"{staged} was not staged in this store; use the folder that `stage` gave")
+        for folder, _, files in os.walk(staged):
+            for file in files:
+                if not os.path.islink(os.path.join(folder, file)):
+                    _fsync(os.path.join(folder, file))
+            _fsync(folder)
+        return self._move(staged, name)
+
+    def put(self, name: str, data: bytes) -> str:
+        """Stores one file."""
+        self._path(name)
+        staged = self._staging / f"{self._prefix}@{uuid.uuid4().hex}"
+        try:
+            with staged.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            staged.unlink(missing_ok=True)
+            if error.errno == 28:
+                raise DiskFull(f"no room for {len(data)} bytes in {self.root}: free some space") from error
+            raise
+        return self._move(staged, name)
+
+    def _move(self, staged: Path, name: str) -> str:
+        target = self._path(name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.is_file() and staged.is_file():
+            staged.replace(target)
+        else:
+            old = self._staging / f"{self._prefix}@{uuid.uuid4().hex}"
+            for _ in range(100):  # somebody else may put the same name between the two renames
+                with contextlib.suppress(FileNotFoundError):
+                    target.rename(old)
+                try:
+                    staged.rename(target)
+                    break
+                except (FileExistsError, IsADirectoryError, NotADirectoryError):
+                    continue
+                except OSError as error:
+                    if error.errno != 39:  # ENOTEMPTY
+                        raise
+            _remove(old)
+        _fsync(target.parent)
+        return "file://" + quote(str(target))
+
+    def get(self, uri: str) -> bytes:
+        """One file's bytes."""
+        path = self.open(uri)
+        if not path.is_file():
+            raise NotFound(f"{uri} is a folder; open it instead")
+        try:
+            return path.read_bytes()
+        except FileNotFoundError as error:
+            raise NotFound(f"no artifact {uri}") from error
+
+    def open(self, uri: str) -> Path:
+        """The artifact's path."""
+        path = self._from_uri(uri)
+        if not path.exists():
+            raise NotFound(f"no artifact {uri}: it was deleted, or belongs to a store that this machine does not see")
+        return path
+
+    def delete(self, uri: str) -> None:
+        """Removes it: renamed first, so that half of it never has its URI."""
+        path = self._from_uri(uri)
+        old = self._staging / f"{self._prefix}@{uuid.uuid4().hex}"
+        try:
+            path.rename(old)
+        except FileNotFoundError:
+            return
+        _remove(old)
+
+    def _path(self, name: str) -> Path:
+        parts = name.split("/")
+        if any(p in {"", ".", ".."} or p.startswith(".staging") or "\0" in p or "\\" in p for p in parts):
+            raise UnsafeFile(f"artifact name {name!r} leaves its store; use names such as scratch/<digest>")
+        return self.root.joinpath(*parts)
+
+    def _from_uri(self, uri: str) -> Path:
+        parts = urlsplit(uri)
+        if parts.scheme != "file" or parts.netloc not in {"", "localhost"} or parts.query or parts.fragment:
+            raise NotFound(f"{uri} is not a file:// URI: this machine's artifact store is the folder {self.root}")
+        path = unquote(parts.path)
+        prefix = f"{self.root}/"
+        if not path.startswith(prefix):
+            raise NotFound(f"{uri} is out of this machine's reach: its artifact store is the folder {self.root}")
+        return self._path(path.removeprefix(prefix))
+
+    def _sweep(self) -> None:
+        """Removes what processes left behind that died while they wrote."""
+        for path in self._staging.iterdir():
+            host, _, rest = path.name.partition("@")
+            pid, _, rest = rest.partition("@")
+            started = rest.partition("@")[0]
+            try:
+                old = time.time() - path.stat().st_mtime > _STALE
+            except FileNotFoundError:
+                continue
+            dead = host == socket.gethostname() and pid.isdigit() and _started(int(pid)) != started
+            if old or dead:
+                _remove(path)
+
+
+def _started(pid: int) -> str:
+    """When a process started (clock ticks since boot); tells it from a later one of the same number."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        return ""
+
+
+def _fsync(path: str | Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,43 @@
+"""Prometheus metrics: one registry a process, names with the prefix evomerge_."""
+
+from __future__ import annotations
+
+from wsgiref.simple_server import WSGIServer
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.process_collector import ProcessCollector
+
+REGISTRY = CollectorRegistry()
+"""Everything that this process exports; a service adds its own metrics here."""
+
+ProcessCollector(namespace="evomerge", registry=REGISTRY)
+
+_JOB_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
+
+
+class WorkerMetrics:
+    """What the worker loop counts. `outcome`: done, failed, retried, dead_letter, given_back, duplicate."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.jobs = Counter("evomerge_jobs_total", "Jobs by how they ended", ["kind", "outcome"], registry=registry)
+        self.duration = Histogram(
+            "evomerge_job_duration_seconds", "Time in the handler", ["kind"], registry=registry, buckets=_JOB_BUCKETS
+        )
+        self.in_progress = Gauge("evomerge_jobs_in_progress", "Jobs in the handler now", ["kind"], registry=registry)
+        self.duplicates = Counter(
+            "evomerge_duplicate_results_total", "Results absorbed: the job had one", ["kind"], registry=registry
+        )
+
+
+WORKER_METRICS = WorkerMetrics(REGISTRY)
+_BUILD = Gauge("evomerge_build_info", "Always 1", ["service", "version"], registry=REGISTRY)
+
+
+def start_metrics_server(service: str, version: str, address: str) -> tuple[int, WSGIServer]:
+    """Serves REGISTRY on `address` alone; returns the port and the server (has `shutdown()`)."""
+    from prometheus_client import start_http_server
+
+    _BUILD.labels(service, version).set(1)
+    host, _, port = address.rpartition(":")
+    server, _ = start_http_server(int(port), addr=host.strip("[]"), registry=REGISTRY)
+    return int(server.server_address[1]), server

@@ -1,0 +1,177 @@
+"""From a bootstrap function to a process: start, wait, stop in the right order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from wsgiref.simple_server import WSGIServer
+
+import grpc
+import structlog
+
+from evomerge_common import __version__
+from evomerge_common.errors import EvoMergeException
+from evomerge_common.runtime.grpc_server import GrpcServer
+from evomerge_common.runtime.logging import setup_logging
+from evomerge_common.runtime.ports_factory import Ports, connect_ports
+from evomerge_common.runtime.settings import Settings
+from evomerge_common.runtime.worker import Worker
+
+
+@dataclass
+class Service:
+    """What a bootstrap function puts together.
+
+    Attributes:
+        servicers: full service name ("evomerge.v1.MergerService") and what adds it to a server:
+            `lambda server: add_MergerServiceServicer_to_server(api, server)`.
+        background: run until their event is set; one that raises ends the service with exit code 1.
+        closers: awaited at the very end, before the ports close (`child.close` wrapped in a coroutine, …).
+    """
+
+    name: str
+    servicers: list[tuple[str, Callable[[grpc.aio.Server], None]]] = field(default_factory=list)
+    workers: list[Worker] = field(default_factory=list)
+    background: list[Callable[[asyncio.Event], Awaitable[None]]] = field(default_factory=list)
+    closers: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
+
+
+Bootstrap = Callable[[Settings, Ports], Awaitable[Service]]
+
+
+def run_service(name: str, bootstrap: Bootstrap) -> int:
+    """Runs a service until SIGTERM or SIGINT; returns the exit code. A second signal ends it at once."""
+    try:
+        settings = Settings.from_env(service=name)
+    except EvoMergeException as error:
+        sys.stderr.write(f"evomerge-{name}: {error}\n")
+        return 2
+    setup_logging(name, settings)
+    log = structlog.get_logger("evomerge.service")
+    try:
+        return asyncio.run(serve(name, settings, bootstrap))
+    except EvoMergeException as error:
+        log.error("cannot run", error=str(error), type=type(error).__name__)
+        return 1
+
+
+async def serve(
+    name: str, settings: Settings, bootstrap: Bootstrap, *, connect: Callable[..., Awaitable[Ports]] = connect_ports
+) -> int:
+    """The service's life in a running loop; see `run_service`."""
+    log = structlog.get_logger("evomerge.service")
+    asked = asyncio.Event()
+    _on_signals(asked, log)
+    metrics = _start_metrics(name, settings)
+    server = GrpcServer(settings)
+    port = await server.start()
+    _write_port(settings, name, port)
+    log.info("listening", grpc_port=port, version=__version__, pid=os.getpid())
+    stop = asyncio.Event()
+    ports: Ports | None = None
+    service = Service(name)
+    tasks: list[asyncio.Task[None]] = []
+    failed = False
+    try:
+        ports = await _until(asked, connect(settings, stop=stop, name=name))
+        if ports is not None:
+            service = await bootstrap(settings, ports)
+            await server.attach(service.servicers)
+            tasks = [asyncio.create_task(w.run(stop), name=f"worker {w.kind}") for w in service.workers]
+            tasks += [
+                asyncio.create_task(_run(b, stop), name=getattr(b, "__name__", "task")) for b in service.background
+            ]
+            log.info("serving", services=[n for n, _ in service.servicers], workers=[w.kind for w in service.workers])
+            failed = await _watch(asked, tasks, log)
+    finally:
+        # Order matters (an open stream would burn the whole grace, a worker would fetch what it cannot do):
+        await server.not_serving()
+        stop.set()
+        await _finish(tasks, settings.drain_timeout + 5.0, log)
+        await server.stop(settings.shutdown_grace)
+        for close in service.closers:
+            with contextlib.suppress(Exception):
+                await close()
+        if ports is not None:
+            await ports.close()
+        if metrics is not None:
+            await asyncio.to_thread(metrics.shutdown)
+        log.info("stopped")
+    return 1 if failed else 0
+
+
+async def _run(task: Callable[[asyncio.Event], Awaitable[None]], stop: asyncio.Event) -> None:
+    await task(stop)
+
+
+def _on_signals(asked: asyncio.Event, log: structlog.stdlib.BoundLogger) -> None:
+    def on_signal(number: signal.Signals) -> None:
+        if asked.is_set():
+            os._exit(128 + number)
+        log.info("stopping", signal=number.name)
+        asked.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal, number)
+
+
+async def _until(asked: asyncio.Event, work: Awaitable[Ports]) -> Ports | None:
+    """The result of `work`, or None when the service was asked to stop first."""
+    task = asyncio.ensure_future(work)
+    waiting = asyncio.create_task(asked.wait())
+    await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+    if task.done():
+        return task.result()
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError, Exception):
+        await task
+    return None
+
+
+async def _watch(asked: asyncio.Event, tasks: list[asyncio.Task[None]], log: structlog.stdlib.BoundLogger) -> bool:
+    """Waits for the signal; tells whether a task failed before it."""
+    waiting = asyncio.create_task(asked.wait())
+    left: set[asyncio.Task[object]] = {waiting, *tasks}  # type: ignore[arg-type]
+    while not asked.is_set():
+        done, left = await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)
+        for task in done - {waiting}:
+            if (error := task.exception()) is not None:
+                log.error("a part of the service failed, so it ends", task=task.get_name(), exc_info=error)
+                waiting.cancel()
+                return True
+    return False
+
+
+async def _finish(tasks: list[asyncio.Task[None]], seconds: float, log: structlog.stdlib.BoundLogger) -> None:
+    if not tasks:
+        return
+    _, slow = await asyncio.wait(tasks, timeout=seconds)
+    for task in slow:
+        log.warning("had to be cut", task=task.get_name())
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _start_metrics(name: str, settings: Settings) -> WSGIServer | None:
+    if not settings.metrics_address:
+        return None
+    from evomerge_common.runtime.metrics import start_metrics_server
+
+    _, server = start_metrics_server(name, __version__, settings.metrics_address)
+    return server
+
+
+def _write_port(settings: Settings, name: str, port: int) -> None:
+    """`<state_dir>/<name>.port` tells whoever started a service on port 0 where it listens."""
+    if settings.grpc_address.endswith(":0"):
+        folder = Path(settings.state_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{name}.port").write_text(f"{port}\n")

@@ -1,0 +1,177 @@
+"""Settings of a service: every one is an environment variable EVOMERGE_<NAME>."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from evomerge_common.errors import InvalidInput, did_you_mean
+
+PREFIX = "EVOMERGE_"
+SERVICES = ("downloader", "merger", "evaluator", "selector", "reporter")
+LOG_LEVELS = ("debug", "info", "warning", "error")
+LOG_FORMATS = ("console", "json")
+_CACHE = Path("~/.cache/evomerge").expanduser()
+_STATE = Path("~/.local/state/evomerge").expanduser()
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What a service can be told. Secrets are kept out of `repr`.
+
+    Attributes:
+        nats_url: one or more URLs, comma separated, without user and password.
+        grpc_address: host:port; port 0 takes a free one. `from_env` gives each service its own default port.
+        health_address: a second, plaintext port with the health service alone, for probes that speak no TLS.
+        metrics_address: host:port of the Prometheus endpoint; empty: none.
+        http_address: host:port of the reporter's page.
+        artifact_store: a folder.
+        token: bearer token that gRPC calls must carry.
+        tls_cert, tls_key: files; with them the server speaks TLS, and a client shows them as its own.
+        tls_client_ca: file; with it the server asks clients for a certificate (mTLS).
+        tls_ca: file; the authority that a client checks servers against (default: tls_client_ca).
+        ack_wait: seconds without a heartbeat after which a job is delivered again.
+        max_deliver: attempts at a job; then it is a dead letter.
+        max_pending: jobs that the work stream holds; more are refused (back-pressure).
+        replicas: JetStream replicas of streams and buckets.
+        drain_timeout: seconds that a job in work has to finish after SIGTERM; then it is given back.
+        shutdown_grace: seconds that open calls have to finish after that.
+        device: auto, cpu, cuda, cuda:N or mps.
+        link_models: local model folders are symlinked into the model store, not copied.
+    """
+
+    nats_url: str = "nats://127.0.0.1:4222"
+    nats_user: str = ""
+    nats_password: str = field(default="", repr=False)
+    nats_tls_ca: str = ""
+    grpc_address: str = "127.0.0.1:0"
+    health_address: str = ""
+    metrics_address: str = ""
+    http_address: str = "127.0.0.1:8080"
+    model_store: Path = _CACHE / "models"
+    artifact_store: str = str(_CACHE / "artifacts")
+    state_dir: Path = _STATE
+    token: str = field(default="", repr=False)
+    tls_cert: str = ""
+    tls_key: str = ""
+    tls_client_ca: str = ""
+    tls_ca: str = ""
+    ack_wait: float = 60.0
+    max_deliver: int = 5
+    max_pending: int = 10_000
+    replicas: int = 1
+    drain_timeout: float = 2.0
+    shutdown_grace: float = 10.0
+    log_level: str = "info"
+    log_format: str = "console"
+    device: str = "auto"
+    link_models: bool = True
+
+    def __post_init__(self) -> None:
+        for url in self.nats_url.split(","):
+            parts = urlsplit(url.strip())
+            if parts.scheme not in {"nats", "tls", "ws", "wss"} or not parts.hostname:
+                raise InvalidInput(f"{PREFIX}NATS_URL: expected nats://host:port")
+            if parts.username or parts.password:
+                raise InvalidInput(
+                    f"{PREFIX}NATS_URL must not carry a password; set {PREFIX}NATS_USER and {PREFIX}NATS_PASSWORD_FILE"
+                )
+        for name in ("grpc_address", "health_address", "metrics_address", "http_address"):
+            _check_address(name, getattr(self, name), optional=name in {"health_address", "metrics_address"})
+        for name, valid in (("log_level", LOG_LEVELS), ("log_format", LOG_FORMATS)):
+            if getattr(self, name) not in valid:
+                raise _bad(name, getattr(self, name), did_you_mean(getattr(self, name), valid))
+        device, _, index = self.device.partition(":")
+        if device not in DEVICES or (index and not (device == "cuda" and index.isdigit())):
+            raise _bad("device", self.device, did_you_mean(device, DEVICES))
+        for name, low in (("ack_wait", 0.1), ("max_deliver", 1), ("max_pending", 1), ("replicas", 1)):
+            if not getattr(self, name) >= low:
+                raise _bad(name, getattr(self, name), f"at least {low}")
+        for name in ("drain_timeout", "shutdown_grace"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise _bad(name, getattr(self, name), "seconds, zero or more")
+        if bool(self.tls_cert) != bool(self.tls_key):
+            raise InvalidInput(f"{PREFIX}TLS_CERT and {PREFIX}TLS_KEY belong together: set both or neither")
+        if self.tls_client_ca and not self.tls_cert:
+            raise InvalidInput(f"{PREFIX}TLS_CLIENT_CA needs {PREFIX}TLS_CERT and {PREFIX}TLS_KEY")
+        for name in ("tls_cert", "tls_key", "tls_client_ca", "tls_ca", "nats_tls_ca"):
+            if getattr(self, name) and not Path(getattr(self, name)).is_file():
+                raise _bad(name, getattr(self, name), "no such file")
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None, *, service: str = "") -> Settings:
+        """Reads EVOMERGE_* variables; an empty one counts as not set.
+
+        `service` picks the default ports. NATS_PASSWORD_FILE and TOKEN_FILE name files that hold the secret.
+
+        Raises:
+            InvalidInput: an unknown variable (names the nearest valid one) or a bad value.
+        """
+        environ = os.environ if environ is None else environ
+        known = {f.name: f for f in fields(cls)}
+        files = ("nats_password_file", "token_file")
+        values: dict[str, Any] = {}
+        if service in SERVICES:
+            place = SERVICES.index(service)
+            values["grpc_address"] = f"127.0.0.1:{50051 + place}"
+            values["metrics_address"] = f"127.0.0.1:{9101 + place}"
+        for variable in sorted(environ):
+            if not variable.startswith(PREFIX):
+                continue
+            name, text = variable.removeprefix(PREFIX).lower(), environ[variable]
+            if variable != variable.upper() or (name not in known and name not in files):
+                valid = [PREFIX + n.upper() for n in (*known, *files)]
+                raise InvalidInput(f"unknown setting {variable}; {did_you_mean(variable.upper(), valid)}")
+            if not text:
+                continue
+            if name in files:
+                values[name.removesuffix("_file")] = _secret(name, text)
+            else:
+                values[name] = _parse(name, str(known[name].type), text)
+        return cls(**values)
+
+    def to_env(self) -> dict[str, str]:
+        """The variables that give these settings; holds the secrets, so it is for a child's environment alone."""
+        default = Settings()
+        changed = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {PREFIX + n.upper(): str(v) for n, v in changed.items() if v != getattr(default, n)}
+
+
+def _bad(name: str, value: object, what: str) -> InvalidInput:
+    return InvalidInput(f"{PREFIX}{name.upper()}={value}: {what}")
+
+
+def _check_address(name: str, value: str, *, optional: bool) -> None:
+    if optional and not value:
+        return
+    host, _, port = value.rpartition(":")
+    if not host or not port.isdigit() or int(port) > 65535:
+        raise _bad(name, value, "expected host:port")
+
+
+def _secret(name: str, path: str) -> str:
+    try:
+        return Path(path).read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise _bad(name, path, f"cannot be read: {type(error).__name__}") from error
+
+
+def _parse(name: str, kind: str, text: str) -> Any:
+    if kind == "Path":
+        return Path(text).expanduser()
+    if kind == "bool":
+        word = text.strip().lower()
+        if word not in {"true", "false", "1", "0", "yes", "no", "on", "off"}:
+            raise _bad(name, text, "expected true or false")
+        return word in {"true", "1", "yes", "on"}
+    if kind in {"int", "float"}:
+        try:
+            return int(text) if kind == "int" else float(text)
+        except ValueError as error:
+            raise _bad(name, text, f"expected a{'n integer' if kind == 'int' else ' number'}") from error
+    return str(Path(text).expanduser()) if name == "artifact_store" and "://" not in text else text

@@ -1,0 +1,249 @@
+"""The one worker loop: heartbeats, retries, dead letters, idempotency, shutdown. Handlers know nothing of them.
+
+Bucket `results` holds, by job id, the Event that was the job's first result (`codec.encode`): "done" means that it is
+there. Order: handler → result event (message id = job id) → `results` → ack, so that a worker that dies in between
+leaves a job that is delivered again, and whose second result is absorbed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from evomerge_common import codec
+from evomerge_common.domain.messages import (
+    CandidateFailed,
+    DownloadJob,
+    ErrorInfo,
+    EvaluateJob,
+    Event,
+    Job,
+    Result,
+)
+from evomerge_common.errors import (
+    EvoMergeException,
+    InvalidInput,
+    ResourceExhausted,
+    Unavailable,
+    WorkerCrashed,
+    WorkFailed,
+)
+from evomerge_common.ports import Delivery
+from evomerge_common.runtime.metrics import WORKER_METRICS, WorkerMetrics
+from evomerge_common.runtime.ports_factory import Ports
+from evomerge_common.runtime.settings import Settings
+
+Handler = Callable[[Job], Awaitable[Result]]
+
+_FETCH_SECONDS = 1.0  # also the longest that an idle worker takes to stop: a fetch is never cut, or its job would hang
+_RETRY_DELAYS = (1.0, 5.0, 15.0, 30.0)
+_TRANSIENT = (Unavailable, ResourceExhausted, WorkerCrashed, OSError)
+
+
+class Worker:
+    """Works one kind of job, one at a time.
+
+    The handler raises InvalidInput or WorkFailed (but not WorkerCrashed) when the job can never succeed: the result
+    is CandidateFailed at once. Anything else is tried again after a delay; at the last attempt the job is a dead
+    letter and the result CandidateFailed.
+    """
+
+    def __init__(
+        self,
+        *,
+        kind: str,
+        handler: Handler,
+        ports: Ports,
+        settings: Settings,
+        metrics: WorkerMetrics | None = None,
+        retry_delays: tuple[float, ...] = _RETRY_DELAYS,
+    ) -> None:
+        self.kind = kind
+        self._handler = handler
+        self._ports = ports
+        self._settings = settings
+        self._retry_delays = retry_delays
+        self._metrics = metrics or WORKER_METRICS
+        self._log = structlog.get_logger("evomerge.worker").bind(kind=kind)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Works until `stop` is set; the job in work then has `drain_timeout` seconds, and is given back."""
+        failures = 0
+        while not stop.is_set():
+            try:
+                delivery = await self._ports.queue.fetch(self.kind, _FETCH_SECONDS)
+                failures = 0
+            except Unavailable as error:
+                failures += 1
+                self._log.warning("cannot fetch", error=str(error), failures=failures)
+                await _wait(stop, min(0.2 * 2**failures, 5.0))
+                continue
+            if delivery is None:
+                continue
+            with structlog.contextvars.bound_contextvars(
+                job_id=delivery.job.job_id, run_id=delivery.job.run_id, attempt=delivery.attempt
+            ):
+                try:
+                    await self._work(delivery, stop)
+                except Unavailable as error:  # the broker went away: the job comes again after ack_wait
+                    self._log.warning("lost touch with the queue", error=str(error))
+
+    async def _work(self, delivery: Delivery, stop: asyncio.Event) -> None:
+        job = delivery.job
+        if stop.is_set():
+            await self._give_back(delivery)
+            return
+        heart = asyncio.create_task(self._heartbeats(delivery))
+        try:
+            if await self._ports.kv.get("results", job.job_id) is not None:
+                await self._absorb(delivery)
+            elif delivery.attempt > 2 * self._settings.max_deliver:
+                # Deliveries beyond max_deliver are of workers that vanished: each was stopped, or killed by this job.
+                reason = f"{delivery.attempt - 1} workers were stopped or died while they had this job"
+                await self._finish_failed(delivery, WorkerCrashed(reason), dead=True)
+            else:
+                await self._attempt(delivery, stop)
+        finally:
+            heart.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await heart
+
+    async def _attempt(self, delivery: Delivery, stop: asyncio.Event) -> None:
+        job, started = delivery.job, time.monotonic()
+        self._metrics.in_progress.labels(self.kind).inc()
+        try:
+            result = await self._run_handler(job, stop)
+        except (InvalidInput, WorkFailed) as error:
+            if isinstance(error, WorkerCrashed):
+                await self._again(delivery, error)
+            else:
+                await self._finish_failed(delivery, error, dead=False)
+        except _TRANSIENT as error:
+            await self._again(delivery, error)
+        except Exception as error:
+            self._log.exception("bug in the handler", error=str(error))
+            await self._again(delivery, error)
+        else:
+            if result is None:
+                await self._give_back(delivery)
+            elif await self._publish(delivery, result, stop):
+                self._count("done")
+                self._log.info("job done", seconds=round(time.monotonic() - started, 3))
+        finally:
+            self._metrics.in_progress.labels(self.kind).dec()
+            self._metrics.duration.labels(self.kind).observe(time.monotonic() - started)
+
+    async def _run_handler(self, job: Job, stop: asyncio.Event) -> Result | None:
+        """The handler's result, or None when it had to be cut because the service stops."""
+        work = asyncio.ensure_future(self._handler(job))
+        stopping = asyncio.create_task(stop.wait())
+        try:
+            await asyncio.wait({work, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                await asyncio.wait({work}, timeout=self._settings.drain_timeout)
+            if work.done():
+                return work.result()
+            work.cancel()
+            with contextlib.suppress(asyncio.CancelledError, Exception):
+                return await work  # it may have ended in this very moment
+            return None
+        finally:
+            stopping.cancel()
+            if not work.done():
+                work.cancel()
+
+    async def _publish(self, delivery: Delivery, result: Result, stop: asyncio.Event) -> bool:
+        """Publishes the result once; tells whether it was the first. Work that is done outlives a broker's restart."""
+        job = delivery.job
+        event = Event(run_id=job.run_id, payload=result, time=self._ports.clock.now())
+        failures = 0
+        while True:
+            try:
+                if await self._ports.kv.get("results", job.job_id) is not None:
+                    await self._absorb(delivery)
+                    return False
+                await self._ports.log.append_result(event, message_id=job.job_id)
+                if not await self._ports.kv.create("results", job.job_id, codec.encode(event)):
+                    await self._absorb(delivery)
+                    return False
+                await delivery.ack()
+                return True
+            except Unavailable as error:
+                failures += 1
+                self._log.warning("cannot publish the result, trying again", error=str(error), failures=failures)
+                if stop.is_set():
+                    raise
+                await _wait(stop, min(0.2 * 2**failures, 5.0))
+
+    async def _absorb(self, delivery: Delivery) -> None:
+        self._metrics.duplicates.labels(self.kind).inc()
+        self._count("duplicate")
+        self._log.info("job has a result already")
+        await delivery.ack()
+
+    async def _again(self, delivery: Delivery, error: BaseException) -> None:
+        if delivery.is_last_attempt:
+            await self._finish_failed(delivery, error, dead=True)
+            return
+        delay = self._retry_delays[min(delivery.attempt, len(self._retry_delays)) - 1]
+        self._count("retried")
+        self._log.warning("job failed, will be tried again", error=str(error), type=type(error).__name__, delay=delay)
+        await delivery.retry(delay)
+
+    async def _finish_failed(self, delivery: Delivery, error: BaseException, *, dead: bool) -> None:
+        """The result first, then the queue: a run never waits for a job that has vanished."""
+        job = delivery.job
+        message = str(error) if isinstance(error, EvoMergeException) else f"{type(error).__name__}: {error}"
+        name = type(error).__name__ if isinstance(error, EvoMergeException) else "WorkFailed"
+        self._log.error("job failed for good", error=message, type=type(error).__name__, dead_letter=dead)
+        event = Event(
+            run_id=job.run_id,
+            time=self._ports.clock.now(),
+            payload=failure_of(job, ErrorInfo(type=name, message=message)),
+        )
+        await self._ports.log.append_result(event, message_id=job.job_id)
+        await self._ports.kv.create("results", job.job_id, codec.encode(event))
+        if dead:
+            await delivery.dead_letter(f"{name}: {message}")
+        else:
+            await delivery.ack()
+        self._count("dead_letter" if dead else "failed")
+
+    async def _give_back(self, delivery: Delivery) -> None:
+        self._count("given_back")
+        self._log.info("job given back: this service stops")
+        await delivery.retry(0.0)
+
+    async def _heartbeats(self, delivery: Delivery) -> None:
+        while True:
+            await self._ports.clock.sleep(self._ports.queue.ack_wait / 3)
+            try:
+                await delivery.heartbeat()
+            except Unavailable as error:
+                self._log.warning("heartbeat failed", error=str(error))
+
+    def _count(self, outcome: str) -> None:
+        self._metrics.jobs.labels(self.kind, outcome).inc()
+
+
+def failure_of(job: Job, error: ErrorInfo) -> CandidateFailed:
+    """The result of a job that will never succeed."""
+    payload = job.payload
+    return CandidateFailed(
+        job_id=job.job_id,
+        kind=job.kind,
+        recipe_digest="" if isinstance(payload, DownloadJob) else payload.recipe_digest,
+        split=payload.split if isinstance(payload, EvaluateJob) else "",
+        reference=payload.reference if isinstance(payload, DownloadJob) else "",
+        error=error,
+    )
+
+
+async def _wait(stop: asyncio.Event, seconds: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await stop.wait()
