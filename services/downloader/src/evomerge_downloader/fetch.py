@@ -1,0 +1,136 @@
+"""A reference becomes an entry of the model store."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import shutil
+from pathlib import Path
+
+import structlog
+
+from evomerge_common.domain.messages import Model
+from evomerge_common.domain.recipe import ModelReference
+from evomerge_common.errors import InvalidInput, ModelError, ModelNotFound, RecipeError, Unavailable
+from evomerge_common.model_folder import ModelDescription, describe_model
+from evomerge_downloader.hub import COMMIT, HUB_ID, Hub, RemoteModel
+from evomerge_downloader.store import ModelStore, remove
+
+log = structlog.get_logger(__name__)
+
+
+class Fetcher:
+    """Brings models into the store. Its methods block; they are called beside the event loop.
+
+    Args:
+        link: local folders are linked into the store, not copied.
+    """
+
+    def __init__(self, store: ModelStore, hub: Hub, *, link: bool = True) -> None:
+        self._store = store
+        self._hub = hub
+        self._link = link
+
+    def fetch(self, reference: str) -> Model:
+        """The entry of a hub id or local folder, fetched only if the store lacks it.
+
+        A name that exists as a folder is that folder: a local path is never asked for on the hub.
+
+        Raises:
+            ModelError: it cannot be used (see the classes below it); trying again will not help.
+            DiskFull, Unavailable: trying again may help.
+        """
+        folder = local_folder(reference)
+        if folder is not None:
+            return self._local(reference, folder)
+        try:
+            parsed = ModelReference.parse(reference)
+        except RecipeError as error:
+            raise ModelNotFound(str(error)) from error
+        if parsed.adapter:
+            raise ModelError(f"{reference}: adapters are not read yet; merge {parsed.adapter} into {parsed.name} first")
+        if parsed.name.startswith((".", "/", "~")) or not HUB_ID.fullmatch(parsed.name):
+            raise ModelNotFound(
+                f"there is no folder {parsed.name}; give an existing model folder or a hub id such as org/name"
+            )
+        return self._from_hub(reference, parsed.name, parsed.revision)
+
+    # ---- local folders ----
+
+    def _local(self, reference: str, folder: Path) -> Model:
+        described = describe_model(folder)
+        model = _record(reference, described)
+        if self._link:
+            return self._store.put(folder.absolute(), model, described.files, link=True)
+        self._store.check_room(described.bytes, f"a copy of {folder}")
+        with self._store.incoming(hashlib.sha256(str(folder.resolve()).encode()).hexdigest()) as incoming:
+            remove(incoming)
+            incoming.mkdir()
+            for name in described.files:
+                shutil.copyfile(folder / name, incoming / name)
+            return self._store.put(incoming, model, described.files, link=False)
+
+    # ---- the hub ----
+
+    def _from_hub(self, reference: str, repository: str, revision: str) -> Model:
+        if COMMIT.fullmatch(revision) and (known := self._known(reference, repository, revision)):
+            return known
+        try:
+            remote = self._hub.model(repository, revision)
+        except Unavailable as error:
+            known = self._known(reference, repository, self._store.commit_of(repository, revision))
+            if known is None:
+                raise
+            log.warning("hub does not answer: the commit fetched before is used", model=reference, commit=known.commit,
+                        error=str(error))  # fmt: skip
+            return known
+        if known := self._known(reference, repository, remote.commit):
+            self._store.remember(repository, revision, remote.commit, known.digest)
+            return known
+        with self._store.incoming(f"{repository}@{remote.commit}") as incoming:
+            # another process may have brought it while this one waited
+            if known := self._known(reference, repository, remote.commit):
+                remove(incoming)
+                return known
+            model = self._download(reference, remote, incoming)
+        self._store.remember(repository, revision, remote.commit, model.digest)
+        return model
+
+    def _download(self, reference: str, remote: RemoteModel, incoming: Path) -> Model:
+        there = sum(path.stat().st_size for file in remote.files if (path := incoming / file.name).is_file())
+        self._store.check_room(max(0, remote.bytes - there), reference)
+        log.info("download", model=reference, commit=remote.commit, bytes=remote.bytes, files=len(remote.files))
+        self._hub.fetch(remote, incoming)
+        self._hub.finish(incoming)
+        described = describe_model(incoming)
+        verified = {file.name: file.sha256 for file in remote.files if file.sha256}
+        record = _record(reference, described, remote.commit)
+        return self._store.put(incoming, record, described.files, link=False, verified=verified)
+
+    def _known(self, reference: str, repository: str, commit: str) -> Model | None:
+        digest = self._store.digest_of(repository, commit) if commit else ""
+        try:
+            found = self._store.get(digest) if digest else None
+        except InvalidInput:
+            return None  # evicted
+        return None if found is None else dataclasses.replace(found, reference=reference, commit=commit)
+
+
+def local_folder(reference: str) -> Path | None:
+    """The folder or file that a reference names, if there is one. Its text may hold "@" or "+"."""
+    text = reference.strip()
+    if not text:
+        return None
+    path = Path(text).expanduser()
+    return path if path.exists() else None
+
+
+def _record(reference: str, described: ModelDescription, commit: str = "") -> Model:
+    return Model(
+        reference=reference,
+        commit=commit,
+        architecture=described.architecture,
+        num_layers=described.num_layers,
+        parameters=described.parameters,
+        bytes=described.bytes,
+    )

@@ -1,0 +1,248 @@
+"""A small local hub: what the real huggingface_hub client needs to find, pin and fetch a model.
+
+`python tests/hub_server.py FOLDER --port N` serves every FOLDER/org/name as a repository at one commit (a hash of its
+files); then HF_ENDPOINT=http://127.0.0.1:N makes `org/name` a hub id that downloads from here. A file `.gated` in a
+repository makes it ask for a token.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import json
+import math
+import re
+import struct
+import threading
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, cast
+from urllib.parse import unquote, urlsplit
+
+LFS_SUFFIXES = (".safetensors", ".bin", ".gguf", ".model")
+
+
+def write_safetensors(path: Path, shapes: dict[str, tuple[int, ...]], fill: int = 0) -> None:
+    """A valid file of float32 tensors, every byte of which is `fill`."""
+    header: dict[str, Any] = {}
+    end = 0
+    for name, shape in shapes.items():
+        size = 4 * math.prod(shape)
+        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [end, end + size]}
+        end += size
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + bytes([fill]) * end)
+
+
+def write_model_folder(folder: Path, fill: int = 0) -> Path:
+    """The files of a model of 2 layers and 320 parameters; for what looks at names and headers alone."""
+    folder.mkdir(parents=True)
+    config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "num_hidden_layers": 2}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "tokenizer.json").write_text("{}")
+    (folder / "README.md").write_text("# not part of the model")
+    write_safetensors(folder / "model.safetensors", {"a.weight": (16, 16), "b.weight": (64,)}, fill)
+    return folder
+
+
+@dataclass
+class Repository:
+    """A folder as the hub shows it."""
+
+    name: str
+    folder: Path
+    hashes: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """File → (git blob SHA-1, SHA-256 for LFS files or "")."""
+
+    def __post_init__(self) -> None:
+        for path in sorted(self.folder.rglob("*")):
+            if path.is_file() and not path.name.startswith(".gated"):
+                data = path.read_bytes()
+                blob = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+                sha256 = hashlib.sha256(data).hexdigest() if path.name.endswith(LFS_SUFFIXES) else ""
+                self.hashes[path.relative_to(self.folder).as_posix()] = (blob, sha256)
+
+    @property
+    def commit(self) -> str:
+        return hashlib.sha1(json.dumps([self.name, self.hashes]).encode()).hexdigest()
+
+    @property
+    def gated(self) -> bool:
+        return (self.folder / ".gated").exists()
+
+    def info(self) -> dict[str, Any]:
+        siblings = []
+        for name, (blob, sha256) in self.hashes.items():
+            size = (self.folder / name).stat().st_size
+            sibling: dict[str, Any] = {"rfilename": name, "size": size, "blobId": blob}
+            if sha256:
+                sibling["lfs"] = {"sha256": sha256, "size": size, "pointerSize": 134}
+            siblings.append(sibling)
+        return {
+            "_id": self.commit[:24], "id": self.name, "modelId": self.name, "sha": self.commit, "private": False,
+            "gated": False, "disabled": False, "tags": [], "downloads": 0, "likes": 0, "siblings": siblings,
+        }  # fmt: skip
+
+    def tree(self) -> list[dict[str, Any]]:
+        found = []
+        for name, (blob, sha256) in self.hashes.items():
+            size = (self.folder / name).stat().st_size
+            entry: dict[str, Any] = {"type": "file", "path": name, "size": size, "oid": blob}
+            if sha256:
+                entry["lfs"] = {"oid": sha256, "size": size, "pointerSize": 134}
+            found.append(entry)
+        return found
+
+
+class HubServer(ThreadingHTTPServer):
+    """Serves the repositories under `root`, on loopback alone.
+
+    Attributes:
+        requests: "METHOD path" of every request, in order.
+        break_next: for so many file requests the connection is cut half-way through the body.
+        lie: name → bytes served instead of a file's own (of the same length, as a broken cache would).
+        down: every request is answered 503.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, root: Path, port: int = 0, token: str = "hf_test") -> None:
+        super().__init__(("127.0.0.1", port), _Handler)
+        self.root, self.token = root, token
+        self.requests: list[str] = []
+        self.break_next = 0
+        self.lie: dict[str, bytes] = {}
+        self.down = False
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def files_fetched(self) -> list[str]:
+        return [line.rpartition("/")[2] for line in self.requests if line.startswith("GET") and "/resolve/" in line]
+
+    def repository(self, name: str) -> Repository | None:
+        folder = self.root / name
+        valid = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) and ".." not in name
+        return Repository(name, folder) if valid and folder.is_dir() else None
+
+    def __enter__(self) -> HubServer:
+        self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.shutdown()
+        self.server_close()
+        self._thread.join()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    @property
+    def hub(self) -> HubServer:
+        return cast(HubServer, self.server)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_HEAD(self) -> None:
+        self._answer()
+
+    def do_GET(self) -> None:
+        self._answer()
+
+    def _answer(self) -> None:
+        path = unquote(urlsplit(self.path).path)
+        self.hub.requests.append(f"{self.command} {path}")
+        if self.hub.down:
+            self._error(503, "", "down for the test")
+        elif match := re.fullmatch(r"/api/models/(.+?)(?:/(revision|tree)/([^/]+))?/?", path):
+            name, what, revision = match.groups()
+            if repository := self._repository(name, revision or "main"):
+                self._json(repository.tree() if what == "tree" else repository.info())
+        elif match := re.fullmatch(r"/(.+?)/resolve/([^/]+)/(.+)", path):
+            name, revision, file = match.groups()
+            if repository := self._repository(name, revision):
+                self._file(repository, file)
+        else:
+            self._error(404, "", "no such page")
+
+    def _repository(self, name: str, revision: str) -> Repository | None:
+        repository = self.hub.repository(name)
+        if repository is None:
+            self._error(401, "RepoNotFound", "Repository not found")
+        elif repository.gated and self.headers.get("Authorization") != f"Bearer {self.hub.token}":
+            self._error(401, "GatedRepo", "Access to this model is restricted")
+        elif revision not in {"main", repository.commit}:
+            self._error(404, "RevisionNotFound", "Invalid rev id")
+        else:
+            return repository
+        return None
+
+    def _file(self, repository: Repository, name: str) -> None:
+        if name not in repository.hashes:
+            self._error(404, "EntryNotFound", "Entry not found")
+            return
+        data = (repository.folder / name).read_bytes()
+        blob, sha256 = repository.hashes[name]
+        start, status = 0, 200
+        if match := re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", "")):
+            start, status = int(match[1]), 206
+        body = self.hub.lie.get(name, data)[start:]
+        self.send_response(status)
+        self.send_header("ETag", f'"{sha256 or blob}"')
+        self.send_header("X-Repo-Commit", repository.commit)
+        self.send_header("Accept-Ranges", "bytes")
+        if sha256:
+            self.send_header("X-Linked-ETag", f'"{sha256}"')
+            self.send_header("X-Linked-Size", str(len(data)))
+        if status == 206:
+            self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command == "HEAD":
+            return
+        if self.hub.break_next > 0 and sha256:
+            self.hub.break_next -= 1
+            self.wfile.write(body[: len(body) // 2])
+            self.wfile.flush()
+            self.close_connection = True
+            return
+        self.wfile.write(body)
+
+    def _json(self, value: object) -> None:
+        body = json.dumps(value).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    def _error(self, status: int, code: str, message: str) -> None:
+        self.send_response(status)
+        if code:
+            self.send_header("X-Error-Code", code)
+        self.send_header("X-Error-Message", message)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+
+def main() -> None:
+    """Serves until interrupted."""
+    parser = argparse.ArgumentParser(description="A local hub for tests.")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--port", type=int, default=8091)
+    given = parser.parse_args()
+    with HubServer(given.folder, given.port) as server:
+        print(f"HF_ENDPOINT={server.endpoint}", flush=True)
+        with contextlib.suppress(KeyboardInterrupt):
+            threading.Event().wait()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,171 @@
+"""The real huggingface_hub client against a local hub."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from evomerge_common.domain.messages import DownloadJob, Job
+from evomerge_common.errors import ModelNotFound, NotAModel, Unavailable, UnsafeFile
+from evomerge_downloader.fetch import Fetcher
+from evomerge_downloader.handlers import DownloadHandler
+from evomerge_downloader.hub import Hub
+from evomerge_downloader.store import ModelStore
+from hub_server import HubServer, write_model_folder
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+    monkeypatch.setattr("time.sleep", lambda _: None)  # the client's waits between its own attempts
+    write_model_folder(tmp_path / "hub" / "org" / "small")
+    (tmp_path / "hub" / "org" / "small" / "modeling_evil.py").write_text("raise SystemExit")
+    with HubServer(tmp_path / "hub") as server:
+        yield server
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ModelStore:
+    return ModelStore(tmp_path / "store")
+
+
+@pytest.fixture
+def fetcher(hub: HubServer, store: ModelStore) -> Fetcher:
+    return Fetcher(store, Hub(hub.endpoint))
+
+
+def commit(hub: HubServer, name: str = "org/small") -> str:
+    repository = hub.repository(name)
+    assert repository is not None
+    return repository.commit
+
+
+async def test_hub_id_downloads_pinned(hub: HubServer, store: ModelStore, fetcher: Fetcher) -> None:
+    job = Job(job_id="j", run_id="r", payload=DownloadJob(reference="org/small"))
+    ready = await DownloadHandler(fetcher)(job)
+    model = ready.model
+    assert (ready.job_id, model.reference, model.commit) == ("j", "org/small", commit(hub))
+    entry = store.root / model.digest.removeprefix("sha256:")
+    assert sorted(path.name for path in entry.iterdir()) == ["config.json", "model.safetensors", "tokenizer.json"]
+    assert sorted(hub.files_fetched()) == ["config.json", "model.safetensors", "tokenizer.json"]
+    assert all(f"/resolve/{model.commit}/" in line for line in hub.requests if "/resolve/" in line)
+    local = Fetcher(ModelStore(store.root.parent / "other"), Hub(hub.endpoint)).fetch(str(hub.root / "org" / "small"))
+    assert local.digest == model.digest
+
+
+def test_second_time_fetches_no_file(hub: HubServer, fetcher: Fetcher) -> None:
+    first = fetcher.fetch("org/small")
+    hub.requests.clear()
+    assert fetcher.fetch("org/small") == first
+    assert hub.files_fetched() == []
+    hub.requests.clear()
+    pinned = fetcher.fetch(f"org/small@{first.commit}")
+    assert (pinned.digest, hub.requests) == (first.digest, [])
+
+
+def test_new_commit_is_another_model(hub: HubServer, store: ModelStore, fetcher: Fetcher) -> None:
+    first = fetcher.fetch("org/small")
+    (hub.root / "org" / "small" / "tokenizer.json").write_text('{"v": 2}')
+    second = fetcher.fetch("org/small")
+    assert second.commit != first.commit
+    assert second.digest != first.digest
+    assert len(store.list()) == 2
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
+def test_wrong_hash_is_refused(hub: HubServer, store: ModelStore, fetcher: Fetcher, name: str) -> None:
+    real = (hub.root / "org" / "small" / name).read_bytes()
+    hub.lie[name] = real[:-1] + b"X"
+    with pytest.raises(UnsafeFile, match="the hub says"):
+        fetcher.fetch("org/small")
+    assert store.list() == []
+    hub.lie.clear()
+    assert fetcher.fetch("org/small").bytes > 0
+
+
+def test_broken_connection_is_resumed(hub: HubServer, fetcher: Fetcher) -> None:
+    hub.break_next = 2
+    model = fetcher.fetch("org/small")
+    assert hub.files_fetched().count("model.safetensors") == 3
+    assert model.parameters == 320
+
+
+def test_interrupted_download_goes_on(hub: HubServer, store: ModelStore, fetcher: Fetcher) -> None:
+    hub.break_next = 100
+    with pytest.raises(Unavailable):
+        fetcher.fetch("org/small")
+    assert store.list() == []
+    (store.root / ".incoming" / "leftover").mkdir()
+    hub.break_next = 0
+    hub.requests.clear()
+    assert fetcher.fetch("org/small").parameters == 320
+    assert hub.files_fetched() == ["model.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("reference", "words"),
+    [
+        ("org/none", "no model org/none"),
+        ("org/small@v9", "no such revision"),
+        ("nobody", "HF_TOKEN"),
+        ("-x/y", "folder"),
+    ],
+)
+def test_not_found(fetcher: Fetcher, reference: str, words: str) -> None:
+    with pytest.raises(ModelNotFound, match=words):
+        fetcher.fetch(reference)
+
+
+def test_gated_model_says_what_to_do(hub: HubServer, fetcher: Fetcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    (hub.root / "org" / "small" / ".gated").touch()
+    with pytest.raises(ModelNotFound, match=r"gated.*HF_TOKEN"):
+        fetcher.fetch("org/small")
+    monkeypatch.setenv("HF_TOKEN", hub.token)
+    assert fetcher.fetch("org/small").parameters == 320
+
+
+def test_repository_that_is_no_model(hub: HubServer, fetcher: Fetcher) -> None:
+    (hub.root / "org" / "data").mkdir()
+    (hub.root / "org" / "data" / "train.jsonl").write_text("{}")
+    with pytest.raises(NotAModel, match=r"no config\.json"):
+        fetcher.fetch("org/data")
+    assert hub.files_fetched() == []
+
+
+def test_unreachable_hub(hub: HubServer, store: ModelStore, fetcher: Fetcher) -> None:
+    first = fetcher.fetch("org/small")
+    hub.down = True
+    assert fetcher.fetch("org/small") == first, "the commit fetched before serves"
+    with pytest.raises(Unavailable, match="503"):
+        fetcher.fetch("org/other")
+    with pytest.raises(Unavailable, match="does not answer"):
+        Fetcher(store, Hub("http://127.0.0.1:9")).fetch("org/other")
+
+
+@pytest.mark.slow
+def test_hf_endpoint_in_the_environment(hub: HubServer, store: ModelStore) -> None:
+    code = (
+        "import sys, json, dataclasses, pathlib\n"
+        "from evomerge_downloader.fetch import Fetcher\nfrom evomerge_downloader.hub import Hub\n"
+        "from evomerge_downloader.store import ModelStore\n"
+        "model = Fetcher(ModelStore(pathlib.Path(sys.argv[1])), Hub()).fetch('org/small')\n"
+        "print(json.dumps(dataclasses.asdict(model)))\n"
+    )
+    environment = os.environ | {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(store.root.parent / "home")}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(store.root)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert json.loads(done.stdout.splitlines()[-1])["commit"] == commit(hub)
+    assert done.stderr == ""

@@ -1,0 +1,149 @@
+"""The store by itself: local folders, digests, room, eviction."""
+
+import os
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from evomerge_common.errors import DiskFull, InvalidInput, ModelError, ModelNotFound, NotFound, Unavailable
+from evomerge_downloader import hashes
+from evomerge_downloader.fetch import Fetcher
+from evomerge_downloader.hub import Hub, RemoteModel
+from evomerge_downloader.store import ModelStore
+from hub_server import write_model_folder
+
+
+class NoHub(Hub):
+    """Fails the test when a local path is asked for on the hub."""
+
+    def model(self, repository: str, revision: str) -> RemoteModel:
+        raise AssertionError(f"asked the hub for {repository}@{revision}")
+
+
+class DeadHub(Hub):
+    def model(self, repository: str, revision: str) -> RemoteModel:
+        raise Unavailable("no network")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ModelStore:
+    return ModelStore(tmp_path / "store")
+
+
+@pytest.fixture
+def fetcher(store: ModelStore) -> Fetcher:
+    return Fetcher(store, NoHub())
+
+
+def old(folder: Path) -> None:
+    """Long ago enough for a hash to be remembered."""
+    for path in folder.iterdir():
+        os.utime(path, (1_000_000, 1_000_000))
+
+
+def test_local_folder_is_linked(tmp_path: Path, store: ModelStore, fetcher: Fetcher) -> None:
+    folder = write_model_folder(tmp_path / "a b+c@d")
+    model = fetcher.fetch(str(folder))
+    entry = store.root / model.digest.removeprefix("sha256:")
+    assert entry.is_symlink()
+    assert entry.resolve() == folder
+    assert model.uri == entry.as_uri()
+    assert (model.reference, model.commit, model.parameters, model.num_layers) == (str(folder), "", 320, 2)
+    assert store.list() == [model]
+    assert store.get(model.digest) == model
+
+
+def test_digest_is_the_content(tmp_path: Path, fetcher: Fetcher) -> None:
+    one = fetcher.fetch(str(write_model_folder(tmp_path / "a")))
+    same = write_model_folder(tmp_path / "b")
+    (same / "notes.txt").write_text("does not count")
+    assert fetcher.fetch(str(same)).digest == one.digest
+    assert fetcher.fetch(str(write_model_folder(tmp_path / "c", fill=1))).digest != one.digest
+
+
+def test_copies_when_asked(tmp_path: Path, store: ModelStore) -> None:
+    folder = write_model_folder(tmp_path / "a")
+    linked = Fetcher(store, NoHub()).fetch(str(folder))
+    copied = Fetcher(store, NoHub(), link=False).fetch(str(folder))
+    entry = store.root / copied.digest.removeprefix("sha256:")
+    assert copied.digest == linked.digest
+    assert not entry.is_symlink()
+    shutil.rmtree(folder)
+    assert store.get(copied.digest) == copied
+    assert sorted(path.name for path in entry.iterdir()) == ["config.json", "model.safetensors", "tokenizer.json"]
+    assert not [path for path in (store.root / ".incoming").iterdir() if path.is_dir()]
+
+
+def test_second_time_reads_nothing(tmp_path: Path, fetcher: Fetcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_model_folder(tmp_path / "a")
+    old(folder)
+    read: list[str] = []
+    real = hashes.sha256_file
+    monkeypatch.setattr(hashes, "sha256_file", lambda path: read.append(path.name) or real(path))
+    first = fetcher.fetch(str(folder))
+    assert len(read) == 3
+    assert fetcher.fetch(str(folder)) == first
+    assert len(read) == 3
+    (folder / "tokenizer.json").write_text('{"changed": 1}')
+    assert fetcher.fetch(str(folder)).digest != first.digest
+    assert read[3:] == ["tokenizer.json"]
+
+
+def test_link_follows_the_files_not_the_name(tmp_path: Path, store: ModelStore, fetcher: Fetcher) -> None:
+    first = write_model_folder(tmp_path / "a")
+    model = fetcher.fetch(str(first))
+    (first / "tokenizer.json").write_text('{"changed": 1}')
+    second = write_model_folder(tmp_path / "b")
+    assert fetcher.fetch(str(second)).digest == model.digest
+    assert (store.root / model.digest.removeprefix("sha256:")).resolve() == second
+
+
+def test_relative_folder_that_looks_like_a_hub_id(
+    tmp_path: Path, fetcher: Fetcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_model_folder(tmp_path / "org" / "name")
+    monkeypatch.chdir(tmp_path)
+    assert fetcher.fetch("org/name").architecture == "LlamaForCausalLM"
+
+
+@pytest.mark.parametrize("reference", ["./none", "/none/at/all", "~/none-here", "a/b/c", "", "  ", "bad name"])
+def test_what_is_neither_folder_nor_hub_id(fetcher: Fetcher, reference: str) -> None:
+    with pytest.raises(ModelNotFound):
+        fetcher.fetch(reference)
+
+
+def test_adapters_are_for_later(fetcher: Fetcher) -> None:
+    with pytest.raises(ModelError, match="adapters are not read yet"):
+        fetcher.fetch("org/base+org/adapter")
+
+
+def test_disk_full_names_need_and_free(tmp_path: Path, store: ModelStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_model_folder(tmp_path / "a")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=5_000_000))
+    with pytest.raises(DiskFull, match=r"needs 0\.00 GB .* has 0\.01 GB free"):
+        Fetcher(store, NoHub(), link=False).fetch(str(folder))
+    assert store.list() == []
+
+
+def test_evict(tmp_path: Path, store: ModelStore, fetcher: Fetcher) -> None:
+    folder = write_model_folder(tmp_path / "a")
+    linked = fetcher.fetch(str(folder))
+    assert store.evict(linked.digest) == 0
+    assert (folder / "config.json").is_file()
+    copied = Fetcher(store, NoHub(), link=False).fetch(str(folder))
+    assert store.evict(copied.digest) == copied.bytes
+    with pytest.raises(NotFound, match="download it first"):
+        store.evict(copied.digest)
+
+
+@pytest.mark.parametrize("digest", ["", "sha256:../../x", "sha256:" + "g" * 64])
+def test_digest_is_checked_before_it_becomes_a_path(store: ModelStore, digest: str) -> None:
+    with pytest.raises(InvalidInput):
+        store.get(digest)
+
+
+def test_dead_hub_without_a_copy(store: ModelStore) -> None:
+    with pytest.raises(Unavailable):
+        Fetcher(store, DeadHub()).fetch("org/name")
