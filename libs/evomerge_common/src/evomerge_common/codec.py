@@ -22,6 +22,7 @@ def message_class(name: str) -> type[Message]:
 
     Raises:
         KeyError: no .proto defines it.
+
     """
     for module in _MODULES:
         if hasattr(module, name):
@@ -53,7 +54,7 @@ def to_proto(value: Any) -> Any:
 
 def from_proto(message: Message) -> Any:
     """The value of the same name with the same fields."""
-    kind = getattr(messages, message.DESCRIPTOR.name)
+    kind = getattr(messages, type(message).__name__)
     fields: dict[str, Any] = {}
     for field in dataclasses.fields(kind):
         name = field.name
@@ -83,6 +84,7 @@ def decode(kind: type[T], data: bytes) -> T:
 
     Raises:
         InvalidInput: other bytes.
+
     """
     message = message_class(kind.__name__)()
     try:

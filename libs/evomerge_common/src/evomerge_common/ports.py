@@ -1,4 +1,4 @@
-"""What the services need from the outside world. Adapters: `adapters.nats`, `adapters.filesystem`, `adapters.memory`."""
+"""What the services need from the outside world. Adapters: `adapters.{nats,filesystem,memory}`."""
 
 from __future__ import annotations
 
@@ -58,6 +58,7 @@ class JobQueue(Protocol):
         Raises:
             BackPressure: the queue is full.
             Unavailable: no answer.
+
         """
         ...
 
@@ -82,6 +83,7 @@ class EventLog(Protocol):
 
         Raises:
             Fenced: another selector wrote one since.
+
         """
         ...
 
@@ -137,6 +139,7 @@ class ArtifactStore(Protocol):
 
         Raises:
             NotFound: no such artifact.
+
         """
         ...
 
@@ -145,6 +148,7 @@ class ArtifactStore(Protocol):
 
         Raises:
             NotFound: no such artifact, or out of this machine's reach.
+
         """
         ...
 

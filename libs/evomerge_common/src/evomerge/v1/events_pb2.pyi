@@ -48,18 +48,20 @@ class Event(_message.Message):
     def __init__(self, run_id: _Optional[str] = ..., time: _Optional[float] = ..., run_started: _Optional[_Union[RunStarted, _Mapping]] = ..., candidate_proposed: _Optional[_Union[CandidateProposed, _Mapping]] = ..., candidate_selected: _Optional[_Union[CandidateSelected, _Mapping]] = ..., generation_completed: _Optional[_Union[GenerationCompleted, _Mapping]] = ..., champion_changed: _Optional[_Union[ChampionChanged, _Mapping]] = ..., run_paused: _Optional[_Union[RunPaused, _Mapping]] = ..., run_resumed: _Optional[_Union[RunResumed, _Mapping]] = ..., run_cancelled: _Optional[_Union[RunCancelled, _Mapping]] = ..., run_failed: _Optional[_Union[RunFailed, _Mapping]] = ..., run_finished: _Optional[_Union[RunFinished, _Mapping]] = ..., search_ended: _Optional[_Union[SearchEnded, _Mapping]] = ..., model_ready: _Optional[_Union[ModelReady, _Mapping]] = ..., candidate_merged: _Optional[_Union[CandidateMerged, _Mapping]] = ..., candidate_evaluated: _Optional[_Union[CandidateEvaluated, _Mapping]] = ..., candidate_failed: _Optional[_Union[CandidateFailed, _Mapping]] = ..., artifact_exported: _Optional[_Union[ArtifactExported, _Mapping]] = ...) -> None: ...
 
 class RunStarted(_message.Message):
-    __slots__ = ("spec_json", "request_id", "version", "suite_uri", "suite_digest")
+    __slots__ = ("spec_json", "request_id", "version", "suite_uri", "suite_digest", "has_holdout")
     SPEC_JSON_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     SUITE_URI_FIELD_NUMBER: _ClassVar[int]
     SUITE_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    HAS_HOLDOUT_FIELD_NUMBER: _ClassVar[int]
     spec_json: str
     request_id: str
     version: str
     suite_uri: str
     suite_digest: str
-    def __init__(self, spec_json: _Optional[str] = ..., request_id: _Optional[str] = ..., version: _Optional[str] = ..., suite_uri: _Optional[str] = ..., suite_digest: _Optional[str] = ...) -> None: ...
+    has_holdout: bool
+    def __init__(self, spec_json: _Optional[str] = ..., request_id: _Optional[str] = ..., version: _Optional[str] = ..., suite_uri: _Optional[str] = ..., suite_digest: _Optional[str] = ..., has_holdout: _Optional[bool] = ...) -> None: ...
 
 class CandidateProposed(_message.Message):
     __slots__ = ("index", "recipe_digest", "recipe_json", "genome_json", "operator", "parents", "generation")

@@ -1,5 +1,5 @@
-"""The genome: what evolution changes. `SearchSpace.recipe` turns one into a recipe, purely, so that two genomes with the
-same recipe are one candidate.
+"""The genome: what evolution changes. `SearchSpace.recipe` turns one into a recipe, purely: two genomes with the same
+recipe are one candidate.
 
 Two shapes share the class. A *parameter-space* genome (linear, slerp, task_arithmetic, ties, dare_*) has a weight for
 each ingredient and a density in each row; row 0 is the embeddings, rows 1 … G are groups of consecutive layers, and
@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 from evomerge_common.domain.recipe import Input, ModelReference, Parameters, Recipe, Slice
@@ -44,6 +45,7 @@ class Genome:
         ingredients: what is merged, when it is not the run's models: recipes, for merges of merges.
         sigma: mutation strength, itself inherited and mutated (self-adaptation, Schwefel 1981).
         seed: of random masks.
+
     """
 
     method: str
@@ -91,8 +93,7 @@ class Genome:
         if self.method in PATH_METHODS:
             length = max(len(self.path), len(other.path), 1)
             same = sum(
-                a.ingredient == b.ingredient and a.layer == b.layer
-                for a, b in zip(self.path, other.path, strict=False)
+                a.ingredient == b.ingredient and a.layer == b.layer for a, b in zip(self.path, other.path, strict=False)
             )
             return apart + 0.75 * (1 - same / length)
         ours, theirs = [w for row in self.weights for w in row], [w for row in other.weights for w in row]
@@ -110,6 +111,7 @@ class SearchSpace:
         base: what task vectors are taken against, or None (the engine then uses the models' average).
         num_layers: transformer layers of each model.
         groups: layer groups, at most num_layers.
+
     """
 
     models: tuple[ModelReference, ...]
@@ -133,7 +135,7 @@ class SearchSpace:
         """Half-open layer range of each group, as even as can be."""
         count = self.spans_count
         cuts = [round(i * self.num_layers / count) for i in range(count + 1)]
-        return list(zip(cuts, cuts[1:], strict=False))
+        return list(pairwise(cuts))
 
     def source(self, model: ModelReference) -> Recipe:
         """The recipe of a source as it is."""
@@ -144,6 +146,7 @@ class SearchSpace:
 
         Raises:
             RecipeError: the genome does not fit this space.
+
         """
         ingredients: tuple[ModelReference | Recipe, ...] = genome.ingredients or self.models
         if genome.method in PATH_METHODS:
@@ -159,10 +162,7 @@ class SearchSpace:
             per_slice = [{"density": value} for value in self._by_slice(genome.density)]
         parts = [
             Slice(
-                tuple(
-                    Input(model, span, {"weight": value})
-                    for model, value in zip(ingredients, values, strict=True)
-                ),
+                tuple(Input(model, span, {"weight": value}) for model, value in zip(ingredients, values, strict=True)),
                 per_slice[i] if per_slice else {},
             )
             for i, (span, values) in enumerate(zip(self.spans(), self._weights(genome), strict=True))

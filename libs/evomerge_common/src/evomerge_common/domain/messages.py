@@ -1,5 +1,6 @@
 """Jobs and events as values. Their definition is proto/evomerge/v1; `codec` maps field by field, and a test holds
-both sides equal. See the .proto files for what each field means."""
+both sides equal. See the .proto files for what each field means.
+"""
 
 from __future__ import annotations
 
@@ -101,6 +102,7 @@ class RunStarted:
     version: str = ""
     suite_uri: str = ""
     suite_digest: str = ""
+    has_holdout: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,6 +37,7 @@ class ModelReference:
 
         Raises:
             RecipeError: the text is empty.
+
         """
         name, _, adapter = text.strip().partition("+")
         revision = ""
@@ -85,6 +86,7 @@ class Recipe:
         out_dtype: in which it is written ("" = dtype).
         tokenizer: "" (the base's or the first model's), "base", "union", or a model.
         seed: of random masks.
+
     """
 
     method: str
@@ -141,6 +143,7 @@ class Recipe:
 
         Raises:
             RecipeError: a source without a digest.
+
         """
 
         def resolve(model: ModelReference | Recipe) -> ModelReference | Recipe:
@@ -198,6 +201,7 @@ class Recipe:
 
         Raises:
             RecipeError: it is not a recipe.
+
         """
 
         def model(item: Mapping[str, Any]) -> ModelReference | Recipe:
@@ -242,6 +246,7 @@ class Recipe:
 
         Raises:
             RecipeError: it is not a recipe.
+
         """
         try:
             data = json.loads(text)
@@ -269,6 +274,7 @@ def normal(value: Any, path: tuple[str | int, ...] = ()) -> Any:
 
     Raises:
         RecipeError: NaN, infinity, or a value that no parameter can have.
+
     """
     if isinstance(value, bool | str) or value is None:
         return value

@@ -1,4 +1,4 @@
-"""What a user asks of a run: models, suite, and how to search. Every mistake names its key and the nearest valid word."""
+"""What a user asks of a run: models, suite, how to search. Every mistake names its key and the nearest valid word."""
 
 from __future__ import annotations
 
@@ -42,6 +42,7 @@ class SearchSpec:
         evaluations: budget of scored candidates, sources included.
         patience: ends the search after so many candidates without an improvement of `min_delta`; 0 never does.
         layer_groups: groups of consecutive layers with parameters of their own.
+
     """
 
     strategy: str = "tournament"
@@ -81,6 +82,7 @@ class RunSpec:
         threads: intra-op threads of a scorer. Fixed for the run, so that scores do not depend on the machine's load.
         dtype: in which candidates are computed and written ("" = the first model's).
         export_dtype: in which the champion is written ("" = dtype).
+
     """
 
     models: tuple[str, ...]
@@ -129,6 +131,7 @@ class RunSpec:
         Raises:
             SpecError: unknown key or word, a number out of range, too few models.
             SuiteError: the suite cannot score.
+
         """
         check_keys(data, SPEC_KEYS, path, SpecError)
         if "suite" not in data:
@@ -239,13 +242,11 @@ def _text(data: Mapping[str, Any], key: str, path: Path) -> str:
     return value
 
 
-def _integer(
-    data: Mapping[str, Any], key: str, default: int, path: Path, *, low: int = 0, high: int = 2**53
-) -> int:
+def _integer(data: Mapping[str, Any], key: str, default: int, path: Path, *, low: int = 0, high: int = 2**53) -> int:
     value = data.get(key, default)
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise SpecError(
-            f"must be a whole number {f'from {low} to {high}' if high < 2**53 else f'of at least {low}'}, not {value!r}",
+            f"must be a whole number {f'from {low} to {high}' if high < 2**53 else f'of {low} or more'}, not {value!r}",
             (*path, key),
         )
     return value

@@ -53,6 +53,7 @@ def mean_interval(
 
     Raises:
         ValueError: no task, a task without items, a missing or negative weight, no weight above zero, a bad level.
+
     """
     if not 0 < level < 1 or resamples < 1:
         raise ValueError(f"level must be between 0 and 1 and resamples at least 1, not {level} and {resamples}")
@@ -95,6 +96,7 @@ def paired_difference(
 
     Raises:
         ValueError: different tasks or numbers of items, and as `mean_interval`.
+
     """
     if set(a) != set(b) or any(len(a[name]) != len(b[name]) for name in a):
         sizes = [{name: len(items) for name, items in side.items()} for side in (a, b)]

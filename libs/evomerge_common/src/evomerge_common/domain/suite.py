@@ -49,6 +49,7 @@ class Task:
         max_new_tokens, stop, extract: of exact_match: generation ends at a stop string (default: the first line
             break); `extract` is a regular expression whose first group is compared.
         chat: puts the prompt through the model's chat template.
+
     """
 
     name: str
@@ -96,7 +97,8 @@ class Suite:
             for t in self.tasks
         ]  # fmt: skip
         whole = {
-            "name": self.name, "tasks": tasks, "holdout": self.holdout, "seed": self.seed, "batch_size": self.batch_size,
+            "name": self.name, "tasks": tasks, "holdout": self.holdout, "seed": self.seed,
+            "batch_size": self.batch_size,
         }  # fmt: skip
         return json.dumps(whole, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
@@ -111,6 +113,7 @@ class Suite:
 
         Raises:
             SuiteError: it is not a suite.
+
         """
         try:
             data = json.loads(text)
@@ -124,6 +127,7 @@ class Suite:
 
         Raises:
             SuiteError: unknown key or kind, no tasks, no items, a field missing, an empty split.
+
         """
         check_keys(data, SUITE_KEYS, path, SuiteError)
         tasks = data.get("tasks")
@@ -163,7 +167,9 @@ def _task(data: Any, path: Path) -> Task:
         raise SuiteError("a task needs a name", (*path, "name"))
     metric = data.get("metric") or METRICS[kind][0]
     if metric not in METRICS[kind]:
-        raise SuiteError(f"{kind} has no metric {metric!r}; {did_you_mean(str(metric), METRICS[kind])}", (*path, "metric"))
+        raise SuiteError(
+            f"{kind} has no metric {metric!r}; {did_you_mean(str(metric), METRICS[kind])}", (*path, "metric")
+        )
     stop = data.get("stop") or ["\n"]
     items = data.get("items")
     if not items:

@@ -28,7 +28,8 @@ def random_genome(space: SearchSpace, rng: Random, *, method: str = "") -> Genom
         return _random_path(space, rng, method)
     strength = [rng.uniform(0.1, 1.2) for _ in space.models]
     weights = tuple(
-        tuple(_clip(value * math.exp(rng.gauss(0.0, 0.25)), MAX_WEIGHT) for value in strength) for _ in range(space.rows)
+        tuple(_clip(value * math.exp(rng.gauss(0.0, 0.25)), MAX_WEIGHT) for value in strength)
+        for _ in range(space.rows)
     )
     return _complete(Genome(method, weights=weights, density=_random_density(space, rng)), rng)
 
@@ -59,7 +60,7 @@ def mutate(genome: Genome, space: SearchSpace, rng: Random) -> Genome:
 
 
 def crossover(first: Genome, second: Genome, space: SearchSpace, rng: Random) -> Genome:
-    """A child of two: rows exchanged (uniform crossover on layer groups) or blended (BLX-0.25, Eshelman & Schaffer 1993).
+    """A child of two: rows exchanged (uniform crossover) or blended (BLX-0.25, Eshelman & Schaffer 1993).
 
     Parents of different shape cannot exchange genes: the child is then a mutant of the first.
     """

@@ -57,7 +57,7 @@ class RandomSearch:
     def tell(self, individual: Individual) -> None:
         """Learns nothing."""
 
-    def ask(self, index: int, rng: Random) -> Proposal:  # noqa: ARG002 - the interface of all
+    def ask(self, index: int, rng: Random) -> Proposal:
         return Proposal(random_genome(self.space, rng), "random")
 
 
@@ -128,6 +128,7 @@ def make_strategy(space: SearchSpace, spec: SearchSpec) -> Strategy:
 
     Raises:
         SpecError: it names none.
+
     """
     if spec.strategy == "random":
         return RandomSearch(space, spec)

@@ -1,0 +1,579 @@
+"""The run as a state machine: `apply` folds an event in, `next_decision` and `jobs` say what follows.
+
+Nothing here reads a clock, a file or a network, and no decision depends on the order in which results arrive:
+candidate k is proposed from the results of candidates 0 … needed(k)−1, taken in proposal order. So the same spec gives
+the same proposals and the same champion with one worker or eight, with or without crashes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections import deque
+from dataclasses import dataclass, replace
+from enum import Enum
+from itertools import combinations
+from random import Random
+
+from evomerge_common.domain.genome import Genome, SearchSpace
+from evomerge_common.domain.messages import (
+    ArtifactExported,
+    CandidateEvaluated,
+    CandidateFailed,
+    CandidateMerged,
+    CandidateProposed,
+    CandidateSelected,
+    ChampionChanged,
+    Decision,
+    DownloadJob,
+    ErrorInfo,
+    EvaluateJob,
+    Event,
+    ExportJob,
+    GenerationCompleted,
+    Job,
+    JobPayload,
+    MergeJob,
+    Model,
+    ModelReady,
+    RunCancelled,
+    RunFailed,
+    RunFinished,
+    RunPaused,
+    RunResumed,
+    RunStarted,
+    SearchEnded,
+)
+from evomerge_common.domain.recipe import ModelReference, Recipe
+from evomerge_common.domain.spec import RunSpec
+from evomerge_common.domain.suite import Suite
+from evomerge_selector.domain.operators import mutate, random_genome
+from evomerge_selector.domain.population_zero import population_zero
+from evomerge_selector.domain.strategies import Individual, Proposal, Strategy, make_strategy
+
+FAILED = float("-inf")
+"""Fitness of a candidate that could not be merged or scored: the worst there is."""
+
+
+class Phase(Enum):
+    """Where a run stands."""
+
+    NEW = "new"
+    PREPARING = "preparing"
+    RUNNING = "running"
+    FINISHING = "finishing"
+    FINISHED = "finished"
+    CANCELLED = "cancelled"
+    FAILED = "failed"
+
+    @property
+    def is_terminal(self) -> bool:
+        return self in (Phase.FINISHED, Phase.CANCELLED, Phase.FAILED)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A proposal with what became of it."""
+
+    proposed: CandidateProposed
+    genome: Genome
+    fitness: float | None = None
+    error: ErrorInfo | None = None
+
+
+class EvolutionaryTournament:
+    """One run. Events go in by `apply`; the shell appends what `next_decision` answers and queues what `jobs` lists."""
+
+    def __init__(self, run_id: str) -> None:
+        self.run_id = run_id
+        self.phase = Phase.NEW
+        self.paused = False
+        self.spec: RunSpec | None = None
+        self.started = RunStarted()
+        self.started_at = 0.0
+        self.models: dict[str, Model] = {}
+        self.candidates: list[Candidate] = []
+        self.failed = 0
+        self.error: ErrorInfo | None = None
+        self.ended: SearchEnded | None = None
+        self.discarded: list[str] = []  # artifacts that nobody needs any more; the shell takes them
+        self._index: dict[str, int] = {}
+        self._outstanding: dict[str, Job] = {}
+        self._pending: deque[Decision] = deque()
+        self._seen = 0  # candidates 0 … seen−1 have results and were counted, in order
+        self._told = 0
+        self._champion = -1
+        self._last_improvement = 0
+        self._generations = 0
+        self._proof_missing: set[str] = set()
+        self._space: SearchSpace | None = None
+        self._strategy: Strategy | None = None
+        self._zero: list[tuple[str, Genome]] = []
+
+    # ---- what the shell asks ----
+
+    def jobs(self) -> list[Job]:
+        """Every job without a result, oldest first; queuing one twice is harmless, its first result wins."""
+        return [] if self.paused else list(self._outstanding.values())
+
+    def next_decision(self) -> Decision | None:
+        """The decision that follows from what is known, or None when results are missing."""
+        if self._pending:
+            return self._pending[0]
+        if self.phase is Phase.RUNNING and not self.paused:
+            return self._propose()
+        return None
+
+    def end_search(self, reason: str) -> Decision:
+        """Ends the search with what has been counted so far: by hand, or because time is up."""
+        if self._champion < 0:
+            return RunCancelled(reason=f"{reason}; no candidate had been scored yet")
+        return SearchEnded(champion_digest=self.champion.proposed.recipe_digest, reason=reason, evaluated=self._seen)
+
+    @property
+    def champion(self) -> Candidate:
+        """The best candidate counted so far."""
+        return self.candidates[self._champion]
+
+    @property
+    def has_champion(self) -> bool:
+        """Whether any candidate has a score."""
+        return self._champion >= 0
+
+    @property
+    def evaluated(self) -> int:
+        """Candidates with a score or a failure, in whatever order."""
+        return sum(1 for one in self.candidates if one.fitness is not None)
+
+    @property
+    def generation(self) -> int:
+        """Generations completed."""
+        return self._generations
+
+    def mean_fitness(self) -> float:
+        """Mean over the scored candidates of the last generation's length."""
+        scores = [c.fitness for c in self.candidates[: self._seen] if c.fitness is not None and c.fitness > FAILED]
+        recent = scores[-(self.spec.search.population if self.spec else 1) :]
+        return sum(recent) / len(recent) if recent else 0.0
+
+    # ---- folding ----
+
+    def apply(self, event: Event) -> None:
+        """Folds one event in; what is already known changes nothing."""
+        payload = event.payload
+        if self.phase.is_terminal:
+            if isinstance(payload, CandidateMerged):
+                self.discarded.append(payload.uri)
+            return
+        match payload:
+            case RunStarted():
+                self._start(payload, event.time)
+            case ModelReady():
+                self._model_ready(payload)
+            case CandidateProposed():
+                self._proposed(payload)
+            case CandidateMerged():
+                self._merged(payload)
+            case CandidateEvaluated():
+                self._evaluated(payload)
+            case CandidateFailed():
+                self._failed(payload)
+            case ArtifactExported():
+                self._outstanding.pop(payload.job_id, None)
+                self._prove("export")
+            case SearchEnded():
+                self._end(payload)
+            case RunPaused():
+                self.paused = True
+            case RunResumed():
+                self.paused = False
+            case RunCancelled():
+                self._close(Phase.CANCELLED, ErrorInfo(type="RunCancelled", message=payload.reason))
+            case RunFailed():
+                self._close(Phase.FAILED, payload.error)
+            case RunFinished():
+                self._close(Phase.FINISHED, None)
+            case ChampionChanged() | GenerationCompleted() | CandidateSelected():
+                pass
+        if self._pending and self._pending[0] == payload:
+            self._pending.popleft()
+
+    def _start(self, event: RunStarted, time: float) -> None:
+        self.started, self.started_at = event, time
+        self.spec = RunSpec.from_json(event.spec_json, Suite(()))
+        self.phase = Phase.PREPARING
+        for reference in self.spec.sources:
+            self._queue("download", reference, DownloadJob(reference=reference))
+
+    def _model_ready(self, event: ModelReady) -> None:
+        assert self.spec is not None
+        self._outstanding.pop(event.job_id, None)
+        self.models.setdefault(event.model.reference, event.model)
+        if self.phase is not Phase.PREPARING or not all(name in self.models for name in self.spec.sources):
+            return
+        first = self.models[self.spec.sources[0]]
+        for name in self.spec.sources[1:]:
+            other = self.models[name]
+            if (other.architecture, other.num_layers) != (first.architecture, first.num_layers):
+                self._fail(
+                    "ShapeMismatch",
+                    f"{first.reference} is {first.architecture} with {first.num_layers} layers, {name} is "
+                    f"{other.architecture} with {other.num_layers}: choose models of one architecture and depth",
+                )
+                return
+        self._open_search()
+
+    def _open_search(self) -> None:
+        assert self.spec is not None
+        references = {
+            name: replace(ModelReference.parse(name), digest=self.models[name].digest) for name in self.models
+        }
+        search = self.spec.search
+        self._space = SearchSpace(
+            models=tuple(references[name] for name in self.spec.models),
+            base=references[self.spec.base] if self.spec.base else None,
+            num_layers=max(1, self.models[self.spec.models[0]].num_layers),
+            groups=search.layer_groups,
+            methods=search.methods,
+            dtype=self.spec.dtype,
+        )
+        self._strategy = make_strategy(self._space, search)
+        one_hot = [
+            self._space.uniform("linear", weight=0.0),
+            *(
+                Genome(
+                    "linear", weights=(tuple(float(i == j) for j in range(len(self.spec.models))),) * self._space.rows
+                )
+                for i in range(len(self.spec.models))
+            ),
+        ]
+        sources = [("source", genome) for genome in one_hot[1:]]
+        if len(self.spec.sources) > len(self.spec.models):
+            sources.append(("source", one_hot[0]))
+        self._zero = (sources + population_zero(self._space, self.spec.classic))[: search.evaluations]
+        self.phase = Phase.RUNNING
+
+    def _proposed(self, event: CandidateProposed) -> None:
+        self._index[event.recipe_digest] = len(self.candidates)
+        self.candidates.append(Candidate(event, Genome.from_json(event.genome_json)))
+        if event.operator == "source":
+            model = self._model_of(Recipe.from_json(event.recipe_json).sources()[0])
+            self._queue_evaluation(event.recipe_digest, "search", model.uri)
+        else:
+            self._queue(
+                "merge",
+                event.recipe_digest,
+                MergeJob(
+                    recipe_json=event.recipe_json,
+                    recipe_digest=event.recipe_digest,
+                    sources=self._sources_of(event.recipe_json),
+                ),
+            )
+
+    def _merged(self, event: CandidateMerged) -> None:
+        known = self._outstanding.pop(event.job_id, None)
+        if known is None or self.phase is not Phase.RUNNING:
+            job = self._outstanding.get(self._job_id("evaluate-search", event.recipe_digest))
+            if not (job and isinstance(job.payload, EvaluateJob) and job.payload.artifact_uri == event.uri):
+                self.discarded.append(event.uri)
+            return
+        self._queue_evaluation(event.recipe_digest, "search", event.uri)
+
+    def _evaluated(self, event: CandidateEvaluated) -> None:
+        job = self._outstanding.pop(event.job_id, None)
+        if event.split == "holdout":
+            self._prove(event.recipe_digest)
+            return
+        index = self._index.get(event.recipe_digest)
+        candidate = self.candidates[index] if index is not None else None
+        if index is None or candidate is None or candidate.fitness is not None:
+            return
+        if job and isinstance(job.payload, EvaluateJob) and candidate.proposed.operator != "source":
+            self.discarded.append(job.payload.artifact_uri)
+        fitness = event.fitness if math.isfinite(event.fitness) else FAILED
+        self.candidates[index] = replace(candidate, fitness=fitness)
+        self._count()
+
+    def _failed(self, event: CandidateFailed) -> None:
+        job = self._outstanding.pop(event.job_id, None)
+        if event.kind == "download":
+            if self.phase is Phase.PREPARING:
+                self._fail(event.error.type, event.error.message)
+            return
+        if event.kind == "export" or event.split == "holdout":
+            if self.phase is Phase.FINISHING:
+                if event.kind == "export" or (self.ended and event.recipe_digest == self.ended.champion_digest):
+                    self._fail(event.error.type, f"the champion's {event.kind} failed: {event.error.message}")
+                else:
+                    self._prove(event.recipe_digest)
+            return
+        index = self._index.get(event.recipe_digest)
+        if index is None or self.candidates[index].fitness is not None:
+            return
+        if job and isinstance(job.payload, EvaluateJob) and self.candidates[index].proposed.operator != "source":
+            self.discarded.append(job.payload.artifact_uri)
+        self.failed += 1
+        self.candidates[index] = replace(self.candidates[index], fitness=FAILED, error=event.error)
+        self._count()
+
+    # ---- counting results, in proposal order ----
+
+    def _count(self) -> None:
+        """Moves on over the results that are in, without a gap, and notes the decisions that they bring."""
+        if self.phase is not Phase.RUNNING:
+            return
+        assert self.spec is not None
+        search = self.spec.search
+        while self._seen < len(self.candidates) and not self._stop_noted():
+            candidate = self.candidates[self._seen]
+            if candidate.fitness is None:
+                return
+            index = self._seen
+            self._seen += 1
+            if candidate.fitness > FAILED and (
+                self._champion < 0 or candidate.fitness > (self.champion.fitness or 0.0)
+            ):
+                # Only a step of min_delta resets patience, but any better candidate is the champion.
+                before = self.champion.fitness or 0.0 if self._champion >= 0 else FAILED
+                if candidate.fitness > before + search.min_delta:
+                    self._last_improvement = index
+                self._champion = index
+                digest = candidate.proposed.recipe_digest
+                self._pending.append(ChampionChanged(recipe_digest=digest, fitness=candidate.fitness, index=index))
+            if (
+                self._seen - self._first_generation()
+            ) % search.population == 0 and self._seen >= self._first_generation():
+                self._complete_generation()
+            reason = self._stop_reason(index)
+            if reason and self._champion < 0:
+                first = next((c.error for c in self.candidates if c.error), None) or ErrorInfo(type="WorkFailed")
+                self._fail(first.type, f"no candidate could be scored; the first said: {first.message}")
+            elif reason:
+                self._pending.append(self.end_search(reason))
+
+    def _stop_noted(self) -> bool:
+        return any(isinstance(one, SearchEnded | RunFailed) for one in self._pending)
+
+    def _stop_reason(self, index: int) -> str:
+        assert self.spec is not None
+        search = self.spec.search
+        if search.target is not None and self._champion >= 0 and (self.champion.fitness or 0.0) >= search.target:
+            return "target"
+        if self._seen >= search.evaluations:
+            return "budget"
+        if search.patience and index >= self._first_generation() and index - self._last_improvement >= search.patience:
+            return "patience"
+        return ""
+
+    def _complete_generation(self) -> None:
+        assert self.spec is not None
+        members = self.candidates[max(0, self._seen - self.spec.search.population) : self._seen]
+        scores = [one.fitness for one in members if one.fitness is not None and one.fitness > FAILED]
+        pairs = list(combinations([one.genome for one in members[:24]], 2))
+        self._pending.append(
+            GenerationCompleted(
+                generation=self._generations,
+                evaluated=self._seen,
+                best_fitness=(self.champion.fitness or 0.0) if self._champion >= 0 else 0.0,
+                mean_fitness=sum(scores) / len(scores) if scores else 0.0,
+                diversity=sum(a.distance(b) for a, b in pairs) / len(pairs) if pairs else 0.0,
+            )
+        )
+        ranked = sorted(
+            (c for c in self.candidates[: self._seen] if c.fitness is not None and c.fitness > FAILED),
+            key=lambda one: (-(one.fitness or 0.0), one.proposed.index),
+        )[: self.spec.search.elites]
+        if ranked:
+            self._pending.append(
+                CandidateSelected(
+                    generation=self._generations,
+                    recipe_digests=tuple(one.proposed.recipe_digest for one in ranked),
+                )
+            )
+        self._generations += 1
+
+    # ---- proposing ----
+
+    def _first_generation(self) -> int:
+        assert self.spec is not None
+        return min(self.spec.search.evaluations, max(self.spec.search.population, len(self._zero)))
+
+    def _generation_of(self, index: int) -> int:
+        assert self.spec is not None
+        first = self._first_generation()
+        return 0 if index < first else 1 + (index - first) // self.spec.search.population
+
+    def _needed(self, index: int) -> int:
+        """How many results, in proposal order, the proposal of candidate `index` reads."""
+        assert self.spec is not None
+        search = self.spec.search
+        if search.schedule == "steady":
+            return max(0, index - search.in_flight + 1)
+        generation = self._generation_of(index)
+        return 0 if generation == 0 else self._first_generation() + (generation - 1) * search.population
+
+    def _propose(self) -> Decision | None:
+        assert self.spec is not None
+        index = len(self.candidates)
+        needed = self._needed(index)
+        if index >= self.spec.search.evaluations or needed > self._seen:
+            return None
+        assert self._strategy is not None
+        assert self._space is not None
+        for candidate in self.candidates[self._told : needed]:
+            self._strategy.tell(
+                Individual(
+                    candidate.proposed.recipe_digest,
+                    candidate.genome,
+                    candidate.fitness if candidate.fitness is not None else FAILED,
+                    candidate.proposed.index,
+                )
+            )
+        self._told = max(self._told, needed)
+        rng = Random(f"{self.spec.seed}:{index}")
+        proposal, recipe = self._novel(index, rng)
+        if recipe is None:
+            return self.end_search("exhausted") if self._seen == index else None
+        return CandidateProposed(
+            index=index,
+            recipe_digest=recipe.digest,
+            recipe_json=recipe.to_json(),
+            genome_json=proposal.genome.to_json(),
+            operator=proposal.operator,
+            parents=proposal.parents,
+            generation=self._generation_of(index),
+        )
+
+    def _novel(self, index: int, rng: Random) -> tuple[Proposal, Recipe | None]:
+        """A proposal whose recipe the run has not had yet; None when the space seems to hold no more."""
+        assert self._strategy is not None
+        assert self._space is not None
+        if index < len(self._zero):
+            operator, genome = self._zero[index]
+            proposal = Proposal(genome, operator)
+        elif index < self._first_generation():
+            proposal = Proposal(random_genome(self._space, rng), "random")
+        else:
+            proposal = self._strategy.ask(index, rng)
+        for attempt in range(40):
+            recipe = self._recipe(proposal)
+            if recipe.digest not in self._index:
+                return proposal, recipe
+            if attempt < 10 and not (proposal.genome.path and attempt > 4):
+                proposal = Proposal(mutate(proposal.genome, self._space, rng), "mutation", proposal.parents)
+            else:
+                proposal = Proposal(random_genome(self._space, rng), "random")
+        return proposal, None
+
+    def _recipe(self, proposal: Proposal) -> Recipe:
+        assert self._space is not None
+        if proposal.operator != "source":
+            return self._space.recipe(proposal.genome)
+        row = proposal.genome.weights[0]
+        if 1.0 in row:
+            return self._space.source(self._space.models[row.index(1.0)])
+        assert self._space.base is not None
+        return self._space.source(self._space.base)
+
+    # ---- the end ----
+
+    def _end(self, event: SearchEnded) -> None:
+        """The search is over: what is in flight no longer counts; champion and sources are proven on the holdout."""
+        assert self.spec is not None
+        for job in self._outstanding.values():
+            if isinstance(job.payload, EvaluateJob) and self._is_merge(job.payload.recipe_digest):
+                self.discarded.append(job.payload.artifact_uri)
+        self._outstanding.clear()
+        self._pending = deque(one for one in self._pending if one == event)
+        self.ended = event
+        self.phase = Phase.FINISHING
+        champion = self.candidates[self._index[event.champion_digest]].proposed
+        self._proof_missing = {"export"}
+        if self.started.has_holdout:
+            for candidate in self.candidates:
+                proposed = candidate.proposed
+                if proposed.operator == "source" or proposed.recipe_digest == event.champion_digest:
+                    uri = ""
+                    if proposed.operator == "source":
+                        uri = self._model_of(Recipe.from_json(proposed.recipe_json).sources()[0]).uri
+                    self._queue_evaluation(proposed.recipe_digest, "holdout", uri)
+                    self._proof_missing.add(proposed.recipe_digest)
+        recipe = Recipe.from_json(champion.recipe_json)
+        if self.spec.export_dtype:
+            recipe = replace(recipe, out_dtype=self.spec.export_dtype)
+        self._queue(
+            "export",
+            event.champion_digest,
+            ExportJob(
+                recipe_json=recipe.to_json(),
+                recipe_digest=event.champion_digest,
+                sources=self._sources_of(champion.recipe_json),
+                format="hf",
+                destination="model",
+            ),
+        )
+
+    def _prove(self, what: str) -> None:
+        """Ticks off one part of the proof; with the last, the run is finished."""
+        if self.phase is not Phase.FINISHING or what not in self._proof_missing:
+            return
+        self._proof_missing.discard(what)
+        if not self._proof_missing:
+            assert self.ended is not None
+            champion = self.candidates[self._index[self.ended.champion_digest]]
+            self._pending.append(
+                RunFinished(
+                    champion_digest=self.ended.champion_digest,
+                    reason=self.ended.reason,
+                    fitness=champion.fitness or 0.0,
+                )
+            )
+
+    def _fail(self, kind: str, message: str) -> None:
+        self._pending.append(RunFailed(error=ErrorInfo(type=kind, message=message)))
+
+    def _close(self, phase: Phase, error: ErrorInfo | None) -> None:
+        for job in self._outstanding.values():
+            if isinstance(job.payload, EvaluateJob) and self._is_merge(job.payload.recipe_digest):
+                self.discarded.append(job.payload.artifact_uri)
+        self.phase, self.error = phase, error
+        self._outstanding.clear()
+        self._pending.clear()
+
+    def _is_merge(self, digest: str) -> bool:
+        return self.candidates[self._index[digest]].proposed.operator != "source"
+
+    # ---- jobs ----
+
+    def _job_id(self, kind: str, key: str) -> str:
+        """The same work of the same run has the same id, whoever asks for it and how often."""
+        return f"{kind}-{hashlib.sha256(key.encode()).hexdigest()[:24]}-{self.run_id}"
+
+    def _queue(self, kind: str, key: str, payload: JobPayload) -> None:
+        job = Job(job_id=self._job_id(kind, key), run_id=self.run_id, payload=payload)
+        self._outstanding[job.job_id] = job
+
+    def _queue_evaluation(self, digest: str, split: str, uri: str) -> None:
+        assert self.spec is not None
+        recipe_json = self.candidates[self._index[digest]].proposed.recipe_json
+        self._queue(
+            f"evaluate-{split}",
+            digest,
+            EvaluateJob(
+                recipe_json=recipe_json,
+                recipe_digest=digest,
+                sources=self._sources_of(recipe_json),
+                artifact_uri=uri,
+                suite_uri=self.started.suite_uri,
+                suite_digest=self.started.suite_digest,
+                split=split,
+                threads=self.spec.threads,
+            ),
+        )
+
+    def _sources_of(self, recipe_json: str) -> tuple[Model, ...]:
+        return tuple(self._model_of(source) for source in Recipe.from_dict(json.loads(recipe_json)).sources())
+
+    def _model_of(self, source: ModelReference) -> Model:
+        return next(model for model in self.models.values() if model.digest == source.digest)

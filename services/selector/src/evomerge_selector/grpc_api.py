@@ -1,0 +1,129 @@
+"""SelectorService: parse, call, map."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import grpc
+import yaml
+
+from evomerge.v1 import selector_pb2, selector_pb2_grpc
+from evomerge_common import codec
+from evomerge_common.domain.messages import TERMINAL
+from evomerge_common.domain.spec import RunSpec
+from evomerge_common.errors import SpecError
+from evomerge_common.ports import Recorded
+from evomerge_common.runtime.ports_factory import Ports
+from evomerge_selector.domain.tournament import EvolutionaryTournament, Phase
+from evomerge_selector.runs import Runs
+
+STATUS = {
+    Phase.NEW: selector_pb2.RUN_STATUS_PREPARING,
+    Phase.PREPARING: selector_pb2.RUN_STATUS_PREPARING,
+    Phase.RUNNING: selector_pb2.RUN_STATUS_RUNNING,
+    Phase.FINISHING: selector_pb2.RUN_STATUS_FINISHING,
+    Phase.FINISHED: selector_pb2.RUN_STATUS_FINISHED,
+    Phase.CANCELLED: selector_pb2.RUN_STATUS_CANCELLED,
+    Phase.FAILED: selector_pb2.RUN_STATUS_FAILED,
+}
+
+
+class SelectorServicer(selector_pb2_grpc.SelectorServiceServicer):
+    """Control of runs."""
+
+    def __init__(self, runs: Runs, ports: Ports) -> None:
+        self._runs = runs
+        self._ports = ports
+
+    async def StartRun(
+        self, request: selector_pb2.StartRunRequest, context: grpc.aio.ServicerContext
+    ) -> selector_pb2.Run:
+        spec = await asyncio.to_thread(_read_spec, request.spec)
+        run_id = await self._runs.start(spec, request.request_id)
+        return _run(await self._runs.find(run_id))
+
+    async def GetRun(self, request: selector_pb2.GetRunRequest, context: grpc.aio.ServicerContext) -> selector_pb2.Run:
+        return _run(await self._runs.find(request.run_id))
+
+    async def ListRuns(
+        self, request: selector_pb2.ListRunsRequest, context: grpc.aio.ServicerContext
+    ) -> selector_pb2.ListRunsResponse:
+        return selector_pb2.ListRunsResponse(runs=[_run(one) for one in await self._runs.all()])
+
+    async def WatchRun(
+        self, request: selector_pb2.WatchRunRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[selector_pb2.WatchRunResponse]:
+        await self._runs.find(request.run_id)
+        async for recorded in _until_stop(
+            self._ports.log.follow(request.run_id, from_sequence=request.from_sequence), self._ports.stop
+        ):
+            yield selector_pb2.WatchRunResponse(sequence=recorded.sequence, event=codec.to_proto(recorded.event))
+            if isinstance(recorded.event.payload, TERMINAL):
+                return
+
+    async def PauseRun(
+        self, request: selector_pb2.PauseRunRequest, context: grpc.aio.ServicerContext
+    ) -> selector_pb2.Run:
+        return _run(await self._runs.pause(request.run_id))
+
+    async def ResumeRun(
+        self, request: selector_pb2.ResumeRunRequest, context: grpc.aio.ServicerContext
+    ) -> selector_pb2.Run:
+        return _run(await self._runs.resume(request.run_id))
+
+    async def CancelRun(
+        self, request: selector_pb2.CancelRunRequest, context: grpc.aio.ServicerContext
+    ) -> selector_pb2.Run:
+        return _run(await self._runs.cancel(request.run_id, finish=request.finish, reason=request.reason))
+
+
+def _read_spec(text: str) -> RunSpec:
+    """YAML or JSON (which is YAML) into a checked spec."""
+    try:
+        data = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506 - both are safe loaders
+    except yaml.YAMLError as error:
+        raise SpecError(f"the spec is neither YAML nor JSON: {error}") from error
+    return RunSpec.from_dict(data)
+
+
+def _run(tournament: EvolutionaryTournament) -> selector_pb2.Run:
+    status = selector_pb2.RUN_STATUS_PAUSED if tournament.paused else STATUS[tournament.phase]
+    scored = tournament.has_champion
+    return selector_pb2.Run(
+        run_id=tournament.run_id,
+        status=status,
+        proposed=len(tournament.candidates),
+        evaluated=tournament.evaluated,
+        failed=tournament.failed,
+        budget=tournament.spec.search.evaluations if tournament.spec else 0,
+        generation=tournament.generation,
+        best_fitness=(tournament.champion.fitness or 0.0) if scored else 0.0,
+        mean_fitness=tournament.mean_fitness(),
+        champion_digest=tournament.champion.proposed.recipe_digest if scored else "",
+        message=f"{tournament.error.type}: {tournament.error.message}" if tournament.error else "",
+    )
+
+
+async def _until_stop(events: AsyncIterator[Recorded], stop: asyncio.Event) -> AsyncIterator[Recorded]:
+    """The events until the service stops: an open stream must not use up the whole grace."""
+    stopping = asyncio.ensure_future(stop.wait())
+    try:
+        while not stop.is_set():
+            step = asyncio.ensure_future(anext(events))
+            done, _ = await asyncio.wait({step, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if step not in done:
+                step.cancel()
+                with contextlib.suppress(asyncio.CancelledError, StopAsyncIteration):
+                    await step
+                return
+            try:
+                yield step.result()
+            except StopAsyncIteration:
+                return
+    finally:
+        stopping.cancel()
+        close = getattr(events, "aclose", None)
+        if close is not None:
+            await close()

@@ -1,0 +1,323 @@
+"""The shell around the state machine: one `RunActor` a run folds the log, appends decisions, queues jobs.
+
+It is crash-only: after any trouble with the broker it forgets everything and folds the log again, so a restart, a lost
+acknowledgement and a broker outage are one and the same case.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import uuid
+from collections.abc import AsyncIterator, Callable
+
+import structlog
+
+from evomerge_common import __version__
+from evomerge_common.domain.messages import Decision, Event, RunCancelled, RunPaused, RunResumed, RunStarted
+from evomerge_common.domain.spec import RunSpec
+from evomerge_common.errors import BackPressure, EvoMergeException, Fenced, InvalidInput, NotFound, Unavailable
+from evomerge_common.ports import Recorded
+from evomerge_common.runtime.ports_factory import Ports
+from evomerge_selector.domain.tournament import EvolutionaryTournament, Phase
+
+log = structlog.get_logger()
+
+STANDBY = 20.0
+"""Seconds without a decision after which a fenced-off selector takes a run over again."""
+
+
+class RunActor:
+    """Drives one run until its end."""
+
+    def __init__(self, run_id: str, ports: Ports) -> None:
+        self.tournament = EvolutionaryTournament(run_id)
+        self.ready = asyncio.Event()
+        self._run_id = run_id
+        self._ports = ports
+        self._lock = asyncio.Lock()
+        self._sequence = 0  # newest event folded in
+        self._decision = 0  # newest decision folded in
+        self._dispatched: set[str] = set()
+        self._blocked = False  # the queue refused a job: try again soon
+
+    async def drive(self) -> None:
+        """Until the run has ended; survives every broker outage."""
+        delay = 0.2
+        while True:
+            try:
+                await self._attempt()
+                return
+            except Fenced:
+                log.warning("another selector decides this run; standing by", run_id=self._run_id)
+                await self._stand_by()
+            except (Unavailable, OSError) as error:
+                log.warning("lost the broker; folding the log again", run_id=self._run_id, error=str(error))
+                await asyncio.sleep(delay)
+                delay = min(5.0, delay * 2)
+
+    async def decide(self, make: Callable[[EvolutionaryTournament], Decision | None]) -> None:
+        """Appends a decision that a person asked for, and what follows from it."""
+        await self.ready.wait()
+        async with self._lock:
+            decision = make(self.tournament)
+            if decision is not None:
+                await self._append(decision)
+                await self._settle()
+
+    async def _attempt(self) -> None:
+        await self._fold()
+        if self.tournament.phase.is_terminal:
+            return
+        ticker = asyncio.create_task(self._tick())
+        following = self._ports.log.follow(self._run_id, from_sequence=self._sequence + 1)
+        try:
+            async with self._lock:
+                await self._settle()
+            while not self.tournament.phase.is_terminal:
+                step = asyncio.ensure_future(anext(following))
+                done, _ = await asyncio.wait({step, ticker}, return_when=asyncio.FIRST_COMPLETED)
+                if ticker in done:
+                    step.cancel()
+                    with contextlib.suppress(asyncio.CancelledError, StopAsyncIteration):
+                        await step
+                    ticker.result()
+                    continue
+                async with self._lock:
+                    await self._take(step.result())
+        finally:
+            ticker.cancel()
+            with contextlib.suppress(asyncio.CancelledError, EvoMergeException):
+                await ticker
+            await _close(following)
+
+    async def _fold(self) -> None:
+        """Reads the whole log of the run into a fresh state machine."""
+        async with self._lock:
+            self.tournament = EvolutionaryTournament(self._run_id)
+            self._sequence = self._decision = 0
+            self._dispatched.clear()
+            async for recorded in self._ports.log.read(self._run_id):
+                self._note(recorded)
+            if self.tournament.phase is Phase.NEW:
+                raise NotFound(f"the log holds no run {self._run_id}")
+            self.ready.set()
+
+    def _note(self, recorded: Recorded) -> None:
+        self._sequence = max(self._sequence, recorded.sequence)
+        if not recorded.event.is_result:
+            self._decision = recorded.sequence
+        self.tournament.apply(recorded.event)
+
+    async def _take(self, recorded: Recorded) -> None:
+        """One event from the live log; a decision that is not our own means that another selector is at work."""
+        if not recorded.event.is_result:
+            if recorded.sequence > self._decision:
+                raise Fenced(f"another selector decided {recorded.event.type} for run {self._run_id}")
+            return
+        self._sequence = max(self._sequence, recorded.sequence)
+        self.tournament.apply(recorded.event)
+        await self._settle()
+
+    async def _settle(self) -> None:
+        """Appends every decision that follows, queues every job that is new, deletes what nobody needs."""
+        tournament = self.tournament
+        while (decision := tournament.next_decision()) is not None:
+            await self._append(decision)
+        self._blocked = False
+        for job in tournament.jobs():
+            if job.job_id in self._dispatched:
+                continue
+            try:
+                await self._ports.queue.publish(job)
+            except BackPressure as error:
+                log.warning("the work queue is full; trying again", run_id=self._run_id, error=str(error))
+                self._blocked = True
+                break
+            self._dispatched.add(job.job_id)
+        while tournament.discarded:
+            uri = tournament.discarded.pop()
+            if uri:
+                await asyncio.to_thread(self._ports.artifacts.delete, uri)
+
+    async def _append(self, decision: Decision) -> None:
+        event = Event(run_id=self._run_id, payload=decision, time=self._ports.clock.now())
+        sequence = await self._ports.log.append_decision(event, expected_last=self._decision)
+        self._decision = sequence
+        self.tournament.apply(event)
+
+    async def _tick(self) -> None:
+        """What only time brings: the limit in hours, and another try at a full queue."""
+        while True:
+            await asyncio.sleep(1.0)
+            spec, tournament = self.tournament.spec, self.tournament
+            hours = spec.search.hours if spec else None
+            late = hours is not None and self._ports.clock.now() - tournament.started_at > hours * 3600
+            if (late and tournament.phase is Phase.RUNNING) or self._blocked:
+                async with self._lock:
+                    if late and tournament.phase is Phase.RUNNING:
+                        await self._append(tournament.end_search("hours"))
+                    await self._settle()
+
+    async def _stand_by(self) -> None:
+        """Waits until the run has had no decision for a while, so that two selectors never take turns."""
+        last = -1
+        while True:
+            newest = 0
+            with contextlib.suppress(Unavailable):
+                async for recorded in self._ports.log.read(self._run_id, from_sequence=max(0, last)):
+                    if not recorded.event.is_result:
+                        newest = recorded.sequence
+                if newest in (0, last):
+                    return
+                last = newest
+            await asyncio.sleep(STANDBY)
+
+
+async def _close(iterator: AsyncIterator[Recorded]) -> None:
+    close = getattr(iterator, "aclose", None)
+    if close is not None:
+        await close()
+
+
+class Runs:
+    """All runs of this selector."""
+
+    def __init__(self, ports: Ports) -> None:
+        self._ports = ports
+        self._actors: dict[str, RunActor] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    async def adopt(self, stop: asyncio.Event) -> None:
+        """Takes up every run that has not ended, then waits for the stop."""
+        while not stop.is_set():
+            try:
+                for run_id in await self._ports.kv.keys("runs"):
+                    entry = await self._ports.kv.get("runs", run_id)
+                    if entry and json.loads(entry[0])["state"] == "active":
+                        self._drive(run_id)
+                break
+            except Unavailable as error:
+                log.warning("the broker does not answer yet", error=str(error))
+                await asyncio.sleep(1.0)
+        await stop.wait()
+        for task in self._tasks.values():
+            task.cancel()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+
+    async def start(self, spec: RunSpec, request_id: str) -> str:
+        """Starts a run and returns its id; the same request id always means the same run."""
+        request_id = request_id or uuid.uuid4().hex
+        run_id = "run-" + hashlib.sha256(request_id.encode()).hexdigest()[:12]
+        suite = spec.suite
+        name = f"suites/{suite.digest}.json"
+        uri = await asyncio.to_thread(self._ports.artifacts.put, name, suite.to_json().encode())
+        started = RunStarted(
+            spec_json=spec.to_json(),
+            request_id=request_id,
+            version=__version__,
+            suite_uri=uri,
+            suite_digest=suite.digest,
+            has_holdout=suite.holdout > 0,
+        )
+        if await self._ports.kv.create("runs", run_id, b'{"state":"active"}'):
+            log.info("run started", run_id=run_id, models=len(spec.models))
+        event = Event(run_id=run_id, payload=started, time=self._ports.clock.now())
+        try:
+            await self._ports.log.append_decision(event, expected_last=0)
+        except Fenced:
+            existing = (await self.find(run_id)).started
+            if (existing.spec_json, existing.suite_digest) != (started.spec_json, started.suite_digest):
+                raise InvalidInput(
+                    f"request id {request_id!r} belongs to run {run_id}, which has another spec; "
+                    "use another request id for another run"
+                ) from None
+        entry = await self._ports.kv.get("runs", run_id)
+        if entry and json.loads(entry[0])["state"] == "active":
+            self._drive(run_id)
+        return run_id
+
+    async def find(self, run_id: str) -> EvolutionaryTournament:
+        """The run's state.
+
+        Raises:
+            NotFound: there is no such run.
+
+        """
+        actor = self._actors.get(run_id)
+        if actor:
+            await actor.ready.wait()
+            return actor.tournament
+        tournament = EvolutionaryTournament(run_id)
+        async for recorded in self._ports.log.read(run_id):
+            tournament.apply(recorded.event)
+        if tournament.phase is Phase.NEW:
+            raise NotFound(f"there is no run {run_id!r}; ListRuns names them all")
+        return tournament
+
+    async def all(self) -> list[EvolutionaryTournament]:
+        """Every run that the broker knows."""
+        found = []
+        for run_id in sorted(await self._ports.kv.keys("runs")):
+            with contextlib.suppress(NotFound):
+                found.append(await self.find(run_id))
+        return found
+
+    async def pause(self, run_id: str) -> EvolutionaryTournament:
+        """Nothing new is proposed or queued until `resume`."""
+        return await self._ask(run_id, lambda t: None if t.paused else RunPaused(reason="asked"))
+
+    async def resume(self, run_id: str) -> EvolutionaryTournament:
+        """Goes on after `pause`."""
+        return await self._ask(run_id, lambda t: RunResumed(reason="asked") if t.paused else None)
+
+    async def cancel(self, run_id: str, *, finish: bool, reason: str) -> EvolutionaryTournament:
+        """Ends the run at once, or, with `finish`, with the best candidate so far as champion."""
+
+        def make(tournament: EvolutionaryTournament) -> Decision | None:
+            if finish and tournament.phase is Phase.RUNNING:
+                return tournament.end_search(reason or "asked")
+            if finish and tournament.phase is Phase.FINISHING:
+                return None
+            return RunCancelled(reason=reason or "asked")
+
+        return await self._ask(run_id, make)
+
+    async def _ask(
+        self, run_id: str, make: Callable[[EvolutionaryTournament], Decision | None]
+    ) -> EvolutionaryTournament:
+        tournament = await self.find(run_id)
+        actor = self._actors.get(run_id)
+        if tournament.phase.is_terminal or actor is None:
+            raise InvalidInput(f"run {run_id} has ended: {tournament.phase.value}")
+        await actor.decide(make)
+        return actor.tournament
+
+    def _drive(self, run_id: str) -> None:
+        if run_id in self._actors:
+            return
+        actor = RunActor(run_id, self._ports)
+        self._actors[run_id] = actor
+        self._tasks[run_id] = asyncio.create_task(self._until_end(run_id, actor), name=run_id)
+
+    async def _until_end(self, run_id: str, actor: RunActor) -> None:
+        try:
+            await actor.drive()
+        except NotFound:
+            log.warning("no event of this run is in the log; dropped", run_id=run_id)
+            actor.ready.set()
+        except Exception:
+            log.exception("the run's loop failed; it goes on when the selector starts again", run_id=run_id)
+            actor.ready.set()
+            raise
+        log.info("run ended", run_id=run_id, phase=actor.tournament.phase.value)
+        while True:
+            try:
+                entry = await self._ports.kv.get("runs", run_id)
+                state = json.dumps({"state": actor.tournament.phase.value}).encode()
+                if entry is None or await self._ports.kv.update("runs", run_id, state, revision=entry[1]):
+                    return
+            except Unavailable:
+                await asyncio.sleep(1.0)

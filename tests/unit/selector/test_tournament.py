@@ -1,0 +1,169 @@
+"""The state machine: same spec, same proposals, same champion, whatever happens around it."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from evomerge_common.domain.messages import (
+    CandidateEvaluated,
+    CandidateFailed,
+    ErrorInfo,
+    Event,
+    RunFailed,
+    RunFinished,
+    RunStarted,
+    SearchEnded,
+)
+from evomerge_common.domain.recipe import Recipe
+from evomerge_common.domain.spec import RunSpec
+from evomerge_common.errors import SpecError
+from evomerge_selector.domain.tournament import EvolutionaryTournament, Phase
+from simulation import SUITE, Simulation, make_spec
+
+SCHEDULES = ("steady", "generational")
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@settings(max_examples=8, deadline=None)
+@given(workers=st.integers(1, 8), order=st.integers(0, 10_000), replay=st.sampled_from([0, 1, 3, 17]))
+def test_order_workers_and_crashes_change_nothing(schedule: str, workers: int, order: int, replay: int) -> None:
+    spec = make_spec(schedule=schedule, evaluations=30, population=8)
+    calm = Simulation(spec, workers=1, order=0)
+    wild = Simulation(spec, workers=workers, order=order, replay_every=replay)
+    assert wild.proposals == calm.proposals
+    assert wild.champion == calm.champion
+    assert wild.tournament.phase is Phase.FINISHED
+
+
+@settings(max_examples=8, deadline=None)
+@given(order=st.integers(0, 10_000), patience=st.integers(3, 12))
+def test_an_early_stop_does_not_depend_on_the_order_of_results(order: int, patience: int) -> None:
+    spec = make_spec(evaluations=60, population=8, patience=patience)
+    ends = []
+    for simulation in (Simulation(spec, workers=1, order=0), Simulation(spec, workers=6, order=order)):
+        ends.append(next(e.payload for e in simulation.events if isinstance(e.payload, SearchEnded)))
+    assert ends[0] == ends[1]
+    assert ends[0].reason in {"patience", "budget"}
+
+
+def test_failed_candidates_are_the_worst_and_the_run_goes_on() -> None:
+    simulation = Simulation(make_spec(evaluations=40, population=8), workers=3, order=1, fail=frozenset(range(15)))
+    failed = {e.payload.recipe_digest for e in simulation.events if isinstance(e.payload, CandidateFailed)}
+    assert len(failed) >= 5
+    assert simulation.champion not in failed
+    assert simulation.tournament.failed == len(failed)
+    assert isinstance(simulation.events[-1].payload, RunFinished)
+
+
+def test_a_run_whose_candidates_all_fail_says_so() -> None:
+    simulation = Simulation(make_spec(evaluations=12), workers=2, order=1, fail=frozenset(range(50)))
+    last = simulation.events[-1].payload
+    assert isinstance(last, RunFailed)
+    assert "NaN" in last.error.message
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_evolution_improves_on_population_zero_and_on_random(schedule: str) -> None:
+    spec = make_spec(schedule=schedule, evaluations=90, population=12)
+    found = Simulation(spec, workers=2, order=3).tournament
+    zero = max(c.fitness or 0.0 for c in found.candidates[:16])
+    assert (found.champion.fitness or 0.0) > zero
+    random = Simulation(make_spec(strategy="random", evaluations=90, population=12), workers=2, order=3).tournament
+    assert (found.champion.fitness or 0.0) > (random.champion.fitness or 0.0)
+
+
+def test_population_zero_has_the_sources_the_average_and_the_eight_classic_merges() -> None:
+    simulation = Simulation(make_spec(evaluations=16), workers=1, order=0)
+    operators = [operator for _, _, operator in simulation.proposals]
+    assert operators[:5] == ["source", "source", "source", "source", "average"]
+    assert operators.count("classic") == min(8, 16 - 7)
+
+
+def test_classic_breeding_makes_six_mutants_and_merges_two_triples() -> None:
+    spec = make_spec(evaluations=48, population=8, breeding="classic", schedule="generational")
+    simulation = Simulation(spec, workers=2, order=5)
+    later = [operator for index, _, operator in simulation.proposals if index >= 24]
+    assert later.count("breed") == 6
+    assert later.count("mutation") == 18
+
+
+def test_nothing_is_proposed_twice_and_parents_are_known() -> None:
+    simulation = Simulation(make_spec(evaluations=80, methods=["frankenmerge"]), workers=4, order=2)
+    digests = [digest for _, digest, _ in simulation.proposals]
+    assert len(set(digests)) == len(digests)
+    for candidate in simulation.tournament.candidates:
+        assert set(candidate.proposed.parents) <= set(digests)
+        assert Recipe.from_json(candidate.proposed.recipe_json).digest == candidate.proposed.recipe_digest
+
+
+def test_a_space_that_is_exhausted_ends_the_search() -> None:
+    class Tiny(Simulation):
+        pass
+
+    spec = make_spec(models=2, evaluations=200, population=4, methods=["frankenmerge"])
+    ended = next(e.payload for e in Tiny(spec, workers=1, order=0).events if isinstance(e.payload, SearchEnded))
+    assert ended.reason in {"exhausted", "budget"}
+
+
+def test_target_ends_the_search_early() -> None:
+    simulation = Simulation(make_spec(evaluations=200, target=0.8), workers=2, order=0)
+    ended = next(e.payload for e in simulation.events if isinstance(e.payload, SearchEnded))
+    assert ended.reason == "target"
+    assert ended.evaluated < 200
+
+
+def test_champion_and_sources_are_proven_on_the_holdout_only_after_the_search() -> None:
+    simulation = Simulation(make_spec(evaluations=20), workers=2, order=0)
+    end = next(i for i, e in enumerate(simulation.events) if isinstance(e.payload, SearchEnded))
+    holdout = [
+        (i, e.payload.recipe_digest)
+        for i, e in enumerate(simulation.events)
+        if isinstance(e.payload, CandidateEvaluated) and e.payload.split == "holdout"
+    ]
+    assert all(i > end for i, _ in holdout)
+    assert {digest for _, digest in holdout} == {simulation.champion} | {d for _, d, o in simulation.proposals[:4]}
+
+
+def test_models_of_different_depth_fail_the_run_before_anything_is_merged() -> None:
+    from simulation import answer
+
+    tournament = EvolutionaryTournament("r")
+    spec = make_spec()
+    tournament.apply(Event(run_id="r", payload=RunStarted(spec_json=spec.to_json())))
+    for i, job in enumerate(tournament.jobs()):
+        tournament.apply(Event(run_id="r", payload=answer(job, layers=6 + (i == 1))))
+    decision = tournament.next_decision()
+    assert isinstance(decision, RunFailed)
+    assert decision.error.type == "ShapeMismatch"
+
+
+def test_a_source_that_cannot_be_had_fails_the_run_at_once() -> None:
+    tournament = EvolutionaryTournament("r")
+    tournament.apply(Event(run_id="r", payload=RunStarted(spec_json=make_spec().to_json())))
+    job = tournament.jobs()[0]
+    error = ErrorInfo(type="ModelNotFound", message="no such model")
+    tournament.apply(Event(run_id="r", payload=CandidateFailed(job_id=job.job_id, kind="download", error=error)))
+    assert tournament.next_decision() == RunFailed(error=error)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"serach": {}}, "did you mean 'search'"),
+        ({"search": {"methods": ["tiess"]}}, "did you mean 'ties'"),
+        ({"search": {"strategy": "tournment"}}, "did you mean 'tournament'"),
+        ({"search": {"population": 1}}, "from 2"),
+        ({"search": {"in_flight": 2.5}}, "whole number"),
+        ({"models": ["one"]}, "at least two"),
+        ({"models": ["a", "a"]}, "twice"),
+        ({"suite": {"tasks": []}}, "at least one task"),
+        ({"evaluation": {"thread": 1}}, "did you mean 'threads'"),
+        ({"search": {"elites": 16, "population": 16}}, "below the population"),
+    ],
+)
+def test_spec_mistakes_name_the_key_and_the_nearest_word(change: dict[str, object], words: str) -> None:
+    data = {"models": ["a", "b"], "suite": SUITE, **change}
+    with pytest.raises(SpecError, match=words):
+        RunSpec.from_dict(data)
