@@ -8,7 +8,6 @@ the same proposals and the same champion with one worker or eight, with or witho
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections import deque
 from dataclasses import dataclass, replace
@@ -267,7 +266,7 @@ class EvolutionaryTournament:
                 MergeJob(
                     recipe_json=event.recipe_json,
                     recipe_digest=event.recipe_digest,
-                    sources=self._sources_of(event.recipe_json),
+                    sources=tuple(self.models.values()),
                 ),
             )
 
@@ -508,7 +507,7 @@ class EvolutionaryTournament:
             ExportJob(
                 recipe_json=recipe.to_json(),
                 recipe_digest=event.champion_digest,
-                sources=self._sources_of(champion.recipe_json),
+                sources=tuple(self.models.values()),
                 format="hf",
                 destination="model",
             ),
@@ -563,7 +562,7 @@ class EvolutionaryTournament:
             EvaluateJob(
                 recipe_json=recipe_json,
                 recipe_digest=digest,
-                sources=self._sources_of(recipe_json),
+                sources=tuple(self.models.values()),
                 artifact_uri=uri,
                 suite_uri=self.started.suite_uri,
                 suite_digest=self.started.suite_digest,
@@ -571,9 +570,6 @@ class EvolutionaryTournament:
                 threads=self.spec.threads,
             ),
         )
-
-    def _sources_of(self, recipe_json: str) -> tuple[Model, ...]:
-        return tuple(self._model_of(source) for source in Recipe.from_dict(json.loads(recipe_json)).sources())
 
     def _model_of(self, source: ModelReference) -> Model:
         return next(model for model in self.models.values() if model.digest == source.digest)
