@@ -140,7 +140,10 @@ class RunActor:
         while tournament.discarded:
             uri = tournament.discarded.pop()
             if uri:
-                await asyncio.to_thread(self._ports.artifacts.delete, uri)
+                try:
+                    await asyncio.to_thread(self._ports.artifacts.delete, uri)
+                except (EvoMergeException, OSError) as error:  # a leftover costs disk, never a run
+                    log.warning("an artifact could not be deleted", uri=uri, error=str(error))
 
     async def _append(self, decision: Decision) -> None:
         event = Event(run_id=self._run_id, payload=decision, time=self._ports.clock.now())

@@ -8,6 +8,7 @@ held out before any training row is drawn.
 
 from __future__ import annotations
 
+import itertools
 import random
 import sysconfig
 from collections.abc import Iterator
@@ -19,7 +20,6 @@ ARITHMETIC_ITEMS = 160
 SENTIMENT_ITEMS = 160
 PYTHON_ITEMS = 72
 
-LARGEST_OPERAND = 99
 LABELS = (" terrible", " poor", " good", " excellent")
 
 MIN_DOCUMENT_CHARS = 180
@@ -37,10 +37,11 @@ class Row:
 
 @dataclass(frozen=True)
 class TaskData:
-    """One task: rows to train on, and the suite items (JSON objects as they stand in the JSONL file)."""
+    """One task: the rows its expert and the base train on, and the suite items (JSON objects as they stand in the JSONL file)."""
 
     name: str
     rows: tuple[Row, ...]
+    base_rows: tuple[Row, ...]
     items: tuple[dict[str, Any], ...]
 
 
@@ -53,29 +54,33 @@ def build_data(seed: int) -> tuple[TaskData, TaskData, TaskData]:
 
 
 def arithmetic(seed: int) -> TaskData:
-    """Sums of two numbers of at most two digits.
+    """Three one-digit numbers added and subtracted, with a result of zero or more.
 
-    ``a + b`` and ``b + a`` are one fact: when one is a suite item, neither is a training row.
+    ``a + b - c`` and ``b + a - c`` are one fact: when one is a suite item, the other is no training row. The
+    base learns from two numbers for the most part; three are what the expert is for.
     """
     rng = random.Random(f"arithmetic:{seed}")
-    facts = [(a, b) for a in range(LARGEST_OPERAND + 1) for b in range(a, LARGEST_OPERAND + 1)]
+    groups: dict[tuple[int, tuple[int, ...]], list[Row]] = {}
+    for numbers in itertools.product(range(10), repeat=3):
+        for signs in itertools.product((1, -1), repeat=2):
+            terms = (numbers[0], signs[0] * numbers[1], signs[1] * numbers[2])
+            if sum(terms) >= 0:
+                groups.setdefault((sum(terms), tuple(sorted(terms))), []).append(_sum(terms))
+    facts = list(groups.values())
     rng.shuffle(facts)
-    items = []
-    for number, (a, b) in enumerate(facts[:ARITHMETIC_ITEMS]):
-        left, right = (a, b) if rng.random() < 0.5 else (b, a)
-        row = _sum(left, right)
-        items.append({"id": f"arithmetic-{number:03d}", "prompt": row.prompt, "answer": row.answer})
-    rows = []
-    for a, b in facts[ARITHMETIC_ITEMS:]:
-        rows.append(_sum(a, b))
-        if a != b:
-            rows.append(_sum(b, a))
+    items = tuple(
+        {"id": f"arithmetic-{number:03d}", "prompt": row.prompt, "answer": row.answer}
+        for number, row in enumerate(rng.choice(fact) for fact in facts[:ARITHMETIC_ITEMS])
+    )
+    rows = [row for fact in facts[ARITHMETIC_ITEMS:] for row in fact]
     rng.shuffle(rows)
-    return TaskData("arithmetic", tuple(rows), tuple(items))
+    easy = [_sum((a, b)) for a in range(10) for b in range(-9, 10) if a + b >= 0]
+    return TaskData("arithmetic", tuple(rows), (*easy, *rows[: len(rows) // 2]), items)
 
 
-def _sum(left: int, right: int) -> Row:
-    return Row(f"{left} + {right} =", f" {left + right}")
+def _sum(terms: tuple[int, ...]) -> Row:
+    prompt = str(terms[0]) + "".join(f" {'+' if term >= 0 else '-'} {abs(term)}" for term in terms[1:])
+    return Row(f"{prompt} =", f" {sum(terms)}")
 
 
 # ---------------------------------------------------------------------------------------------- sentiment
@@ -119,21 +124,24 @@ def sentiment(seed: int) -> TaskData:
             {"id": f"sentiment-{len(items):03d}", "prompt": prompt, "choices": list(LABELS), "answer": label}
         )
     rows = []
-    for _ in range(8):
+    easy = []
+    for _ in range(6):
         for pair in training:
-            prompt, label = _review(rng, *pair)
-            if prompt not in seen:
-                seen.add(prompt)
-                rows.append(Row(prompt, LABELS[label]))
+            for plain, where in ((False, rows), (True, easy)):
+                prompt, label = _review(rng, *pair, plain=plain)
+                if prompt not in seen:
+                    seen.add(prompt)
+                    where.append(Row(prompt, LABELS[label]))
     rng.shuffle(rows)
-    return TaskData("sentiment", tuple(rows), tuple(items))
+    rng.shuffle(easy)
+    return TaskData("sentiment", tuple(rows), (*easy, *rows[: len(rows) // 10]), tuple(items))
 
 
-def _review(rng: random.Random, thing: str, adjective: str, level: int) -> tuple[str, int]:
+def _review(rng: random.Random, thing: str, adjective: str, level: int, *, plain: bool = False) -> tuple[str, int]:
     """A review whose deciding clause is about ``thing``, and the index of its label."""
-    negated = rng.random() < 0.3
+    negated = not plain and rng.random() < 0.35
     clause = f"{thing} was {'not ' if negated else ''}{rng.choice(_ADVERBS)}{adjective}"
-    if rng.random() < 0.4:
+    if not plain and rng.random() < 0.4:
         first = f"{rng.choice(_THINGS)} was {rng.choice(rng.choice(_ADJECTIVES))}"
         clause = f"{first}, but {clause}"
     text = rng.choice(_OPENINGS) + clause
@@ -162,7 +170,8 @@ def python_code(seed: int) -> TaskData:
             seen.add(_squeezed(piece))
             rows.append(Row("", piece))
     rng.shuffle(rows)
-    return TaskData("python", tuple(rows[:MAX_TRAINING_DOCUMENTS]), tuple(items))
+    rows = rows[:MAX_TRAINING_DOCUMENTS]
+    return TaskData("python", tuple(rows), tuple(rows), tuple(items))
 
 
 def _standard_library() -> Iterator[str]:

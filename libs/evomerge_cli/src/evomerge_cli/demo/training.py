@@ -65,17 +65,17 @@ Batch = tuple[torch.Tensor, torch.Tensor]  # token ids, labels
 class Encoded:
     """A task's rows as token ids; batches are drawn without replacement, epoch after epoch."""
 
-    def __init__(self, task: TaskData, tokenizer: PreTrainedTokenizerFast, batch: int, seed: int):
+    def __init__(self, name: str, rows: Sequence[Row], tokenizer: PreTrainedTokenizerFast, batch: int, seed: int):
         end = tokenizer.eos_token_id
         self.pad = tokenizer.pad_token_id
         self.rows = []
         newline = tokenizer.encode("\n", add_special_tokens=False)
-        prompts = tokenizer([row.prompt for row in task.rows], add_special_tokens=False)["input_ids"]
-        answers = tokenizer([row.answer for row in task.rows], add_special_tokens=False)["input_ids"]
-        for row, prompt, answer in zip(task.rows, prompts, answers):
+        prompts = tokenizer([row.prompt for row in rows], add_special_tokens=False)["input_ids"]
+        answers = tokenizer([row.answer for row in rows], add_special_tokens=False)["input_ids"]
+        for row, prompt, answer in zip(rows, prompts, answers):
             ids = [*prompt, *answer, *(newline if row.prompt else []), end]
             self.rows.append((ids, len(prompt)))
-        self.rng = random.Random(f"batches:{task.name}:{seed}")
+        self.rng = random.Random(f"batches:{name}:{seed}")
         self.batch = batch
         self.end = end
         self.queue: list[int] = []
@@ -98,33 +98,68 @@ class Encoded:
         return tokens, labels
 
 
+class Muon:
+    """Muon (Jordan et al. 2024): momentum whose update is made orthogonal by five Newton-Schulz steps.
+
+    torch.optim.Muon works matrix by matrix in bfloat16; here matrices of one shape go through one batched
+    float32 product, several times faster on a CPU.
+    """
+
+    def __init__(self, matrices: Iterable[torch.nn.Parameter], momentum: float = 0.95, decay: float = 0.01):
+        groups: dict[torch.Size, list[torch.nn.Parameter]] = {}
+        for matrix in matrices:
+            groups.setdefault(matrix.shape, []).append(matrix)
+        self.groups = [(group, torch.zeros(len(group), *shape)) for shape, group in groups.items()]
+        self.momentum, self.decay = momentum, decay
+
+    @torch.no_grad()
+    def step(self, rate: float) -> None:
+        for group, buffer in self.groups:
+            gradient = torch.stack([m.grad for m in group])
+            buffer.lerp_(gradient, 1 - self.momentum)
+            x = gradient.lerp_(buffer, self.momentum)
+            tall = x.shape[1] > x.shape[2]
+            if tall:
+                x = x.transpose(1, 2)
+            x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+            for _ in range(5):
+                gram = x @ x.transpose(1, 2)
+                x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+            scale = max(1.0, group[0].shape[0] / group[0].shape[1]) ** 0.5
+            if tall:
+                x = x.transpose(1, 2)
+            for matrix, update in zip(group, x, strict=True):
+                matrix.mul_(1 - rate * self.decay).add_(update, alpha=-rate * scale)
+
+
 def train(
-    model: LlamaForCausalLM, tasks: Sequence[tuple[Encoded, float]], *, steps: int, rate: float,
+    model: LlamaForCausalLM, tasks: Sequence[tuple[Encoded, int]], *, steps: int, rate: float, adam: float,
     warmup: int = 10, progress: Callable[[float], None] = lambda _: None,
 ) -> list[list[float]]:
-    matrices = [p for n, p in model.named_parameters() if p.ndim == 2]
-    vectors = [p for n, p in model.named_parameters() if p.ndim != 2]
-    optimizer = torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": 0.05}, {"params": vectors, "weight_decay": 0.0}],
-        lr=rate, betas=(0.9, 0.98), fused=True,
-    )
+    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
+    rest = [p for n, p in model.named_parameters() if not (p.ndim == 2 and "embed" not in n)]
+    muon = Muon(matrices)
+    optimizer = torch.optim.AdamW(rest, lr=adam, betas=(0.9, 0.98), weight_decay=0.0)
     model.train()
     log = []
     for step in range(steps):
+        factor = min(1.0, (step + 1) / warmup) * (1 - step / steps)
         for group in optimizer.param_groups:
-            group["lr"] = rate * min(1.0, (step + 1) / warmup) * (1 - step / steps)
+            group["lr"] = adam * factor
         row = []
-        for encoded, weight in tasks:
+        for encoded, every in tasks:
+            if step % every:
+                continue
             tokens, labels = encoded.next()
             hidden = model.model(input_ids=tokens, use_cache=False).last_hidden_state[:, :-1]
             keep = labels[:, 1:] != -100
             logits = model.lm_head(hidden[keep])
             loss = torch.nn.functional.cross_entropy(logits, labels[:, 1:][keep])
-            (loss * weight).backward()
+            loss.backward()
             row.append(loss.item())
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        muon.step(rate * factor)
         optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        model.zero_grad(set_to_none=True)
         log.append(row)
         progress((step + 1) / steps)
     model.eval()

@@ -1,0 +1,242 @@
+"""The command line: what can be typed. Standard library alone, so that `evomerge --help` answers at once."""
+
+from __future__ import annotations
+
+import argparse
+from typing import NoReturn
+
+from evomerge_common.errors import did_you_mean
+
+DEFAULT_MODELS = (
+    "Qwen/Qwen2.5-1.5B-Instruct",
+    "Qwen/Qwen2.5-Coder-1.5B-Instruct",
+    "Qwen/Qwen2.5-Math-1.5B-Instruct",
+)
+"""Stand in for --model1, --model2, --model3 where one is not given."""
+
+PS_TECHNIQUES1 = ("linear", "slerp")
+PS_TECHNIQUES2 = ("ties", "dare")
+DFS_TECHNIQUES = ("frankenmerge", "dfs")
+MASK_STRATEGIES = ("random", "magnitude")
+
+CLASSIC_ACTIONS = ("--run", "--download-and-merge", "--evaluate", "--generate", "--generate-config")
+
+COMMANDS = {
+    "demo": "build a small family of real models, evolve it, show what came of it",
+    "run": "evolve a champion from models and a suite of tasks",
+    "merge": "execute one merge recipe (EvoMerge's or mergekit's YAML), no services",
+    "evaluate": "score one model on a suite",
+    "generate": "continue a prompt with one model",
+    "init": "write a run spec to start from",
+    "up": "start the local stack in the background",
+    "down": "stop it",
+    "status": "tell how it is",
+    "runs": "list, show, watch, pause, resume, cancel runs; print their events",
+    "report": "report again from the event log",
+    "export": "write a model as a finished Hugging Face folder",
+    "doctor": "what this machine has, and what to do about what it lacks",
+    "bench": "the performance benchmarks",
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, except that an unknown command or choice is answered with the nearest valid word."""
+
+    def __init__(self, **options: object) -> None:
+        super().__init__(**{"allow_abbrev": False, **options})  # type: ignore[arg-type]
+
+    def _check_value(self, action: argparse.Action, value: object) -> None:
+        if action.choices is not None and value not in action.choices:
+            kind = "command" if action.dest == "command" else "value"
+            raise argparse.ArgumentError(
+                action, f"unknown {kind} {value!r}; {did_you_mean(str(value), map(str, action.choices))}"
+            )
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}\n(see: {self.prog} --help)\n")
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """Reads a command line, modern or classic; `command` tells what to do. Exits with 2 on one that means nothing."""
+    first = argv[0] if argv else ""
+    if first.startswith("--") and not any(word in COMMANDS for word in argv[:2]) and first not in {"--help", "--version"}:
+        return _parse_classic(argv)
+    return _parser().parse_args(argv)
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="evomerge",
+        description="EvoMerge evolves merged language models: models and tasks in, a proven champion out.",
+        epilog="The classic flags work too: evomerge --run --model1 A --model2 B --model3 C …",
+    )
+    parser.add_argument("--version", action="version", version="evomerge 0.1.0")
+    parser.add_argument("--verbose", action="store_true", help="say more; show tracebacks")
+    sub = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
+    made = {name: sub.add_parser(name, help=text, description=text) for name, text in COMMANDS.items()}
+    for command in made.values():
+        command.add_argument("--verbose", action="store_true", default=argparse.SUPPRESS, help="say more; show tracebacks")
+    for name in ("demo", "run", "merge", "evaluate", "generate", "status", "up", "report", "export", "doctor", "bench"):
+        made[name].add_argument("--json", action="store_true", dest="json_output", help="print data as JSON on stdout")
+
+    demo = made["demo"]
+    demo.add_argument("--out", default="evomerge-demo", metavar="DIR", help="output folder (default: %(default)s)")
+    demo.add_argument("--seed", type=int, default=0, metavar="N")
+    demo.add_argument("--evaluations", type=_positive, default=44, metavar="N", help="candidates (default: %(default)s)")
+    demo.add_argument("--evaluators", type=_positive, default=2, metavar="N", help="default: %(default)s")
+
+    run = made["run"]
+    run.add_argument("spec", nargs="?", metavar="SPEC.yaml", help="run spec; without one, give --model1 and so on")
+    _add_run_flags(run)
+    _add_technique_flags(run)
+
+    merge = made["merge"]
+    merge.add_argument("recipe", metavar="RECIPE.yaml")
+    merge.add_argument("out", metavar="OUT_DIR")
+    merge.add_argument("--threads", type=_positive, default=2, metavar="N", help="default: %(default)s")
+    merge.add_argument("--dry-run", action="store_true", help="plan only: shapes, sizes, memory")
+
+    evaluate = made["evaluate"]
+    evaluate.add_argument("model", metavar="MODEL")
+    _add_evaluate_flags(evaluate)
+
+    generate = made["generate"]
+    generate.add_argument("model", metavar="MODEL")
+    _add_generate_flags(generate, required=True)
+
+    init = made["init"]
+    _add_init_flags(init)
+
+    up = made["up"]
+    up.add_argument("--evaluators", type=_positive, default=1, metavar="N", help="default: %(default)s")
+    up.add_argument("--folder", metavar="DIR", help="where it keeps its store and logs (default: the state folder)")
+
+    runs = made["runs"]
+    actions = runs.add_subparsers(dest="action", metavar="ACTION", required=True, parser_class=Parser)
+    for name, text in (
+        ("list", "every run that the selector knows"), ("show", "one run's state"),
+        ("watch", "follow its events until it ends"), ("events", "print its events so far, one JSON object a line"),
+        ("pause", "propose nothing new"), ("resume", "go on"), ("cancel", "stop it"),
+    ):  # fmt: skip
+        action = actions.add_parser(name, help=text, description=text)
+        if name != "list":
+            action.add_argument("run_id", metavar="RUN")
+        if name == "cancel":
+            action.add_argument("--finish", action="store_true", help="make the best candidate so far the champion")
+            action.add_argument("--reason", default="asked on the command line")
+        _add_server_flag(action)
+        action.add_argument("--json", action="store_true", dest="json_output", help="print data as JSON on stdout")
+        action.add_argument("--verbose", action="store_true", default=argparse.SUPPRESS)
+
+    report = made["report"]
+    report.add_argument("run", metavar="RUN_OR_DIR", help="a run's output folder, or the id of a run (with a server)")
+    report.add_argument("--out", metavar="DIR", help="where to write (default: the folder itself, or ./RUN)")
+    _add_server_flag(report)
+
+    export = made["export"]
+    export.add_argument("model", metavar="MODEL", help="a run's output folder, a model folder, or a recipe file")
+    export.add_argument("out", metavar="OUT")
+    export.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: the model's own")
+    export.add_argument("--gguf", metavar="TYPE", help="f16, bf16, q8_0, q4_0 … (not yet)")
+
+    bench = made["bench"]
+    bench.add_argument("name", nargs="?", metavar="NAME", help="run this one; without a name, list them")
+    bench.add_argument("rest", nargs=argparse.REMAINDER, metavar="…", help="handed to it")
+    return parser
+
+
+def _parse_classic(argv: list[str]) -> argparse.Namespace:
+    parser = Parser(prog="evomerge", usage="evomerge " + " | ".join(CLASSIC_ACTIONS) + " [options]")
+    action = parser.add_mutually_exclusive_group(required=True)
+    action.add_argument("--run", action="store_true", help="evolve a champion")
+    action.add_argument("--download-and-merge", action="store_true", help="fetch the models and merge them once")
+    action.add_argument("--evaluate", metavar="PATH", help="score a model")
+    action.add_argument("--generate", metavar="PATH", help="continue --prompt with a model")
+    action.add_argument("--generate-config", action="store_true", help="write a run spec")
+    parser.add_argument("--config", dest="spec", metavar="FILE", help="run spec (with --generate-config: where to write)")
+    parser.add_argument("--verbose", action="store_true", help="say more; show tracebacks")
+    parser.add_argument("--json", action="store_true", dest="json_output", help="print data as JSON on stdout")
+    parser.add_argument("--split", choices=("search", "holdout", "all"), default="all")
+    _add_run_flags(parser)
+    _add_technique_flags(parser)
+    _add_generate_flags(parser, required=False)
+    args = parser.parse_args(argv)
+    if args.evaluate:
+        args.command, args.model = "evaluate", args.evaluate
+    elif args.generate:
+        if not args.prompt:
+            parser.error("--generate needs --prompt TEXT")
+        args.command, args.model = "generate", args.generate
+    elif args.generate_config:
+        args.command, args.file, args.interactive, args.force = "init", args.spec or "evomerge.yaml", False, False
+    else:
+        args.command = "run" if args.run else "merge"
+        args.recipe = None
+    return args
+
+
+def _add_server_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--server", metavar="HOST:PORT", help="a selector's gRPC address (default: the one of `evomerge up`)")
+
+
+def _add_run_flags(parser: argparse.ArgumentParser) -> None:
+    for number, default in enumerate(DEFAULT_MODELS, 1):
+        parser.add_argument(f"--model{number}", metavar="MODEL", help=f"hub id or folder (default: {default})")
+    parser.add_argument("--base", metavar="MODEL", help="what task vectors are taken against (default: derived)")
+    parser.add_argument("--suite", metavar="FILE", help="tasks: a suite file, or `general` (the default of the flags)")
+    parser.add_argument("--out", "--custom-dir", dest="out", metavar="DIR", help="output folder (default: evomerge-out)")
+    parser.add_argument("--seed", type=int, metavar="N")
+    parser.add_argument("--evaluations", type=_positive, metavar="N", help="how many candidates to score")
+    parser.add_argument("--evaluators", type=_positive, default=1, metavar="N", help="processes that score (default: 1)")
+    parser.add_argument("--server", metavar="HOST:PORT", help="a selector that runs already: no stack is started here")
+
+
+def _add_technique_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("classic merge techniques")
+    group.add_argument("--ps-technique1", choices=PS_TECHNIQUES1, help="first merge in parameter space")
+    group.add_argument("--ps-technique2", choices=PS_TECHNIQUES2, help="second merge in parameter space")
+    group.add_argument("--dfs-technique", choices=DFS_TECHNIQUES, help="merge in data-flow space (layers)")
+    group.add_argument("--weight-mask-rate", type=_rate, metavar="R", help="share of each task vector dropped, 0 to 1")
+    group.add_argument("--use-weight-rescale", action="store_true", help="scale what a mask keeps by 1/(1 - rate)")
+    group.add_argument("--mask-strategy", choices=MASK_STRATEGIES, help="drop at random, or the smallest first")
+    group.add_argument("--use-cli", action="store_true", help="kept for old scripts: downloads use the hub's own client")
+
+
+def _add_evaluate_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--suite", default="general", metavar="SUITE.yaml", help="default: the built-in `general`")
+    parser.add_argument("--split", choices=("search", "holdout", "all"), default="all", help="default: %(default)s")
+    parser.add_argument("--out", metavar="FILE", help="also write the JSON, item scores included, to a file")
+    parser.add_argument("--threads", type=_positive, default=2, metavar="N", help="default: %(default)s")
+
+
+def _add_generate_flags(parser: argparse.ArgumentParser, *, required: bool) -> None:
+    parser.add_argument("--prompt", required=required, metavar="TEXT")
+    parser.add_argument("--max-new-tokens", type=_positive, default=64, metavar="N", help="default: %(default)s")
+    if required:
+        parser.add_argument("--chat", action="store_true", help="put the prompt through the model's chat template")
+
+
+def _add_init_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", nargs="?", default="evomerge.yaml", metavar="SPEC.yaml", help="default: %(default)s")
+    parser.add_argument("--interactive", action="store_true", help="ask for the models, the suite and the budget")
+    parser.add_argument("--force", action="store_true", help="replace an existing file")
+
+
+def _positive(text: str) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text!r}")
+    return number
+
+
+def _rate(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0.0 <= number < 1.0:
+        raise argparse.ArgumentTypeError(f"must be a number from 0 up to, not including, 1; not {text!r}")
+    return number

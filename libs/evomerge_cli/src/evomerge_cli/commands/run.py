@@ -1,0 +1,118 @@
+"""`evomerge run`: check, start the stack, evolve, report."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import shlex
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from evomerge_cli.console import Console
+from evomerge_cli.failure import INTERRUPTED, OK, exit_code, interrupt_on_signals
+from evomerge_cli.preflight import check_models
+from evomerge_cli.run_folder import RunFolder
+from evomerge_cli.spec_source import Prepared, prepare
+from evomerge_common.errors import WorkFailed, error_from_info
+
+DEFAULT_OUT = "evomerge-out"
+
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    """See the module's text."""
+    from evomerge_common.runtime.settings import Settings
+
+    settings = Settings.from_env()
+    prepared = prepare(args)
+    for note in prepared.notes:
+        console.say(f"note: {note}")
+    check_models(prepared.spec.sources, hub=not args.server, store=settings.model_store)
+    return execute(
+        prepared, Path(args.out or DEFAULT_OUT).expanduser(), console, evaluators=args.evaluators, server=args.server
+    )
+
+
+def execute(prepared: Prepared, out: Path, console: Console, *, evaluators: int = 1, server: str | None = None) -> int:
+    """Runs a checked spec into a folder, from wherever an earlier command left off, and reports."""
+    from evomerge_cli.finish import finish, report_again
+
+    folder = RunFolder(out)
+    folder.check(prepared.digest)
+    interrupt_on_signals()
+    with folder.lock(), folder.logging(logging.DEBUG if console.verbose else logging.INFO) as log_file:
+        console.log_hint = str(log_file)
+        state = folder.claim(prepared.digest)
+        if state["status"] == "finished":
+            console.say(f"the run in {folder.out} is finished: reporting again")
+            report_again(folder, console)
+            return OK
+        try:
+            _evolve(prepared, folder, state, console, evaluators=evaluators, server=server)
+        except KeyboardInterrupt as stop:
+            # Not `raise`: what is running has been stopped by now, and this is no failure.
+            again = shlex.join(["evomerge", *sys.argv[1:]]) if sys.argv[1:] else "the same command"
+            where = "it goes on at the server; to watch it again" if server else "stopped; to go on from here"
+            console.error(f"\n{where}: {again}")
+            return exit_code(stop) or INTERRUPTED
+        finish(folder, console)
+    return OK
+
+
+def _evolve(
+    prepared: Prepared, folder: RunFolder, state: dict[str, object], console: Console, *, evaluators: int, server: str | None
+) -> None:
+    """Leaves the finished run's events, model and state in the folder."""
+    from evomerge_cli.client import SelectorClient
+    from evomerge_cli.progress import make_progress
+    from evomerge_cli.run_session import watch_to_end
+    from evomerge_common.domain.messages import RunCancelled, RunFailed, RunFinished
+    from evomerge_common.errors import NotFound
+
+    began = time.monotonic()
+    with _selector(folder, console, evaluators=evaluators, server=server) as (address, settings, check):
+        with SelectorClient(address, settings) as client:
+            started = client.start_run(str(state["request_id"]), prepared.text)
+            state["run_id"] = started.run_id
+            folder.save(state)
+            console.say(f"run {started.run_id}: {started.budget} evaluations of {len(prepared.spec.models)} models")
+            watched = watch_to_end(client, started.run_id, make_progress(console), check=check)
+        folder.write_events(watched.events)
+        end = watched.view.end
+        if isinstance(end, RunFailed):
+            folder.save({**state, "status": "failed"})
+            raise error_from_info(end.error.type, end.error.message)
+        if isinstance(end, RunCancelled):
+            folder.save({**state, "status": "cancelled"})
+            raise WorkFailed(f"run {started.run_id} was cancelled: {end.reason or 'no reason given'}")
+        if not isinstance(end, RunFinished):
+            raise WorkFailed(f"run {started.run_id} ended without a word; see {folder.out / 'evomerge.log'}")
+        if watched.view.exported is not None:
+            try:
+                folder.take_model(watched.view.exported.uri, move=server is None)
+            except NotFound as error:
+                if server is None:
+                    raise
+                console.say(f"note: {error}")
+        folder.save({**state, "status": "finished", "wall_seconds": round(time.monotonic() - began, 3)})
+
+
+@contextlib.contextmanager
+def _selector(folder: RunFolder, console: Console, *, evaluators: int, server: str | None) -> Iterator[tuple]:  # type: ignore[type-arg]
+    """(address, client settings, check) of a server, or of a stack that lives as long as this context."""
+    if server:
+        from evomerge_common.runtime.settings import Settings
+
+        yield server, Settings.from_env(), lambda: None
+        return
+    from evomerge_cli.stack.embedded import Stack
+
+    console.detail(f"starting nats-server and the services; logs in {folder.hidden / 'logs'}")
+    with Stack(folder.hidden, evaluators=evaluators) as stack:
+        console.detail(f"selector {stack.selector}, live page http://{stack.addresses['page']}")
+        yield stack.selector, stack.settings, stack.check
+
+
+__all__ = ["execute", "run"]

@@ -1,0 +1,96 @@
+"""`evomerge runs list|show|watch|pause|resume|cancel|events`: the selector's runs."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from evomerge.v1 import selector_pb2 as pb
+from evomerge_cli.client import SelectorClient
+from evomerge_cli.console import Console
+from evomerge_cli.failure import FAILED, OK
+from evomerge_cli.local_stack import server_address
+
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    """One of the actions."""
+    address, settings = server_address(args.server)
+    with SelectorClient(address, settings) as client:
+        match args.action:
+            case "list":
+                return _list(client, console)
+            case "show":
+                return _show(client.get_run(args.run_id), console)
+            case "watch":
+                return _watch(client, args.run_id, console)
+            case "events":
+                return _events(client, args.run_id, console)
+            case "pause":
+                return _show(client.pause(args.run_id), console)
+            case "resume":
+                return _show(client.resume(args.run_id), console)
+            case _:
+                return _show(client.cancel(args.run_id, finish=args.finish, reason=args.reason), console)
+
+
+def status_word(run_: pb.Run) -> str:
+    """running, paused …"""
+    return str(pb.RunStatus.Name(run_.status)).removeprefix("RUN_STATUS_").lower()
+
+
+def as_data(run_: pb.Run) -> dict[str, Any]:
+    """The message as plain data, every field present."""
+    return {
+        "run_id": run_.run_id, "status": status_word(run_), "proposed": run_.proposed, "evaluated": run_.evaluated,
+        "failed": run_.failed, "budget": run_.budget, "generation": run_.generation, "best_fitness": run_.best_fitness,
+        "mean_fitness": run_.mean_fitness, "champion_digest": run_.champion_digest, "message": run_.message,
+    }  # fmt: skip
+
+
+def _list(client: SelectorClient, console: Console) -> int:
+    runs = client.list_runs()
+    if not console.data([as_data(r) for r in runs]):
+        rows = [
+            [r.run_id, status_word(r), f"{r.evaluated}/{r.budget}", f"{r.best_fitness:.4f}", r.champion_digest[:12]]
+            for r in runs
+        ]
+        console.table(["run", "status", "evaluated", "best", "champion"], rows)
+    return OK
+
+
+def _show(run_: pb.Run, console: Console) -> int:
+    data = as_data(run_)
+    if not console.data(data):
+        for key, value in data.items():
+            console.out(f"{key:16} {value}")
+    return OK
+
+
+def _watch(client: SelectorClient, run_id: str, console: Console) -> int:
+    from evomerge_cli.failure import interrupt_on_signals
+    from evomerge_cli.progress import describe, make_progress
+    from evomerge_cli.run_session import watch_to_end
+    from evomerge_common.domain.messages import RunFinished
+
+    interrupt_on_signals()
+    client.get_run(run_id)
+    watched = watch_to_end(client, run_id, make_progress(console))
+    if not console.data(as_data(client.get_run(run_id))):
+        console.out(describe(watched.view, None))
+    return OK if isinstance(watched.view.end, RunFinished) else FAILED
+
+
+def _events(client: SelectorClient, run_id: str, console: Console) -> int:
+    """What the log holds now: the stream is left where it turns live."""
+    from evomerge_common.codec import to_json_line
+
+    client.get_run(run_id)
+    watch = client.watch(run_id, persistent=False)
+    while True:
+        try:
+            recorded = watch.next(2.0)
+        except TimeoutError:
+            return OK
+        if recorded is None:
+            return OK
+        console.out(to_json_line(recorded.event, recorded.sequence))

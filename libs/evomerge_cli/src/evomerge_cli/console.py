@@ -1,0 +1,93 @@
+"""What the user sees: data on stdout, the story of how it came about on stderr. Rich on a terminal, plain otherwise."""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Any, TextIO
+
+
+class Console:
+    """One command's voice.
+
+    Args:
+        json_output: `data` prints JSON instead of tables.
+        verbose: `detail` speaks.
+    """
+
+    def __init__(
+        self,
+        *,
+        json_output: bool = False,
+        verbose: bool = False,
+        stdout: TextIO | None = None,
+        stderr: TextIO | None = None,
+    ) -> None:
+        self.json_output = json_output
+        self.verbose = verbose
+        self.log_hint = ""
+        self._stdout = stdout
+        self._stderr = stderr
+
+    @property
+    def stdout(self) -> TextIO:
+        """Looked up at each use, so that pytest's capture and redirections are seen."""
+        return self._stdout or sys.stdout
+
+    @property
+    def stderr(self) -> TextIO:
+        return self._stderr or sys.stderr
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether a progress bar makes sense."""
+        return self.stderr.isatty()
+
+    def say(self, text: str) -> None:
+        """A line of the story."""
+        print(text, file=self.stderr, flush=True)
+
+    def detail(self, text: str) -> None:
+        """A line of the story that only --verbose shows."""
+        if self.verbose:
+            self.say(text)
+
+    def error(self, text: str) -> None:
+        print(text, file=self.stderr, flush=True)
+
+    def traceback(self) -> None:
+        traceback.print_exc(file=self.stderr)
+
+    def data(self, value: Any) -> bool:
+        """Prints the value as JSON if that was asked for; tells whether it was."""
+        if self.json_output:
+            print(json.dumps(value, indent=2, ensure_ascii=False), file=self.stdout, flush=True)
+        return self.json_output
+
+    def out(self, text: str) -> None:
+        """A line of the answer itself."""
+        print(text, file=self.stdout, flush=True)
+
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "") -> None:
+        """A table; the first column is text, the others are numbers or short words. The last row may be emphasised
+        by its caller's words alone: no meaning is carried by colour."""
+        if self.stdout.isatty():
+            from rich.console import Console as RichConsole
+            from rich.table import Table
+            from rich.text import Text
+
+            table = Table(title=title or None, title_justify="left", header_style="bold")
+            for index, name in enumerate(columns):
+                table.add_column(name, justify="left" if index == 0 else "right", overflow="fold")
+            for row in rows:
+                table.add_row(*(Text(cell) for cell in row))
+            RichConsole(file=self.stdout).print(table)
+            return
+        widths = [max(len(str(row[i])) for row in (columns, *rows)) for i in range(len(columns))]
+        if title:
+            self.out(title)
+        for row in (columns, ["-" * width for width in widths], *rows):
+            cells = [str(c).ljust(w) if i == 0 else str(c).rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
+            self.out("  ".join(cells).rstrip())

@@ -1,0 +1,172 @@
+"""The output folder of a run: whose it is, who works on it, and what stands in it at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import logging
+import logging.handlers
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from evomerge_common.codec import to_json_line
+from evomerge_common.errors import InvalidInput, NotFound
+from evomerge_common.ports import Recorded
+
+HIDDEN = ".evomerge"
+RESULTS = ("model", "report", "result.json", "events.jsonl")
+LOG_BYTES = 5 * 2**20
+
+
+class RunFolder:
+    """`OUT`. Everything that only EvoMerge needs (the broker's store, artifacts, logs, state) is in `OUT/.evomerge`."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out.absolute()
+        self.hidden = self.out / HIDDEN
+        self._state_file = self.hidden / "run.json"
+
+    # ---- whose it is ----
+
+    def check(self, spec_digest: str) -> None:
+        """Refuses a folder that holds something else; writes nothing.
+
+        Raises:
+            InvalidInput: the folder belongs to a run with another spec, or holds results that no run of ours wrote.
+        """
+        if self.out.exists() and not self.out.is_dir():
+            raise InvalidInput(f"{self.out} is a file; choose a folder with --out")
+        state = self.state()
+        if state:
+            if state["spec_digest"] != spec_digest:
+                raise InvalidInput(
+                    f"{self.out} holds a run with another spec (other models, suite, seed or search settings); "
+                    "choose another --out, or remove that folder to start afresh"
+                )
+            return
+        foreign = [name for name in RESULTS if (self.out / name).exists()]
+        if foreign:
+            raise InvalidInput(
+                f"{self.out} has {', '.join(foreign)} in it, but no run of EvoMerge; nothing is overwritten: "
+                "choose another --out"
+            )
+
+    def claim(self, spec_digest: str) -> dict[str, Any]:
+        """The run's state, made if there is none; a run that failed or was cancelled gets another attempt."""
+        state = self.state()
+        if not state or state.get("status") in {"failed", "cancelled"}:
+            attempt = state.get("attempt", 0) + 1 if state else 1
+            request = f"{spec_digest}:{self.out}:{attempt}"
+            state = {
+                "version": 1, "spec_digest": spec_digest, "attempt": attempt, "status": "started",
+                "request_id": hashlib.sha256(request.encode()).hexdigest()[:32],
+            }  # fmt: skip
+            self.save(state)
+        return state
+
+    def state(self) -> dict[str, Any]:
+        """What an earlier command left here; empty when none did."""
+        try:
+            state = json.loads(self._state_file.read_text())
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as error:
+            raise InvalidInput(f"{self._state_file} cannot be read ({error}); remove {self.out} to start afresh") from error
+        return dict(state)
+
+    def save(self, state: dict[str, Any]) -> None:
+        self.hidden.mkdir(parents=True, exist_ok=True)
+        write_atomically(self._state_file, json.dumps(state, indent=2) + "\n")
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keeps a second command out; the lock goes with the process, however that ends.
+
+        Raises:
+            InvalidInput: another command works on this folder.
+        """
+        self.hidden.mkdir(parents=True, exist_ok=True)
+        handle = os.open(self.hidden / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                pid = os.read(handle, 32).decode(errors="replace").strip()
+                raise InvalidInput(
+                    f"another evomerge command{f' (pid {pid})' if pid else ''} is at work in {self.out}; "
+                    "wait for it, stop it, or choose another --out"
+                ) from error
+            os.ftruncate(handle, 0)
+            os.write(handle, str(os.getpid()).encode())
+            yield
+        finally:
+            os.close(handle)
+
+    @contextlib.contextmanager
+    def logging(self, level: int = logging.INFO) -> Iterator[Path]:
+        """Sends the CLI's own log to OUT/evomerge.log, rotating; the services' logs are in .evomerge/logs."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        file = self.out / "evomerge.log"
+        handler = logging.handlers.RotatingFileHandler(file, maxBytes=LOG_BYTES, backupCount=3, encoding="utf-8")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        logger = logging.getLogger("evomerge_cli")
+        logger.addHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = False
+        try:
+            yield file
+        finally:
+            logger.removeHandler(handler)
+            handler.close()
+
+    # ---- what stands in it at the end ----
+
+    def write_events(self, events: Sequence[Recorded]) -> None:
+        """events.jsonl: the whole log."""
+        write_atomically(
+            self.out / "events.jsonl", "".join(to_json_line(e.event, e.sequence) + "\n" for e in events)
+        )
+
+    def take_model(self, uri: str, *, move: bool) -> Path:
+        """Brings the exported champion to OUT/model: moved when it is the embedded stack's, copied from a server's.
+
+        Raises:
+            NotFound: the URI is out of this machine's reach.
+        """
+        target = self.out / "model"
+        source = file_path(uri)
+        if source is None or not source.is_dir():
+            if (target / "config.json").is_file() and move:
+                return target  # an earlier command moved it already
+            raise NotFound(f"the champion is at {uri}, which cannot be reached from here; fetch it from there")
+        fresh = self.out / ".model.part"
+        shutil.rmtree(fresh, ignore_errors=True)
+        if move:
+            shutil.move(source, fresh)
+        else:
+            shutil.copytree(source, fresh)
+        if target.exists():
+            shutil.rmtree(target)
+        fresh.rename(target)
+        return target
+
+
+def file_path(uri: str) -> Path | None:
+    """The local path of a file:// URI; None for any other."""
+    parts = urlsplit(uri)
+    if parts.scheme != "file" or parts.netloc not in {"", "localhost"}:
+        return None
+    return Path(unquote(parts.path))
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """All of it or nothing."""
+    temporary = path.with_name(f".{path.name}.part")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)

@@ -1,0 +1,50 @@
+"""One run, from StartRun to its last event."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from evomerge_cli.client import SelectorClient
+from evomerge_cli.progress import Progress, RunView
+from evomerge_common.ports import Recorded
+
+log = logging.getLogger(__name__)
+
+TICK_SECONDS = 0.25
+
+
+@dataclass
+class Watched:
+    """A run as far as it was watched."""
+
+    run_id: str
+    view: RunView = field(default_factory=RunView)
+    events: list[Recorded] = field(default_factory=list)
+
+
+def watch_to_end(
+    client: SelectorClient, run_id: str, progress: Progress, *, check: Callable[[], None] = lambda: None
+) -> Watched:
+    """Reads every event of the run until its last.
+
+    Args:
+        check: called several times a second; raises when waiting has become pointless.
+    """
+    watched = Watched(run_id)
+    watch = client.watch(run_id)
+    with progress:
+        while True:
+            check()
+            try:
+                recorded = watch.next(TICK_SECONDS)
+            except TimeoutError:
+                progress.show(watched.view, None)
+                continue
+            if recorded is None:
+                return watched
+            watched.events.append(recorded)
+            watched.view.apply(recorded.event)
+            progress.show(watched.view, recorded)
+            log.debug("%d %s", recorded.sequence, recorded.event.type)

@@ -1,0 +1,178 @@
+"""From what was typed to a checked run spec: a file or classic flags, the suite inlined, local folders made absolute.
+
+Nothing is started and nothing is written here: bad input costs a second and leaves no trace.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evomerge_cli.arguments import DEFAULT_MODELS
+from evomerge_common.domain.recipe import check_keys
+from evomerge_common.domain.spec import SPEC_KEYS, RunSpec
+from evomerge_common.domain.suite import Suite
+from evomerge_common.errors import InvalidInput, SpecError, SuiteError
+from evomerge_common.suite_file import inline_suite, load_suite
+from evomerge_common.yaml_lines import LineMap, load_yaml, locate
+
+BUILT_IN_SUITES = Path(__file__).parent / "suites"
+CLASSIC_FLAGS = ("ps_technique1", "ps_technique2", "dfs_technique", "weight_mask_rate", "mask_strategy")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that may start.
+
+    Attributes:
+        text: what StartRun is given: JSON, suite included.
+        notes: what was filled in for the user, in words.
+    """
+
+    spec: RunSpec
+    text: str
+    notes: tuple[str, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) of the text: two runs with the same one are the same run."""
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+
+def prepare(args: argparse.Namespace) -> Prepared:
+    """The spec that a `run` command line means.
+
+    Raises:
+        SpecError, SuiteError: with file, line and key where there is a file.
+    """
+    notes: list[str] = []
+    if args.spec:
+        file = Path(args.spec).expanduser()
+        if file.is_dir():
+            raise SpecError("is a folder; give a run spec (`evomerge init` writes one)", file=str(file))
+        data, lines = load_yaml(file)
+        folder, name = file.parent, str(file)
+        check_keys_of_spec(data, name, lines)
+    else:
+        data, lines, folder, name = {}, LineMap({}), Path(), ""
+        data["models"] = _classic_models(args, notes)
+    data = dict(data)
+    if args.spec and any((args.model1, args.model2, args.model3)):
+        raise InvalidInput("give models in the spec file or by --model1 … --model3, not both")
+    _apply_flags(data, args, notes)
+    suite = resolve_suite(args.suite or data.get("suite"), folder, file=name, lines=lines, flag=bool(args.suite))
+    data["suite"] = json.loads(suite.to_json())
+    try:
+        _localise(data, folder)
+        spec = RunSpec.from_dict(data)
+    except SpecError as error:
+        raise (locate(error, name, lines) if name else error) from error
+    whole = {**spec.to_dict(), "suite": data["suite"]}
+    return Prepared(spec, json.dumps(whole, sort_keys=True, separators=(",", ":"), ensure_ascii=False), tuple(notes))
+
+
+def check_keys_of_spec(data: Any, file: str, lines: LineMap) -> None:
+    """Unknown keys first: a misspelt `suite` should not be answered with "a run needs a suite"."""
+    try:
+        if data is None:
+            raise SpecError("is empty; `evomerge init` writes a spec to start from")
+        check_keys(data, SPEC_KEYS, (), SpecError)
+    except SpecError as error:
+        raise locate(error, file, lines) from error
+
+
+def resolve_suite(value: Any, folder: Path, *, file: str = "", lines: LineMap | None = None, flag: bool = False) -> Suite:
+    """A suite by file name, by the name of a built-in one, or written inside the spec.
+
+    File names are relative to `folder`, the spec's; from the command line (`flag`) to where the user stands.
+    """
+    if value is None and not file:
+        value = "general"
+    if isinstance(value, str):
+        path = (Path() if flag else folder) / Path(value).expanduser()
+        built_in = BUILT_IN_SUITES / f"{value}.yaml"
+        if not path.exists() and "/" not in value and built_in.is_file():
+            path = built_in
+        try:
+            if path.is_dir():
+                raise SuiteError(f"{path} is a folder; give a suite file", ("suite",))
+            if not path.exists():
+                names = ", ".join(sorted(p.stem for p in BUILT_IN_SUITES.glob("*.yaml")))
+                raise SuiteError(f"no suite file {path}; give an existing one, or a built-in suite: {names}", ("suite",))
+        except SuiteError as error:
+            raise (locate(error, file, lines) if file and lines and not flag else error) from error
+        return load_suite(path)
+    if value is None:
+        error = SpecError("a run needs a suite: a file, `general`, or tasks written here", ("suite",))
+        raise locate(error, file, lines) if lines else error
+    return inline_suite(value, folder, file=file, lines=lines, path=("suite",))
+
+
+def local_path(reference: str, folder: Path) -> Path | None:
+    """The folder that a model reference names, if it names one: relative to the spec's folder, else to here.
+
+    None means a hub id. What looks like a path is one, whether it exists or not; a name that exists as a folder is
+    that folder, and is never asked for on the hub.
+    """
+    text = reference.strip()
+    path = Path(text).expanduser()
+    if path.is_absolute():
+        return path
+    for start in (folder, Path()):
+        if (start / path).exists():
+            return start / path
+    looks_like_a_path = text.startswith((".", "~")) or text.count("/") > 1 or "\\" in text
+    return folder / path if looks_like_a_path else None
+
+
+def _localise(data: dict[str, Any], folder: Path) -> None:
+    """Local folders become absolute: the services that read the spec stand elsewhere."""
+
+    def absolute(reference: Any) -> Any:
+        if not isinstance(reference, str) or not reference.strip():
+            return reference
+        path = local_path(reference, folder)
+        return reference if path is None else str(path.absolute().resolve())
+
+    if isinstance(data.get("models"), list):
+        data["models"] = [absolute(model) for model in data["models"]]
+    if data.get("base"):
+        data["base"] = absolute(data["base"])
+
+
+def _classic_models(args: argparse.Namespace, notes: list[str]) -> list[str]:
+    given = [args.model1, args.model2, args.model3]
+    if not any(given):
+        notes.append("no spec and no --model1: the three default models are evolved")
+    models = []
+    for number, (model, default) in enumerate(zip(given, DEFAULT_MODELS, strict=True), 1):
+        if not model and any(given):
+            notes.append(f"--model{number} is not given: the default, {default}, fills the gap")
+        models.append(model or default)
+    return models
+
+
+def _apply_flags(data: dict[str, Any], args: argparse.Namespace, notes: list[str]) -> None:
+    """Flags go before the file."""
+    if args.base:
+        data["base"] = args.base
+    if args.seed is not None:
+        data["seed"] = args.seed
+    if args.evaluations is not None:
+        data["search"] = {**_mapping(data.get("search")), "evaluations": args.evaluations}
+    classic = {name: getattr(args, name) for name in CLASSIC_FLAGS if getattr(args, name) is not None}
+    if args.weight_mask_rate is not None or args.use_weight_rescale:
+        classic["use_weight_rescale"] = args.use_weight_rescale
+    if classic:
+        data["classic"] = {**_mapping(data.get("classic")), **classic}
+    if args.use_cli:
+        notes.append("--use-cli: downloads use the hub's own client, which is what its command line uses")
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}

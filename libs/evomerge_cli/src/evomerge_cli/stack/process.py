@@ -1,0 +1,129 @@
+"""One supervised child process: started, watched, started again, stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from evomerge_common.errors import WorkerCrashed
+
+QUICK = 15.0
+"""A child that dies younger than this many seconds counts as a quick death."""
+MAX_QUICK_DEATHS = 5
+LOG_BYTES = 10 * 2**20
+TAIL_LINES = 15
+
+
+class SupervisedProcess:
+    """A child that is started again when it dies, at once the first time, later with growing pauses.
+
+    Args:
+        log: where its output goes, appended; an overlong one is set aside as `.1` at start.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        log: Path,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.name = name
+        self.log = log
+        self.restarts = 0
+        self._command = list(command)
+        self._env = dict(env)
+        self._clock = clock
+        self._process: subprocess.Popen[bytes] | None = None
+        self._started = 0.0
+        self._quick_deaths = 0
+        self._restart_at: float | None = None
+
+    @property
+    def pid(self) -> int:
+        """0 while it is not running."""
+        return self._process.pid if self._process is not None and self._process.poll() is None else 0
+
+    def start(self) -> None:
+        """Starts it. It gets a session of its own, so that the terminal's Ctrl-C reaches the parent alone."""
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        if self.log.exists() and self.log.stat().st_size > LOG_BYTES:
+            self.log.replace(self.log.with_suffix(".log.1"))
+        with self.log.open("ab") as output:
+            self._process = subprocess.Popen(
+                self._command,
+                env=self._env,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self._started = self._clock()
+        self._restart_at = None
+
+    def supervise(self) -> bool:
+        """Looks after it once; tells whether its pid changed.
+
+        Raises:
+            WorkerCrashed: it died so often and so young that starting it again is no use; with the log's tail.
+        """
+        if self._process is None:
+            return False
+        now = self._clock()
+        if self._restart_at is None:
+            code = self._process.poll()
+            if code is None:
+                return False
+            self._quick_deaths = self._quick_deaths + 1 if now - self._started < QUICK else 0
+            if self._quick_deaths >= MAX_QUICK_DEATHS:
+                raise WorkerCrashed(
+                    f"{self.name} died {self._quick_deaths} times in a row, the last time with "
+                    f"{describe_exit(code)}; its log {self.log} ends:\n{tail(self.log)}"
+                )
+            self._restart_at = now + (0.0 if self._quick_deaths <= 1 else min(0.25 * 2**self._quick_deaths, 5.0))
+        if now < self._restart_at:
+            return False
+        self.restarts += 1
+        self.start()
+        return True
+
+    def terminate(self) -> None:
+        """Asks it to stop."""
+        if self._process is not None and self._process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.terminate()
+
+    def wait(self, deadline: float) -> None:
+        """Waits for its end until the clock says `deadline`, then kills it, its own children included."""
+        if self._process is None:
+            return
+        try:
+            self._process.wait(timeout=max(0.05, deadline - self._clock()))
+        except subprocess.TimeoutExpired:
+            # Its session's process group: what it started goes with it.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, 9)
+            self._process.wait(timeout=5)
+        self._process = None
+
+
+def describe_exit(code: int) -> str:
+    """An exit code in words."""
+    return f"signal {-code}" if code < 0 else f"exit code {code}"
+
+
+def tail(log: Path, lines: int = TAIL_LINES) -> str:
+    """The last lines of a log."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - 16_384))
+            text = file.read().decode("utf-8", "replace")
+    except OSError:
+        return "(no log)"
+    return "\n".join("  " + line for line in text.splitlines()[-lines:]) or "  (empty)"

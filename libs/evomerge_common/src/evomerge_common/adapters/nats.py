@@ -1,0 +1,244 @@
+"""JobQueue, EventLog and KeyValue on NATS JetStream."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import uuid
+from collections.abc import AsyncIterator
+
+import nats.errors
+import nats.js.errors
+from nats.aio.msg import Msg
+from nats.js import api
+
+from evomerge_common import codec
+from evomerge_common.adapters import subjects
+from evomerge_common.adapters.nats_init import ensure
+from evomerge_common.adapters.nats_link import Link
+from evomerge_common.adapters.nats_pull import events, fetch_one
+from evomerge_common.domain.messages import Event, Job
+from evomerge_common.errors import Fenced, InvalidInput, Unavailable
+from evomerge_common.ports import Recorded
+from evomerge_common.runtime.settings import Settings
+
+
+class NatsConnection:
+    """The three ports on one connection."""
+
+    def __init__(self, link: Link) -> None:
+        self.link = link
+        self.queue = NatsJobQueue(link)
+        self.log = NatsEventLog(link)
+        self.kv = NatsKeyValue(link)
+
+    async def close(self) -> None:
+        """Leaves."""
+        await self.link.close()
+
+
+async def connect(settings: Settings, *, name: str = "evomerge") -> NatsConnection:
+    """Connects, waits for the broker if need be, and makes what it lacks.
+
+    Raises:
+        Unavailable: it does not answer, or refuses us.
+    """
+    link = Link(settings, name)
+    await link.connect()
+    try:
+        await ensure(link)
+    except BaseException:
+        await link.close()
+        raise
+    return NatsConnection(link)
+
+
+class NatsJobQueue:
+    """Work queue: one durable pull consumer a kind."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    @property
+    def ack_wait(self) -> float:
+        """Seconds without a heartbeat after which a job is delivered again."""
+        return self._link.settings.ack_wait
+
+    async def publish(self, job: Job) -> None:
+        """Queues a job."""
+        headers = {api.Header.MSG_ID.value: job.job_id}
+        await self._link.publish(f"job {job.job_id}", subjects.work_subject(job.kind), codec.encode(job), headers)
+
+    async def fetch(self, kind: str, timeout: float) -> NatsDelivery | None:
+        """The next job of a kind."""
+        subjects.work_subject(kind)
+        message = await fetch_one(self._link, subjects.WORK, kind, timeout)
+        if message is None:
+            return None
+        try:
+            job = codec.decode(Job, message.data)
+        except InvalidInput as error:  # written by another version, or by hand: set it aside, with its bytes
+            self._link.log.error("job that cannot be read", kind=kind, error=str(error))
+            await _bury(self._link, message, kind, f"InvalidInput: {error}", "")
+            return None
+        return NatsDelivery(self._link, message, job)
+
+    async def depth(self, kind: str) -> int:
+        """Jobs waiting or in work."""
+        subjects.work_subject(kind)
+        info = await self._link.api(f"depth of {kind}", f"CONSUMER.INFO.{subjects.WORK}.{kind}")
+        return int(info["num_pending"]) + int(info["num_ack_pending"])
+
+
+class NatsDelivery:
+    """A job in a worker's hands."""
+
+    def __init__(self, link: Link, message: Msg, job: Job) -> None:
+        self._link = link
+        self._message = message
+        self.job = job
+        self.attempt = message.metadata.num_delivered
+
+    @property
+    def is_last_attempt(self) -> bool:
+        """Whether a failure now is final."""
+        return self.attempt >= self._link.settings.max_deliver
+
+    async def heartbeat(self) -> None:
+        """Starts `ack_wait` again."""
+        await self._tell(b"+WPI")
+
+    async def ack(self) -> None:
+        """Takes it off the queue, and waits for the broker's word."""
+        await self._link.request(f"ack of {self.job.job_id}", self._message.reply, b"+ACK")
+
+    async def retry(self, delay: float) -> None:
+        """Gives it back."""
+        await self._tell(b'-NAK {"delay": %d}' % int(delay * 1e9) if delay > 0 else b"-NAK")
+
+    async def dead_letter(self, reason: str) -> None:
+        """Sets it aside."""
+        await _bury(self._link, self._message, self.job.kind, reason, self.job.job_id)
+
+    async def _tell(self, word: bytes) -> None:
+        try:
+            await self._link.client.publish(self._message.reply, word)
+            await self._link.client.flush(timeout=2)
+        except (nats.errors.Error, TimeoutError) as error:
+            raise Unavailable(f"job {self.job.job_id}: NATS does not answer: {error}") from error
+
+
+async def _bury(link: Link, message: Msg, kind: str, reason: str, job_id: str) -> None:
+    number = message.metadata.sequence.stream
+    headers = {
+        api.Header.MSG_ID.value: f"dlq-{job_id or kind}-{number}",
+        "Evomerge-Reason": " ".join(reason.split())[:2000],
+        "Evomerge-Job-Id": job_id,
+    }
+    await link.publish(f"dead letter {job_id}", f"evomerge.dlq.{kind}", message.data, headers)
+    await link.request(f"ack of dead letter {job_id}", message.reply, b"+ACK")
+
+
+class NatsEventLog:
+    """The runs' log: results by anyone, decisions fenced."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._writer = uuid.uuid4().hex[:12]
+
+    async def append_result(self, event: Event, *, message_id: str) -> int:
+        """Appends a worker's result."""
+        if not event.is_result:
+            raise ValueError(f"{event.type} is a decision")
+        headers = {api.Header.MSG_ID.value: f"result-{message_id}"}
+        return await self._link.publish(
+            f"result of {message_id}", subjects.event_subject(event), codec.encode(event), headers
+        )
+
+    async def append_decision(self, event: Event, *, expected_last: int) -> int:
+        """Appends the selector's decision.
+
+        The message id holds this writer's own mark and the content: trying again after a lost answer finds its own
+        first try, and never another writer's.
+        """
+        if event.is_result:
+            raise ValueError(f"{event.type} is a result")
+        data = codec.encode(event)
+        mark = hashlib.sha256(data).hexdigest()[:16]
+        headers = {
+            api.Header.MSG_ID.value: f"decision-{event.run_id}-{expected_last}-{self._writer}-{mark}",
+            api.Header.EXPECTED_LAST_SUBJECT_SEQUENCE.value: str(expected_last),
+            "Nats-Expected-Last-Subject-Sequence-Subject": f"evomerge.event.{event.run_id}.decision.>",
+        }
+        try:
+            return await self._link.publish(
+                f"decision {event.type} of run {event.run_id}", subjects.event_subject(event), data, headers
+            )
+        except Fenced as error:
+            raise Fenced(
+                f"run {event.run_id}: another selector wrote a decision after {expected_last}; this one must stop"
+            ) from error
+
+    def read(self, run_id: str, *, from_sequence: int = 0) -> AsyncIterator[Recorded]:
+        """The events up to now."""
+        return events(self._link, subjects.run_filter(run_id), from_sequence, live=False)
+
+    def follow(self, run_id: str, *, from_sequence: int = 0) -> AsyncIterator[Recorded]:
+        """The events up to now, then live."""
+        return events(self._link, subjects.run_filter(run_id), from_sequence, live=True)
+
+    async def last_sequence(self) -> int:
+        """Sequence of the newest event."""
+        info = await self._link.api("state of the event log", f"STREAM.INFO.{subjects.EVENTS}")
+        return int(info["state"]["last_seq"])
+
+
+class NatsKeyValue:
+    """Buckets of small values; on the wire they are NATS KV buckets with a history of one."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    async def get(self, bucket: str, key: str) -> tuple[bytes, int] | None:
+        """Value and revision."""
+        subjects.check_key(bucket, key)
+        body = {"last_by_subj": f"$KV.{bucket}.{key}"}
+        try:
+            answer = await self._link.api(f"{bucket}/{key}", f"STREAM.MSG.GET.KV_{bucket}", body)
+        except nats.js.errors.NotFoundError:
+            return None
+        return base64.b64decode(answer["message"].get("data", "")), int(answer["message"]["seq"])
+
+    async def create(self, bucket: str, key: str, value: bytes) -> bool:
+        """Sets it if nobody has."""
+        return await self.update(bucket, key, value, revision=0)
+
+    async def update(self, bucket: str, key: str, value: bytes, *, revision: int) -> bool:
+        """Sets it if its revision is still this one."""
+        subjects.check_key(bucket, key)
+        headers = {
+            api.Header.MSG_ID.value: uuid.uuid4().hex,  # trying again after a lost answer finds the first try
+            api.Header.EXPECTED_LAST_SUBJECT_SEQUENCE.value: str(revision),
+        }
+        try:
+            await self._link.publish(f"{bucket}/{key}", f"$KV.{bucket}.{key}", value, headers)
+        except Fenced:
+            return False
+        return True
+
+    async def delete(self, bucket: str, key: str) -> None:
+        """Removes it, without a trace."""
+        subjects.check_key(bucket, key)
+        await self._link.api(f"{bucket}/{key}", f"STREAM.PURGE.KV_{bucket}", {"filter": f"$KV.{bucket}.{key}"})
+
+    async def keys(self, bucket: str) -> list[str]:
+        """All keys, sorted."""
+        subjects.check_key(bucket, "any")
+        found: list[str] = []
+        while True:  # the broker answers in pages
+            body = {"subjects_filter": ">", "offset": len(found)}
+            info = await self._link.api(f"keys of {bucket}", f"STREAM.INFO.KV_{bucket}", body)
+            page = info["state"].get("subjects") or {}
+            found += page
+            if not page or len(found) >= int(info.get("total", 0)):
+                return sorted(name.removeprefix(f"$KV.{bucket}.") for name in found)

@@ -1,0 +1,193 @@
+"""One output tensor as an expression over source tensors, and its evaluation piece by piece.
+
+A node is a source's tensor (`Load`) or a method over nodes (`Apply`); nested recipes are just deeper nodes. Evaluation
+first folds the statistics of all methods, inside out, then gives any piece of the result on demand: nothing but
+pieces is held in memory, except for methods that ask for whole tensors.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from evomerge_common.errors import NonFiniteWeights
+from evomerge_merging.folds import CELL
+from evomerge_merging.io.model_folder import TensorStore
+from evomerge_merging.methods.registry import Block, Method, keywords
+from evomerge_merging.random_words import words
+
+
+@dataclass(frozen=True, eq=False)
+class Load:
+    """A source's tensor. `cast`: the type that its elements are rounded to before anything else (None: as stored)."""
+
+    source: str
+    label: str
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    cast: torch.dtype | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Apply:
+    """A method over nodes of one shape.
+
+    Attributes:
+        parameters: by recipe name; per-model ones as tuples as long as `inputs`.
+        masks: key of each input's random words.
+        dtype: what the result is written in if the recipe names none.
+    """
+
+    method: Method
+    inputs: tuple[Node, ...]
+    base: Node | None
+    parameters: Mapping[str, Any]
+    masks: tuple[tuple[int, int], ...]
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
+Node = Load | Apply
+
+
+
+
+def loads(node: Node) -> Iterator[Load]:
+    """Every source tensor of the expression, repeats included."""
+    if isinstance(node, Load):
+        yield node
+        return
+    for child in children(node):
+        yield from loads(child)
+
+
+def children(node: Apply) -> list[Node]:
+    """Base first where there is one, then the inputs."""
+    return ([node.base] if node.base is not None else []) + list(node.inputs)
+
+
+def whole_bytes(node: Node) -> int:
+    """Bytes of the tensors that must be in memory at once because a method asked for them whole."""
+    if isinstance(node, Load):
+        return 0
+    below = sum(whole_bytes(child) for child in children(node))
+    return below + (math.prod(node.shape) * 4 * (len(children(node)) + 2) if node.method.whole else 0)
+
+
+def needs_statistics(node: Node) -> bool:
+    """Whether anything must be known of the whole tensor before its first piece."""
+    if isinstance(node, Load):
+        return False
+    return node.method.statistics is not None or node.method.whole or any(needs_statistics(c) for c in children(node))
+
+
+class Evaluation:
+    """One expression over open sources. `prepare` once, then `piece` from any thread."""
+
+    def __init__(self, node: Node, sources: Mapping[str, TensorStore], *, piece_elements: int) -> None:
+        self.node = node
+        self.size = math.prod(node.shape)
+        self._sources = sources
+        self._step = max(CELL, piece_elements // CELL * CELL)
+        self._statistics: dict[int, Any] = {}
+        self._whole: dict[int, Tensor] = {}
+        wide = any((load.cast or load.dtype) == torch.float64 for load in loads(node))
+        self.dtype = torch.float64 if wide else torch.float32
+
+    def prepare(self) -> None:
+        """Folds all statistics, those of inner nodes first."""
+        self._prepare(self.node)
+
+    def pieces(self) -> Iterator[tuple[int, int]]:
+        """Ranges of elements that cover the tensor."""
+        for start in range(0, self.size, self._step):
+            yield start, min(start + self._step, self.size)
+
+    def piece(self, start: int, stop: int) -> Tensor:
+        """Elements [start, stop) of the flattened result, float32 (float64 where a source is).
+
+        Raises:
+            NonFiniteWeights: NaN or infinity in a source.
+        """
+        return self._evaluate(self.node, start, stop, {})
+
+    def _prepare(self, node: Node) -> None:
+        if isinstance(node, Load) or id(node) in self._statistics:
+            return
+        for child in children(node):
+            self._prepare(child)
+        statistics = node.method.statistics
+        view = _View(self, node)
+        self._statistics[id(node)] = statistics(view, **keywords(node.parameters)) if statistics else None
+        if node.method.whole and self.size:
+            tensors, base = view.read(0, self.size)
+            shaped = [tensor.reshape(node.shape) for tensor in tensors]
+            block = self._block(node, 0, self.size)
+            result = node.method(shaped, None if base is None else base.reshape(node.shape), block, node.parameters)
+            self._whole[id(node)] = result.reshape(-1)
+
+    def _block(self, node: Apply, start: int, stop: int) -> Block:
+        return Block(
+            start, stop, self.size, lambda i: words(node.masks[i], start, stop), self._statistics.get(id(node))
+        )
+
+    def _evaluate(self, node: Node, start: int, stop: int, done: dict[int, Tensor]) -> Tensor:
+        """A piece of a node; `done` keeps what several parents share. Results must not be written into."""
+        key = id(node)
+        if key in done:
+            return done[key]
+        if isinstance(node, Load):
+            result = self._load(node, start, stop)
+        elif node.method.whole:
+            result = self._whole[key][start:stop]
+        else:
+            base = None if node.base is None else self._evaluate(node.base, start, stop, done)
+            tensors = [self._evaluate(child, start, stop, done) for child in node.inputs]
+            result = node.method(tensors, base, self._block(node, start, stop), node.parameters)
+        done[key] = result
+        return result
+
+    def _load(self, node: Load, start: int, stop: int) -> Tensor:
+        values = self._sources[node.source].block(node.name, start, stop)
+        if node.cast is not None and node.cast != values.dtype:
+            values = values.to(node.cast)
+        values = values.to(self.dtype)
+        # A sum is finite only if all its terms are; the reverse is checked where it is not.
+        if not math.isfinite(values.sum().item()) and not bool(torch.isfinite(values).all()):
+            place = start + int(torch.isfinite(values).logical_not().nonzero()[0, 0])
+            cast = f" (or a value too large for {node.cast})" if node.cast else ""
+            raise NonFiniteWeights(
+                f"{node.label}: tensor {node.name!r} has NaN or infinity{cast}, first at element {place}; "
+                "leave this model out, or get a sound copy of it"
+            )
+        return values
+
+
+@dataclass(frozen=True)
+class _View:
+    """What a node's statistics are folded over."""
+
+    evaluation: Evaluation
+    node: Apply
+    size: int = dataclasses.field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "size", self.evaluation.size)
+
+    def pieces(self) -> Iterator[tuple[int, int]]:
+        return self.evaluation.pieces()
+
+    def read(self, start: int, stop: int) -> tuple[list[Tensor], Tensor | None]:
+        done: dict[int, Tensor] = {}
+        base = None if self.node.base is None else self.evaluation._evaluate(self.node.base, start, stop, done)
+        return [self.evaluation._evaluate(child, start, stop, done) for child in self.node.inputs], base
+
+    def block(self, start: int, stop: int) -> Block:
+        return self.evaluation._block(self.node, start, stop)

@@ -1,0 +1,1 @@
+"""Files of models: read with suspicion, written so that half a file never has a name."""

@@ -1,0 +1,117 @@
+"""Writes safetensors files whose header is known before the first tensor: any order, any thread."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from evomerge_common.errors import DiskFull
+from evomerge_merging.io.dtypes import NAMES
+
+TensorSpec = tuple[str, tuple[int, ...], torch.dtype]
+"""Name, shape and element type of a tensor to write."""
+
+
+def header_bytes(tensors: Sequence[TensorSpec], metadata: Mapping[str, str]) -> tuple[bytes, dict[str, int]]:
+    """The file's beginning, and each tensor's byte offset in the file.
+
+    Wide elements come first, so that every tensor is aligned to its element.
+    """
+    entries: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
+    starts: dict[str, int] = {}
+    at = 0
+    for name, shape, dtype in sorted(tensors, key=lambda item: (-item[2].itemsize, item[0])):
+        stop = at + math.prod(shape) * dtype.itemsize
+        entries[name] = {"dtype": NAMES[dtype], "shape": list(shape), "data_offsets": [at, stop]}
+        starts[name], at = at, stop
+    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    start = 8 + len(text)
+    return len(text).to_bytes(8, "little") + text, {name: start + offset for name, offset in starts.items()}
+
+
+class SafetensorsWriter:
+    """One file, to be filled in place. `close` makes it durable; the caller renames it, or the folder it is in.
+
+    Raises:
+        DiskFull: no room left.
+    """
+
+    def __init__(self, path: Path, tensors: Sequence[TensorSpec], metadata: Mapping[str, str] | None = None) -> None:
+        self.path = path
+        self._dtypes = {name: dtype for name, _, dtype in tensors}
+        header, self._starts = header_bytes(tensors, metadata or {})
+        self.bytes = len(header) + sum(math.prod(shape) * dtype.itemsize for _, shape, dtype in tensors)
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        try:
+            self._pwrite(memoryview(header), 0)
+            os.ftruncate(self._fd, self.bytes)
+        except BaseException:
+            self.abort()
+            raise
+
+    def write(self, name: str, start: int, values: torch.Tensor) -> None:
+        """Puts elements from `start` on; `values` is flat, contiguous and of the tensor's own dtype."""
+        if values.dtype != self._dtypes[name]:
+            raise TypeError(f"{name} is {self._dtypes[name]}, not {values.dtype}")
+        if values.numel():
+            data = memoryview(values.reshape(-1).view(torch.uint8).numpy())
+            self._pwrite(data, self._starts[name] + start * values.element_size())
+
+    def close(self, *, durable: bool = True) -> None:
+        """Writes it out to the disk and lets it go."""
+        try:
+            if durable:
+                os.fsync(self._fd)
+        except OSError as error:
+            raise _disk_error(error, self.path) from error
+        finally:
+            self.abort()
+
+    def abort(self) -> None:
+        """Lets it go as it is."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _pwrite(self, data: memoryview, offset: int) -> None:
+        done = 0
+        while done < len(data):
+            try:
+                done += os.pwrite(self._fd, data[done:], offset + done)
+            except OSError as error:
+                raise _disk_error(error, self.path) from error
+
+
+def _disk_error(error: OSError, path: Path) -> OSError | DiskFull:
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return DiskFull(f"no room left for {path}: free some space, or write to another disk")
+    return error
+
+
+def shard(tensors: Sequence[TensorSpec], max_bytes: int) -> list[list[TensorSpec]]:
+    """Tensors in order, cut into files of at most `max_bytes` (one tensor alone may be larger)."""
+    files: list[list[TensorSpec]] = []
+    room = 0
+    for spec in tensors:
+        size = math.prod(spec[1]) * spec[2].itemsize
+        if not files or size > room:
+            files.append([])
+            room = max_bytes
+        files[-1].append(spec)
+        room -= size
+    return files or [[]]
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a small file durably."""
+    with path.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,225 @@
+"""Merge methods by name: a method is a typed function over one tensor's sources.
+
+    @merge_method("linear")
+    def linear(tensors: Sequence[Tensor], *, weight: PerModel[float], normalize: bool = True) -> Tensor:
+
+Its signature is its schema. Positional parameters say what it works on:
+
+    tensors     the inputs without the base, float32 (float64 where a source is), flat pieces of equal length
+    base        the model that the others are changes of; leaving it out makes a method without a base
+    block       a `Block`: where the piece lies in its tensor, the method's statistics, random words
+
+Keyword-only parameters are the recipe's: `PerModel[T]` is given for each model, others once; without a default they
+are required; a trailing underscore is not part of the name (`lambda_`). A method must not write into its inputs.
+
+It is called for pieces in any order and on any thread, so it must be elementwise. What needs the whole tensor is either
+a fold, given as `statistics(view, **parameters)`, which sees the tensor piece by piece beforehand, or `whole=True`:
+then the only piece is the whole tensor in its own shape.
+
+Other packages register theirs under the entry point group `evomerge.merge_methods`: each entry point is a function
+decorated like this (or a module that holds some); it is loaded when the registry is first asked.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import Annotated, Any, Literal, Protocol, TypeVar
+
+import torch
+
+from evomerge_common.errors import RecipeError, did_you_mean
+
+Tensor = torch.Tensor
+T = TypeVar("T")
+_PER_MODEL = "per model"
+PerModel = Annotated[tuple[T, ...], _PER_MODEL]
+"""One value for each of `tensors`. A default is written as a tuple of one: `(1.0,)`."""
+
+Function = TypeVar("Function", bound=Callable[..., Tensor])
+ENTRY_POINTS = "evomerge.merge_methods"
+_BUILT_IN = ("elementwise", "slerp", "task_vectors")
+
+
+class View(Protocol):
+    """One tensor of all sources, read piece by piece: what statistics are folded over."""
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        ...
+
+    def pieces(self) -> Iterator[tuple[int, int]]:
+        """Consecutive ranges of elements that cover the tensor; each but the last a multiple of `CELL`."""
+        ...
+
+    def read(self, start: int, stop: int) -> tuple[list[Tensor], Tensor | None]:
+        """The inputs and the base at these elements."""
+        ...
+
+    def block(self, start: int, stop: int) -> Block:
+        """The block of these elements, without statistics."""
+        ...
+
+
+@dataclass(frozen=True)
+class Block:
+    """Where a piece lies.
+
+    Attributes:
+        start, stop: elements of the flattened tensor.
+        size: number of elements of the whole tensor.
+        statistics: what the method's statistics function returned, else None.
+        words: `words(i)` gives an int32 for each element, uniform over all 2**32 values, that depends on nothing but
+            the recipe's seed, the i-th input's identity, the tensor's name and the element's place.
+    """
+
+    start: int
+    stop: int
+    size: int
+    words: Callable[[int], Tensor]
+    statistics: Any = None
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One entry of a method's schema. `kind` is float, int, bool or str; `default` is None when required."""
+
+    name: str
+    kind: type
+    per_model: bool
+    required: bool
+    default: Any = None
+
+
+@dataclass(frozen=True)
+class Method:
+    """A registered merge method.
+
+    Attributes:
+        base: whether it needs one: "none", or what stands in for a base that the recipe does not name: "first" (the
+            first input), "derived" (the inputs' common ancestor, else their average).
+        inputs: how many inputs besides the base it takes, None for any number of at least one.
+        scales: what a parameter `scale` of a layer means: "tensor", or "hop" (the hidden state on its way in).
+    """
+
+    name: str
+    summary: str
+    function: Callable[..., Tensor]
+    parameters: Mapping[str, Parameter]
+    base: Literal["none", "first", "derived"]
+    inputs: int | None
+    statistics: Callable[..., Any] | None
+    whole: bool
+    scales: Literal["tensor", "hop"]
+    wants_block: bool
+
+    def __call__(
+        self, tensors: Sequence[Tensor], base: Tensor | None, block: Block, parameters: Mapping[str, Any]
+    ) -> Tensor:
+        """Merges one piece; parameters by their recipe names, per-model ones as tuples."""
+        positional: list[Any] = [tensors]
+        if self.base != "none":
+            positional.append(base)
+        if self.wants_block:
+            positional.append(block)
+        return self.function(*positional, **keywords(parameters))
+
+
+def keywords(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Recipe names → Python names (`lambda` → `lambda_`)."""
+    return {f"{name}_" if name == "lambda" else name: value for name, value in parameters.items()}
+
+
+_METHODS: dict[str, Method] = {}
+
+
+def merge_method(
+    name: str,
+    *,
+    base: Literal["first", "derived"] = "derived",
+    inputs: int | None = None,
+    statistics: Callable[..., Any] | None = None,
+    whole: bool = False,
+    scales: Literal["tensor", "hop"] = "tensor",
+) -> Callable[[Function], Function]:
+    """Registers a function under a name; see the module's text.
+
+    Raises:
+        ValueError: the name is taken by another function, or the signature says nothing known.
+    """
+
+    def register(function: Function) -> Function:
+        positional, parameters = _schema(function)
+        taken = _METHODS.get(name)
+        if taken is not None and taken.function.__module__ != function.__module__:
+            raise ValueError(f"two merge methods are named {name!r}: {taken.function.__module__} has one already")
+        _METHODS[name] = Method(
+            name=name,
+            summary=(inspect.getdoc(function) or "").partition("\n")[0],
+            function=function,
+            parameters=parameters,
+            base=base if "base" in positional else "none",
+            inputs=inputs,
+            statistics=statistics,
+            whole=whole,
+            scales=scales,
+            wants_block="block" in positional,
+        )
+        return function
+
+    return register
+
+
+def _schema(function: Callable[..., Any]) -> tuple[list[str], dict[str, Parameter]]:
+    hints = typing.get_type_hints(function, include_extras=True)
+    positional: list[str] = []
+    parameters: dict[str, Parameter] = {}
+    for item in inspect.signature(function).parameters.values():
+        if item.kind is not inspect.Parameter.KEYWORD_ONLY:
+            positional.append(item.name)
+            continue
+        hint = hints[item.name]
+        per_model = typing.get_origin(hint) is Annotated and _PER_MODEL in hint.__metadata__
+        kind = typing.get_args(typing.get_args(hint)[0])[0] if per_model else hint
+        if kind not in {float, int, bool, str}:
+            raise ValueError(f"parameter {item.name!r} must be float, int, bool, str or PerModel of one, not {hint!r}")
+        required = item.default is inspect.Parameter.empty
+        default = None if required else item.default[0] if per_model else item.default
+        recipe_name = item.name.removesuffix("_")
+        parameters[recipe_name] = Parameter(recipe_name, kind, per_model, required, default)
+    if positional not in (["tensors"], ["tensors", "base"], ["tensors", "block"], ["tensors", "base", "block"]):
+        raise ValueError(f"a merge method takes (tensors, [base], [block], *, parameters), not {positional}")
+    return positional, parameters
+
+
+@functools.cache
+def _load() -> None:
+    for module in _BUILT_IN:
+        importlib.import_module(f"evomerge_merging.methods.{module}")
+    for entry in entry_points(group=ENTRY_POINTS):
+        entry.load()
+
+
+def methods() -> Mapping[str, Method]:
+    """Every merge method by name, those of other packages included."""
+    _load()
+    return dict(sorted(_METHODS.items()))
+
+
+def method(name: str) -> Method:
+    """The method of that name.
+
+    Raises:
+        RecipeError: there is none; it names the nearest.
+    """
+    _load()
+    found = _METHODS.get(name)
+    if found is None:
+        raise RecipeError(f"unknown merge method {name!r}; {did_you_mean(name, _METHODS)}", ("method",))
+    return found

@@ -1,0 +1,56 @@
+"""Spherical interpolation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from evomerge_merging.folds import Sums
+from evomerge_merging.methods.elementwise import weighted_sum
+from evomerge_merging.methods.registry import Block, View, merge_method
+
+_NEARLY_PARALLEL = 0.9995
+_EPSILON = 1e-8
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What the interpolation comes to: base * first + other * second."""
+
+    first: float
+    second: float
+
+
+def _interpolation(view: View, *, t: float) -> Weights:
+    """Folds norms and inner product over the tensor.
+
+    Nearly parallel or opposite tensors (|cosine| > 0.9995), and tensors of zeros, are interpolated in a straight line,
+    so the result is always finite.
+    """
+    sums = Sums("aa", "bb", "ab")
+    for start, stop in view.pieces():
+        (other,), base = view.read(start, stop)
+        assert base is not None
+        sums.add(aa=base * base, bb=other * other, ab=base * other)
+    norms = math.sqrt(sums["aa"]), math.sqrt(sums["bb"])
+    if min(norms) <= _EPSILON:
+        return Weights(1.0 - t, t)
+    cosine = max(-1.0, min(1.0, sums["ab"] / (norms[0] * norms[1])))
+    if abs(cosine) > _NEARLY_PARALLEL:
+        return Weights(1.0 - t, t)
+    angle = math.acos(cosine)
+    return Weights(math.sin((1.0 - t) * angle) / math.sin(angle), math.sin(t * angle) / math.sin(angle))
+
+
+@merge_method("slerp", base="first", inputs=1, statistics=_interpolation)
+def slerp(tensors: Sequence[Tensor], base: Tensor, block: Block, *, t: float) -> Tensor:
+    """Interpolates along the arc between base (t = 0) and the other model (t = 1), each tensor as one vector.
+
+    Shoemake 1985. The angle is that between the tensors; their lengths are interpolated along.
+    """
+    weights: Any = block.statistics
+    return weighted_sum([base, tensors[0]], [weights.first, weights.second])

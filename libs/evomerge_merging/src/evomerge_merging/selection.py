@@ -1,0 +1,125 @@
+"""The k-th largest magnitude of a tensor that is read piece by piece: exact, without sorting it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+_SMALL = 1 << 18
+_SAMPLE_EVERY, _SAMPLE_RUN = 32_768, 1_024
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Which elements are kept: all larger in magnitude than `threshold`, and of those that equal it the ones up to
+    element `last` (so that the number kept is exact, and ties fall to the earlier element)."""
+
+    threshold: float
+    last: int
+
+    def mask(self, magnitudes: torch.Tensor, start: int) -> torch.Tensor:
+        """Booleans for a piece that begins at element `start`."""
+        keep = magnitudes > self.threshold
+        equal = min(max(self.last + 1 - start, 0), magnitudes.numel())
+        if equal:
+            keep[:equal] |= magnitudes[:equal] == self.threshold
+        return keep
+
+
+KEEP_ALL = Cut(-1.0, -1)
+KEEP_NONE = Cut(math.inf, -1)
+
+Magnitudes = Callable[[int, int], Sequence[torch.Tensor]]
+"""Elements [start, stop) → magnitudes of several tensors of one size."""
+
+
+def cuts(read: Magnitudes, pieces: Iterable[tuple[int, int]], size: int, counts: Sequence[int]) -> list[Cut]:
+    """For the i-th tensor, the cut that keeps its `counts[i]` largest magnitudes.
+
+    Large tensors: a sample gives an interval that almost surely holds the k-th value; one pass counts what lies above
+    and collects what lies inside. If the sample misled, everything is collected: slower, and the same answer.
+    """
+    ranges = list(pieces)
+    found: dict[int, Cut] = {i: KEEP_NONE if k <= 0 else KEEP_ALL for i, k in enumerate(counts) if not 0 < k < size}
+    open_ = [i for i in range(len(counts)) if i not in found]
+    if open_:
+        intervals = _intervals(read, size, counts, open_) if size > _SMALL else dict.fromkeys(open_, (-1.0, math.inf))
+        while open_:
+            found.update(_within(read, ranges, counts, {i: intervals[i] for i in open_}))
+            open_ = [i for i in open_ if i not in found]
+            intervals = dict.fromkeys(open_, (-1.0, math.inf))
+    return [found[i] for i in range(len(counts))]
+
+
+def _intervals(
+    read: Magnitudes, size: int, counts: Sequence[int], wanted: Sequence[int]
+) -> dict[int, tuple[float, float]]:
+    sample: dict[int, list[torch.Tensor]] = {i: [] for i in wanted}
+    for start in range(0, size, _SAMPLE_EVERY):
+        values = read(start, min(start + _SAMPLE_RUN, size))
+        for i in wanted:
+            sample[i].append(values[i])
+    result = {}
+    for i in wanted:
+        ordered = torch.cat(sample[i]).sort(descending=True).values
+        place, margin = counts[i] / size * len(ordered), 0.01 * len(ordered) + 8
+        above, below = int(place - margin), int(place + margin)
+        result[i] = (
+            ordered[below].item() if below < len(ordered) else -1.0,
+            ordered[above].item() if above > 0 else math.inf,
+        )
+    return result
+
+
+def _within(
+    read: Magnitudes,
+    ranges: Sequence[tuple[int, int]],
+    counts: Sequence[int],
+    intervals: dict[int, tuple[float, float]],
+) -> dict[int, Cut]:
+    """The cuts whose threshold lies in its interval (low, high]."""
+    above = dict.fromkeys(intervals, 0)
+    inside: dict[int, list[torch.Tensor]] = {i: [] for i in intervals}
+    for start, stop in ranges:
+        values = read(start, stop)
+        for i, (low, high) in intervals.items():
+            over_low, over_high = values[i] > low, values[i] > high
+            above[i] += int(over_high.sum())
+            inside[i].append(values[i][over_low & ~over_high])
+    result: dict[int, Cut] = {}
+    ties: dict[int, tuple[float, int]] = {}
+    for i in intervals:
+        candidates = torch.cat(inside[i])
+        k = counts[i] - above[i]
+        if not 0 < k <= len(candidates):
+            continue
+        threshold = candidates.kthvalue(len(candidates) - k + 1).values.item()
+        room = k - int((candidates > threshold).sum())
+        if int((candidates == threshold).sum()) == room:
+            result[i] = Cut(threshold, 2**62)
+        else:
+            ties[i] = (threshold, room)
+    if ties:
+        result.update(_tied(read, ranges, ties))
+    return result
+
+
+def _tied(
+    read: Magnitudes, ranges: Sequence[tuple[int, int]], ties: dict[int, tuple[float, int]]
+) -> dict[int, Cut]:
+    """Finds the last of the equal elements for which there is room."""
+    result: dict[int, Cut] = {}
+    room = {i: count for i, (_, count) in ties.items()}
+    for start, stop in ranges:
+        if len(result) == len(ties):
+            break
+        values = read(start, stop)
+        for i in ties.keys() - result.keys():
+            places = (values[i] == ties[i][0]).nonzero()[:, 0]
+            if len(places) >= room[i]:
+                result[i] = Cut(ties[i][0], start + int(places[room[i] - 1]))
+            room[i] -= len(places)
+    return result

@@ -1,0 +1,41 @@
+"""The one place where the evaluator is put together."""
+
+from __future__ import annotations
+
+import asyncio
+
+from evomerge.v1 import evaluator_pb2_grpc
+from evomerge_common.runtime.child import ChildProcess
+from evomerge_common.runtime.ports_factory import Ports
+from evomerge_common.runtime.service import Service
+from evomerge_common.runtime.settings import Settings
+from evomerge_common.runtime.worker import Worker
+from evomerge_evaluator.gpu import GpuMonitor, load_nvml
+from evomerge_evaluator.grpc_api import EvaluatorServicer
+from evomerge_evaluator.handlers import EvaluateHandler
+from evomerge_evaluator.scoring import child as scoring
+
+
+async def bootstrap(settings: Settings, ports: Ports) -> Service:
+    """One scoring process, one worker, the gRPC API, and NVML's numbers where there are any."""
+    child = ChildProcess(initializer=scoring.initialise, initargs=(settings.device,))
+    nvml = load_nvml()
+    monitor = None if nvml is None else GpuMonitor(nvml)
+    servicer = EvaluatorServicer(ports=ports, child=child, settings=settings, monitor=monitor)
+    handler = EvaluateHandler(ports=ports, child=child)
+
+    async def close() -> None:
+        await asyncio.to_thread(child.close)
+
+    return Service(
+        name="evaluator",
+        servicers=[
+            (
+                "evomerge.v1.EvaluatorService",
+                lambda server: evaluator_pb2_grpc.add_EvaluatorServiceServicer_to_server(servicer, server),
+            )
+        ],
+        workers=[Worker(kind="evaluate", handler=handler, ports=ports, settings=settings)],
+        background=[] if monitor is None else [monitor.run],
+        closers=[close],
+    )

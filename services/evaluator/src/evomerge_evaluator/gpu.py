@@ -1,0 +1,102 @@
+"""GPUs as NVML tells of them. Needs nvidia-ml-py and a driver; without them there is nothing to tell."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from evomerge_evaluator.metrics import EVALUATOR_METRICS, EvaluatorMetrics
+
+SAMPLE_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class GpuSample:
+    """One GPU now; a number that the driver does not tell is 0."""
+
+    index: int
+    name: str
+    utilization_ratio: float
+    memory_bytes: int
+    memory_used_bytes: int
+    power_watts: float
+    temperature_celsius: float
+
+
+def load_nvml() -> Any | None:
+    """NVML, initialised; None without the library or a driver."""
+    try:
+        import pynvml
+    except ImportError:
+        return None
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return None
+    return pynvml
+
+
+class GpuMonitor:
+    """Samples GPUs into metrics. `nvml` is the module pynvml, or an object with its functions."""
+
+    def __init__(self, nvml: Any, metrics: EvaluatorMetrics = EVALUATOR_METRICS) -> None:
+        self._nvml = nvml
+        self._metrics = metrics
+
+    def sample(self) -> list[GpuSample]:
+        """Every GPU now, also written into the metrics."""
+        samples = [self._one(index) for index in range(self._nvml.nvmlDeviceGetCount())]
+        for sample in samples:
+            gpu = str(sample.index)
+            self._metrics.utilization.labels(gpu).set(sample.utilization_ratio)
+            self._metrics.memory_used.labels(gpu).set(sample.memory_used_bytes)
+            self._metrics.power.labels(gpu).set(sample.power_watts)
+            self._metrics.temperature.labels(gpu).set(sample.temperature_celsius)
+        return samples
+
+    def _one(self, index: int) -> GpuSample:
+        nvml = self._nvml
+        handle = nvml.nvmlDeviceGetHandleByIndex(index)
+        name = nvml.nvmlDeviceGetName(handle)
+        memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+        utilization = power = temperature = 0.0
+        with self._unsupported():
+            utilization = nvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100
+        with self._unsupported():
+            power = nvml.nvmlDeviceGetPowerUsage(handle) / 1000  # milliwatts
+        with self._unsupported():
+            temperature = float(nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU))
+        return GpuSample(
+            index=index,
+            name=name.decode() if isinstance(name, bytes) else name,
+            utilization_ratio=utilization,
+            memory_bytes=int(memory.total),
+            memory_used_bytes=int(memory.used),
+            power_watts=power,
+            temperature_celsius=temperature,
+        )
+
+    @contextlib.contextmanager
+    def _unsupported(self) -> Iterator[None]:
+        """Some GPUs do not tell some numbers (a laptop's power, a slice's utilization)."""
+        with contextlib.suppress(self._nvml.NVMLError):
+            yield
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Samples until `stop`; a GPU that stops answering is logged once, never fatal."""
+        warned = False
+        while not stop.is_set():
+            try:
+                await asyncio.to_thread(self.sample)
+                warned = False
+            except self._nvml.NVMLError as error:
+                if not warned:
+                    structlog.get_logger("evomerge.gpu").warning("NVML does not answer", error=str(error))
+                warned = True
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), SAMPLE_SECONDS)

@@ -1,0 +1,171 @@
+"""EvaluatorService: parse, call, map. The runtime's interceptor maps errors to status codes."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from evomerge.v1 import evaluator_pb2, evaluator_pb2_grpc
+from evomerge_common import codec
+from evomerge_common.domain.messages import CandidateFailed, EvaluateJob, Event, Job, Model
+from evomerge_common.domain.recipe import ModelReference, Recipe
+from evomerge_common.domain.suite import SPLITS, Suite
+from evomerge_common.errors import InvalidInput, ModelNotFound, NotFound, did_you_mean
+from evomerge_common.runtime.child import ChildProcess
+from evomerge_common.runtime.ports_factory import Ports
+from evomerge_common.runtime.settings import Settings
+from evomerge_evaluator.gpu import GpuMonitor
+from evomerge_evaluator.handlers import DEFAULT_THREADS, path_of
+from evomerge_evaluator.scoring import child as scoring
+
+RUN_ID = "adhoc"
+MAX_NEW_TOKENS = 2048
+MAX_PROMPT_CHARS = 1_000_000
+GENERATE_SECONDS = 120.0
+KINDS = {
+    "multiple_choice": "log-likelihood of each choice after the prompt; acc or acc_norm (per byte)",
+    "exact_match": "greedy generation up to a stop string, compared with the answer",
+    "perplexity": "bits per byte of documents; item score 2 ** -bits",
+}
+
+
+class EvaluatorServicer(evaluator_pb2_grpc.EvaluatorServiceServicer):  # type: ignore[misc]
+    """See proto/evomerge/v1/evaluator.proto."""
+
+    def __init__(
+        self, *, ports: Ports, child: ChildProcess, settings: Settings, monitor: GpuMonitor | None = None
+    ) -> None:
+        self._ports = ports
+        self._child = child
+        self._settings = settings
+        self._monitor = monitor
+
+    async def Evaluate(  # noqa: N802
+        self, request: evaluator_pb2.EvaluateRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> evaluator_pb2.Evaluation:
+        """Queues it; the same model, suite and split asked for again is the same job."""
+        model: Model = codec.from_proto(request.model)
+        if not model.digest:
+            raise InvalidInput("model.digest is empty; DownloaderService.Download (or GetModel) tells it")
+        split = request.split or "search"
+        if split not in SPLITS:
+            raise InvalidInput(f"unknown split {split!r}; {did_you_mean(split, SPLITS)}")
+        suite = Suite.from_json(request.suite_json)
+        uri = self._folder(model).as_uri()
+        recipe = Recipe.of_source(ModelReference(model.reference or model.digest, digest=model.digest))
+        job_id = f"evaluate-{recipe.digest[:32]}-{suite.digest[:16]}-{split}-{RUN_ID}"
+        suite_uri = await asyncio.to_thread(
+            self._ports.artifacts.put, f"suites/{suite.digest}.json", suite.to_json().encode()
+        )
+        payload = EvaluateJob(
+            recipe_json=recipe.to_json(),
+            recipe_digest=recipe.digest,
+            sources=(Model(reference=model.reference, digest=model.digest, uri=uri),),
+            suite_uri=suite_uri,
+            suite_digest=suite.digest,
+            split=split,
+            threads=DEFAULT_THREADS,
+        )
+        if await self._ports.kv.get("results", job_id) is None:
+            await self._ports.kv.create("results", _queued(job_id), b"queued")
+            await self._ports.queue.publish(Job(job_id=job_id, run_id=RUN_ID, payload=payload))
+        return await self._evaluation(job_id)
+
+    async def GetEvaluation(  # noqa: N802
+        self, request: evaluator_pb2.GetEvaluationRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> evaluator_pb2.Evaluation:
+        """How a job went, of any run."""
+        return await self._evaluation(request.job_id)
+
+    async def _evaluation(self, job_id: str) -> evaluator_pb2.Evaluation:
+        if not job_id:
+            raise InvalidInput("job_id is empty; Evaluate tells it")
+        stored = await self._ports.kv.get("results", job_id)
+        if stored is None:
+            if await self._ports.kv.get("results", _queued(job_id)) is None:
+                raise NotFound(f"no evaluation {job_id!r}")
+            return evaluator_pb2.Evaluation(job_id=job_id, state="queued")
+        payload = codec.decode(Event, stored[0]).payload
+        if isinstance(payload, CandidateFailed):
+            return evaluator_pb2.Evaluation(job_id=job_id, state="failed", error=codec.to_proto(payload.error))
+        message = codec.to_proto(payload)
+        if message.DESCRIPTOR.name != "CandidateEvaluated":
+            raise NotFound(f"job {job_id!r} is no evaluation")
+        return evaluator_pb2.Evaluation(job_id=job_id, state="done", result=message)
+
+    async def ListTasks(  # noqa: N802
+        self, request: evaluator_pb2.ListTasksRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> evaluator_pb2.ListTasksResponse:
+        """Kinds of task that a suite may hold."""
+        kinds = [evaluator_pb2.TaskKind(name=name, summary=summary) for name, summary in KINDS.items()]
+        return evaluator_pb2.ListTasksResponse(kinds=kinds)
+
+    async def GetDevices(  # noqa: N802
+        self, request: evaluator_pb2.GetDevicesRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> evaluator_pb2.GetDevicesResponse:
+        """What could score here. Waits for the scoring process, which answers between two candidates."""
+        found = [
+            _device(info.name, info.kind, info.dtype, info.memory_bytes, info.memory_used_bytes)
+            for info in await self._child.call(scoring.devices)
+        ]
+        if self._monitor is not None:
+            samples = {sample.index: sample for sample in await asyncio.to_thread(self._monitor.sample)}
+            for index, device in enumerate(device for device in found if device.kind == "cuda"):
+                if (sample := samples.get(index)) is not None:
+                    device.utilization_ratio = sample.utilization_ratio
+                    device.power_watts = sample.power_watts
+                    device.temperature_celsius = sample.temperature_celsius
+        return evaluator_pb2.GetDevicesResponse(devices=found)
+
+    async def Generate(  # noqa: N802
+        self, request: evaluator_pb2.GenerateRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> evaluator_pb2.GenerateResponse:
+        """Greedy continuation of a prompt, within the caller's deadline (at most two minutes)."""
+        count = request.max_new_tokens or 128
+        if not 0 < count <= MAX_NEW_TOKENS:
+            raise InvalidInput(f"max_new_tokens must be 1 to {MAX_NEW_TOKENS}, not {count}")
+        if len(request.prompt) > MAX_PROMPT_CHARS:
+            raise InvalidInput(f"the prompt has {len(request.prompt)} characters; at most {MAX_PROMPT_CHARS}")
+        left = context.time_remaining()
+        seconds = GENERATE_SECONDS if left is None else min(left, GENERATE_SECONDS)
+        folder = self._folder(codec.from_proto(request.model))
+        result = await self._child.call(
+            scoring.generate, folder, request.prompt, count, DEFAULT_THREADS, timeout=max(seconds, 0.001)
+        )
+        return evaluator_pb2.GenerateResponse(text=result.text, tokens=result.tokens, seconds=result.seconds)
+
+    def _folder(self, model: Model) -> Path:
+        """Where the model's files are.
+
+        Raises:
+            ModelNotFound: not on this machine.
+        """
+        if model.uri:
+            folder = path_of(model.uri)
+        elif model.digest:
+            name = model.digest.removeprefix("sha256:")
+            if not name.isalnum():
+                raise InvalidInput(f"{model.digest!r} is no digest; expected sha256:<hex>")
+            folder = self._settings.model_store / name
+        elif model.reference:
+            folder = Path(model.reference).expanduser()
+        else:
+            raise InvalidInput("model is empty; give its uri, its digest, or a folder as its reference")
+        if not folder.is_dir():
+            raise ModelNotFound(
+                f"{folder} is not on this machine; download the model first (DownloaderService.Download)"
+            )
+        return folder.absolute()
+
+
+def _device(name: str, kind: str, dtype: str, memory: int, used: int) -> evaluator_pb2.Device:
+    """A device's message without what only NVML knows."""
+    return evaluator_pb2.Device(name=name, kind=kind, dtype=dtype, memory_bytes=memory, memory_used_bytes=used)
+
+
+def _queued(job_id: str) -> str:
+    """Key that tells a queued job from one that nobody asked for."""
+    return f"queued.{job_id}"

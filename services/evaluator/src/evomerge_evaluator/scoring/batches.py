@@ -1,0 +1,24 @@
+"""Which rows share a batch: from the rows' lengths alone, so that a score never depends on who computes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+
+def compose(lengths: Sequence[int], size: int, *, fits: Callable[[int, int], bool] | None = None) -> list[list[int]]:
+    """Row numbers in batches: longest first (so that memory runs out early or never), neighbours of like length.
+
+    Args:
+        lengths: tokens of each row.
+        size: rows a batch, at most.
+        fits: whether a batch of (rows, tokens of its longest row) is allowed; one row always is.
+    """
+    order = sorted(range(len(lengths)), key=lambda row: (-lengths[row], row))
+    batches: list[list[int]] = []
+    for row in order:
+        batch = batches[-1] if batches else []
+        if not batch or len(batch) >= size or (fits and not fits(len(batch) + 1, lengths[batch[0]])):
+            batches.append([row])
+        else:
+            batch.append(row)
+    return batches

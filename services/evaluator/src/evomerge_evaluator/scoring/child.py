@@ -1,0 +1,137 @@
+"""What runs in the evaluator's child process: the only place where the service uses torch.
+
+Importing this module imports no torch, so that the service can name its functions.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from evomerge_common.domain.recipe import Recipe
+from evomerge_common.domain.suite import Suite
+from evomerge_common.errors import OutOfMemory, Unavailable
+from evomerge_evaluator.scoring.report import DeviceInfo, GenerateResult, ScoreReport
+
+if TYPE_CHECKING:
+    from evomerge_evaluator.scoring.scorer import Scorer
+
+_device = "auto"
+_scorer: Scorer | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreRequest:
+    """One candidate to score.
+
+    Attributes:
+        folder: its weights; None: the recipe is executed in memory.
+        models: ModelReference.key of each source → its folder.
+        suite_digest: of `suite`, known already.
+    """
+
+    folder: Path | None
+    recipe_json: str
+    models: Mapping[str, Path]
+    suite: Suite
+    suite_digest: str
+    split: str
+    threads: int
+
+
+def initialise(device: str) -> None:
+    """Remembers the device; torch is imported at the first call."""
+    global _device  # noqa: PLW0603 - a process scores with one device all its life
+    _device = device
+
+
+def score(request: ScoreRequest) -> ScoreReport:
+    """Scores one candidate; see `scoring.score_folder`."""
+    with _torch_errors():
+        return _score(request, _resident())
+
+
+def generate(folder: Path, prompt: str, max_new_tokens: int, threads: int) -> GenerateResult:
+    """Continues a prompt; see `scoring.generate_text`."""
+    with _torch_errors():
+        return _resident().generate(folder, prompt, max_new_tokens, threads=threads)
+
+
+def devices() -> tuple[DeviceInfo, ...]:
+    """See `scoring.devices.list_devices`."""
+    from evomerge_evaluator.scoring.devices import list_devices
+
+    return list_devices()
+
+
+def _resident() -> Scorer:
+    global _scorer  # noqa: PLW0603 - the resident model is the point of this process
+    if _scorer is None:
+        import torch
+
+        from evomerge_evaluator.scoring.scorer import Scorer
+
+        torch.set_num_interop_threads(1)
+        _scorer = Scorer(device=_device)
+    return _scorer
+
+
+def _score(request: ScoreRequest, scorer: Scorer) -> ScoreReport:
+    folder = request.folder
+    if folder is None:
+        recipe = Recipe.from_json(request.recipe_json)
+        folder = _plain_source(recipe, request.models)
+        if folder is None:
+            return _score_recipe(recipe, request, scorer)
+    return scorer.score_folder(
+        folder, request.suite, request.split, threads=request.threads, suite_digest=request.suite_digest
+    )
+
+
+def _plain_source(recipe: Recipe, models: Mapping[str, Path]) -> Path | None:
+    """The folder of the recipe that is just a source model: nothing to execute."""
+    sources = recipe.sources()
+    if len(sources) == 1 and recipe.digest == Recipe.of_source(sources[0]).digest:
+        return models.get(sources[0].key)
+    return None
+
+
+def _score_recipe(recipe: Recipe, request: ScoreRequest, scorer: Scorer) -> ScoreReport:
+    """Executes the recipe here: no weights came with the job, or this machine cannot reach them."""
+    from evomerge_merging import execute, plan_merge
+
+    missing = [str(source) for source in recipe.sources() if source.key not in request.models]
+    if missing:
+        raise Unavailable(f"neither the candidate's weights nor its source {missing[0]} are on this machine")
+    with tempfile.TemporaryDirectory(prefix="evomerge-") as folder:
+        place = Path(folder) / "candidate"
+        execute(plan_merge(recipe, request.models), place, threads=request.threads)
+        return scorer.score_folder(
+            place, request.suite, request.split, threads=request.threads, suite_digest=request.suite_digest
+        )
+
+
+@contextmanager
+def _torch_errors() -> Iterator[None]:
+    """Nothing of torch's own crosses to the service, which could not read it without importing torch."""
+    try:
+        yield
+    except MemoryError as error:
+        raise OutOfMemory(f"this machine's memory is too small for this model: {error}") from error
+    except Exception as error:
+        import torch
+
+        if isinstance(error, torch.OutOfMemoryError) or (
+            isinstance(error, RuntimeError) and "not enough memory" in str(error)
+        ):
+            raise OutOfMemory(f"the device's memory is too small for this model: {str(error)[:300]}") from error
+        if isinstance(error, torch.AcceleratorError):
+            os._exit(70)  # a CUDA context that failed once fails ever after: a new process must take over
+        if type(error).__module__.startswith(("torch", "transformers")):
+            raise RuntimeError(f"{type(error).__name__}: {error}") from error
+        raise

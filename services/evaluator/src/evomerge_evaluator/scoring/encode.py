@@ -1,0 +1,278 @@
+"""A task's items as token rows.
+
+Depends on the tokenizer and the context window, never on the weights, so one encoding serves every candidate of a run.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from evomerge_common.domain.suite import Item, Task
+from evomerge_common.errors import ModelError, SuiteError
+from evomerge_evaluator.scoring.forward import Row
+
+CHARS_PER_TOKEN = 16
+"""A prompt longer than context window × this is cut before it is tokenised, which could take minutes."""
+MAX_DOCUMENT_CHARS = 4 * 1024 * 1024
+TREE_TYPES = frozenset(
+    ("gemma", "gemma2", "gemma3_text", "gpt2", "gpt_neox", "granite", "llama", "mistral", "olmo2", "phi", "phi3",
+     "qwen2", "qwen3", "smollm3", "stablelm", "starcoder2")
+)  # fmt: skip
+"""Kinds of model that take positions and a mask for each row, so that choices can share a prompt; each is tested."""
+
+
+def tree_limit(config: Any) -> int:
+    """The longest row, in tokens, for which a mask of our own means the same to every layer; 0: never.
+
+    A layer with a sliding window sees less than its mask allows, but only in rows longer than the window.
+    """
+    if config.model_type not in TREE_TYPES or config._attn_implementation != "sdpa":
+        return 0
+    window = getattr(config, "sliding_window", None)
+    return window if isinstance(window, int) else sys.maxsize
+
+
+@dataclass
+class EncodedTask:
+    """Rows of a task and how its items are put together from them.
+
+    Attributes:
+        rows: what the model reads (multiple_choice, perplexity).
+        groups: item → choice → (row, query) pairs whose log-probabilities are summed; perplexity has one choice.
+        constants: item → log-probability of tokens that nothing conditions (perplexity without BOS).
+        prompts: item → tokens to continue (exact_match).
+        truncated: how many items were cut to fit.
+    """
+
+    rows: list[Row] = field(default_factory=list)
+    groups: list[list[list[tuple[int, int]]]] = field(default_factory=list)
+    constants: list[float] = field(default_factory=list)
+    prompts: list[tuple[int, ...]] = field(default_factory=list)
+    truncated: int = 0
+
+
+class Encoder:
+    """Turns items into rows for one tokenizer.
+
+    Args:
+        tokenizer: of the model's folder.
+        context: tokens that the model reads at most.
+        masked: a masked language model.
+        vocabulary: rows of its embedding.
+        tree: the longest row that choices may share (see `tree_limit`).
+    """
+
+    def __init__(self, tokenizer: Any, *, context: int, masked: bool, vocabulary: int, tree: int) -> None:
+        self.tokenizer = tokenizer
+        self.context = context
+        self.masked = masked
+        self.vocabulary = vocabulary
+        self.tree = 0 if masked else tree
+        self.lead, self.trail = _added_tokens(tokenizer)
+        bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+        self.start = [bos] if bos is not None else [eos] if eos is not None else []
+        if masked and tokenizer.mask_token_id is None:
+            raise ModelError("a masked language model whose tokenizer has no mask token cannot be scored")
+
+    def task(self, task: Task, items: Sequence[Item]) -> EncodedTask:
+        """Encodes a task's items.
+
+        Raises:
+            SuiteError: the kind of task does not go with the kind of model, or a document is too long.
+            ModelError: the task asks for a chat template and the model has none.
+        """
+        if task.kind == "multiple_choice":
+            return self._multiple_choice(task, items)
+        if task.kind == "perplexity":
+            return self._perplexity(task, items)
+        if task.kind == "exact_match":
+            return self._exact_match(task, items)
+        raise SuiteError(f"task {task.name!r}: no evaluator for tasks of kind {task.kind!r}")
+
+    # ---- multiple choice ----
+
+    def _multiple_choice(self, task: Task, items: Sequence[Item]) -> EncodedTask:
+        pairs = [
+            _split_spaces(self._text(task, item), str(choice)) for item in items for choice in item.content["choices"]
+        ]
+        limit = self.context * CHARS_PER_TOKEN
+        cut = [len(context) > limit for context, _ in pairs]
+        pairs = [
+            (context[-limit:] if long else context, choice) for (context, choice), long in zip(pairs, cut, strict=True)
+        ]
+        contexts = self._encode([context for context, _ in pairs])
+        wholes = self._encode([context + choice for context, choice in pairs])
+        encoded = EncodedTask()
+        position = 0
+        for item in items:
+            end = position + len(item.content["choices"])
+            lead = self.lead if not task.chat else []
+            sequences = []
+            for context, whole in zip(contexts[position:end], wholes[position:end], strict=True):
+                first = lead or ([] if context or self.masked else self.start)
+                start = min(len(first) + len(context), len(first) + len(whole) - 1)
+                sequences.append(([*first, *whole], max(start, 0 if self.masked else 1)))
+            room = self.context - len(self.trail) if self.masked else self.context + 1
+            too_long = max(len(ids) for ids, _ in sequences) - room
+            if too_long > 0:
+                sequences = [_cut_left(ids, start, too_long, len(lead)) for ids, start in sequences]
+            encoded.truncated += too_long > 0 or any(cut[position:end])
+            if self.masked:
+                encoded.groups.append([self._pseudo(encoded, ids, range(start, len(ids))) for ids, start in sequences])
+            else:
+                encoded.groups.append(self._choices(encoded, sequences))
+            position = end
+        return encoded
+
+    def _choices(self, encoded: EncodedTask, sequences: list[tuple[list[int], int]]) -> list[list[tuple[int, int]]]:
+        """Rows for the choices of one item; the last token of each is only predicted, never read."""
+        reads = [ids[:-1] for ids, _ in sequences]
+        shared = _common_prefix(reads)
+        length = shared + sum(len(ids) - shared for ids in reads)
+        if length > self.tree:
+            groups = []
+            for ids, start in sequences:
+                queries = [(p - 1, ids[p]) for p in range(start, len(ids))]
+                groups.append([(len(encoded.rows), q) for q in range(len(queries))])
+                encoded.rows.append(Row.plain(ids[:-1], queries))
+            return groups
+        tokens = list(reads[0][:shared])
+        queries, branches, groups = [], [], []
+        for (ids, start), read in zip(sequences, reads, strict=True):
+            offset = len(tokens) - shared  # of this branch's positions against a row of its own
+            groups.append([(len(encoded.rows), len(queries) + n) for n in range(len(ids) - start)])
+            queries += [(p - 1 if p - 1 < shared else p - 1 + offset, ids[p]) for p in range(start, len(ids))]
+            if len(read) > shared:
+                branches.append(len(read) - shared)
+                tokens += read[shared:]
+        encoded.rows.append(Row(tuple(tokens), tuple(queries), shared, tuple(branches)))
+        return groups
+
+    # ---- perplexity ----
+
+    def _perplexity(self, task: Task, items: Sequence[Item]) -> EncodedTask:
+        texts = [str(item.content["text"]) for item in items]
+        for item, text in zip(items, texts, strict=True):
+            if len(text) > MAX_DOCUMENT_CHARS:
+                raise SuiteError(
+                    f"task {task.name!r}: document {item.id!r} has {len(text)} characters; split it into documents of "
+                    f"at most {MAX_DOCUMENT_CHARS}"
+                )
+        encoded = EncodedTask()
+        for ids in self._encode(texts):
+            encoded.constants.append(0.0)
+            if self.masked:
+                encoded.groups.append([self._pseudo_windows(encoded, ids)])
+                continue
+            tokens = [*self.start, *ids]
+            if not self.start:  # nothing conditions the first token: charge it as if all were equally likely
+                encoded.constants[-1] = -math.log(self.vocabulary)
+            pairs = []
+            for begin in range(0, len(tokens) - 1, self.context):
+                window = tokens[begin : begin + self.context + 1]
+                queries = [(p, token) for p, token in enumerate(window[1:])]
+                pairs += [(len(encoded.rows), q) for q in range(len(queries))]
+                encoded.rows.append(Row.plain(window[:-1], queries))
+            encoded.groups.append([pairs])
+        return encoded
+
+    def _pseudo_windows(self, encoded: EncodedTask, ids: Sequence[int]) -> list[tuple[int, int]]:
+        room = self.context - len(self.lead) - len(self.trail)
+        pairs = []
+        for begin in range(0, len(ids), room):
+            window = [*self.lead, *ids[begin : begin + room]]
+            pairs += self._pseudo(encoded, window, range(len(self.lead), len(window)))
+        return pairs
+
+    def _pseudo(self, encoded: EncodedTask, ids: Sequence[int], positions: range) -> list[tuple[int, int]]:
+        """One row a position, that position masked: pseudo-log-likelihood (Salazar et al. 2020, arXiv:1910.14659)."""
+        pairs = []
+        for position in positions:
+            row = [*ids, *self.trail]
+            row[position] = self.tokenizer.mask_token_id
+            pairs.append((len(encoded.rows), 0))
+            encoded.rows.append(Row.plain(row, [(position, ids[position])]))
+        return pairs
+
+    # ---- exact match ----
+
+    def _exact_match(self, task: Task, items: Sequence[Item]) -> EncodedTask:
+        if self.masked:
+            raise SuiteError(f"task {task.name!r}: a masked language model cannot continue a text (exact_match)")
+        limit = self.context * CHARS_PER_TOKEN
+        texts = [self._text(task, item) for item in items]
+        encoded = EncodedTask()
+        room = max(1, self.context - task.max_new_tokens)
+        for text, ids in zip(texts, self._encode([text[-limit:] for text in texts]), strict=True):
+            lead = self.lead if not task.chat else []
+            tokens = [*lead, *ids] or list(self.start)
+            if not tokens:
+                raise SuiteError(f"task {task.name!r}: an empty prompt, and the tokenizer has no first token")
+            over = len(tokens) > room
+            if over:
+                kept = lead if len(lead) < room else []
+                tokens = [*kept, *tokens[len(tokens) - room + len(kept) :]]
+            encoded.truncated += over or len(text) > limit
+            encoded.prompts.append(tuple(tokens))
+        return encoded
+
+    # ---- text ----
+
+    def _text(self, task: Task, item: Item) -> str:
+        prompt = str(item.content["prompt"])
+        return chat_text(self.tokenizer, prompt[-self.context * CHARS_PER_TOKEN :]) if task.chat else prompt
+
+    def _encode(self, texts: list[str]) -> list[list[int]]:
+        found = self.tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+        return [list(ids) for ids in found]
+
+
+def chat_text(tokenizer: Any, prompt: str) -> str:
+    """The prompt as a user's turn, up to where the answer begins.
+
+    Raises:
+        ModelError: the model has no chat template, or it does not work.
+    """
+    if not tokenizer.chat_template:
+        raise ModelError("the model has no chat template, and the task says chat: true")
+    try:
+        text = tokenizer.apply_chat_template(
+            [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
+        )
+    except Exception as error:  # whatever the template does
+        raise ModelError(f"the model's chat template does not work: {str(error)[:200]}") from error
+    return str(text)
+
+
+def _added_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
+    """Special tokens that the tokenizer itself puts before and after a text."""
+    plain = tokenizer("a", add_special_tokens=False)["input_ids"]
+    whole = tokenizer("a")["input_ids"]
+    for begin in range(len(whole) - len(plain) + 1):
+        if whole[begin : begin + len(plain)] == plain:
+            return list(whole[:begin]), list(whole[begin + len(plain) :])
+    return [], []
+
+
+def _split_spaces(context: str, choice: str) -> tuple[str, str]:
+    """Spaces that end the prompt go to the choice, where tokenizers put them; lm-evaluation-harness does the same."""
+    bare = context.rstrip()
+    return (bare, context[len(bare) :] + choice) if bare else (context, choice)
+
+
+def _cut_left(ids: list[int], start: int, count: int, lead: int) -> tuple[list[int], int]:
+    return [*ids[:lead], *ids[lead + count :]], max(start - count, lead, 1)
+
+
+def _common_prefix(sequences: Sequence[list[int]]) -> int:
+    first, last = min(sequences), max(sequences)  # in lexicographic order, so they differ the most
+    count = 0
+    for a, b in zip(first, last, strict=False):
+        if a != b:
+            break
+        count += 1
+    return count

@@ -1,0 +1,48 @@
+"""What scoring answers: plain values, so that a service holds them without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from evomerge_common.domain.messages import TaskScore
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreReport:
+    """One model on one split of a suite.
+
+    Attributes:
+        fitness: weighted mean of the tasks' scores.
+        scores: one a task, in the suite's order; item scores in the order of the split's items.
+        seconds: loading and scoring.
+        items: how many were scored.
+        device: where and how, such as "cpu float32 2 threads": scores are bit-stable on one kind of device.
+        truncated: items whose prompt was cut from the left to fit the context window.
+    """
+
+    fitness: float
+    scores: tuple[TaskScore, ...]
+    seconds: float
+    items: int
+    device: str
+    truncated: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateResult:
+    """A continuation. `text` is without the prompt."""
+
+    text: str
+    tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class DeviceInfo:
+    """A device that could score; memory in bytes, 0 where nobody tells. `dtype` is what "auto" picks on it."""
+
+    name: str
+    kind: str
+    dtype: str
+    memory_bytes: int = 0
+    memory_used_bytes: int = 0

@@ -1,0 +1,308 @@
+"""A model that stays in memory: the next candidate of the same config only swaps its tensors in.
+
+Safetensors only by memory map; .bin only through torch's weights-only unpickler; no code of a model folder ever runs;
+nothing is fetched.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors import SafetensorError, safe_open
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
+
+from evomerge_common.errors import EvoMergeException, ModelError, NotAModel, ShapeMismatch, UnsafeFile
+from evomerge_common.model_folder import check_model_folder, describe_model
+from evomerge_evaluator.scoring.devices import choose_dtype
+from evomerge_evaluator.scoring.forward import Gather
+
+transformers.utils.logging.set_verbosity_error()
+transformers.utils.logging.disable_progress_bar()
+
+_LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+_TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt", "*.model",
+    "chat_template*")  # fmt: skip
+_NO_EFFECT = ("_name_or_path", "transformers_version", "torch_dtype", "dtype")  # config keys that change no score
+_MASKED_TYPES = frozenset(
+    ("albert", "bert", "camembert", "deberta", "deberta-v2", "distilbert", "electra", "mobilebert", "modernbert",
+     "mpnet", "roberta", "xlm-roberta")
+)  # fmt: skip
+DEFAULT_CONTEXT = 2048
+
+
+@dataclass
+class LoadedModel:
+    """A model ready to score.
+
+    Attributes:
+        module: in eval mode, on its device; `gather` picks the positions whose logits it computes.
+        context: tokens that it reads at most.
+        masked: a masked language model (BERT and its kin).
+        end_ids: tokens that end a generation.
+    """
+
+    module: Any
+    gather: Gather
+    tokenizer: Any
+    tokenizer_digest: str
+    context: int
+    masked: bool
+    end_ids: frozenset[int]
+    device: torch.device
+    dtype: torch.dtype
+
+    @property
+    def vocabulary(self) -> int:
+        return int(self.module.config.get_text_config().vocab_size)
+
+
+class Resident:
+    """Holds one module and one tokenizer, and replaces of them only what the next candidate needs."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.loads = 0
+        self.swaps = 0
+        self._key = ""
+        self._module: Any = None
+        self._gather: Gather | None = None
+        self._tokenizer: Any = None
+        self._tokenizer_digest = ""
+
+    def load_folder(self, folder: Path) -> LoadedModel:
+        """Makes a model folder the resident model.
+
+        Raises:
+            ModelError: it is missing, no model, unsafe, or its tensors do not fit its config.
+        """
+        check_model_folder(folder)
+        names = describe_model(folder).files
+        files = [folder / name for name in names if name.endswith(".safetensors")]
+        return self._load(folder, folder, list(_tensors_of(files)) if files else None)
+
+    def load_tensors(self, tensors: Mapping[str, torch.Tensor], config_folder: Path) -> LoadedModel:
+        """Makes tensors in memory the resident model; config and tokenizer come from a folder.
+
+        Raises:
+            ModelError: the tensors do not fit the config.
+        """
+        return self._load(config_folder, None, list(tensors.items()))
+
+    def _load(self, folder: Path, weights: Path | None, tensors: list[tuple[str, Any]] | None) -> LoadedModel:
+        with _model_errors(folder):
+            config = AutoConfig.from_pretrained(folder, **_LOCAL)
+            count = sum(_numel(tensor) for _, tensor in tensors) if tensors else 0
+            dtype = choose_dtype(self.device, parameters=count)
+            masked = _is_masked(config)
+            key = _config_key(folder, dtype)
+            if key == self._key and tensors is not None and self._swap(tensors):
+                self.swaps += 1
+            else:
+                self._forget()
+                self._module = self._fresh(config, weights, tensors, dtype, masked)
+                self._gather = Gather(self._module)
+                self._key = key
+                self.loads += 1
+            tokenizer = self._load_tokenizer(folder)
+        assert self._gather is not None
+        return LoadedModel(
+            module=self._module,
+            gather=self._gather,
+            tokenizer=tokenizer,
+            tokenizer_digest=self._tokenizer_digest,
+            context=_context(config, tokenizer),
+            masked=masked,
+            end_ids=_end_ids(folder, config, tokenizer),
+            device=self.device,
+            dtype=dtype,
+        )
+
+    def _forget(self) -> None:
+        self._module = self._gather = None
+        self._key = ""
+
+    def _fresh(self, config: Any, weights: Path | None, tensors: Any, dtype: torch.dtype, masked: bool) -> Any:
+        auto = AutoModelForMaskedLM if masked else AutoModelForCausalLM
+        options: dict[str, Any] = {"config": config, "dtype": dtype, "output_loading_info": True}
+        if weights is not None:
+            module, info = auto.from_pretrained(weights, weights_only=True, **options, **_LOCAL)
+        else:
+            kind = auto._model_mapping[type(config)]
+            state = {name: _read(tensor) for name, tensor in tensors}
+            module, info = kind.from_pretrained(None, state_dict=state, **options)
+        if info["missing_keys"]:
+            missing = sorted(info["missing_keys"])
+            raise NotAModel(
+                f"{len(missing)} tensors are missing, such as {missing[0]!r}; fetch or merge the model again"
+            )
+        if info.get("mismatched_keys"):
+            raise ShapeMismatch(f"tensors that do not fit the config: {sorted(map(str, info['mismatched_keys']))[:3]}")
+        own_memory(module)
+        return module.to(self.device).eval().requires_grad_(False)
+
+    def _swap(self, tensors: list[tuple[str, Any]]) -> bool:
+        """Copies the tensors into the resident module; False (and nothing copied) where names or shapes differ."""
+        own = self._module.state_dict(keep_vars=True)
+        given = dict(tensors)
+        covered: dict[int, str] = {}
+        for name, tensor in given.items():
+            if name not in own or _shape(tensor) != tuple(own[name].shape):
+                return False
+            first = covered.setdefault(own[name].data_ptr(), name)
+            if first != name and not torch.equal(_read(given[first]), _read(tensor)):
+                return False  # tied here, not tied there
+        if any(tensor.data_ptr() not in covered for tensor in own.values()):
+            return False
+        with torch.no_grad():
+            for name in covered.values():
+                own[name].copy_(_read(given[name]))
+        return True
+
+    def _load_tokenizer(self, folder: Path) -> Any:
+        digest = _files_digest({path for pattern in _TOKENIZER_FILES for path in folder.glob(pattern)})
+        if digest != self._tokenizer_digest or self._tokenizer is None:
+            self._tokenizer = AutoTokenizer.from_pretrained(folder, **_LOCAL)
+            self._tokenizer_digest = digest
+        return self._tokenizer
+
+
+class _Lazy:
+    """A tensor in a memory-mapped file, read when it is needed."""
+
+    def __init__(self, file: Any, name: str) -> None:
+        self._file, self._name = file, name
+        self.shape = tuple(file.get_slice(name).get_shape())
+
+    def read(self) -> torch.Tensor:
+        tensor: torch.Tensor = self._file.get_tensor(self._name)
+        return tensor
+
+
+def _tensors_of(files: Iterable[Path]) -> Iterator[tuple[str, _Lazy]]:
+    for path in files:
+        file: Any = safe_open(path, framework="pt", device="cpu")
+        names: list[str] = file.keys()
+        yield from ((name, _Lazy(file, name)) for name in names)
+
+
+def _read(tensor: Any) -> torch.Tensor:
+    found: torch.Tensor = tensor.read() if isinstance(tensor, _Lazy) else tensor
+    return found
+
+
+def _shape(tensor: Any) -> tuple[int, ...]:
+    return tuple(tensor.shape)
+
+
+def _numel(tensor: Any) -> int:
+    count = 1
+    for n in _shape(tensor):
+        count *= n
+    return count
+
+
+def own_memory(module: Any) -> None:
+    """Moves every tensor off a memory-mapped file into memory of its own, ties kept.
+
+    A file may go away or change under a map; and memory that torch allocates is aligned as it always is, so that a
+    fresh load and a swap compute bit for bit the same.
+    """
+    moved: dict[int, torch.Tensor] = {}
+    for tensor in (*module.parameters(), *module.buffers()):
+        pointer = tensor.data_ptr()
+        if pointer not in moved:
+            moved[pointer] = tensor.detach().clone(memory_format=torch.contiguous_format)
+        tensor.data = moved[pointer].view(tensor.shape)
+
+
+@contextmanager
+def _model_errors(folder: Path) -> Iterator[None]:
+    """Whatever the libraries raise about a model folder, as an error of our tree that names the folder."""
+    try:
+        yield
+    except EvoMergeException as error:
+        if str(folder) in str(error):
+            raise
+        raise type(error)(f"{folder}: {error}") from error
+    except (torch.OutOfMemoryError, MemoryError):
+        raise
+    except (SafetensorError, pickle.UnpicklingError) as error:
+        raise UnsafeFile(f"{folder}: its weights cannot be read safely: {_short(error)}") from error
+    except FileNotFoundError:
+        raise  # gone between the check and now: the caller knows why
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError) as error:
+        text = str(error)
+        if "size mismatch" in text or "shape" in text:
+            raise ShapeMismatch(f"{folder}: tensors do not fit the config: {_short(error)}") from error
+        if "custom code" in text or "trust_remote_code" in text:
+            raise UnsafeFile(f"{folder} needs code of its own to run; EvoMerge never runs a model's code") from error
+        if "memory" in text and isinstance(error, RuntimeError):
+            raise
+        raise NotAModel(f"{folder} cannot be loaded: {_short(error)}") from error
+    except Exception as error:  # tokenizers raises bare Exception
+        raise NotAModel(f"{folder} cannot be loaded: {_short(error)}") from error
+
+
+def _short(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else text[:300] + " …"
+
+
+def _is_masked(config: Any) -> bool:
+    names = config.architectures or [""]
+    if any("ForMaskedLM" in name for name in names):
+        return True
+    causal = any("ForCausalLM" in name or "LMHead" in name for name in names)
+    return config.model_type in _MASKED_TYPES and not causal
+
+
+def _config_key(folder: Path, dtype: torch.dtype) -> str:
+    data = json.loads((folder / "config.json").read_bytes())
+    kept = {key: value for key, value in data.items() if key not in _NO_EFFECT}
+    return hashlib.sha256(json.dumps([kept, str(dtype)], sort_keys=True).encode()).hexdigest()
+
+
+def _files_digest(paths: set[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(paths):
+        if path.is_file():
+            digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _context(config: Any, tokenizer: Any) -> int:
+    text = config.get_text_config()
+    found = next(
+        (int(getattr(text, key)) for key in ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
+         if isinstance(getattr(text, key, None), int)),
+        0,
+    )  # fmt: skip
+    if found and text.model_type in ("roberta", "xlm-roberta", "camembert", "mpnet"):
+        found -= (text.pad_token_id or 0) + 1  # their positions start after the padding id
+    said = int(min(getattr(tokenizer, "model_max_length", 0) or 0, 10**9))
+    if 0 < said < 10**9:
+        found = min(found, said) if found else said
+    return found if found > 1 else DEFAULT_CONTEXT
+
+
+def _end_ids(folder: Path, config: Any, tokenizer: Any) -> frozenset[int]:
+    """End tokens as config, generation config and tokenizer name them."""
+    named = [getattr(config.get_text_config(), "eos_token_id", None), tokenizer.eos_token_id]
+    path = folder / "generation_config.json"
+    if path.is_file():
+        try:
+            named.append(json.loads(path.read_bytes()).get("eos_token_id"))
+        except (ValueError, AttributeError) as error:
+            raise ModelError(f"{path} is no JSON object: {error}") from error
+    flat = [n for item in named for n in (item if isinstance(item, list) else [item])]
+    return frozenset(n for n in flat if isinstance(n, int))

@@ -1,0 +1,229 @@
+"""A run as its log tells it: one fold over the events."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from evomerge_common.domain import messages as m
+from evomerge_common.domain.recipe import ModelReference, Recipe
+from evomerge_common.errors import InvalidInput, RecipeError
+from evomerge_common.ports import Recorded
+
+
+@dataclass
+class Candidate:
+    """A proposed recipe with what became of it. `results` holds the first evaluation of each split."""
+
+    proposal: m.CandidateProposed
+    results: dict[str, m.CandidateEvaluated] = field(default_factory=dict)
+    failure: m.CandidateFailed | None = None
+
+    @property
+    def digest(self) -> str:
+        """Of its recipe."""
+        return self.proposal.recipe_digest
+
+    @property
+    def index(self) -> int:
+        """Place in the sequence of proposals, from 0."""
+        return self.proposal.index
+
+    @property
+    def operator(self) -> str:
+        """How it was proposed: source, classic, crossover …"""
+        return self.proposal.operator
+
+    @property
+    def is_source(self) -> bool:
+        """Whether it is one of the models that the run was given."""
+        return self.operator == "source"
+
+    @property
+    def fitness(self) -> float | None:
+        """On the search split; None while there is no result."""
+        result = self.results.get("search") or self.results.get("all")
+        return None if result is None else result.fitness
+
+    @property
+    def recipe(self) -> Recipe | None:
+        """The recipe, when its text can be read."""
+        try:
+            return Recipe.from_json(self.proposal.recipe_json)
+        except RecipeError:
+            return None
+
+    @property
+    def method(self) -> str:
+        """Merge method; empty for a source."""
+        recipe = self.recipe
+        return "" if recipe is None or self.is_source else recipe.method
+
+    def scores(self, split: str) -> dict[str, float]:
+        """Task → score of a split; empty while there is no result."""
+        result = self.results.get(split)
+        return {} if result is None else {score.task: score.score for score in result.scores}
+
+
+@dataclass
+class History:
+    """Everything about one run that its log has told so far.
+
+    Attributes:
+        status: preparing, running, paused, finishing, finished, cancelled or failed.
+        candidates: by recipe digest, in order of proposal.
+        models: by reference as written.
+        proposed_at: recipe digest → Unix seconds.
+    """
+
+    run_id: str = ""
+    status: str = "preparing"
+    reason: str = ""
+    error: m.ErrorInfo | None = None
+    start: m.RunStarted = field(default_factory=m.RunStarted)
+    candidates: dict[str, Candidate] = field(default_factory=dict)
+    models: dict[str, m.Model] = field(default_factory=dict)
+    generations: list[m.GenerationCompleted] = field(default_factory=list)
+    champions: list[m.ChampionChanged] = field(default_factory=list)
+    failures: list[m.CandidateFailed] = field(default_factory=list)
+    exports: list[m.ArtifactExported] = field(default_factory=list)
+    champion_digest: str = ""
+    started_at: float = 0.0
+    last_at: float = 0.0
+    sequence: int = 0
+    cached: int = 0
+    items_scored: int = 0
+    download_seconds: float = 0.0
+    merge_seconds: float = 0.0
+    evaluation_seconds: float = 0.0
+    devices: list[str] = field(default_factory=list)
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """The run spec with its defaults filled in."""
+        data = json.loads(self.start.spec_json or "{}")
+        return data if isinstance(data, dict) else {}
+
+    @property
+    def champion(self) -> Candidate | None:
+        """The best so far, or at the end the champion."""
+        return self.candidates.get(self.champion_digest)
+
+    @property
+    def sources(self) -> list[Candidate]:
+        """The given models, in order of proposal."""
+        return [candidate for candidate in self.candidates.values() if candidate.is_source]
+
+    @property
+    def scored(self) -> list[Candidate]:
+        """Candidates with a score on the search split, in order of proposal."""
+        return [candidate for candidate in self.candidates.values() if candidate.fitness is not None]
+
+    @property
+    def ranked(self) -> list[Candidate]:
+        """The same, best first; of equals the earlier."""
+        return sorted(self.scored, key=lambda candidate: (-(candidate.fitness or 0.0), candidate.index))
+
+    def model_of(self, candidate: Candidate) -> m.Model:
+        """The model that a source is, as the downloader reported it."""
+        recipe = candidate.recipe
+        sources = recipe.sources() if recipe is not None else []
+        reference = sources[0] if sources else ModelReference("?")
+        known = self.models.get(str(reference))
+        return known or m.Model(reference=str(reference), digest=reference.digest)
+
+    def name_of(self, candidate: Candidate) -> str:
+        """A short name for tables and charts."""
+        if candidate.is_source:
+            return short_name(self.model_of(candidate).reference)
+        return f"#{candidate.index} {candidate.method}".strip()
+
+
+def short_name(reference: str) -> str:
+    """The last part of a hub id or folder, which is how people call a model."""
+    return reference.rstrip("/").rpartition("/")[2] or reference
+
+
+def history_of(events: Iterable[Recorded]) -> History:
+    """Folds one run's events.
+
+    Raises:
+        InvalidInput: no events, or events of several runs.
+    """
+    history = History()
+    for recorded in events:
+        if history.run_id and recorded.event.run_id != history.run_id:
+            raise InvalidInput(f"events of two runs: {history.run_id} and {recorded.event.run_id}")
+        apply(history, recorded)
+    if not history.run_id:
+        raise InvalidInput("no events: nothing to report; name a run that has started")
+    return history
+
+
+def apply(history: History, recorded: Recorded) -> None:
+    """Takes in one event; one seen already (by sequence) changes nothing."""
+    if recorded.sequence and recorded.sequence <= history.sequence:
+        return
+    event = recorded.event
+    history.run_id = event.run_id
+    history.sequence = recorded.sequence
+    history.last_at = max(history.last_at, event.time)
+    match event.payload:
+        case m.RunStarted() as started:
+            history.start, history.started_at = started, event.time
+        case m.CandidateProposed() as proposed:
+            history.candidates.setdefault(proposed.recipe_digest, Candidate(proposed))
+            if history.status == "preparing":
+                history.status = "running"
+        case m.GenerationCompleted() as generation:
+            history.generations.append(generation)
+        case m.ChampionChanged() as champion:
+            history.champions.append(champion)
+            history.champion_digest = champion.recipe_digest
+        case m.RunPaused(reason=reason):
+            history.status, history.reason = "paused", reason
+        case m.RunResumed():
+            history.status, history.reason = "running", ""
+        case m.SearchEnded() as ended:
+            history.status, history.reason = "finishing", ended.reason
+            history.champion_digest = ended.champion_digest or history.champion_digest
+        case m.RunFinished() as finished:
+            history.status, history.reason = "finished", finished.reason
+            history.champion_digest = finished.champion_digest or history.champion_digest
+        case m.RunCancelled(reason=reason):
+            history.status, history.reason = "cancelled", reason
+        case m.RunFailed(error=error):
+            history.status, history.reason, history.error = "failed", error.message, error
+        case _:
+            _apply_result(history, event.payload)
+
+
+def _apply_result(history: History, result: Any) -> None:
+    match result:
+        case m.ModelReady(model=model):
+            history.models[model.reference] = model
+            history.download_seconds += result.seconds
+        case m.CandidateMerged():
+            history.merge_seconds += result.seconds
+        case m.CandidateEvaluated():
+            candidate = history.candidates.get(result.recipe_digest)
+            if candidate is not None:
+                candidate.results.setdefault(result.split, result)
+            if result.cached:
+                history.cached += 1
+            else:
+                history.evaluation_seconds += result.seconds
+                history.items_scored += sum(len(score.item_scores) for score in result.scores)
+            if result.device and result.device not in history.devices:
+                history.devices.append(result.device)
+        case m.CandidateFailed():
+            history.failures.append(result)
+            candidate = history.candidates.get(result.recipe_digest)
+            if candidate is not None and result.split != "holdout":
+                candidate.failure = candidate.failure or result
+        case m.ArtifactExported():
+            history.exports.append(result)
+        case _:
+            pass  # CandidateSelected: the elites follow from the scores

@@ -1,0 +1,78 @@
+"""Small random models of many kinds, with a real BPE tokenizer trained on the spot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedTokenizerFast
+
+TEXTS = [
+    "The quick brown fox jumps over the lazy dog.", "1 + 1 = 2, 2 + 2 = 4, and 12 + 30 = 42.",
+    "def add(a, b):\n    return a + b\n", "Review: the soup was good.\nVerdict: excellent", "naïve café, Ünïcödé — ok",
+] * 4  # fmt: skip
+CONTEXT = 64
+
+
+def tokenizer(*, bos: bool = True, adds_bos: bool = False) -> PreTrainedTokenizerFast:
+    base = Tokenizer(models.BPE())
+    base.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    base.decoder = decoders.ByteLevel()
+    names = ["<s>", "</s>", "<pad>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=320, special_tokens=names, initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )  # fmt: skip
+    base.train_from_iterator(TEXTS, trainer)
+    if adds_bos:
+        base.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    options: dict[str, Any] = {"bos_token": "<s>"} if bos else {}
+    return PreTrainedTokenizerFast(tokenizer_object=base, eos_token="</s>", pad_token="<pad>", **options)
+
+
+def masked_tokenizer() -> PreTrainedTokenizerFast:
+    base = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    base.normalizer = normalizers.BertNormalizer()
+    base.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=200, special_tokens=["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"], show_progress=False
+    )
+    base.train_from_iterator(TEXTS, trainer)
+    base.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=base, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]",
+        mask_token="[MASK]",
+    )  # fmt: skip
+
+
+def make(folder: Path, kind: str = "llama", *, seed: int = 0, tok: Any = None, scale: float = 5.0, **options: Any) -> Path:
+    """A model folder; `scale` sharpens the random weights so that predictions differ clearly."""
+    masked = kind in ("bert", "distilbert", "roberta")
+    tok = tok or (masked_tokenizer() if masked else tokenizer())
+    common: dict[str, Any] = {
+        "vocab_size": len(tok), "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": CONTEXT,
+        "bos_token_id": tok.bos_token_id, "eos_token_id": tok.eos_token_id, "pad_token_id": tok.pad_token_id,
+    }  # fmt: skip
+    if kind in ("gpt2", "distilbert"):
+        common = {"vocab_size": len(tok), "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": CONTEXT, "dim": 32,
+                  "n_layers": 2, "n_heads": 4, "hidden_dim": 48, "max_position_embeddings": CONTEXT,
+                  "bos_token_id": tok.bos_token_id, "eos_token_id": tok.eos_token_id,
+                  "pad_token_id": tok.pad_token_id}  # fmt: skip
+    if kind in ("gemma", "gemma2", "gemma3_text", "qwen3"):
+        common["head_dim"] = 8
+    config = AutoConfig.for_model(kind, **{**common, **options})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = (AutoModelForMaskedLM if masked else AutoModelForCausalLM).from_config(config)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if parameter.dim() > 1 or "norm" not in name.lower():
+                    parameter.mul_(scale)
+    model.save_pretrained(folder)
+    tok.save_pretrained(folder)
+    return folder

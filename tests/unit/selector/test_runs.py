@@ -1,0 +1,135 @@
+"""The shell on memory ports: real queue, log and store semantics, workers that answer as the simulation does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from simulation import answer, make_spec
+
+from evomerge_common.domain.messages import JOB_KINDS, CandidateProposed, Event, RunCancelled
+from evomerge_common.errors import InvalidInput, NotFound
+from evomerge_common.runtime.ports_factory import Ports, memory_ports
+from evomerge_selector.domain.tournament import Phase
+from evomerge_selector.runs import Runs
+
+
+@pytest.fixture
+def ports(tmp_path: Path) -> Ports:
+    return memory_ports(tmp_path)
+
+
+@asynccontextmanager
+async def workers(ports: Ports) -> AsyncIterator[None]:
+    async def work(kind: str) -> None:
+        while True:
+            delivery = await ports.queue.fetch(kind, 5.0)
+            if delivery:
+                event = Event(run_id=delivery.job.run_id, payload=answer(delivery.job))
+                await ports.log.append_result(event, message_id=delivery.job.job_id)
+                await delivery.ack()
+
+    tasks = [asyncio.create_task(work(kind)) for kind in JOB_KINDS.values()]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@asynccontextmanager
+async def selector(ports: Ports) -> AsyncIterator[Runs]:
+    stop, runs = asyncio.Event(), Runs(ports)
+    task = asyncio.create_task(runs.adopt(stop))
+    try:
+        yield runs
+    finally:
+        stop.set()
+        await task
+
+
+async def until(runs: Runs, run_id: str, *phases: Phase) -> None:
+    async with asyncio.timeout(30):
+        while (await runs.find(run_id)).phase not in phases:
+            await asyncio.sleep(0.02)
+
+
+async def proposals(ports: Ports, run_id: str) -> list[str]:
+    events = [one.event.payload async for one in ports.log.read(run_id)]
+    return [e.recipe_digest for e in events if isinstance(e, CandidateProposed)]
+
+
+async def test_a_run_goes_from_start_to_champion(ports: Ports) -> None:
+    async with workers(ports), selector(ports) as runs:
+        run_id = await runs.start(make_spec(evaluations=24), "one")
+        await until(runs, run_id, Phase.FINISHED)
+        assert len(await proposals(ports, run_id)) == 24
+        assert await ports.queue.depth("evaluate") == 0
+
+
+async def test_a_request_id_means_one_run_and_another_spec_under_it_is_refused(ports: Ports) -> None:
+    async with workers(ports), selector(ports) as runs:
+        first = await runs.start(make_spec(evaluations=12), "same")
+        assert await runs.start(make_spec(evaluations=12), "same") == first
+        with pytest.raises(InvalidInput, match="another spec"):
+            await runs.start(make_spec(evaluations=13), "same")
+        assert [t.run_id for t in await runs.all()] == [first]
+
+
+async def test_a_selector_that_starts_again_goes_on_with_the_same_sequence(ports: Ports, tmp_path: Path) -> None:
+    calm_ports = memory_ports(tmp_path / "calm")
+    async with workers(calm_ports), selector(calm_ports) as runs:
+        run_id = await runs.start(make_spec(evaluations=40), "one")
+        await until(runs, run_id, Phase.FINISHED)
+    async with workers(ports):
+        for _ in range(6):
+            async with selector(ports) as runs:
+                assert await runs.start(make_spec(evaluations=40), "one") == run_id
+                await asyncio.sleep(0.05)
+        async with selector(ports) as runs:
+            await until(runs, run_id, Phase.FINISHED)
+    assert await proposals(ports, run_id) == await proposals(calm_ports, run_id)
+
+
+async def test_of_two_selectors_one_is_fenced_off_and_nothing_is_doubled(ports: Ports) -> None:
+    async with workers(ports), selector(ports) as one:
+        run_id = await one.start(make_spec(evaluations=60), "one")
+        async with selector(ports):
+            await until(one, run_id, Phase.FINISHED)
+    found = await proposals(ports, run_id)
+    assert len(found) == len(set(found)) == 60
+
+
+async def test_pause_resume_and_finish_now(ports: Ports) -> None:
+    async with workers(ports), selector(ports) as runs:
+        run_id = await runs.start(make_spec(evaluations=2000, population=12), "one")
+        await asyncio.sleep(0.2)
+        assert (await runs.pause(run_id)).paused
+        await asyncio.sleep(0.2)
+        count = len(await proposals(ports, run_id))
+        await asyncio.sleep(0.2)
+        assert len(await proposals(ports, run_id)) == count
+        await runs.resume(run_id)
+        async with asyncio.timeout(10):
+            while len(await proposals(ports, run_id)) <= count:
+                await asyncio.sleep(0.02)
+        await runs.cancel(run_id, finish=True, reason="")
+        await until(runs, run_id, Phase.FINISHED)
+        assert (await runs.find(run_id)).has_champion
+        with pytest.raises(InvalidInput, match="has ended"):
+            await runs.pause(run_id)
+
+
+async def test_cancel_ends_at_once_and_is_in_the_log(ports: Ports) -> None:
+    async with workers(ports), selector(ports) as runs:
+        run_id = await runs.start(make_spec(evaluations=2000), "one")
+        await runs.cancel(run_id, finish=False, reason="enough")
+        await until(runs, run_id, Phase.CANCELLED)
+        events = [one.event.payload async for one in ports.log.read(run_id)]
+        assert RunCancelled(reason="enough") in events
+        with pytest.raises(NotFound):
+            await runs.find("run-unknown")
