@@ -8,13 +8,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from simulation import answer, make_spec
 
 from evomerge_common.domain.messages import JOB_KINDS, CandidateProposed, Event, RunCancelled
 from evomerge_common.errors import InvalidInput, NotFound
 from evomerge_common.runtime.ports_factory import Ports, memory_ports
 from evomerge_selector.domain.tournament import Phase
 from evomerge_selector.runs import Runs
+from simulation import answer, make_spec
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Callable
 import structlog
 
 from evomerge_common import __version__
-from evomerge_common.domain.messages import Decision, Event, RunCancelled, RunPaused, RunResumed, RunStarted
+from evomerge_common.domain.messages import TERMINAL, Decision, Event, RunCancelled, RunPaused, RunResumed, RunStarted
 from evomerge_common.domain.spec import RunSpec
 from evomerge_common.errors import BackPressure, EvoMergeException, Fenced, InvalidInput, NotFound, Unavailable
 from evomerge_common.ports import Recorded
@@ -165,18 +165,19 @@ class RunActor:
                     await self._settle()
 
     async def _stand_by(self) -> None:
-        """Waits until the run has had no decision for a while, so that two selectors never take turns."""
-        last = -1
-        while True:
-            newest = 0
-            with contextlib.suppress(Unavailable):
-                async for recorded in self._ports.log.read(self._run_id, from_sequence=max(0, last)):
+        """Until the run has ended or had no decision for STANDBY seconds, so that two selectors never take turns."""
+        newest, quiet_since = 0, self._ports.clock.now()
+        while self._ports.clock.now() - quiet_since < STANDBY:
+            try:
+                async for recorded in self._ports.log.read(self._run_id, from_sequence=newest + 1):
+                    newest = recorded.sequence
                     if not recorded.event.is_result:
-                        newest = recorded.sequence
-                if newest in (0, last):
-                    return
-                last = newest
-            await asyncio.sleep(STANDBY)
+                        quiet_since = self._ports.clock.now()
+                    if isinstance(recorded.event.payload, TERMINAL):
+                        return
+            except Unavailable:
+                quiet_since = self._ports.clock.now()
+            await asyncio.sleep(1.0)
 
 
 async def _close(iterator: AsyncIterator[Recorded]) -> None:
