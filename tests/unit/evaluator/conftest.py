@@ -1,12 +1,9 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import transformers
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _quiet() -> Iterator[None]:
+def _quiet() -> None:
     transformers.utils.logging.disable_progress_bar()
-    yield

@@ -79,12 +79,17 @@ def test_unknown_key_names_line_and_nearest_word(tmp_path: Path) -> None:
         ("tasks:\n  - {name: a, kind: perplexity\nx: 1", r"suite\.yaml:\d: not YAML: "),
         ("tasks: !!python/object/apply:os.system [true]\n", r"suite\.yaml:1: tasks: the tag '.*os.system' is not read"),
         ("tasks: !!python/name:os.system\n", r"suite\.yaml:1: not YAML: could not determine a constructor"),
-        ("tasks:\n- name: a\n  kind: exact_math\n  items: [1]", r"suite\.yaml:3: tasks\[0\]\.kind: .* did you mean 'exact_match'"),
+        ("tasks:\n- name: a\n  kind: exact_math\n  items: [1]",
+         r"suite\.yaml:3: tasks\[0\]\.kind: .* did you mean 'exact_match'"),
         ("tasks:\n- name: a\n  kind: exact_match\n", r"suite\.yaml:2: tasks\[0\]\.items: task 'a' has no items"),
-        ("tasks:\n- name: a\n  kind: exact_match\n  data: no.jsonl", r"suite\.yaml:4: tasks\[0\]\.data: .*no\.jsonl cannot be read: No such"),
-        ("tasks:\n- name: a\n  kind: exact_match\n  data: [1]", r"suite\.yaml:4: tasks\[0\]\.data: .* must be the name of a file"),
-        ("tasks:\n- name: a\n  kind: exact_match\n  items: []\n  data: b", r"suite\.yaml:5: tasks\[0\]\.data: give either"),
-        ("batch_size: 0\ntasks:\n- {name: a, kind: exact_match, data: a.jsonl}", r"suite\.yaml:1: batch_size: must be a number"),
+        ("tasks:\n- name: a\n  kind: exact_match\n  data: no.jsonl",
+         r"suite\.yaml:4: tasks\[0\]\.data: .*no\.jsonl cannot be read: No such"),
+        ("tasks:\n- name: a\n  kind: exact_match\n  data: [1]",
+         r"suite\.yaml:4: tasks\[0\]\.data: .* must be the name of a file"),
+        ("tasks:\n- name: a\n  kind: exact_match\n  items: []\n  data: b",
+         r"suite\.yaml:5: tasks\[0\]\.data: give either"),
+        ("batch_size: 0\ntasks:\n- {name: a, kind: exact_match, data: a.jsonl}",
+         r"suite\.yaml:1: batch_size: must be a number"),
     ],
 )  # fmt: skip
 def test_mistakes_in_the_suite(tmp_path: Path, suite: str, message: str) -> None:
@@ -179,6 +184,6 @@ def test_splits_part_the_items_and_keep_their_order() -> None:
     search, holdout = suite.items(task, "search"), suite.items(task, "holdout")
     assert search
     assert holdout
-    assert not set(i.id for i in search) & set(i.id for i in holdout)
+    assert not {i.id for i in search} & {i.id for i in holdout}
     assert sorted((*search, *holdout), key=task.items.index) == list(task.items)
     assert [task.items.index(i) for i in search] == sorted(task.items.index(i) for i in search)

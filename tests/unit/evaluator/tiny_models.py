@@ -49,7 +49,9 @@ def masked_tokenizer() -> PreTrainedTokenizerFast:
     )  # fmt: skip
 
 
-def make(folder: Path, kind: str = "llama", *, seed: int = 0, tok: Any = None, scale: float = 5.0, **options: Any) -> Path:
+def make(
+    folder: Path, kind: str = "llama", *, seed: int = 0, tok: Any = None, scale: float = 5.0, **options: Any
+) -> Path:
     """A model folder; `scale` sharpens the random weights so that predictions differ clearly."""
     masked = kind in ("bert", "distilbert", "roberta")
     tok = tok or (masked_tokenizer() if masked else tokenizer())

@@ -32,7 +32,7 @@ KINDS = {
 }
 
 
-class EvaluatorServicer(evaluator_pb2_grpc.EvaluatorServiceServicer):  # type: ignore[misc]
+class EvaluatorServicer(evaluator_pb2_grpc.EvaluatorServiceServicer):
     """See proto/evomerge/v1/evaluator.proto."""
 
     def __init__(
@@ -43,7 +43,7 @@ class EvaluatorServicer(evaluator_pb2_grpc.EvaluatorServiceServicer):  # type: i
         self._settings = settings
         self._monitor = monitor
 
-    async def Evaluate(  # noqa: N802
+    async def Evaluate(
         self, request: evaluator_pb2.EvaluateRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> evaluator_pb2.Evaluation:
         """Queues it; the same model, suite and split asked for again is the same job."""
@@ -74,7 +74,7 @@ class EvaluatorServicer(evaluator_pb2_grpc.EvaluatorServiceServicer):  # type: i
             await self._ports.queue.publish(Job(job_id=job_id, run_id=RUN_ID, payload=payload))
         return await self._evaluation(job_id)
 
-    async def GetEvaluation(  # noqa: N802
+    async def GetEvaluation(
         self, request: evaluator_pb2.GetEvaluationRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> evaluator_pb2.Evaluation:
         """How a job went, of any run."""
@@ -96,14 +96,14 @@ class EvaluatorServicer(evaluator_pb2_grpc.EvaluatorServiceServicer):  # type: i
             raise NotFound(f"job {job_id!r} is no evaluation")
         return evaluator_pb2.Evaluation(job_id=job_id, state="done", result=message)
 
-    async def ListTasks(  # noqa: N802
+    async def ListTasks(
         self, request: evaluator_pb2.ListTasksRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> evaluator_pb2.ListTasksResponse:
         """Kinds of task that a suite may hold."""
         kinds = [evaluator_pb2.TaskKind(name=name, summary=summary) for name, summary in KINDS.items()]
         return evaluator_pb2.ListTasksResponse(kinds=kinds)
 
-    async def GetDevices(  # noqa: N802
+    async def GetDevices(
         self, request: evaluator_pb2.GetDevicesRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> evaluator_pb2.GetDevicesResponse:
         """What could score here. Waits for the scoring process, which answers between two candidates."""
@@ -120,7 +120,7 @@ class EvaluatorServicer(evaluator_pb2_grpc.EvaluatorServiceServicer):  # type: i
                     device.temperature_celsius = sample.temperature_celsius
         return evaluator_pb2.GetDevicesResponse(devices=found)
 
-    async def Generate(  # noqa: N802
+    async def Generate(
         self, request: evaluator_pb2.GenerateRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> evaluator_pb2.GenerateResponse:
         """Greedy continuation of a prompt, within the caller's deadline (at most two minutes)."""

@@ -30,7 +30,7 @@ def tree_limit(config: Any) -> int:
 
     A layer with a sliding window sees less than its mask allows, but only in rows longer than the window.
     """
-    if config.model_type not in TREE_TYPES or config._attn_implementation != "sdpa":
+    if config.model_type not in TREE_TYPES or config._attn_implementation not in ("sdpa", "eager"):
         return 0
     window = getattr(config, "sliding_window", None)
     return window if isinstance(window, int) else sys.maxsize

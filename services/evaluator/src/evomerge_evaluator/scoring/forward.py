@@ -188,7 +188,16 @@ def _attention(model: LoadedModel, rows: list[Row], width: int) -> dict[str, tor
             start += length
     seen = (branch[:, None, :] == 0) | (branch[:, None, :] == branch[:, :, None])
     allowed = (seen & torch.ones(width, width, dtype=torch.bool).tril())[:, None]
-    return {"attention_mask": allowed.to(model.device), "position_ids": positions.to(model.device), "use_cache": False}
+    return {"attention_mask": own_mask(model, allowed), "position_ids": positions.to(model.device), "use_cache": False}
+
+
+def own_mask(model: LoadedModel, allowed: torch.Tensor) -> torch.Tensor:
+    """A mask (rows, 1, queries, keys) in the form that the model's attention takes as it is; True: may look."""
+    allowed = allowed.to(model.device)
+    if model.module.config.get_text_config()._attn_implementation == "sdpa":
+        return allowed
+    zero = torch.zeros((), dtype=model.dtype, device=model.device)  # eager attention adds it to its scores
+    return torch.where(allowed, zero, torch.finfo(model.dtype).min)
 
 
 def _log_softmax_at(logits: torch.Tensor, lines: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -16,7 +16,7 @@ from transformers import DynamicCache, GenerationConfig
 from evomerge_common.errors import NonFiniteScore
 from evomerge_evaluator.scoring.batches import compose
 from evomerge_evaluator.scoring.encode import tree_limit
-from evomerge_evaluator.scoring.forward import MASK_BUDGET, TOKEN_BUDGET, halving
+from evomerge_evaluator.scoring.forward import MASK_BUDGET, TOKEN_BUDGET, halving, own_mask
 
 if TYPE_CHECKING:
     from evomerge_evaluator.scoring.resident import LoadedModel
@@ -84,7 +84,7 @@ def _greedy(model: LoadedModel, prompts: list[Sequence[int]], stop: Stop) -> lis
     if not bool(seen.all()):
         causal = torch.ones(width, width, dtype=torch.bool, device=model.device).tril()
         itself = torch.eye(width, dtype=torch.bool, device=model.device)  # so that padding sees something
-        mask = ((causal & seen[:, None, :]) | itself)[:, None]
+        mask = own_mask(model, ((causal & seen[:, None, :]) | itself)[:, None])
     cache = DynamicCache(config=model.module.config)
     made: list[list[int]] = [[] for _ in prompts]
     alive = list(range(len(prompts)))  # prompts in the batch's rows
@@ -111,7 +111,7 @@ def _greedy(model: LoadedModel, prompts: list[Sequence[int]], stop: Stop) -> lis
                 tokens, seen, positions = tokens[keep], seen[keep], positions[keep]
                 alive = [alive[row] for row in rows]
             positions = positions[:, -1:] + 1
-            mask = None if bool(seen.all()) else seen[:, None, None, :]
+            mask = None if bool(seen.all()) else own_mask(model, seen[:, None, None, :])
             ids = tokens[:, None]
     return made
 

@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
 from evomerge_common.errors import EvoMergeException, ModelError, NotAModel, ShapeMismatch, UnsafeFile
-from evomerge_common.model_folder import check_model_folder, describe_model
+from evomerge_common.model_folder import describe_model
 from evomerge_evaluator.scoring.devices import choose_dtype
 from evomerge_evaluator.scoring.forward import Gather
 
@@ -84,7 +84,6 @@ class Resident:
         Raises:
             ModelError: it is missing, no model, unsafe, or its tensors do not fit its config.
         """
-        check_model_folder(folder)
         names = describe_model(folder).files
         files = [folder / name for name in names if name.endswith(".safetensors")]
         return self._load(folder, folder, list(_tensors_of(files)) if files else None)
@@ -112,7 +111,7 @@ class Resident:
                 self._gather = Gather(self._module)
                 self._key = key
                 self.loads += 1
-            tokenizer = self._load_tokenizer(folder)
+            tokenizer = self._load_tokenizer(folder, config.model_type)
         assert self._gather is not None
         return LoadedModel(
             module=self._module,
@@ -132,20 +131,27 @@ class Resident:
 
     def _fresh(self, config: Any, weights: Path | None, tensors: Any, dtype: torch.dtype, masked: bool) -> Any:
         auto = AutoModelForMaskedLM if masked else AutoModelForCausalLM
-        options: dict[str, Any] = {"config": config, "dtype": dtype, "output_loading_info": True}
+        # mismatched sizes are "ignored" so that they are told below, by name
+        options: dict[str, Any] = {
+            "config": config, "dtype": dtype, "output_loading_info": True, "ignore_mismatched_sizes": True,
+        }  # fmt: skip
         if weights is not None:
             module, info = auto.from_pretrained(weights, weights_only=True, **options, **_LOCAL)
         else:
             kind = auto._model_mapping[type(config)]
             state = {name: _read(tensor) for name, tensor in tensors}
             module, info = kind.from_pretrained(None, state_dict=state, **options)
+        if info["mismatched_keys"]:
+            name, found, wanted = min(info["mismatched_keys"])
+            raise ShapeMismatch(
+                f"tensor {name!r} has shape {list(found)}, the config asks for {list(wanted)}; "
+                "config.json and weights are not of one model"
+            )
         if info["missing_keys"]:
             missing = sorted(info["missing_keys"])
             raise NotAModel(
                 f"{len(missing)} tensors are missing, such as {missing[0]!r}; fetch or merge the model again"
             )
-        if info.get("mismatched_keys"):
-            raise ShapeMismatch(f"tensors that do not fit the config: {sorted(map(str, info['mismatched_keys']))[:3]}")
         own_memory(module)
         return module.to(self.device).eval().requires_grad_(False)
 
@@ -167,9 +173,12 @@ class Resident:
                 own[name].copy_(_read(given[name]))
         return True
 
-    def _load_tokenizer(self, folder: Path) -> Any:
-        digest = _files_digest({path for pattern in _TOKENIZER_FILES for path in folder.glob(pattern)})
-        if digest != self._tokenizer_digest or self._tokenizer is None:
+    def _load_tokenizer(self, folder: Path, model_type: str) -> Any:
+        # the same files make another tokenizer under another model_type: transformers picks its class by it
+        files = {path for pattern in _TOKENIZER_FILES for path in folder.glob(pattern)}
+        digest = f"{model_type}:{_files_digest(files)}"
+        if digest != self._tokenizer_digest:
+            self._tokenizer_digest = ""
             self._tokenizer = AutoTokenizer.from_pretrained(folder, **_LOCAL)
             self._tokenizer_digest = digest
         return self._tokenizer
@@ -218,6 +227,8 @@ def own_memory(module: Any) -> None:
     """
     moved: dict[int, torch.Tensor] = {}
     for tensor in (*module.parameters(), *module.buffers()):
+        if not tensor.numel():
+            continue
         pointer = tensor.data_ptr()
         if pointer not in moved:
             moved[pointer] = tensor.detach().clone(memory_format=torch.contiguous_format)
@@ -241,8 +252,6 @@ def _model_errors(folder: Path) -> Iterator[None]:
         raise  # gone between the check and now: the caller knows why
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError) as error:
         text = str(error)
-        if "size mismatch" in text or "shape" in text:
-            raise ShapeMismatch(f"{folder}: tensors do not fit the config: {_short(error)}") from error
         if "custom code" in text or "trust_remote_code" in text:
             raise UnsafeFile(f"{folder} needs code of its own to run; EvoMerge never runs a model's code") from error
         if "memory" in text and isinstance(error, RuntimeError):

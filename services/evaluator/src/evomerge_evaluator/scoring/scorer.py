@@ -63,7 +63,7 @@ class Scorer:
             raise ModelError(f"{folder} is a masked language model; it cannot continue a text")
         text = prompt[-model.context * CHARS_PER_TOKEN :]
         text = chat_text(model.tokenizer, text) if chat else text
-        encoder = self._encoder(model)
+        encoder = self.encoder(model)
         ids = [*([] if chat else encoder.lead), *model.tokenizer(text, add_special_tokens=False)["input_ids"]]
         ids = ids or list(encoder.start)
         if not ids:
@@ -108,7 +108,7 @@ class Scorer:
     def _encode(
         self, model: LoadedModel, suite: Suite, split: str, chosen: list[tuple[Item, ...]], suite_digest: str
     ) -> list[EncodedTask]:
-        encoder = self._encoder(model)
+        encoder = self.encoder(model)
         key = (
             model.tokenizer_digest, suite_digest, split, encoder.context, encoder.masked, encoder.tree,
             encoder.vocabulary,
@@ -121,7 +121,8 @@ class Scorer:
         return self._encodings[key]
 
     @staticmethod
-    def _encoder(model: LoadedModel) -> Encoder:
+    def encoder(model: LoadedModel) -> Encoder:
+        """What turns items into rows for this model."""
         config = model.module.config.get_text_config()
         return Encoder(
             model.tokenizer,
@@ -142,8 +143,7 @@ def _score_task(
 ) -> TaskScore:
     if task.kind == "exact_match":
         return _exact_match(model, task, items, encoded, size, advance)
-    logprobs = token_logprobs(model, encoded.rows, size, _by_item(encoded, advance))
-    sums = [[sum(logprobs[row][query] for row, query in pairs) for pairs in item] for item in encoded.groups]
+    sums = loglikelihoods(model, encoded, size, advance)
     if task.kind == "multiple_choice":
         values = [
             float(choose(item.content["choices"], lls, task.metric) == item.content["answer"])
@@ -154,6 +154,14 @@ def _score_task(
     sizes = [len(str(item.content["text"]).encode()) for item in items]
     values = [2.0 ** -(b / n) for b, n in zip(bits, sizes, strict=True)]
     return task_score(task, values, metric_value=sum(bits) / sum(sizes))
+
+
+def loglikelihoods(
+    model: LoadedModel, encoded: EncodedTask, size: int, advance: Callable[[int], None] = lambda _: None
+) -> list[list[float]]:
+    """Item → choice → natural log-likelihood of the choice's (or document's) tokens."""
+    values = token_logprobs(model, encoded.rows, size, _by_item(encoded, advance))
+    return [[sum(values[row][query] for row, query in pairs) for pairs in item] for item in encoded.groups]
 
 
 def choose(choices: Sequence[str], loglikelihoods: Sequence[float], metric: str) -> int:

@@ -1,0 +1,194 @@
+"""The resident model: swapping tensors equals loading afresh, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from test_scoring import CHOICES, PROMPTS, TEXTS, suite_of
+from tiny_models import make
+from transformers import AutoModelForCausalLM
+
+from evomerge_common.domain.suite import Suite
+from evomerge_common.errors import (
+    EvoMergeException,
+    ModelNotFound,
+    NotAModel,
+    OutOfMemory,
+    ShapeMismatch,
+    UnsafeFile,
+)
+from evomerge_evaluator.scoring import forward, score_folder
+from evomerge_evaluator.scoring.batches import compose
+from evomerge_evaluator.scoring.scorer import Scorer
+
+SUITE = Suite.from_dict(
+    {
+        "holdout": 0, "batch_size": 4,
+        "tasks": [
+            {"name": "a", "kind": "multiple_choice", "items": CHOICES},
+            {"name": "b", "kind": "exact_match", "items": [{"prompt": p, "answer": "x"} for p in PROMPTS]},
+            {"name": "c", "kind": "perplexity", "items": [{"text": t} for t in TEXTS]},
+        ],
+    }
+)  # fmt: skip
+
+
+def fresh(folder: Path) -> tuple[Any, ...]:
+    return Scorer(device="cpu").score_folder(folder, SUITE, "all").scores
+
+
+@pytest.mark.parametrize("options", [{}, {"tie_word_embeddings": True}, {"kind": "gpt2"}, {"kind": "bert"}])
+def test_a_swap_scores_bit_for_bit_as_a_fresh_load(tmp_path: Path, options: dict[str, Any]) -> None:
+    folders = [make(tmp_path / str(seed), seed=seed, **options) for seed in range(3)]
+    suite = suite_of("perplexity", [{"text": t.lower()} for t in TEXTS]) if "kind" in options else SUITE
+    scorer = Scorer(device="cpu")
+    for folder in [*folders, folders[0]]:
+        assert scorer.score_folder(folder, suite, "all").scores == score_folder(folder, suite, "all").scores
+    assert len({scorer.score_folder(folder, suite, "all").scores for folder in folders}) == 3
+    assert (scorer.resident.loads, scorer.resident.swaps) == (1, 6)
+
+
+def test_bfloat16_weights_swap_too(tmp_path: Path) -> None:
+    folders = []
+    for seed in range(2):
+        folder = make(tmp_path / str(seed), seed=seed)
+        AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).save_pretrained(folder)
+        folders.append(folder)
+    scorer = Scorer(device="cpu")
+    for folder in folders:
+        report = scorer.score_folder(folder, SUITE, "all")
+        assert report.scores == fresh(folder)
+        assert report.device == "cpu float32 2 threads"
+    assert scorer.resident.swaps == 1
+
+
+def test_another_config_or_another_tying_is_loaded_afresh(tmp_path: Path) -> None:
+    scorer = Scorer(device="cpu")
+    folders = [
+        make(tmp_path / "a"),
+        make(tmp_path / "b", num_hidden_layers=1),
+        make(tmp_path / "c", "qwen2"),
+        make(tmp_path / "d", tie_word_embeddings=True),
+    ]
+    for folder in folders:
+        assert scorer.score_folder(folder, SUITE, "all").scores == fresh(folder)
+    assert scorer.resident.loads == 4
+    single = folders[3] / "model.safetensors"
+    tensors = load_file(single)
+    assert "lm_head.weight" not in tensors
+    same = {**tensors, "lm_head.weight": tensors["model.embed_tokens.weight"].clone()}
+    save_file(same, single, metadata={"format": "pt"})
+    assert scorer.score_folder(folders[3], SUITE, "all").scores == fresh(folders[3])
+    assert scorer.resident.loads == 4, "both names of a tied tensor, alike"
+
+
+def test_tensors_in_memory_score_as_their_folder(tmp_path: Path) -> None:
+    first, second = make(tmp_path / "a"), make(tmp_path / "b", seed=1)
+    scorer = Scorer(device="cpu")
+    for folder in (first, second):
+        tensors = load_file(folder / "model.safetensors")
+        assert scorer.score_tensors(tensors, first, SUITE, "all").scores == fresh(folder)
+    assert (scorer.resident.loads, scorer.resident.swaps) == (1, 1)
+
+
+def test_shards_and_pytorch_files_are_read(tmp_path: Path) -> None:
+    folder = make(tmp_path / "a")
+    expected = fresh(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    shutil.copytree(folder, tmp_path / "sharded")
+    (tmp_path / "sharded" / "model.safetensors").unlink()
+    model.save_pretrained(tmp_path / "sharded", max_shard_size="20KB")
+    assert len(list((tmp_path / "sharded").glob("*.safetensors"))) > 1
+    scorer = Scorer(device="cpu")
+    assert scorer.score_folder(folder, SUITE, "all").scores == expected
+    assert scorer.score_folder(tmp_path / "sharded", SUITE, "all").scores == expected
+    assert scorer.resident.swaps == 1
+    shutil.copytree(folder, tmp_path / "bin", ignore=shutil.ignore_patterns("*.safetensors"))
+    torch.save(model.state_dict(), tmp_path / "bin" / "pytorch_model.bin")
+    assert scorer.score_folder(tmp_path / "bin", SUITE, "all").scores == expected
+
+
+class Bomb:
+    """Would run on unpickling."""
+
+    def __reduce__(self) -> Any:
+        return (Path.touch, (Path("exploded"),))
+
+
+def test_what_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    whole = make(tmp_path / "whole")
+
+    def variant(name: str, change: dict[str, Any] | None = None, drop: str = "") -> Path:
+        folder = tmp_path / name
+        shutil.copytree(whole, folder, ignore=shutil.ignore_patterns(drop) if drop else None)
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, **(change or {})}))
+        return folder
+
+    cases: list[tuple[Path, type[EvoMergeException], str]] = [
+        (tmp_path / "nowhere", ModelNotFound, "no folder"),
+        (variant("bare", drop="*.safetensors"), NotAModel, "no weights"),
+        (variant("wide", {"hidden_size": 64}), ShapeMismatch, r"has shape \[.*32.*the config asks for \[.*64"),
+        (variant("deep", {"num_hidden_layers": 3}), NotAModel, "9 tensors are missing"),
+        (variant("odd", {"model_type": "lama"}), NotAModel, "lama"),
+        (
+            variant("code", {"model_type": "mine", "auto_map": {"AutoConfig": "mine.Config"}}), UnsafeFile,
+            "never runs a model's code",
+        ),
+    ]  # fmt: skip
+    (tmp_path / "code" / "mine.py").write_text("import pathlib; pathlib.Path('exploded').touch()")
+    pickled = variant("pickled", drop="*.safetensors")
+    torch.save({"model.norm.weight": Bomb()}, pickled / "pytorch_model.bin")
+    cases.append((pickled, UnsafeFile, "cannot be read safely"))
+    cut_short = variant("cut")
+    data = (cut_short / "model.safetensors").read_bytes()
+    (cut_short / "model.safetensors").write_bytes(data[: len(data) // 2])
+    cases.append((cut_short, UnsafeFile, "cut short"))
+    broken = variant("broken")
+    (broken / "tokenizer.json").write_text("{}")
+    cases.append((broken, NotAModel, "cannot be loaded"))
+    scorer = Scorer(device="cpu")
+    for folder, error, message in cases:
+        with pytest.raises(error, match=message) as caught:
+            scorer.score_folder(folder, SUITE, "all")
+        assert str(folder) in str(caught.value)
+    assert not (tmp_path / "exploded").exists()
+    assert scorer.score_folder(whole, SUITE, "all").scores == fresh(whole), "the next candidate is not affected"
+
+
+def test_out_of_memory_halves_the_batch_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make(tmp_path)
+    expected = fresh(folder)
+    real = forward._score
+    sizes: list[int] = []
+
+    def small(limit: int) -> Any:
+        def score(model: Any, rows: list[Any]) -> Any:
+            sizes.append(len(rows))
+            if len(rows) > limit:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return real(model, rows)
+
+        return score
+
+    monkeypatch.setattr(forward, "_score", small(1))
+    scores = fresh(folder)
+    assert 2 in sizes
+    assert [s.score for s in scores] == pytest.approx([s.score for s in expected], abs=1e-5)
+    monkeypatch.setattr(forward, "_score", small(0))
+    with pytest.raises(OutOfMemory, match="one item alone"):
+        fresh(folder)
+
+
+def test_batches_depend_on_lengths_alone() -> None:
+    assert compose([3, 9, 3, 5, 9], 2) == [[1, 4], [3, 0], [2]]
+    assert compose([5, 6, 7], 8, fits=lambda rows, longest: rows * longest <= 13) == [[2], [1, 0]]
+    assert compose([100], 8, fits=lambda *_: False) == [[0]]
+    assert compose([], 8) == []
