@@ -85,7 +85,9 @@ def events(
             noise = random.Random(f"{digest} {name} {split}")
             items = tuple(float(skill + 0.2 * (noise.random() - 0.5) > hard) for hard in difficulty[name, split])
             mean = sum(items) / len(items) if items else 0.0
-            scores.append(m.TaskScore(task=name, score=mean, metric="exact_match", metric_value=mean, item_scores=items))
+            scores.append(
+                m.TaskScore(task=name, score=mean, metric="exact_match", metric_value=mean, item_scores=items)
+            )
         return m.CandidateEvaluated(
             job_id=f"e-{digest[:8]}-{split}", recipe_digest=digest, suite_digest=tests.digest, split=split,
             fitness=tests.fitness({s.task: s.score for s in scores}), scores=tuple(scores), seconds=0.8,
@@ -95,7 +97,9 @@ def events(
     champion = ""
     order: list[str] = []
     for index in range(candidates):
-        operator = "source" if index < 3 else "average" if index == 3 else "classic" if index < 12 else OPERATORS[index % 4]
+        operator = (
+            "source" if index < 3 else "average" if index == 3 else "classic" if index < 12 else OPERATORS[index % 4]
+        )
         parents: tuple[str, ...] = ()
         if operator == "source":
             recipe = Recipe.of_source(references[index])
@@ -118,7 +122,11 @@ def events(
         skills[digest] = skill
         if index in {17, 29}:
             error = m.ErrorInfo(type="NonFiniteScore", message="the model answered NaN on <arithmetic> item 12")
-            say(m.CandidateFailed(job_id=f"e{index}", kind="evaluate", recipe_digest=digest, split="search", error=error))
+            say(
+                m.CandidateFailed(
+                    job_id=f"e{index}", kind="evaluate", recipe_digest=digest, split="search", error=error
+                )
+            )
             continue
         say(m.CandidateMerged(job_id=f"m{index}", recipe_digest=digest, uri="file:///scratch", bytes=7, seconds=0.3))
         result = evaluated(digest, "search")

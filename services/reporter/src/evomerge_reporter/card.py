@@ -7,6 +7,11 @@ from typing import Any
 
 from evomerge_reporter.domain.history import short_name
 
+LIMITS = (
+    "The scores say how the model answers this suite's items, and nothing beyond them. Merging carries over the sources' "
+    "licences, biases and faults: read their cards."
+)
+
 
 def model_card(result: dict[str, Any]) -> str:
     """Markdown with front matter: verdict, scores with 95% intervals on items never used for selection, recipe."""
@@ -19,17 +24,17 @@ def model_card(result: dict[str, Any]) -> str:
     front.append("---")
     gain = result.get("improvement")
     verdict = gain["statement"] if gain else "Nothing is proven: the run has no scores on held-out items."
-    parts = [
-        *front, "", "# A merged language model", "",
+    found = (
         f"Found by EvoMerge {result.get('version', '')} in run `{result['run_id']}` (seed {result['seed']}): "
-        f"{result['evaluations']} candidates were scored, {result['failed']} failed.", "",
-        f"**{verdict}**", "",
+        f"{result['evaluations']} candidates were scored, {result['failed']} failed."
+    )
+    parts = [
+        *front, "", "# A merged language model", "", found, "", f"**{verdict}**", "",
         *_sources(sources), "", *_scores(result), "",
-        "## Recipe", "", f"Digest `{champion.get('recipe_digest', '')}`. The recipe rebuilds these weights bit for bit.", "",
+        "## Recipe", "",
+        f"Digest `{champion.get('recipe_digest', '')}`. The recipe rebuilds these weights bit for bit.", "",
         "```json", json.dumps(_public(champion.get("recipe")), indent=2, ensure_ascii=False), "```", "",
-        "## Limits", "",
-        "The scores say how the model answers this suite's items, and nothing beyond them. Merging carries over the "
-        "sources' licences, biases and faults: read their cards.", "",
+        "## Limits", "", LIMITS, "",
     ]  # fmt: skip
     return "\n".join(parts)
 

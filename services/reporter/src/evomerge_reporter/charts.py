@@ -5,20 +5,20 @@ Colours are Okabe and Ito's set (2008), which people with any colour vision tell
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
+import matplotlib as mpl
 
-matplotlib.use("Agg")
+mpl.use("Agg")
 
-from matplotlib.axes import Axes  # noqa: E402 - after the backend is chosen
-from matplotlib.figure import Figure  # noqa: E402
-from matplotlib.ticker import MaxNLocator  # noqa: E402
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-from evomerge_reporter.domain.history import Candidate, History, short_name  # noqa: E402
-from evomerge_reporter.domain.result import pareto_front  # noqa: E402
+from evomerge_reporter.domain.history import Candidate, History, short_name
+from evomerge_reporter.domain.result import pareto_front
 
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, GREY = (
     "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#B8A800", "#666666",
@@ -54,14 +54,16 @@ def fitness_figure(history: History) -> Figure:
         best.append(max([candidate.fitness or 0.0, *best[-1:]]))
     axes.step([c.index for c in scored], best, where="post", color=GREEN, linewidth=2.2, label="best so far", zorder=2)
     places, means = _mean_curve(history)
-    axes.plot(places, means, color=RED, linewidth=1.6, linestyle=(0, (5, 2)), label="mean", zorder=2)
+    axes.plot(places, means, color=RED, linewidth=1.6, linestyle=(0, (5, 2)), label="mean of the last 8", zorder=2)
     sources = [c.fitness or 0.0 for c in history.sources if c.fitness is not None]
     if sources:
         axes.axhline(max(sources), color=GREY, linewidth=1.2, linestyle=":", label="best source", zorder=1)
     failed = [c.index for c in history.candidates.values() if c.failure is not None and c.fitness is None]
     if failed:
         low = min(c.fitness or 0.0 for c in scored)
-        axes.scatter(failed, [low] * len(failed), s=40, c="black", marker="x", label=f"failed ({len(failed)})", zorder=3)
+        axes.scatter(
+            failed, [low] * len(failed), s=40, c="black", marker="x", label=f"failed ({len(failed)})", zorder=3
+        )
     axes.set_xlabel("candidate, in order of proposal")
     axes.set_ylabel("fitness on search items (higher is better)")
     axes.set_title("Fitness over the search", loc="left", fontweight="bold")
@@ -100,10 +102,9 @@ def pareto_figure(history: History) -> Figure:
         own = [points[c.digest] for c in scored if c.operator == operator]
         axes.scatter([x for x, _ in own], [y for _, y in own], s=38, c=colour, marker=marker, edgecolors="white",
                      linewidths=0.6, label=operator, zorder=3)  # fmt: skip
-    front = sorted({p for p in points.values() if not any(q != p and q[0] >= p[0] and q[1] >= p[1]
-                                                         for q in points.values())})  # fmt: skip
-    axes.plot([x for x, _ in front], [y for _, y in front], color=GREEN, linewidth=1.6, label="front of these two tasks",
-              zorder=2)  # fmt: skip
+    front = _front(points.values())
+    axes.plot([x for x, _ in front], [y for _, y in front], color=GREEN, linewidth=1.6,
+              label="front of these two tasks", zorder=2)  # fmt: skip
     every = [points[c.digest] for c in pareto_front(scored)]
     axes.scatter([x for x, _ in every], [y for _, y in every], s=110, facecolors="none", edgecolors=GREEN,
                  linewidths=1.3, label=f"front over all {len(tasks)} tasks", zorder=2)  # fmt: skip
@@ -121,14 +122,18 @@ def comparison_figure(result: Mapping[str, Any]) -> Figure:
     champion, sources = result.get("champion") or {}, result.get("sources") or []
     split = "holdout" if champion.get("holdout") else "search"
     ours = champion.get(split)
-    bars = ([("champion", ours)] if ours else []) + [(short_name(s["reference"]), s[split]) for s in sources if s[split]]
+    bars = ([("champion", ours)] if ours else []) + [
+        (short_name(s["reference"]), s[split]) for s in sources if s[split]
+    ]
     tasks = list(bars[0][1]["tasks"]) if bars else []
     figure, axes = _figure(max(7.0, 2.6 + 1.1 * len(tasks) * max(1.0, len(bars) / 3)), 4.8)
     where = "held-out items" if split == "holdout" else "search items: selection saw these"
     axes.set_title(f"Champion and sources ({where})", loc="left", fontweight="bold")
     if not bars:
         return _empty(figure, axes, "nothing has been scored yet")
-    colours = [RED, *([BLUE, ORANGE, SKY, PURPLE, YELLOW, GREY] * (1 + len(bars) // 6))] if ours else [BLUE, ORANGE, SKY]
+    colours = (
+        [RED, *([BLUE, ORANGE, SKY, PURPLE, YELLOW, GREY] * (1 + len(bars) // 6))] if ours else [BLUE, ORANGE, SKY]
+    )
     hatches = ["", "", "//", "..", "\\\\", "xx", "--"]
     width = 0.8 / len(bars)
     groups = [*tasks, "weighted mean"] if len(tasks) > 1 else tasks
@@ -153,7 +158,9 @@ def comparison_figure(result: Mapping[str, Any]) -> Figure:
     axes.grid(axis="x", visible=False)
     axes.set_ylabel("score (higher is better)")
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False)
-    axes.text(0, -0.17, "error bars: 95% bootstrap interval over items", transform=axes.transAxes, fontsize=8, color=GREY)
+    axes.text(
+        0, -0.17, "error bars: 95% bootstrap interval over items", transform=axes.transAxes, fontsize=8, color=GREY
+    )
     return figure
 
 
@@ -199,6 +206,15 @@ def _most_conflicting(candidates: Sequence[Candidate], tasks: Sequence[str]) -> 
     columns = {task: [c.scores("search").get(task, 0.0) for c in candidates] for task in tasks}
     pairs = [(a, b) for i, a in enumerate(tasks) for b in tasks[i + 1 :]]
     return min(pairs, key=lambda pair: _correlation(columns[pair[0]], columns[pair[1]]))
+
+
+def _front(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Points that no other one matches or beats in both, from left to right."""
+    front: list[tuple[float, float]] = []
+    for point in sorted(set(points), reverse=True):
+        if not front or point[1] > front[-1][1]:
+            front.append(point)
+    return front[::-1]
 
 
 def _correlation(x: Sequence[float], y: Sequence[float]) -> float:

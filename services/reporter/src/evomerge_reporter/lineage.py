@@ -22,7 +22,8 @@ class Node:
 
 def ancestors(history: History, digest: str, limit: int = 48) -> list[Node]:
     """The candidate and its ancestors, nearest first, at most `limit` of them."""
-    wanted, order = [digest], []
+    wanted: list[str] = [digest]
+    order: list[Candidate] = []
     while wanted and len(order) < limit:
         candidate = history.candidates.get(wanted.pop(0))
         if candidate is not None and candidate not in order:
@@ -53,7 +54,8 @@ def lineage_svg(history: History, digest: str = "") -> str:
         top = (height - len(column) * _HEIGHT - (len(column) - 1) * _GAP_Y) / 2
         for row, candidate in enumerate(column):
             places[candidate.digest] = (_MARGIN + position * (_WIDTH + _GAP_X), top + row * (_HEIGHT + _GAP_Y))
-    drawn = [_edge(places[p], places[n.candidate.digest]) for n in nodes for p in n.candidate.proposal.parents if p in places]
+    pairs = [(p, n.candidate.digest) for n in nodes for p in n.candidate.proposal.parents if p in places]
+    drawn = [_edge(places[parent], places[child]) for parent, child in pairs]
     drawn += [_box(history, node.candidate, places[node.candidate.digest], is_first=node is nodes[0]) for node in nodes]
     return _svg(width, height, drawn)
 
@@ -72,6 +74,7 @@ def _edge(start: tuple[float, float], end: tuple[float, float]) -> str:
 
 def _box(history: History, candidate: Candidate, place: tuple[float, float], *, is_first: bool) -> str:
     x, y = place
+    middle = x + _WIDTH / 2
     border = 'stroke="#D55E00" stroke-width="2.5"' if is_first else 'stroke="#8a8a8a"'
     fitness = "failed" if candidate.fitness is None else f"fitness {candidate.fitness:.3f}"
     name = history.name_of(candidate)
@@ -80,8 +83,9 @@ def _box(history: History, candidate: Candidate, place: tuple[float, float], *, 
         f"<g><title>{escape(candidate.digest)}</title>"
         f'<rect x="{x:.0f}" y="{y:.0f}" width="{_WIDTH}" height="{_HEIGHT}" rx="7" '
         f'fill="{_FILL.get(candidate.operator, "#ffffff")}" {border}/>'
-        f'<text x="{x + _WIDTH / 2:.0f}" y="{y + 21:.0f}" text-anchor="middle" font-weight="600" fill="#111">{escape(name)}</text>'
-        f'<text x="{x + _WIDTH / 2:.0f}" y="{y + 39:.0f}" text-anchor="middle" fill="#333">'
+        f'<text x="{middle:.0f}" y="{y + 21:.0f}" text-anchor="middle" font-weight="600" fill="#111">'
+        f"{escape(name)}</text>"
+        f'<text x="{middle:.0f}" y="{y + 39:.0f}" text-anchor="middle" fill="#333">'
         f"{escape(candidate.operator)} · {fitness}</text></g>"
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from evomerge_common.domain import messages as m
@@ -47,7 +48,7 @@ class Candidate:
         result = self.results.get("search") or self.results.get("all")
         return None if result is None else result.fitness
 
-    @property
+    @cached_property
     def recipe(self) -> Recipe | None:
         """The recipe, when its text can be read."""
         try:
@@ -76,6 +77,7 @@ class History:
         candidates: by recipe digest, in order of proposal.
         models: by reference as written.
         proposed_at: recipe digest → Unix seconds.
+
     """
 
     run_id: str = ""
@@ -151,6 +153,7 @@ def history_of(events: Iterable[Recorded]) -> History:
 
     Raises:
         InvalidInput: no events, or events of several runs.
+
     """
     history = History()
     for recorded in events:

@@ -1,0 +1,92 @@
+"""The result folder of a run, from its event log alone: no service and no broker is needed."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from evomerge_common.codec import to_json_line
+from evomerge_common.domain.suite import Suite
+from evomerge_common.ports import Recorded
+from evomerge_reporter.card import model_card
+from evomerge_reporter.domain.history import History, history_of, short_name
+from evomerge_reporter.domain.result import result_of
+from evomerge_reporter.formats import FILTERS
+from evomerge_reporter.lineage import lineage_svg
+
+__all__ = ["environment", "model_card", "report_page", "write_report"]
+
+
+def write_report(events: Iterable[Recorded], suite: Suite, out_dir: Path) -> dict[str, Any]:
+    """Writes report/ (index.html, benchmark_report.html, four PNG charts, lineage.svg), result.json and events.jsonl.
+
+    Each file is replaced as a whole, so a report may be written again and again, also of a run under way. Draws with
+    matplotlib in this process: a service calls it in a child process.
+
+    Returns:
+        What result.json holds; see `domain.result.result_of`.
+
+    Raises:
+        InvalidInput: no events, or events of several runs.
+
+    """
+    from evomerge_reporter.charts import draw_all
+
+    recorded = list(events)
+    history = history_of(recorded)
+    result = result_of(history, suite)
+    folder = out_dir / "report"
+    folder.mkdir(parents=True, exist_ok=True)
+    draw_all(history, result, folder)
+    _write(folder / "lineage.svg", lineage_svg(history))
+    page = report_page(history, result)
+    _write(folder / "index.html", page)
+    _write(folder / "benchmark_report.html", page)
+    _write(out_dir / "events.jsonl", "".join(to_json_line(item.event, item.sequence) + "\n" for item in recorded))
+    _write(out_dir / "result.json", json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+    return result
+
+
+def report_page(history: History, result: dict[str, Any]) -> str:
+    """The page as HTML; its pictures lie beside it."""
+    champion = result["champion"]
+    rows = [("champion", champion)] if champion else []
+    rows += [(short_name(source["reference"]), source) for source in result["sources"]]
+    style = Path(__file__).with_name("static") / "style.css"
+    return (
+        environment()
+        .get_template("report.html")
+        .render(
+            r=result,
+            rows=rows,
+            recipe=json.dumps(champion["recipe"], indent=2, ensure_ascii=False) if champion else "",
+            style=Markup(style.read_text()),  # noqa: S704 - our own file, nothing of a user in it
+        )
+    )
+
+
+def environment() -> jinja2.Environment:
+    """Templates with everything escaped."""
+    made = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+    )
+    made.filters.update(FILTERS)
+    return made
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
