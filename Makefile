@@ -1,0 +1,47 @@
+.DEFAULT_GOAL := help
+SHELL := bash
+BIN := .venv/bin
+SOURCES := libs/*/src services/*/src
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+setup: ## .venv with pinned packages, ours and the tools
+	@scripts/setup dev
+
+demo: ## three small experts of one base model, evolved; prints the proof
+	@scripts/setup run
+	@$(BIN)/evomerge demo --out demo
+
+test: setup ## every test that needs no container engine
+	@$(BIN)/pytest tests -m "not containers and not golden"
+
+test-golden: setup ## the merge engine against mergekit, in an environment of its own
+	@scripts/golden
+
+lint: setup ## ruff, import contracts, proto, Dockerfile
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	@$(BIN)/lint-imports
+	@cd proto && ../$(BIN)/buf lint && ../$(BIN)/buf format -d --exit-code
+	@scripts/proto --check
+	@$(BIN)/hadolint services/Dockerfile
+
+type: setup ## mypy --strict
+	@$(BIN)/mypy $(SOURCES)
+
+proto: setup ## regenerate from proto/
+	@scripts/proto
+
+images: ## container images of the five services
+	docker compose build
+
+up: ## NATS, five services, Prometheus, Grafana
+	docker compose up -d --wait
+
+down: ## stop them and forget their data
+	docker compose down -v
+
+bench: setup ## benchmarks against peers
+	@$(BIN)/evomerge bench
+
+.PHONY: help setup demo test test-golden lint type proto images up down bench
