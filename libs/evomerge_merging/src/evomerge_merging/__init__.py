@@ -1,1 +1,60 @@
-"""The merge engine of EvoMerge."""
+"""The merge engine of EvoMerge.
+
+    report = merge_recipe(read_recipe_yaml("recipe.yml"), {}, Path("out"))
+
+or in steps: `read_recipe_yaml` (EvoMerge's or mergekit's YAML) → `plan_merge` (headers only) → `execute` (writes a model
+folder) or `merge_in_memory`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from evomerge_common.domain.recipe import Recipe
+from evomerge_merging.check import check_recipe
+from evomerge_merging.execute import MergeReport, Progress, execute, merge_in_memory
+from evomerge_merging.export import write_card
+from evomerge_merging.plan import Plan, plan_merge
+from evomerge_merging.recipe_yaml import read_recipe_yaml, recipe_to_mergekit
+
+__all__ = [
+    "MergeReport",
+    "Plan",
+    "check_recipe",
+    "execute",
+    "merge_in_memory",
+    "merge_recipe",
+    "plan_merge",
+    "read_recipe_yaml",
+    "recipe_to_mergekit",
+    "write_card",
+]
+
+
+def merge_recipe(
+    recipe: Recipe,
+    models: Mapping[str, Path],
+    out_dir: Path,
+    *,
+    threads: int = 2,
+    progress: Progress | None = None,
+    card: str = "",
+) -> MergeReport:
+    """One merge from recipe to folder, with recipe.json, mergekit_config.yml where it can be said so, and a model card.
+
+    Args:
+        recipe: what to make.
+        models: folder of each source by `ModelReference.key`; what is not in it is taken as a local folder.
+        out_dir: must not exist, or be empty.
+        threads: of the merge.
+        progress: called with (bytes done, bytes in all).
+        card: text of README.md; empty: one is made from the recipe.
+
+    Raises:
+        InvalidInput, ResourceExhausted: see `plan_merge` and `execute`; nothing is left under `out_dir`.
+    """
+    with plan_merge(recipe, models) as plan:
+        return execute(
+            plan, out_dir, threads=threads, progress=progress, extras=lambda folder: write_card(recipe, folder, card)
+        )

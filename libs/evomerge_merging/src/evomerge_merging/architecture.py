@@ -77,6 +77,12 @@ def layer_stack(names: Iterable[str], config: Mapping[str, Any]) -> LayerStack |
     return LayerStack(prefix, len(numbers[prefix]))
 
 
+def numbered(name: str) -> tuple[str, int] | None:
+    """Prefix and number of a name such as "decoder.block.3.…"; None when it has no number."""
+    match = _NUMBERED.match(name)
+    return (match[1], int(match[2])) if match else None
+
+
 def is_embedding(name: str) -> bool:
     """Whether a tensor outside the stack comes before its layers (else it comes after: norm, head, pooler)."""
     return _EMBEDDING.search(name) is not None and not is_head(name)

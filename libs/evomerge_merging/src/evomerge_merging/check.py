@@ -74,7 +74,9 @@ def _check_slice(how: Method, recipe: Recipe, part: Slice, path: Path, nesting: 
         if isinstance(item.model, Recipe):
             check_recipe(item.model, (*own, "model"), nesting=nesting + 1)
     if len(lengths) > 1:
-        raise RecipeError(f"the inputs of a slice give different numbers of layers: {sorted(lengths)}", (*path, "inputs"))
+        raise RecipeError(
+            f"the inputs of a slice give different numbers of layers: {sorted(lengths)}", (*path, "inputs")
+        )
 
 
 def _check_required(how: Method, recipe: Recipe, part: Slice, item: Input, path: Path) -> None:

@@ -57,8 +57,6 @@ class Apply:
 Node = Load | Apply
 
 
-
-
 def loads(node: Node) -> Iterator[Load]:
     """Every source tensor of the expression, repeats included."""
     if isinstance(node, Load):
@@ -117,6 +115,10 @@ class Evaluation:
             NonFiniteWeights: NaN or infinity in a source.
         """
         return self._evaluate(self.node, start, stop, {})
+
+    def raw(self, node: Load, start: int, stop: int) -> Tensor:
+        """Elements of a source's tensor as stored: integers go through unchanged."""
+        return self._sources[node.source].block(node.name, start, stop)
 
     def _prepare(self, node: Node) -> None:
         if isinstance(node, Load) or id(node) in self._statistics:

@@ -86,7 +86,9 @@ def _check_value(parameter: Parameter, setting: Any, path: Path) -> None:
         conditional = isinstance(setting[0], Mapping)
         for i, item in enumerate(setting):
             if isinstance(item, Mapping) != conditional or isinstance(item, list):
-                raise RecipeError("a list holds numbers (a gradient over depth) or {filter, value}, not both", (*path, i))
+                raise RecipeError(
+                    "a list holds numbers (a gradient over depth) or {filter, value}, not both", (*path, i)
+                )
             if not conditional:
                 if parameter.kind not in (float, int) or isinstance(item, bool | str):
                     raise RecipeError(f"a gradient holds numbers, not {item!r}", (*path, i))

@@ -107,9 +107,7 @@ def _within(
     return result
 
 
-def _tied(
-    read: Magnitudes, ranges: Sequence[tuple[int, int]], ties: dict[int, tuple[float, int]]
-) -> dict[int, Cut]:
+def _tied(read: Magnitudes, ranges: Sequence[tuple[int, int]], ties: dict[int, tuple[float, int]]) -> dict[int, Cut]:
     """Finds the last of the equal elements for which there is room."""
     result: dict[int, Cut] = {}
     room = {i: count for i, (_, count) in ties.items()}

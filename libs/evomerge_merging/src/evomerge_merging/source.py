@@ -43,6 +43,4 @@ def open_source(reference: ModelReference, models: Mapping[str, Path]) -> Source
             raise ModelNotFound(f"no folder {reference.name!r}, and nobody told where else {reference} is")
         folder = local
     check_folder(folder)
-    return Source(
-        reference.key, reference.name, folder, read_json(folder / "config.json"), open_weights(folder)
-    )
+    return Source(reference.key, reference.name, folder, read_json(folder / "config.json"), open_weights(folder))

@@ -68,6 +68,10 @@ class SafetensorsFile:
             self._fd = -1
         self._map = None
 
+    def __del__(self) -> None:
+        if getattr(self, "_fd", -1) >= 0:
+            self.close()
+
     def __enter__(self) -> SafetensorsFile:
         return self
 

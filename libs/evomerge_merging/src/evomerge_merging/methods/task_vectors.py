@@ -89,7 +89,11 @@ def merge_task_vectors(
         delta = tensor - base
         factor = weight[i]
         if thin != "no" and density[i] < 1.0:
-            mask = kept(block.words(i), density[i]) if thin == "random" else thinning.cuts[i].mask(delta.abs(), block.start)
+            mask = (
+                kept(block.words(i), density[i])
+                if thin == "random"
+                else thinning.cuts[i].mask(delta.abs(), block.start)
+            )
             delta.mul_(mask)
             factor *= thinning.factors[i]
         weighted.append(delta.mul_(factor))

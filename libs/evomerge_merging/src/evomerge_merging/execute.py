@@ -1,0 +1,266 @@
+"""Carries a plan out: tensor by tensor, piece by piece, on several threads, each piece written where it belongs."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from evomerge_common.errors import DiskFull, InvalidInput, NonFiniteWeights
+from evomerge_merging.expression import Evaluation, Load, needs_statistics
+from evomerge_merging.io.model_folder import INDEX, SINGLE
+from evomerge_merging.io.writer import SafetensorsWriter, TensorSpec, shard, write_text
+from evomerge_merging.plan import OutputTensor, Plan
+
+PIECE_ELEMENTS = 1 << 18
+"""Elements worked on at once by one thread: a float32 piece of 1 MiB, so that a method's few pieces stay in the cache."""
+TASK_ELEMENTS = 1 << 22
+"""Elements of one tensor given to a thread at once, where nothing has to be known of the whole tensor."""
+MAX_SHARD_BYTES = 5_000_000_000
+
+Progress = Callable[[int, int], None]
+"""Called with (bytes done, bytes in all), one call at a time, from any thread."""
+
+
+@dataclass(frozen=True)
+class MergeReport:
+    """What a merge did."""
+
+    out_dir: Path
+    files: tuple[str, ...]
+    tensors: int
+    parameters: int
+    bytes: int
+    seconds: float
+    notes: tuple[str, ...]
+
+
+def execute(
+    plan: Plan,
+    out_dir: Path,
+    *,
+    threads: int = 2,
+    progress: Progress | None = None,
+    piece_elements: int = PIECE_ELEMENTS,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+    staged: bool = False,
+    extras: Callable[[Path], None] | None = None,
+) -> MergeReport:
+    """Writes the merged model: config.json, model.safetensors (in shards beyond `max_shard_bytes`), tokenizer files.
+
+    The result does not depend on `threads` or `piece_elements`, bit for bit. All is written beside `out_dir` under a
+    temporary name and renamed at the end; with `staged`, `out_dir` is the caller's own temporary folder and is
+    written directly. `extras` puts further files into the folder before that.
+
+    Raises:
+        InvalidInput: `out_dir` exists and is not empty.
+        DiskFull: too little room, told before anything is written.
+        NonFiniteWeights: NaN or infinity in a source, or a result too large for its type.
+    """
+    begun = time.monotonic()
+    out_dir = Path(out_dir)
+    with _workplace(out_dir, staged=staged) as folder:
+        free = shutil.disk_usage(folder).free
+        if plan.disk_bytes > free:
+            raise DiskFull(
+                f"the model needs {plan.disk_bytes:,} bytes, and {out_dir.parent} has {free:,} left: free some"
+            )
+        files = _write_weights(plan, folder, threads, progress, piece_elements, max_shard_bytes)
+        plan.tokenizer.write(folder)
+        write_text(folder / "config.json", json.dumps(dict(plan.config), indent=2, ensure_ascii=False) + "\n")
+        if extras is not None:
+            extras(folder)
+    size = sum((out_dir / name).stat().st_size for name in files)
+    return MergeReport(
+        out_dir, tuple(files), len(plan.tensors), plan.parameters, size, time.monotonic() - begun, plan.notes
+    )
+
+
+def merge_in_memory(
+    plan: Plan, *, threads: int = 2, progress: Progress | None = None, piece_elements: int = PIECE_ELEMENTS
+) -> dict[str, torch.Tensor]:
+    """The merged tensors by name, in memory and bit for bit what `execute` writes."""
+    tensors = {tensor.name: torch.empty(tensor.numel, dtype=tensor.dtype) for tensor in plan.tensors}
+
+    def write(name: str, start: int, values: torch.Tensor) -> None:
+        tensors[name][start : start + values.numel()] = values
+
+    _run(plan, write, threads, progress, piece_elements)
+    return {tensor.name: tensors[tensor.name].reshape(tensor.shape) for tensor in plan.tensors}
+
+
+@contextlib.contextmanager
+def _workplace(out_dir: Path, *, staged: bool) -> Iterator[Path]:
+    """A folder to write in that becomes `out_dir` when all went well, and is gone when not."""
+    if staged:
+        yield out_dir
+        return
+    out_dir = out_dir.absolute()
+    if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
+        raise InvalidInput(f"{out_dir} exists and is not empty; give another folder, or remove it first")
+    made = [parent for parent in out_dir.parents if not parent.exists()]
+    out_dir.parent.mkdir(parents=True, exist_ok=True)
+    for stale in out_dir.parent.glob(f".{out_dir.name}.partial-*"):
+        _remove_if_abandoned(stale)
+    folder = out_dir.parent / f".{out_dir.name}.partial-{os.getpid()}-{time.monotonic_ns()}"
+    folder.mkdir()
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        # The lock says that this folder is in work; a kill lets it go, and the next merge to this place tidies up.
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield folder
+        os.fsync(handle)
+        folder.rename(out_dir)
+        _sync_folder(out_dir.parent)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        for parent in made:
+            with contextlib.suppress(OSError):
+                parent.rmdir()
+        raise
+    finally:
+        os.close(handle)
+
+
+def _remove_if_abandoned(folder: Path) -> None:
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(folder, ignore_errors=True)
+    except OSError:
+        pass
+    finally:
+        os.close(handle)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _write_weights(
+    plan: Plan, folder: Path, threads: int, progress: Progress | None, piece_elements: int, max_shard_bytes: int
+) -> list[str]:
+    specs: list[TensorSpec] = [(tensor.name, tensor.shape, tensor.dtype) for tensor in plan.tensors]
+    shards = shard(specs, max_shard_bytes)
+    count = len(shards)
+    files = [SINGLE] if count == 1 else [f"model-{i:05d}-of-{count:05d}.safetensors" for i in range(1, count + 1)]
+    writers: list[SafetensorsWriter] = []
+    where: dict[str, SafetensorsWriter] = {}
+    try:
+        for name, part in zip(files, shards, strict=True):
+            writers.append(SafetensorsWriter(folder / name, part, {"format": "pt"}))
+            where.update({spec[0]: writers[-1] for spec in part})
+        _run(
+            plan, lambda name, start, values: where[name].write(name, start, values), threads, progress, piece_elements
+        )
+        for writer in writers:
+            writer.close()
+    finally:
+        for writer in writers:
+            writer.abort()
+    if count > 1:
+        index = {"metadata": {"total_size": plan.bytes}, "weight_map": {n: where[n].path.name for n in sorted(where)}}
+        write_text(folder / INDEX, json.dumps(index, indent=2) + "\n")
+    return files
+
+
+Write = Callable[[str, int, torch.Tensor], None]
+
+
+class _Meter:
+    """Counts what is done, and stops all threads when one fails."""
+
+    def __init__(self, total: int, progress: Progress | None) -> None:
+        self.stop = threading.Event()
+        self._total, self._progress, self._done, self._lock = total, progress, 0, threading.Lock()
+
+    def add(self, count: int) -> None:
+        with self._lock:
+            self._done += count
+            if self._progress:
+                self._progress(self._done, self._total)
+
+
+def _run(plan: Plan, write: Write, threads: int, progress: Progress | None, piece_elements: int) -> None:
+    """Evaluates every tensor. Each thread runs torch on one core, so that sums do not depend on their number."""
+    sources = {key: source.store for key, source in plan.sources.items()}
+    meter = _Meter(plan.bytes, progress)
+    before = torch.get_num_threads()
+    tasks: list[tuple[int, Callable[[], None]]] = []
+
+    def task(evaluation: Evaluation, tensor: OutputTensor, ranges: Sequence[tuple[int, int]], *, prepare: bool) -> None:
+        torch.set_num_threads(1)
+        with torch.no_grad():
+            if prepare:
+                evaluation.prepare()
+            for start, stop in ranges:
+                if meter.stop.is_set():
+                    return
+                write(tensor.name, start, _rounded(evaluation, tensor, start, stop))
+                meter.add((stop - start) * tensor.dtype.itemsize)
+
+    for tensor in plan.tensors:
+        evaluation = Evaluation(tensor.node, sources, piece_elements=piece_elements)
+        ranges = list(evaluation.pieces())
+        whole = needs_statistics(tensor.node)
+        a_task = len(ranges) if whole else max(1, TASK_ELEMENTS // piece_elements)
+        for part in _batched(ranges, a_task):
+            tasks.append((tensor.numel, lambda e=evaluation, t=tensor, r=part, w=whole: task(e, t, r, prepare=w)))
+    tasks.sort(key=lambda item: -item[0])
+    try:
+        with ThreadPoolExecutor(max_workers=max(1, threads), thread_name_prefix="merge") as pool:
+            futures: list[Future[None]] = [pool.submit(run) for _, run in tasks]
+            try:
+                done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+            finally:
+                meter.stop.set()
+                pool.shutdown(wait=True, cancel_futures=True)
+        for future in done:
+            future.result()
+    finally:
+        torch.set_num_threads(before)
+
+
+def _batched(items: Sequence[tuple[int, int]], size: int) -> Iterator[Sequence[tuple[int, int]]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def _rounded(evaluation: Evaluation, tensor: OutputTensor, start: int, stop: int) -> torch.Tensor:
+    """A piece in the output's type."""
+    node = tensor.node
+    if isinstance(node, Load) and not node.dtype.is_floating_point:
+        return evaluation.raw(node, start, stop)
+    values = evaluation.piece(start, stop)
+    result = values.to(tensor.dtype)
+    if not _finite(result):
+        cause = f"values up to {values.abs().max().item():g} do not fit into {tensor.dtype}" if _finite(values) else (
+            "the result is not finite")  # fmt: skip
+        raise NonFiniteWeights(
+            f"merged tensor {tensor.name!r}: {cause}; check weights and scales, or use a wider out_dtype"
+        )
+    return result
+
+
+def _finite(values: torch.Tensor) -> bool:
+    """Whether no element is NaN or infinite."""
+    if values.dtype.itemsize == 1:
+        values = values.float()
+    return bool(torch.isfinite(values.sum(dtype=torch.float32))) or bool(torch.isfinite(values).all())

@@ -1,0 +1,172 @@
+"""What a recipe will do, from headers and configs alone: output tensors, config, tokenizer, sizes, and notes in words."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+
+from evomerge_common.domain.recipe import ModelReference, Recipe
+from evomerge_common.errors import RecipeError, ShapeMismatch
+from evomerge_merging.check import check_recipe
+from evomerge_merging.expression import Node, loads, whole_bytes
+from evomerge_merging.io.dtypes import RECIPE_NAMES, config_name
+from evomerge_merging.source import Source
+from evomerge_merging.tokenizer import TokenizerPlan, plan_tokenizer
+from evomerge_merging.virtual import Planner
+
+_PIECES_HELD = 16
+"""Float32 pieces that one thread has in its hands at once, at most, with a handful of inputs."""
+
+
+@dataclass(frozen=True)
+class OutputTensor:
+    """One tensor of the result."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    node: Node
+
+    @property
+    def numel(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes in the output."""
+        return self.numel * self.dtype.itemsize
+
+
+@dataclass(frozen=True)
+class Plan:
+    """See the module's text. Holds the sources open until `close` (or use it in a `with`)."""
+
+    recipe: Recipe
+    tensors: tuple[OutputTensor, ...]
+    config: Mapping[str, Any]
+    tokenizer: TokenizerPlan
+    sources: Mapping[str, Source]
+    notes: tuple[str, ...]
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of weights that will be written."""
+        return sum(tensor.bytes for tensor in self.tensors)
+
+    @property
+    def disk_bytes(self) -> int:
+        """Room that the result needs, with its small files."""
+        small = sum(
+            path.stat().st_size
+            for path in self.tokenizer.folder.iterdir()
+            if path.suffix in {".json", ".txt", ".model"}
+        )
+        return self.bytes + small + 256 * len(self.tensors) + (1 << 20)
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights of the result."""
+        return sum(tensor.numel for tensor in self.tensors)
+
+    @property
+    def read_bytes(self) -> int:
+        """Bytes of distinct source tensors that go in."""
+        seen = {
+            (load.source, load.name): math.prod(load.shape) * load.dtype.itemsize
+            for t in self.tensors
+            for load in loads(t.node)
+        }
+        return sum(seen.values())
+
+    def memory_bytes(self, *, threads: int, piece_elements: int) -> int:
+        """About what the merge holds in memory at once, the sources' mapped pages left out."""
+        whole = max((whole_bytes(tensor.node) for tensor in self.tensors), default=0)
+        return threads * (piece_elements * 4 * _PIECES_HELD + whole)
+
+    def close(self) -> None:
+        """Lets the sources' files go."""
+        for source in self.sources.values():
+            source.store.close()
+
+    def __enter__(self) -> Plan:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def plan_merge(recipe: Recipe, models: Mapping[str, Path] | None = None) -> Plan:
+    """Plans a merge: nothing but headers, configs and tokenizers is read.
+
+    Args:
+        recipe: what to make.
+        models: the folder of each source by `ModelReference.key`; a source that is not in it is a local folder itself.
+
+    Raises:
+        RecipeError: the recipe means nothing, or not for these models.
+        ModelError: a source is missing, unsound, or does not fit the others.
+    """
+    check_recipe(recipe)
+    planner = Planner({key: Path(path) for key, path in (models or {}).items()})
+    try:
+        model = planner.model(recipe)
+        out_dtype = RECIPE_NAMES.get(recipe.out_dtype or recipe.dtype)
+        tensors = tuple(
+            OutputTensor(
+                name, node.shape, out_dtype if out_dtype and node.dtype.is_floating_point else node.dtype, node
+            )
+            for name, node in model.tensors.items()
+        )
+        if not tensors:
+            raise ShapeMismatch("the models have no tensors in common")
+        named = _named_tokenizer(recipe, planner)
+        tokenizer, notes = plan_tokenizer(recipe, model.donor, list(planner.sources.values()), named)
+        for text in notes:
+            planner.note(text)
+        config = _config(model.config, tensors, planner)
+        return Plan(recipe, tensors, config, tokenizer, planner.sources, tuple(planner.notes))
+    except BaseException:
+        for source in planner.sources.values():
+            source.store.close()
+        raise
+
+
+def _named_tokenizer(recipe: Recipe, planner: Planner) -> Source | None:
+    if recipe.tokenizer in {"", "base", "union"}:
+        # With one vocabulary, which `plan_tokenizer` makes sure of, the union is the base's.
+        if recipe.tokenizer == "base" and recipe.base is None:
+            raise RecipeError("the tokenizer is to be the base's, but the recipe names no base", ("tokenizer",))
+        return None
+    wanted = ModelReference.parse(recipe.tokenizer)
+    for source in recipe.sources():
+        if recipe.tokenizer in {source.key, str(source), source.name}:
+            return planner.source(source)
+    return planner.source(wanted)
+
+
+def _config(config: Mapping[str, Any], tensors: tuple[OutputTensor, ...], planner: Planner) -> dict[str, Any]:
+    result = {key: value for key, value in config.items() if key != "_name_or_path"}
+    counts: dict[torch.dtype, int] = {}
+    for tensor in tensors:
+        if tensor.dtype.is_floating_point:
+            counts[tensor.dtype] = counts.get(tensor.dtype, 0) + tensor.numel
+    if counts:
+        name = config_name(max(counts, key=lambda dtype: counts[dtype]))
+        keys = [key for key in ("dtype", "torch_dtype") if key in result] or ["torch_dtype"]
+        result.update(dict.fromkeys(keys, name))
+    if result.pop("auto_map", None):
+        planner.note("the model's own Python code (auto_map) is left out: EvoMerge neither runs nor copies it")
+    if result.pop("quantization_config", None):
+        raise ShapeMismatch("the models are quantised; merge their unquantised versions")
+    json.dumps(result)
+    return result
