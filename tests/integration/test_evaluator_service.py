@@ -1,0 +1,231 @@
+"""The evaluator's service on memory ports, with its real child process."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from prometheus_client import CollectorRegistry
+from tiny_models import make
+
+from evomerge.v1 import evaluator_pb2, evaluator_pb2_grpc
+from evomerge_common.codec import to_proto
+from evomerge_common.domain.messages import EvaluateJob, Job, Model
+from evomerge_common.domain.recipe import ModelReference, Recipe
+from evomerge_common.domain.suite import Suite
+from evomerge_common.errors import (
+    InvalidInput,
+    ModelNotFound,
+    NonFiniteScore,
+    NotFound,
+    Unavailable,
+    WorkerCrashed,
+)
+from evomerge_common.runtime.child import ChildProcess
+from evomerge_common.runtime.grpc_server import GrpcServer, client_channel, error_from_rpc
+from evomerge_common.runtime.ports_factory import Ports, memory_ports
+from evomerge_common.runtime.settings import Settings
+from evomerge_evaluator.bootstrap import bootstrap
+from evomerge_evaluator.handlers import EvaluateHandler, path_of, source_folders
+from evomerge_evaluator.metrics import EvaluatorMetrics
+from evomerge_evaluator.scoring import child as scoring
+from evomerge_evaluator.scoring import score_folder
+
+SUITE = Suite.from_dict(
+    {
+        "holdout": 0.3, "batch_size": 4,
+        "tasks": [
+            {"name": "c", "kind": "multiple_choice", "weight": 2, "items": [
+                {"prompt": f"{n} + 1 =", "choices": [f" {n + 1}", f" {n}"], "answer": n % 2} for n in range(12)]},
+            {"name": "e", "kind": "exact_match", "items": [{"prompt": f"{n} =", "answer": "x"} for n in range(12)]},
+            {"name": "p", "kind": "perplexity", "items": [{"text": f"text number {n}"} for n in range(12)]},
+        ],
+    }
+)  # fmt: skip
+DIGEST = "sha256:" + "a" * 64
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    make(folder / "one")
+    make(folder / "two", seed=1)
+    make(folder / "nan", scale=float("nan"))
+    return folder
+
+
+@pytest.fixture
+async def child() -> AsyncIterator[ChildProcess]:
+    process = ChildProcess(initializer=scoring.initialise, initargs=("cpu",))
+    yield process
+    process.close()
+
+
+def a_job(ports: Ports, folder: Path, *, artifact: bool = False, **changes: Any) -> Job:
+    model = Model(reference=str(folder), digest=DIGEST, uri=folder.as_uri())
+    recipe = Recipe.of_source(ModelReference(str(folder), digest=DIGEST))
+    payload = EvaluateJob(
+        recipe_json=recipe.to_json(), recipe_digest=recipe.digest, sources=(model,), split="search", threads=2,
+        artifact_uri=folder.as_uri() if artifact else "", suite_digest=SUITE.digest,
+        suite_uri=ports.artifacts.put(f"suites/{SUITE.digest}.json", SUITE.to_json().encode()),
+    )  # fmt: skip
+    return Job(job_id="evaluate-1", run_id="r", payload=replace(payload, **changes))
+
+
+async def test_a_job_is_scored_once_and_then_known(tmp_path: Path, models: Path, child: ChildProcess) -> None:
+    ports, registry = memory_ports(tmp_path), CollectorRegistry()
+    handler = EvaluateHandler(ports=ports, child=child, metrics=EvaluatorMetrics(registry))
+    job = a_job(ports, models / "one")
+    first = await handler(job)
+    expected = score_folder(models / "one", SUITE, "search", threads=2)
+    assert (first.scores, first.fitness) == (expected.scores, expected.fitness)
+    assert first.device == "cpu float32 2 threads"
+    assert first.job_id == "evaluate-1"
+    assert not first.cached
+    for task in SUITE.tasks:
+        scored = registry.get_sample_value("evomerge_items_scored_total", {"task_kind": task.kind})
+        assert scored == len(SUITE.items(task, "search"))
+
+    pid = child.pid
+    again = await EvaluateHandler(ports=ports, child=child)(replace(job, job_id="evaluate-2", run_id="other"))
+    assert again == replace(first, job_id="evaluate-2", cached=True), "32-bit item scores survive the wire unchanged"
+    holdout = await handler(a_job(ports, models / "one", split="holdout"))
+    assert not holdout.cached
+    assert child.pid == pid
+
+
+async def test_what_a_handler_refuses(tmp_path: Path, models: Path, child: ChildProcess) -> None:
+    ports = memory_ports(tmp_path)
+    handler = EvaluateHandler(ports=ports, child=child, metrics=EvaluatorMetrics(CollectorRegistry()))
+    with pytest.raises(NonFiniteScore):
+        await handler(a_job(ports, models / "nan"))
+    with pytest.raises(Unavailable, match="neither the candidate's weights nor its source"):
+        await handler(a_job(ports, models / "one", sources=()))
+    with pytest.raises(InvalidInput, match="has digest"):
+        await handler(a_job(ports, models / "one", suite_digest="b" * 64))
+    with pytest.raises(NotFound):
+        await handler(a_job(ports, models / "one", suite_digest="c" * 64, suite_uri=(tmp_path / "no").as_uri()))
+    assert (await handler(a_job(ports, models / "two"))).fitness > 0, "the child is still well"
+
+
+async def test_a_crash_of_the_child_is_typed_and_the_next_call_works(
+    tmp_path: Path, models: Path, child: ChildProcess
+) -> None:
+    ports = memory_ports(tmp_path)
+    handler = EvaluateHandler(ports=ports, child=child, metrics=EvaluatorMetrics(CollectorRegistry()))
+    work = asyncio.create_task(handler(a_job(ports, models / "one")))
+    async with asyncio.timeout(30):
+        while child.pid is None:
+            await asyncio.sleep(0.01)
+    os.kill(child.pid, signal.SIGKILL)
+    with pytest.raises(WorkerCrashed, match="SIGKILL"):
+        await work
+    result = await handler(a_job(ports, models / "one"))
+    assert result.scores == score_folder(models / "one", SUITE, "search", threads=2).scores
+
+
+async def test_the_service_end_to_end(tmp_path: Path, models: Path) -> None:
+    ports = memory_ports(tmp_path)
+    settings = Settings(model_store=tmp_path / "store", device="cpu")
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / ("a" * 64)).symlink_to(models / "one")
+    service = await bootstrap(settings, ports)
+    server = GrpcServer(settings)
+    port = await server.start()
+    await server.attach(service.servicers)
+    stop = asyncio.Event()
+    tasks = [asyncio.create_task(worker.run(stop)) for worker in service.workers]
+    async with client_channel(f"127.0.0.1:{port}", settings) as channel:
+        stub = evaluator_pb2_grpc.EvaluatorServiceStub(channel)
+        try:
+            await _calls(stub, models)
+        finally:
+            stop.set()
+            await asyncio.gather(*tasks)
+            await server.stop(0)
+            for close in service.closers:
+                await close()
+
+
+async def _calls(stub: Any, models: Path) -> None:
+    model = to_proto(Model(reference=str(models / "one"), digest=DIGEST))
+    request = evaluator_pb2.EvaluateRequest(model=model, suite_json=SUITE.to_json(), split="holdout")
+    queued = await stub.Evaluate(request)
+    assert (queued.state, queued.job_id[:9]) in {("queued", "evaluate-"), ("done", "evaluate-")}
+    done = await _done(stub, queued.job_id)
+    expected = score_folder(models / "one", SUITE, "holdout", threads=2)
+    assert done.state == "done"
+    assert done.result.fitness == expected.fitness
+    assert [tuple(s.item_scores) for s in done.result.scores] == [s.item_scores for s in expected.scores]
+    assert (await stub.Evaluate(request)).state == "done", "asked again: the same job"
+
+    broken = to_proto(Model(digest="sha256:" + "d" * 64, uri=(models / "nan").as_uri()))
+    queued = await stub.Evaluate(evaluator_pb2.EvaluateRequest(model=broken, suite_json=SUITE.to_json()))
+    failed = await _done(stub, queued.job_id)
+    assert (failed.state, failed.error.type) == ("failed", "NonFiniteScore")
+
+    kinds = [kind.name for kind in (await stub.ListTasks(evaluator_pb2.ListTasksRequest())).kinds]
+    assert kinds == ["multiple_choice", "exact_match", "perplexity"]
+    (cpu,) = (await stub.GetDevices(evaluator_pb2.GetDevicesRequest())).devices
+    assert (cpu.kind, cpu.dtype) == ("cpu", "float32")
+    assert 0 < cpu.memory_used_bytes < cpu.memory_bytes
+
+    said = await stub.Generate(evaluator_pb2.GenerateRequest(model=model, prompt="1 + 1 =", max_new_tokens=5))
+    assert 0 < said.tokens <= 5
+    assert said.text
+    for call, bad, error, text in (
+        (stub.Generate, evaluator_pb2.GenerateRequest(model=model, max_new_tokens=10**6), InvalidInput, "1 to 2048"),
+        (stub.Generate, evaluator_pb2.GenerateRequest(prompt="a"), InvalidInput, "model is empty"),
+        (stub.Generate, evaluator_pb2.GenerateRequest(model={"digest": "sha256:../x"}), InvalidInput, "no digest"),
+        (stub.Generate, evaluator_pb2.GenerateRequest(model={"reference": "/no/such"}), ModelNotFound, "not on this"),
+        (stub.GetEvaluation, evaluator_pb2.GetEvaluationRequest(job_id="x"), NotFound, "no evaluation"),
+        (stub.Evaluate, evaluator_pb2.EvaluateRequest(model=model, suite_json="{"), InvalidInput, "not a suite"),
+        (stub.Evaluate, evaluator_pb2.EvaluateRequest(model=model, split="half"), InvalidInput, "unknown split"),
+        (stub.Evaluate, evaluator_pb2.EvaluateRequest(), InvalidInput, "digest is empty"),
+    ):
+        await _refused(call, bad, error, text)
+
+
+async def _refused(call: Callable[[Any], Awaitable[Any]], request: Any, error: type[Exception], text: str) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        await call(request)
+    with pytest.raises(error, match=text):
+        raise error_from_rpc(caught.value)
+
+
+async def _done(stub: Any, job_id: str) -> Any:
+    async with asyncio.timeout(60):
+        while True:
+            found = await stub.GetEvaluation(evaluator_pb2.GetEvaluationRequest(job_id=job_id))
+            if found.state != "queued":
+                return found
+            await asyncio.sleep(0.05)
+
+
+def test_the_service_process_never_imports_torch() -> None:
+    code = (
+        "import sys, evomerge_evaluator.bootstrap, evomerge_evaluator.__main__\n"
+        "bad = [m for m in ('torch', 'transformers', 'numpy', 'safetensors', 'evomerge_merging') if m in sys.modules]\n"
+        "assert not bad, bad\n"
+        "print(int(open('/proc/self/statm').read().split()[1]) * 4096 // 2**20)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert int(done.stdout) <= 120
+
+
+def test_uris(tmp_path: Path) -> None:
+    folder = tmp_path / "with space"
+    folder.mkdir()
+    assert path_of(folder.as_uri()) == folder
+    assert path_of(str(folder)) == folder
+    models = (Model(reference="a", uri=folder.as_uri()), Model(reference="b", uri="file:///no/such", digest="d"))
+    assert source_folders(models) == {"a": folder}

@@ -1,0 +1,90 @@
+# ruff: noqa: N802 - NVML's own names
+"""GPU numbers from NVML, with a recorded answer of one: an H100 and a slice that tells little."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+
+from evomerge_evaluator.gpu import GpuMonitor
+from evomerge_evaluator.metrics import EvaluatorMetrics
+
+
+class NVMLError(Exception):
+    pass
+
+
+class RecordedNvml:
+    NVMLError = NVMLError
+    NVML_TEMPERATURE_GPU = 0
+
+    def __init__(self) -> None:
+        self.lost = False
+        self.asked = 0
+
+    def nvmlDeviceGetCount(self) -> int:
+        self.asked += 1
+        if self.lost:
+            raise NVMLError("GPU is lost")
+        return 2
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:
+        return index
+
+    def nvmlDeviceGetName(self, handle: int) -> Any:
+        return ["NVIDIA H100 80GB HBM3", b"NVIDIA H100 80GB HBM3 MIG 1g.10gb"][handle]
+
+    def nvmlDeviceGetMemoryInfo(self, handle: int) -> Any:
+        return SimpleNamespace(total=[85520809984, 10200547328][handle], used=[2147483648, 0][handle])
+
+    def nvmlDeviceGetUtilizationRates(self, handle: int) -> Any:
+        if handle:
+            raise NVMLError("Not Supported")
+        return SimpleNamespace(gpu=87, memory=34)
+
+    def nvmlDeviceGetPowerUsage(self, handle: int) -> int:
+        if handle:
+            raise NVMLError("Not Supported")
+        return 412345
+
+    def nvmlDeviceGetTemperature(self, handle: int, sensor: int) -> int:
+        return 61
+
+
+def test_samples_become_metrics_in_base_units() -> None:
+    registry = CollectorRegistry()
+    first, second = GpuMonitor(RecordedNvml(), EvaluatorMetrics(registry)).sample()
+    assert (first.name, first.memory_bytes, first.memory_used_bytes) == (
+        "NVIDIA H100 80GB HBM3",
+        85520809984,
+        2147483648,
+    )
+    assert (first.utilization_ratio, first.power_watts, first.temperature_celsius) == (0.87, 412.345, 61.0)
+    assert (second.name, second.utilization_ratio, second.power_watts) == (
+        "NVIDIA H100 80GB HBM3 MIG 1g.10gb",
+        0.0,
+        0.0,
+    )
+    values = {
+        name: registry.get_sample_value(f"evomerge_gpu_{name}", {"gpu": "0"})
+        for name in ("utilization_ratio", "memory_used_bytes", "power_watts", "temperature_celsius")
+    }
+    assert values == {
+        "utilization_ratio": 0.87, "memory_used_bytes": 2147483648, "power_watts": 412.345, "temperature_celsius": 61,
+    }  # fmt: skip
+
+
+async def test_a_lost_gpu_ends_no_service() -> None:
+    nvml = RecordedNvml()
+    nvml.lost = True
+    monitor = GpuMonitor(nvml, EvaluatorMetrics(CollectorRegistry()))
+    stop = asyncio.Event()
+    task = asyncio.create_task(monitor.run(stop))
+    async with asyncio.timeout(5):
+        while not nvml.asked:
+            await asyncio.sleep(0.01)
+        stop.set()
+        await task
