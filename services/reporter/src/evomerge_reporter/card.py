@@ -8,8 +8,8 @@ from typing import Any
 from evomerge_reporter.domain.history import short_name
 
 LIMITS = (
-    "The scores say how the model answers this suite's items, and nothing beyond them. Merging carries over the sources' "
-    "licences, biases and faults: read their cards."
+    "The scores say how the model answers this suite's items, and nothing beyond them. Merging carries over the "
+    "sources' licences, biases and faults: read their cards."
 )
 
 

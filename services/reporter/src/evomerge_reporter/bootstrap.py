@@ -1,0 +1,40 @@
+"""The one place where the reporter is put together."""
+
+from __future__ import annotations
+
+from evomerge.v1 import reporter_pb2_grpc
+from evomerge_common.runtime.ports_factory import Ports
+from evomerge_common.runtime.service import Service
+from evomerge_common.runtime.settings import Settings
+from evomerge_reporter.follower import Follower
+from evomerge_reporter.grpc_api import ReporterServicer
+from evomerge_reporter.metrics import RUN_METRICS
+from evomerge_reporter.projection import Projection
+from evomerge_reporter.queries import Queries
+from evomerge_reporter.reports import Reports
+from evomerge_reporter.web import Page
+
+
+async def bootstrap(settings: Settings, ports: Ports) -> Service:
+    """The projection that follows the log, the page and the API that read it."""
+    projection = Projection(settings.state_dir / "reporter.db")
+    queries = Queries(projection.database)
+    reports = Reports(queries, ports.log, ports.artifacts)
+    follower = Follower(projection, queries, RUN_METRICS, ports.log, ports.clock)
+    page = Page(settings.http_address, queries, reports, follower)
+    servicer = ReporterServicer(queries, reports)
+
+    async def close() -> None:
+        projection.close()
+
+    return Service(
+        name="reporter",
+        servicers=[
+            (
+                "evomerge.v1.ReporterService",
+                lambda server: reporter_pb2_grpc.add_ReporterServiceServicer_to_server(servicer, server),
+            )
+        ],
+        background=[follower.follow, follower.tick, page.serve],
+        closers=[close],
+    )

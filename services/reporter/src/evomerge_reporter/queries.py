@@ -1,0 +1,204 @@
+"""What the page, the metrics and the API read from the projection."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from dataclasses import dataclass
+from typing import Any
+
+from evomerge_common.domain.messages import TaskScore
+from evomerge_common.errors import NotFound
+from evomerge_reporter.domain.history import short_name
+
+ENDED = ("finished", "cancelled", "failed")
+
+
+@dataclass(frozen=True)
+class RunRow:
+    """A run at a glance. `best` and `mean` are fitness on search items; None while nothing is scored."""
+
+    run_id: str
+    status: str
+    reason: str
+    seed: int
+    budget: int
+    generation: int
+    champion: str
+    started_at: float
+    last_at: float
+    sequence: int
+    version: str
+    suite_uri: str
+    report_uri: str
+    report_sequence: int
+    best: float | None
+    mean: float | None
+    states: dict[str, int]
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing more will be decided."""
+        return self.status in ENDED
+
+    @property
+    def evaluated(self) -> int:
+        """Candidates with a score."""
+        return self.states.get("evaluated", 0)
+
+    @property
+    def failed(self) -> int:
+        """Candidates that never got one."""
+        return self.states.get("failed", 0)
+
+    @property
+    def proposed(self) -> int:
+        """All candidates."""
+        return sum(self.states.values())
+
+
+@dataclass(frozen=True)
+class CandidateRow:
+    """A candidate with its scores on search items."""
+
+    digest: str
+    index: int
+    operator: str
+    method: str
+    source: str
+    parents: tuple[str, ...]
+    generation: int
+    fitness: float | None
+    holdout: float | None
+    scores: tuple[TaskScore, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """A short name for tables."""
+        return short_name(self.source) if self.source else f"#{self.index} {self.method}".strip()
+
+
+class Queries:
+    """Reads from a projection's connection."""
+
+    def __init__(self, database: sqlite3.Connection) -> None:
+        self._database = database
+
+    def runs(self, *, limit: int = 200) -> list[RunRow]:
+        """The latest runs, newest first."""
+        rows = self._database.execute("SELECT * FROM runs ORDER BY started_at DESC, run_id LIMIT ?", (limit,))
+        return [self._run(row) for row in rows.fetchall()]
+
+    def active_runs(self, *, since: float) -> list[RunRow]:
+        """Runs that have not ended and said something since then."""
+        marks = ", ".join("?" * len(ENDED))
+        sql = f"SELECT * FROM runs WHERE status NOT IN ({marks}) AND last_at >= ?"  # noqa: S608 - only question marks
+        return [self._run(row) for row in self._database.execute(sql, (*ENDED, since)).fetchall()]
+
+    def run(self, run_id: str) -> RunRow:
+        """One run.
+
+        Raises:
+            NotFound: the log has no such run.
+
+        """
+        row = self._database.execute("SELECT * FROM runs WHERE run_id = ?", (run_id,)).fetchone()
+        if row is None:
+            raise NotFound(f"no run {run_id!r} in the event log; `evomerge runs list` shows them")
+        return self._run(row)
+
+    def _run(self, row: sqlite3.Row) -> RunRow:
+        run_id = row["run_id"]
+        states = self._database.execute(
+            "SELECT state, count(*), max(fitness), sum(fitness), count(fitness) FROM candidates WHERE run_id = ? "
+            "GROUP BY state", (run_id,),
+        ).fetchall()  # fmt: skip
+        best = [state[2] for state in states if state[2] is not None]
+        scored = sum(state[4] for state in states)
+        mean = sum(state[3] or 0.0 for state in states) / scored if scored else None
+        fields = {key: row[key] for key in RunRow.__dataclass_fields__ if key in row.keys()}  # noqa: SIM118 - a Row
+        return RunRow(
+            **fields,
+            best=max(best) if best else None,
+            mean=row["mean_fitness"] if row["mean_fitness"] is not None else mean,
+            states={state[0]: state[1] for state in states},
+        )
+
+    def leaderboard(self, run_id: str, *, limit: int = 20) -> list[CandidateRow]:
+        """Best candidates on search items, best first; of equals the earlier."""
+        return self._candidates("fitness IS NOT NULL ORDER BY fitness DESC, place LIMIT ?", run_id, limit)
+
+    def sources(self, run_id: str) -> list[CandidateRow]:
+        """The models that the run was given."""
+        return self._candidates("operator = 'source' ORDER BY place LIMIT ?", run_id, 100)
+
+    def candidate(self, run_id: str, digest: str) -> CandidateRow | None:
+        """One candidate."""
+        found = self._candidates("digest = ? LIMIT ?", run_id, digest, 1)
+        return found[0] if found else None
+
+    def _candidates(self, rest: str, run_id: str, *values: Any) -> list[CandidateRow]:
+        sql = f"SELECT * FROM candidates WHERE run_id = ? AND {rest}"  # noqa: S608 - `rest` is ours, see above
+        return [
+            CandidateRow(
+                digest=row["digest"], index=row["place"], operator=row["operator"], method=row["method"],
+                source=row["source"], parents=tuple(json.loads(row["parents"])), generation=row["generation"],
+                fitness=row["fitness"], holdout=row["holdout"], scores=self._scores(run_id, row["digest"]),
+            )
+            for row in self._database.execute(sql, (run_id, *values)).fetchall()
+        ]  # fmt: skip
+
+    def _scores(self, run_id: str, digest: str) -> tuple[TaskScore, ...]:
+        rows = self._database.execute(
+            "SELECT task, score, metric, metric_value FROM scores "
+            "WHERE run_id = ? AND digest = ? AND split != 'holdout' ORDER BY place", (run_id, digest),
+        )  # fmt: skip
+        return tuple(TaskScore(**dict(row)) for row in rows)
+
+    def lineage(self, run_id: str, digest: str = "", *, limit: int = 200) -> list[CandidateRow]:
+        """A candidate (default: the champion) and its ancestors, nearest first.
+
+        Raises:
+            NotFound: no such run or candidate.
+
+        """
+        wanted, order = [digest or self.run(run_id).champion], dict[str, CandidateRow]()
+        while wanted and len(order) < limit:
+            key = wanted.pop(0)
+            row = None if key in order else self.candidate(run_id, key)
+            if row is not None:
+                order[key] = row
+                wanted.extend(row.parents)
+        if digest and not order:
+            raise NotFound(f"run {run_id} has no candidate {digest}; GetLeaderboard lists them")
+        return list(order.values())
+
+    def curve(self, run_id: str) -> list[tuple[int, float]]:
+        """(index, fitness) of every scored candidate, in order of proposal."""
+        sql = "SELECT place, fitness FROM candidates WHERE run_id = ? AND fitness IS NOT NULL ORDER BY place"
+        return [(row[0], row[1]) for row in self._database.execute(sql, (run_id,))]
+
+    def models(self, run_id: str) -> dict[str, dict[str, Any]]:
+        """Reference → what the downloader said of it."""
+        rows = self._database.execute("SELECT * FROM models WHERE run_id = ?", (run_id,))
+        return {row["reference"]: dict(row) for row in rows}
+
+    def failures(self, run_id: str, *, limit: int = 50) -> list[dict[str, Any]]:
+        """The latest failures, newest first."""
+        sql = "SELECT * FROM failures WHERE run_id = ? ORDER BY sequence DESC LIMIT ?"
+        return [dict(row) for row in self._database.execute(sql, (run_id, limit))]
+
+    def recipe(self, run_id: str, digest: str) -> str:
+        """A candidate's recipe as indented JSON, or ""."""
+        sql = "SELECT recipe_json FROM candidates WHERE run_id = ? AND digest = ?"
+        row = self._database.execute(sql, (run_id, digest)).fetchone()
+        try:
+            return json.dumps(json.loads(row[0]), indent=2, ensure_ascii=False) if row else ""
+        except ValueError:
+            return str(row[0])
+
+    def remember_report(self, run_id: str, uri: str, sequence: int) -> None:
+        """Notes the report that was drawn when the run's log had come to `sequence`."""
+        self._database.execute(
+            "UPDATE runs SET report_uri = ?, report_sequence = ? WHERE run_id = ?", (uri, sequence, run_id)
+        )
