@@ -2,8 +2,8 @@
 
     report = merge_recipe(read_recipe_yaml("recipe.yml"), {}, Path("out"))
 
-or in steps: `read_recipe_yaml` (EvoMerge's or mergekit's YAML) → `plan_merge` (headers only) → `execute` (writes a model
-folder) or `merge_in_memory`.
+or in steps: `read_recipe_yaml` (EvoMerge's or mergekit's YAML) → `plan_merge` (headers only) → `execute` (writes a
+model folder) or `merge_in_memory`.
 """
 
 from __future__ import annotations

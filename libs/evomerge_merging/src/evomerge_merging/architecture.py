@@ -1,4 +1,4 @@
-"""What a model's tensor names and config tell about its build: its stack of layers, embeddings, head, residual writers."""
+"""What tensor names and config tell about a model's build: its stack of layers, embeddings, head, residual writers."""
 
 from __future__ import annotations
 
@@ -149,15 +149,16 @@ def _entry(values: Any, layer: int, fallback: Sequence[Any]) -> Any:
 def hop_factors(names: Iterable[str], scale: float, before: float, *, post_norm: bool) -> dict[str, float] | None:
     """How one layer's tensors show that the hidden state was scaled on its way through the model.
 
-    Pre-norm layers read the hidden state through a norm, to which its scale is nothing; so a hidden state scaled by s is
-    the same as everything that later layers add to it divided by s, and the final norm takes the rest. Post-norm layers
-    (BERT) normalise their output, so only the layer behind the hop sees the scale: in its attention's inputs, and
-    against what is added to it. Exact but for the norms' epsilon.
+    Pre-norm layers read the hidden state through a norm, to which its scale is nothing; so a hidden state scaled by s
+    is the same as everything that later layers add to it divided by s, and the final norm takes the rest. Post-norm
+    layers (BERT) normalise their output, so only the layer behind the hop sees the scale: in its attention's inputs,
+    and against what is added to it. Exact but for the norms' epsilon.
 
     Args:
         names: the layer's tensors.
         scale: of the hop right before this layer (1: none).
         before: product of all scales up to and including this layer's.
+        post_norm: whether layers normalise after the residual sum.
 
     Returns:
         Factors other than 1 by tensor name, or None when this build is not known well enough.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import json
 import os
 import shutil
@@ -23,7 +24,7 @@ from evomerge_merging.io.writer import SafetensorsWriter, TensorSpec, shard, wri
 from evomerge_merging.plan import OutputTensor, Plan
 
 PIECE_ELEMENTS = 1 << 18
-"""Elements worked on at once by one thread: a float32 piece of 1 MiB, so that a method's few pieces stay in the cache."""
+"""Elements worked on at once by one thread: a float32 piece of 1 MiB, so that a method's few pieces stay in cache."""
 TASK_ELEMENTS = 1 << 22
 """Elements of one tensor given to a thread at once, where nothing has to be known of the whole tensor."""
 MAX_SHARD_BYTES = 5_000_000_000
@@ -222,7 +223,7 @@ def _run(plan: Plan, write: Write, threads: int, progress: Progress | None, piec
         whole = needs_statistics(tensor.node)
         a_task = len(ranges) if whole else max(1, TASK_ELEMENTS // piece_elements)
         for part in _batched(ranges, a_task):
-            tasks.append((tensor.numel, lambda e=evaluation, t=tensor, r=part, w=whole: task(e, t, r, prepare=w)))
+            tasks.append((tensor.numel, functools.partial(task, evaluation, tensor, part, prepare=whole)))
     tasks.sort(key=lambda item: -item[0])
     try:
         with ThreadPoolExecutor(max_workers=max(1, threads), thread_name_prefix="merge") as pool:

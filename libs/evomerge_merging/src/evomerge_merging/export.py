@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from evomerge_common.domain.recipe import Recipe
+from evomerge_common.domain.recipe import ModelReference, Recipe
 from evomerge_merging.io.writer import write_text
 from evomerge_merging.recipe_yaml import recipe_to_mergekit
 
@@ -16,7 +16,7 @@ def model_card(recipe: Recipe) -> str:
     """README.md of a model made by a recipe: front matter as the Hub reads it, what went in, and how."""
     sources = recipe.sources()
     front = {
-        "base_model": [source.name for source in sources],
+        "base_model": [_public_name(source) for source in sources],
         "library_name": "transformers",
         "tags": ["merge", "evomerge"],
     }
@@ -31,9 +31,9 @@ def model_card(recipe: Recipe) -> str:
         "",
         f"Made by EvoMerge with the method `{recipe.method}` from:",
         "",
-        *(f"* {source}" + (f" (`{source.digest}`)" if source.digest else "") for source in sources),
+        *(f"* {_public_name(source)}" + (f" (`{source.digest}`)" if source.digest else "") for source in sources),
         "",
-        f"The recipe below is the model's identity (digest `{recipe.digest}`); it makes the same weights again, bit for bit.",
+        f"The recipe below is the model's identity (digest `{recipe.digest}`): it makes the same weights again.",
         "",
         f"```{language}",
         text.rstrip(),
@@ -43,8 +43,14 @@ def model_card(recipe: Recipe) -> str:
     return "\n".join(lines)
 
 
+def _public_name(source: ModelReference) -> str:
+    """A hub id as it is; of a local folder its own name, which is all that means something elsewhere."""
+    local = source.name.startswith((".", "/", "~")) or source.name.count("/") > 1
+    return Path(source.name).name if local else source.name
+
+
 def write_card(recipe: Recipe, folder: Path, card: str = "") -> None:
-    """Writes recipe.json, mergekit_config.yml where mergekit's language can say it, and README.md (`card`, or one made)."""
+    """Writes recipe.json, mergekit_config.yml where mergekit has words for it, and README.md (`card`, or one made)."""
     write_text(folder / "recipe.json", json.dumps(recipe.to_dict(), indent=2, sort_keys=True) + "\n")
     spoken = recipe_to_mergekit(recipe)
     if spoken:

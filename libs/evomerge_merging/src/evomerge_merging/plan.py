@@ -1,4 +1,4 @@
-"""What a recipe will do, from headers and configs alone: output tensors, config, tokenizer, sizes, and notes in words."""
+"""What a recipe will do, from headers and configs alone: output tensors, config, tokenizer, sizes, notes in words."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ class OutputTensor:
     @property
     def bytes(self) -> int:
         """Bytes in the output."""
-        return self.numel * self.dtype.itemsize
+        size: int = self.numel * self.dtype.itemsize
+        return size
 
 
 @dataclass(frozen=True)

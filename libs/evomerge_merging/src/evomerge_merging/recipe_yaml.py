@@ -58,7 +58,7 @@ def read_recipe_yaml(path_or_text: str | FilePath) -> Recipe:
 
 
 def _text(given: str | FilePath) -> tuple[str, str]:
-    if isinstance(given, str) and ("\n" in given or ":" in given and not FilePath(given).is_file()):
+    if isinstance(given, str) and ("\n" in given or (":" in given and not FilePath(given).is_file())):
         return given, "recipe"
     path = FilePath(given)
     try:
@@ -160,7 +160,7 @@ class _Reader:
 
 
 def _long_reference(data: Mapping[str, Any], path: Path) -> ModelReference:
-    """mergekit's long form: {model: {path, revision}, lora: …}, or {path, revision}."""
+    """Mergekit's long form: {model: {path, revision}, lora: …}, or {path, revision}."""
     check_keys(data, ("model", "lora", "path", "revision", "merge_method"), path)
     inner = data.get("model", {key: value for key, value in data.items() if key in {"path", "revision"}})
     if isinstance(inner, str):

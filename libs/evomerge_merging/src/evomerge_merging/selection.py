@@ -15,7 +15,8 @@ _SAMPLE_EVERY, _SAMPLE_RUN = 32_768, 1_024
 @dataclass(frozen=True)
 class Cut:
     """Which elements are kept: all larger in magnitude than `threshold`, and of those that equal it the ones up to
-    element `last` (so that the number kept is exact, and ties fall to the earlier element)."""
+    element `last` (so that the number kept is exact, and ties fall to the earlier element).
+    """
 
     threshold: float
     last: int

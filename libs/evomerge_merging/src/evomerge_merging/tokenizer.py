@@ -15,8 +15,8 @@ from evomerge_merging.io.writer import write_text
 from evomerge_merging.source import Source
 
 FILES = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt",
-    "merges.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "chat_template.jinja",
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
+    "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "chat_template.jinja",
     "chat_template.json", "generation_config.json",
 )  # fmt: skip
 MAX_BYTES = 512_000_000
@@ -24,7 +24,8 @@ MAX_DIFFERENCE = 0.01
 """Share of token ids that may stand for different tokens (added special tokens, say); more is no one vocabulary."""
 
 CHATML = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}"
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 TEMPLATES = {"chatml": CHATML}
@@ -79,12 +80,13 @@ def plan_tokenizer(
         told = ", ".join(repr(token) for token in different[:3]) or "added tokens"
         if share > MAX_DIFFERENCE:
             raise ModelError(
-                f"{donor.label} and {source.label} have different vocabularies ({share:.0%} of the tokens, such as {told}); "
-                "embeddings merged row by row would mix unrelated tokens: this version merges models of one vocabulary"
+                f"{donor.label} and {source.label} have different vocabularies ({share:.0%} of the tokens, such as "
+                f"{told}); merged row by row, embeddings would mix unrelated tokens: this version merges models of one "
+                "vocabulary"
             )
         notes.append(
-            f"{donor.label} and {source.label} differ in {max(len(different), 1)} tokens ({told}): their rows are merged "
-            f"as they are, and {donor.label}'s tokenizer is kept"
+            f"{donor.label} and {source.label} differ in {max(len(different), 1)} tokens ({told}): their rows are "
+            f"merged as they are, and {donor.label}'s tokenizer is kept"
         )
     chosen = named or donor
     return TokenizerPlan(chosen.folder, _template(recipe.chat_template)), notes

@@ -248,8 +248,8 @@ class Planner:
             kinds = donor.donor.model_type, model.donor.model_type
             if kinds[0] != kinds[1]:
                 raise ModelError(
-                    f"{donor.label} is of type {kinds[0]!r} and {model.label} of type {kinds[1]!r}; this version merges "
-                    "models of one architecture"
+                    f"{donor.label} is of type {kinds[0]!r} and {model.label} of type {kinds[1]!r}; this version "
+                    "merges models of one architecture"
                 )
             if (donor.stack is None) != (model.stack is None):
                 odd = model if model.stack is None else donor
@@ -286,16 +286,12 @@ class Planner:
 
     @staticmethod
     def _depth_outside(row: _Row, name: str) -> float:
-        if architecture.is_embedding(name):
-            return 0.0
         place = architecture.numbered(name)
         if place is None:
-            return 1.0
-        last = max(
-            (other[1] for key in row.reference.model.tensors if (other := architecture.numbered(key)) and other[0] == place[0]),
-            default=0,
-        )  # fmt: skip
-        return place[1] / last if last else 1.0
+            return 0.0  # a gradient's first value counts for all that is in no layer, head included, as in mergekit
+        numbered = [other for key in row.reference.model.tensors if (other := architecture.numbered(key)) is not None]
+        last = max((number for prefix, number in numbered if prefix == place[0]), default=0)
+        return place[1] / last if last else 0.0
 
     @staticmethod
     def _rests(row: _Row, layer: int) -> list[str]:

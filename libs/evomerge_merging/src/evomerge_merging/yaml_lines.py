@@ -80,7 +80,7 @@ class _Reader:
             return self._mapping(node, path)
         if isinstance(node, yaml.SequenceNode):
             return [self._value(item, (*path, i)) for i, item in enumerate(node.value)]
-        value = self._loader.construct_object(node)  # type: ignore[no-untyped-call]
+        value = self._loader.construct_object(node)
         return _number(value) if isinstance(value, str) and getattr(node, "style", None) is None else value
 
     def _mapping(self, node: yaml.MappingNode, path: Path) -> dict[str, Any]:

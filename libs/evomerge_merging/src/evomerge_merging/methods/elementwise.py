@@ -48,9 +48,9 @@ def frankenmerge(tensors: Sequence[Tensor], *, scale: PerModel[float] = (1.0,)) 
 
 @merge_method("dfs", inputs=1, scales="hop")
 def dfs(tensors: Sequence[Tensor], *, scale: PerModel[float] = (1.0,)) -> Tensor:
-    """An ordered path through the layers of all models; `scale` of a slice multiplies the hidden state that enters it.
+    """A path through the layers of all models; `scale` of a slice multiplies the hidden state that enters it.
 
-    Data-flow space of Akiba et al. 2024 (arXiv:2403.13187). The plan turns the scale of the hidden state into factors of
-    single tensors (see `architecture.hop_factors`), so that the result is an ordinary model.
+    Data-flow space of Akiba et al. 2024 (arXiv:2403.13187). The plan turns the scale of the hidden state into factors
+    of single tensors (see `architecture.hop_factors`), so that the result is an ordinary model.
     """
     return passthrough(tensors, scale=scale)

@@ -31,11 +31,10 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Annotated, Any, Literal, Protocol, TypeVar
 
-import torch
+from torch import Tensor
 
 from evomerge_common.errors import RecipeError, did_you_mean
 
-Tensor = torch.Tensor
 T = TypeVar("T")
 _PER_MODEL = "per model"
 PerModel = Annotated[tuple[T, ...], _PER_MODEL]

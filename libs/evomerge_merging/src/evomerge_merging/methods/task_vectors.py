@@ -35,6 +35,7 @@ def thin_by_magnitude(view: View, *, density: Sequence[float], rescale: bool) ->
 
     def magnitudes(start: int, stop: int) -> list[Tensor]:
         tensors, base = view.read(start, stop)
+        assert base is not None
         return [(tensor - base).abs_() for tensor in tensors]
 
     if all(share >= 1.0 for share in density):
@@ -61,6 +62,7 @@ def _factors(view: View, masks: Sequence[Callable[[Block, Tensor], Tensor]]) -> 
     sums = Sums(*[f"all{i}" for i in names], *[f"kept{i}" for i in names])
     for start, stop in view.pieces():
         tensors, base = view.read(start, stop)
+        assert base is not None
         block = view.block(start, stop)
         for i, mask in enumerate(masks):
             delta = tensors[i] - base
@@ -139,8 +141,8 @@ def task_arithmetic(
     weight: PerModel[float],
     density: PerModel[float] = (1.0,),
     normalize: bool = False,
-    rescale: bool = False,  # noqa: ARG001
-    int8_mask: bool = False,  # noqa: ARG001
+    rescale: bool = False,
+    int8_mask: bool = False,
     lambda_: float = 1.0,
 ) -> Tensor:
     """The base plus the weighted sum of the task vectors (Ilharco et al. 2022, arXiv:2212.04089)."""
@@ -159,8 +161,8 @@ def ties(
     weight: PerModel[float],
     density: PerModel[float] = (1.0,),
     normalize: bool = True,
-    rescale: bool = False,  # noqa: ARG001
-    int8_mask: bool = False,  # noqa: ARG001
+    rescale: bool = False,
+    int8_mask: bool = False,
     lambda_: float = 1.0,
 ) -> Tensor:
     """Trim task vectors by magnitude, elect a sign, and average what agrees (Yadav et al. 2023, arXiv:2306.01708)."""
@@ -179,8 +181,8 @@ def dare_linear(
     weight: PerModel[float],
     density: PerModel[float] = (1.0,),
     normalize: bool = False,
-    rescale: bool = True,  # noqa: ARG001
-    int8_mask: bool = False,  # noqa: ARG001
+    rescale: bool = True,
+    int8_mask: bool = False,
     lambda_: float = 1.0,
 ) -> Tensor:
     """Drop elements of task vectors at random, rescale the rest, add them up (Yu et al. 2023, arXiv:2311.03099)."""
@@ -199,8 +201,8 @@ def dare_ties(
     weight: PerModel[float],
     density: PerModel[float] = (1.0,),
     normalize: bool = False,
-    rescale: bool = True,  # noqa: ARG001
-    int8_mask: bool = False,  # noqa: ARG001
+    rescale: bool = True,
+    int8_mask: bool = False,
     lambda_: float = 1.0,
 ) -> Tensor:
     """Drop elements of task vectors at random, rescale, then elect signs as TIES does."""
