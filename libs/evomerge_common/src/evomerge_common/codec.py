@@ -41,7 +41,7 @@ def to_proto(value: Any) -> Any:
             name = next(
                 f.name
                 for f in message.DESCRIPTOR.oneofs_by_name["payload"].fields
-                if f.message_type.name == type(item).__name__
+                if f.message_type is not None and f.message_type.name == type(item).__name__
             )
         if isinstance(item, tuple):
             getattr(message, name).extend([to_proto(i) if dataclasses.is_dataclass(i) else i for i in item])

@@ -74,6 +74,7 @@ class ModelDescription:
         parameters: elements of all stored tensors; 0 for .bin weights, which are not opened to count them.
         bytes: of the selected files.
         files: their names, sorted.
+
     """
 
     architecture: str
@@ -89,6 +90,7 @@ def select_files(names: Iterable[str], where: str) -> Selection:
     Raises:
         ModelError: an adapter or GGUF files alone, which are not read yet.
         NotAModel: config, weights or tokenizer are missing.
+
     """
     top = {name for name in names if "/" not in name and _PLAIN_NAME.fullmatch(name)}
     weights = _weights(top)
@@ -136,6 +138,7 @@ def check_model_folder(path: Path) -> None:
         NotAModel: config, weights, a shard or the tokenizer is missing.
         UnsafeFile: a header or an index that lies or points out of the folder.
         ModelError: an adapter or GGUF, which are not read yet.
+
     """
     describe_model(path)
 
@@ -145,6 +148,7 @@ def describe_model(path: Path) -> ModelDescription:
 
     Raises:
         ModelError: see `check_model_folder`.
+
     """
     if not path.exists():
         raise ModelNotFound(f"no folder {path}; give an existing model folder or a hub id such as org/name")
@@ -185,6 +189,7 @@ def read_safetensors_header(path: Path) -> dict[str, dict[str, Any]]:
 
     Raises:
         UnsafeFile: not a safetensors file, or its header does not fit the file (cut short, or made to deceive).
+
     """
 
     def refuse(why: str) -> UnsafeFile:

@@ -69,11 +69,13 @@ class Broker:
         """What it says."""
         return self.folder / "nats-server.log"
 
-    def start(self, timeout: float = 15.0) -> None:
-        """Starts it and waits until JetStream is ready.
+    @property
+    def command(self) -> list[str]:
+        """What starts it, for whoever looks after the process himself; picks its ports and writes its config file.
 
         Raises:
-            Unavailable: no binary, a port in use, or not ready in time; with the end of its log.
+            Unavailable: no binary.
+
         """
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.port = self.port or _free_port()
@@ -85,12 +87,22 @@ class Broker:
             name=f"evomerge-{self.port}",
             store=json.dumps(str(self.folder / "jetstream")),
         )
-        handle = os.open(config, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        handle = os.open(config, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)  # it may hold passwords
         with os.fdopen(handle, "w") as file:
             file.write(text + self._extra)
+        return [*self._launcher, binary(), "-c", str(config)]
+
+    def start(self, timeout: float = 15.0) -> None:
+        """Starts it and waits until JetStream is ready.
+
+        Raises:
+            Unavailable: no binary, a port in use, or not ready in time; with the end of its log.
+
+        """
+        command = self.command
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen(
-                [*self._launcher, binary(), "-c", str(config)],
+                command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -148,6 +160,7 @@ def binary() -> str:
 
     Raises:
         Unavailable: there is none.
+
     """
     for folder in (sysconfig.get_path("scripts"), str(Path(sys.executable).parent)):
         path = Path(folder) / "nats-server"

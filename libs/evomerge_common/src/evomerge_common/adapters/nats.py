@@ -42,6 +42,7 @@ async def connect(settings: Settings, *, name: str = "evomerge") -> NatsConnecti
 
     Raises:
         Unavailable: it does not answer, or refuses us.
+
     """
     link = Link(settings, name)
     await link.connect()
@@ -97,7 +98,7 @@ class NatsDelivery:
         self._link = link
         self._message = message
         self.job = job
-        self.attempt = message.metadata.num_delivered
+        self.attempt = int(message.metadata.num_delivered)
 
     @property
     def is_last_attempt(self) -> bool:

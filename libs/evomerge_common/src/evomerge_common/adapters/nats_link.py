@@ -56,6 +56,7 @@ class Link:
 
         Raises:
             Unavailable: it does not answer, or refuses us.
+
         """
         settings, started = self.settings, time.monotonic()
         options: dict[str, Any] = {}
@@ -74,7 +75,7 @@ class Link:
                 disconnected_cb=self._on_disconnect,
                 reconnected_cb=self._on_reconnect,
                 max_reconnect_attempts=-1,
-                reconnect_time_wait=0.2,  # type: ignore[arg-type]
+                reconnect_time_wait=0.2,
                 connect_timeout=2,
                 ping_interval=10,
                 max_outstanding_pings=2,
@@ -118,6 +119,7 @@ class Link:
         Raises:
             Unavailable: no answer within `patience` seconds.
             Fenced, BackPressure, InvalidInput, nats' NotFoundError: the answer.
+
         """
         end, pause = time.monotonic() + patience, 0.05
         while True:

@@ -65,6 +65,7 @@ class _Inbox:
 
         Raises:
             TimeoutError: none came.
+
         """
         while not self._messages:
             self._arrived.clear()
@@ -85,6 +86,7 @@ async def fetch_one(link: Link, stream: str, consumer: str, timeout: float) -> M
 
     Raises:
         Unavailable: not connected, or the consumer does not answer.
+
     """
     try:
         async with _Inbox(link, stream, consumer) as inbox:
@@ -176,6 +178,7 @@ async def _ordered(inbox: _Inbox) -> AsyncIterator[tuple[Msg, tuple[int, int]]]:
 
     Raises:
         _Lost: a gap, a consumer that is gone, no sign of life.
+
     """
     outstanding = 0
     received = 0

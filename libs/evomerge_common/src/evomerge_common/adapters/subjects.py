@@ -22,6 +22,7 @@ def work_subject(kind: str) -> str:
 
     Raises:
         InvalidInput: no such kind.
+
     """
     if kind not in KINDS:
         raise InvalidInput(f"unknown kind of job {kind!r}; {did_you_mean(kind, KINDS)}")
@@ -44,6 +45,7 @@ def run_token(run_id: str) -> str:
 
     Raises:
         InvalidInput: it is not.
+
     """
     if not _TOKEN.fullmatch(run_id):
         raise InvalidInput(f"run id {run_id!r}: letters, digits, - and _ only, 128 at most")
@@ -55,6 +57,7 @@ def check_key(bucket: str, key: str) -> None:
 
     Raises:
         InvalidInput: unknown bucket, or a key with other than letters, digits and -_=/. in it.
+
     """
     if bucket not in BUCKETS:
         raise InvalidInput(f"unknown bucket {bucket!r}; {did_you_mean(bucket, BUCKETS)}")

@@ -48,6 +48,7 @@ class ChildProcess:
             WorkerCrashed: the process died; the next call starts a new one.
             DeadlineExceeded: `timeout` seconds went by; the process was killed.
             Exception: what the function raised, with the child's traceback as a note.
+
         """
         async with self._lock:
             if self._closed:

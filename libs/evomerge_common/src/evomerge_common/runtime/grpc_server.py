@@ -48,6 +48,7 @@ class GrpcServer:
 
         Raises:
             Unavailable: the address cannot be bound.
+
         """
         settings = self._settings
         await self._health.set("", health_pb2.HealthCheckResponse.NOT_SERVING)

@@ -52,6 +52,7 @@ async def connect_ports(settings: Settings, *, stop: asyncio.Event | None = None
 
     Raises:
         Unavailable: NATS did not answer in time.
+
     """
     from evomerge_common.adapters.clock import SystemClock
     from evomerge_common.adapters.nats import connect

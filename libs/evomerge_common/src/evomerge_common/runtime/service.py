@@ -33,6 +33,7 @@ class Service:
             `lambda server: add_MergerServiceServicer_to_server(api, server)`.
         background: run until their event is set; one that raises ends the service with exit code 1.
         closers: awaited at the very end, before the ports close (`child.close` wrapped in a coroutine, …).
+
     """
 
     name: str
@@ -139,7 +140,7 @@ async def _until(asked: asyncio.Event, work: Awaitable[Ports]) -> Ports | None:
 async def _watch(asked: asyncio.Event, tasks: list[asyncio.Task[None]], log: structlog.stdlib.BoundLogger) -> bool:
     """Waits for the signal; tells whether a task failed before it."""
     waiting = asyncio.create_task(asked.wait())
-    left: set[asyncio.Task[object]] = {waiting, *tasks}  # type: ignore[arg-type]
+    left: set[asyncio.Task[object]] = {waiting, *tasks}
     while not asked.is_set():
         done, left = await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)
         for task in done - {waiting}:

@@ -43,6 +43,7 @@ class Settings:
         shutdown_grace: seconds that open calls have to finish after that.
         device: auto, cpu, cuda, cuda:N or mps.
         link_models: local model folders are symlinked into the model store, not copied.
+
     """
 
     nats_url: str = "nats://127.0.0.1:4222"
@@ -111,6 +112,7 @@ class Settings:
 
         Raises:
             InvalidInput: an unknown variable (names the nearest valid one) or a bad value.
+
         """
         environ = os.environ if environ is None else environ
         known = {f.name: f for f in fields(cls)}
