@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hub_server import HubServer, write_model_folder
 
 from evomerge_common.domain.messages import DownloadJob, Job
 from evomerge_common.errors import ModelNotFound, NotAModel, Unavailable, UnsafeFile
@@ -15,7 +16,6 @@ from evomerge_downloader.fetch import Fetcher
 from evomerge_downloader.handlers import DownloadHandler
 from evomerge_downloader.hub import Hub
 from evomerge_downloader.store import ModelStore
-from hub_server import HubServer, write_model_folder
 
 
 @pytest.fixture

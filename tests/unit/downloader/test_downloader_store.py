@@ -6,13 +6,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from hub_server import write_model_folder
 
 from evomerge_common.errors import DiskFull, InvalidInput, ModelError, ModelNotFound, NotFound, Unavailable
 from evomerge_downloader import hashes
 from evomerge_downloader.fetch import Fetcher
 from evomerge_downloader.hub import Hub, RemoteModel
 from evomerge_downloader.store import ModelStore
-from hub_server import write_model_folder
 
 
 class NoHub(Hub):

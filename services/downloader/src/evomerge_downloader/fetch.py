@@ -24,6 +24,7 @@ class Fetcher:
 
     Args:
         link: local folders are linked into the store, not copied.
+
     """
 
     def __init__(self, store: ModelStore, hub: Hub, *, link: bool = True) -> None:
@@ -39,6 +40,7 @@ class Fetcher:
         Raises:
             ModelError: it cannot be used (see the classes below it); trying again will not help.
             DiskFull, Unavailable: trying again may help.
+
         """
         folder = local_folder(reference)
         if folder is not None:

@@ -15,14 +15,14 @@ from evomerge_downloader.store import ModelStore
 from evomerge_downloader.threads import in_daemon_thread
 
 
-class DownloaderServicer(downloader_pb2_grpc.DownloaderServiceServicer):  # type: ignore[misc]
+class DownloaderServicer(downloader_pb2_grpc.DownloaderServiceServicer):
     """See proto/evomerge/v1/downloader.proto."""
 
     def __init__(self, fetcher: Fetcher, store: ModelStore) -> None:
         self._fetcher = fetcher
         self._store = store
 
-    async def Download(  # noqa: N802
+    async def Download(
         self, request: downloader_pb2.DownloadRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> types_pb2.Model:
         """Waits for the download; when the caller gives up it goes on, and asking again finds it."""
@@ -30,20 +30,20 @@ class DownloaderServicer(downloader_pb2_grpc.DownloaderServiceServicer):  # type
             raise InvalidInput("reference is empty; give a hub id (org/name, perhaps @revision) or a folder")
         return _message(await in_daemon_thread(self._fetcher.fetch, request.reference))
 
-    async def GetModel(  # noqa: N802
+    async def GetModel(
         self, request: downloader_pb2.GetModelRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> types_pb2.Model:
         """One entry of the store."""
         return _message(await in_daemon_thread(self._store.get, request.digest))
 
-    async def ListModels(  # noqa: N802
+    async def ListModels(
         self, request: downloader_pb2.ListModelsRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> downloader_pb2.ListModelsResponse:
         """All entries of the store."""
         models = await in_daemon_thread(self._store.list)
         return downloader_pb2.ListModelsResponse(models=[_message(model) for model in models])
 
-    async def EvictModel(  # noqa: N802
+    async def EvictModel(
         self, request: downloader_pb2.EvictModelRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> downloader_pb2.EvictModelResponse:
         """Removes an entry; the user's own folder behind a link is never touched."""

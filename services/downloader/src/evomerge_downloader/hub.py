@@ -56,6 +56,7 @@ class Hub:
 
     Args:
         endpoint: None: HF_ENDPOINT, else the public hub. The token comes from HF_TOKEN or the client's own login.
+
     """
 
     def __init__(self, endpoint: str | None = None) -> None:
@@ -68,6 +69,7 @@ class Hub:
             ModelNotFound: no such repository or revision, no access, or the client is set to offline.
             NotAModel: it has no config, weights or tokenizer.
             Unavailable: the hub does not answer.
+
         """
         import huggingface_hub
 
@@ -94,6 +96,7 @@ class Hub:
         Raises:
             UnsafeFile: a file is not what the hub's metadata says; it is removed.
             ModelNotFound, DiskFull, Unavailable: as they say; calling again goes on with the missing files.
+
         """
         import huggingface_hub
         from huggingface_hub.utils import disable_progress_bars
@@ -129,6 +132,7 @@ def verify(file: RemoteFile, path: Path, repository: str) -> None:
 
     Raises:
         UnsafeFile: it differs.
+
     """
     size = path.stat().st_size
     wrong = ""

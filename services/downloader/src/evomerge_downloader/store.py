@@ -44,6 +44,7 @@ class ModelStore:
         Raises:
             InvalidInput: not a digest.
             NotFound: no such entry.
+
         """
         found = self._read(_hex(digest))
         if found is None:
@@ -61,6 +62,7 @@ class ModelStore:
 
         Raises:
             NotFound: no such entry.
+
         """
         model, name = self.get(digest), _hex(digest)
         path = self.root / name
@@ -84,6 +86,7 @@ class ModelStore:
 
         Returns:
             The record with digest and uri.
+
         """
         sure = dict(verified or {})
         digest = folder_digest(self.hashes.hashes(folder, [name for name in names if name not in sure]) | sure)
@@ -158,6 +161,7 @@ class ModelStore:
 
         Raises:
             DiskFull: names what is needed and what is free.
+
         """
         self.root.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(self.root).free

@@ -23,8 +23,8 @@ CREATE TABLE meta (only INTEGER PRIMARY KEY CHECK (only = 0), sequence INTEGER, 
 INSERT INTO meta VALUES (0, 0, '');
 CREATE TABLE runs (run_id TEXT PRIMARY KEY, status TEXT DEFAULT 'preparing', reason TEXT DEFAULT '',
     seed INTEGER DEFAULT 0, budget INTEGER DEFAULT 0, suite_uri TEXT DEFAULT '', suite_digest TEXT DEFAULT '',
-    version TEXT DEFAULT '', spec_json TEXT DEFAULT '{}', champion TEXT DEFAULT '', generation INTEGER DEFAULT 0, mean_fitness REAL,
-    started_at REAL DEFAULT 0, last_at REAL DEFAULT 0, sequence INTEGER DEFAULT 0,
+    version TEXT DEFAULT '', spec_json TEXT DEFAULT '{}', champion TEXT DEFAULT '', generation INTEGER DEFAULT 0,
+    mean_fitness REAL, started_at REAL DEFAULT 0, last_at REAL DEFAULT 0, sequence INTEGER DEFAULT 0,
     report_uri TEXT DEFAULT '', report_sequence INTEGER DEFAULT 0);
 CREATE TABLE models (run_id TEXT, reference TEXT, digest TEXT, uri TEXT, commit_hash TEXT, architecture TEXT,
     num_layers INTEGER, parameters INTEGER, bytes INTEGER, PRIMARY KEY (run_id, reference));

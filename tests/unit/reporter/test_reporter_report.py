@@ -1,0 +1,218 @@
+"""The result folder from an event log: the verdict is honest, the files are whole, nothing is left unescaped."""
+
+import dataclasses
+import json
+import struct
+import xml.etree.ElementTree as ET
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import synthetic_log
+
+from evomerge_common.domain import messages as m
+from evomerge_common.errors import InvalidInput
+from evomerge_common.ports import Recorded
+from evomerge_reporter.domain.history import History, history_of
+from evomerge_reporter.domain.result import pareto_front, result_of
+from evomerge_reporter.lineage import ancestors, lineage_svg
+from evomerge_reporter.report import model_card, report_page, write_report
+
+SUITE = synthetic_log.suite()
+
+
+@pytest.fixture(scope="module")
+def history() -> History:
+    return history_of(synthetic_log.events())
+
+
+@pytest.fixture(scope="module")
+def result(history: History) -> dict[str, object]:
+    return result_of(history, SUITE)
+
+
+class Collector(HTMLParser):
+    """Tags and attributes of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+
+def test_writes_the_whole_folder(tmp_path: Path) -> None:
+    log = synthetic_log.events()
+    result = write_report(log, SUITE, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["events.jsonl", "report", "result.json"]
+    report = tmp_path / "report"
+    assert sorted(path.name for path in report.iterdir()) == [
+        "benchmark_comparison.png", "benchmark_report.html", "diversity_plot.png", "fitness_plot.png", "index.html",
+        "lineage.svg", "pareto_front.png",
+    ]  # fmt: skip
+    for picture in report.glob("*.png"):
+        data = picture.read_bytes()
+        width, height = struct.unpack(">II", data[16:24])
+        assert data.startswith(b"\x89PNG")
+        assert width > 600
+        assert height > 400
+    assert json.loads((tmp_path / "result.json").read_text()) == result
+    lines = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    assert [line["sequence"] for line in lines] == [item.sequence for item in log]
+    page = (report / "index.html").read_text()
+    assert page == (report / "benchmark_report.html").read_text()
+    pictures = [attributes["src"] for tag, attributes in Collector(page).tags if tag == "img"]
+    assert pictures
+    assert all(source and (report / source).is_file() for source in pictures)
+    assert "http" not in page.replace("http-equiv", ""), "nothing is loaded from elsewhere"
+    assert write_report(log, SUITE, tmp_path) == result, "again over the old one"
+
+
+def test_result_of_an_improvement(result: dict, history: History) -> None:
+    assert (result["run_id"], result["status"], result["reason"], result["seed"]) == ("run-1", "finished", "budget", 7)
+    gain = result["improvement"]
+    assert gain["improved"] is gain["excludes_zero"] is True
+    assert gain["interval95"][0] < gain["holdout_difference"] < gain["interval95"][1]
+    assert gain["statement"].startswith("The champion improved on its best source, expert-text, by +0.249")
+    champion = result["champion"]
+    difference = champion["holdout"]["fitness"] - next(
+        s["holdout"]["fitness"] for s in result["sources"] if s["reference"] == gain["against"]
+    )
+    assert gain["holdout_difference"] == pytest.approx(difference)
+    assert gain["search_holdout_gap"] == pytest.approx(champion["search"]["fitness"] - champion["holdout"]["fitness"])
+    best = max(result["sources"], key=lambda s: s["search"]["fitness"])
+    assert result["best_source"]["reference"] == best["reference"] == gain["against"]
+    assert (
+        gain["versus_best_by_holdout"]["reference"]
+        == max(result["sources"], key=lambda s: s["holdout"]["fitness"])["reference"]
+    )
+    assert (result["evaluations"], result["proposed"], result["failed"]) == (38, 40, 2)
+    search = sum(len(SUITE.items(task, "search")) for task in SUITE.tasks)
+    holdout = sum(len(SUITE.items(task, "holdout")) for task in SUITE.tasks)
+    assert result["items_scored"] == 38 * search + 4 * holdout
+    assert result["merge_seconds"] == pytest.approx(38 * 0.3)
+    assert result["evaluation_seconds"] == pytest.approx(42 * 0.8)
+    assert champion["search"]["fitness"] == max(c.fitness or 0.0 for c in history.scored)
+    json.dumps(result)
+
+
+def test_same_log_same_result(result: dict) -> None:
+    assert result_of(history_of(synthetic_log.events()), SUITE) == result
+
+
+def test_says_when_nothing_improved() -> None:
+    result = result_of(history_of(synthetic_log.events(gain=-0.2)), SUITE)
+    gain = result["improvement"]
+    assert not gain["improved"]
+    assert "did not improve on its sources" in gain["statement"]
+    assert "did not improve" in model_card(result)
+
+
+def test_champion_that_is_a_source() -> None:
+    log = [r for r in synthetic_log.events(gain=-1.0) if not isinstance(r.event.payload, m.CandidateFailed)]
+    result = result_of(history_of(log), SUITE)
+    assert result["champion"]["is_source"]
+    assert result["improvement"]["improved"] is False
+    assert "is one of them" in result["improvement"]["statement"]
+
+
+def test_worse_than_a_source_is_said() -> None:
+    history = history_of(synthetic_log.events())
+    assert history.champion is not None
+    worst = history.champion.results["holdout"]
+    zero = tuple(dataclasses.replace(s, score=0.0, item_scores=(0.0,) * len(s.item_scores)) for s in worst.scores)
+    history.champion.results["holdout"] = dataclasses.replace(worst, fitness=0.0, scores=zero)
+    gain = result_of(history, SUITE)["improvement"]
+    assert gain["excludes_zero"]
+    assert not gain["improved"]
+    assert "it is worse than" in gain["statement"]
+
+
+@pytest.mark.parametrize("end", ["running", "cancelled", "failed"])
+def test_runs_that_did_not_finish(end: str, tmp_path: Path) -> None:
+    result = write_report(synthetic_log.events(end=end), SUITE, tmp_path)
+    assert result["status"] == end
+    assert result["improvement"] is None
+    assert (result["champion"] is None) == (end == "failed")
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert "The run failed: the hub has no model &lt;org/none&gt;" in page if end == "failed" else "not" in page.lower()
+
+
+def test_suite_without_holdout_and_with_one_task(tmp_path: Path) -> None:
+    suite = synthetic_log.suite(tasks=("only",), holdout=0.0)
+    result = write_report(synthetic_log.events(tests=suite), suite, tmp_path)
+    assert result["improvement"] is None
+    assert "its suite holds none out" in (tmp_path / "report" / "index.html").read_text()
+    assert "optimistic" in model_card(result)
+
+
+def test_log_of_one_event(tmp_path: Path) -> None:
+    assert write_report(synthetic_log.events()[:1], SUITE, tmp_path)["status"] == "preparing"
+
+
+def test_refuses_no_events_and_mixed_runs() -> None:
+    with pytest.raises(InvalidInput, match="no events"):
+        history_of([])
+    mixed = [
+        *synthetic_log.events("a"),
+        *(dataclasses.replace(r, sequence=r.sequence + 999) for r in synthetic_log.events("b")),
+    ]
+    with pytest.raises(InvalidInput, match="two runs"):
+        history_of(mixed)
+
+
+def test_redelivered_events_change_nothing(result: dict) -> None:
+    log = synthetic_log.events()
+    twice = [item for pair in zip(log, log, strict=True) for item in pair]
+    assert result_of(history_of(twice), SUITE) == result
+
+
+def test_first_result_of_a_candidate_wins() -> None:
+    log = synthetic_log.events()
+    first = next(r for r in log if isinstance(r.event.payload, m.CandidateEvaluated))
+    late = dataclasses.replace(first.event.payload, fitness=99.0)
+    log.append(Recorded(len(log) + 1, dataclasses.replace(first.event, payload=late)))
+    assert max(c.fitness or 0.0 for c in history_of(log).scored) < 1.0
+
+
+def test_page_escapes_what_users_write() -> None:
+    log = synthetic_log.events()
+    evil = "</td><script>alert(1)</script>"
+    error = m.ErrorInfo(type="X", message=evil)
+    failed = m.CandidateFailed(kind="merge", recipe_digest=evil, error=error)
+    log.insert(5, Recorded(5, m.Event(run_id="run-1", payload=failed, time=1.0)))
+    log = [dataclasses.replace(r, sequence=i) for i, r in enumerate(log, start=1)]
+    history = history_of(log)
+    page = report_page(history, result_of(history, SUITE))
+    assert not [tag for tag, _ in Collector(page).tags if tag == "script"]
+    assert "&lt;script&gt;" in page
+
+
+def test_pareto_front_is_what_the_definition_says(history: History) -> None:
+    def beaten(own: dict[str, float], other: dict[str, float]) -> bool:
+        return other != own and all(other[t] >= own[t] for t in own)
+
+    every = [c.scores("search") for c in history.scored]
+    expected = [c.index for c in history.scored if not any(beaten(c.scores("search"), other) for other in every)]
+    assert [c.index for c in pareto_front(history.scored)] == expected
+    assert 0 < len(expected) < len(every)
+
+
+def test_lineage(history: History) -> None:
+    nodes = ancestors(history, history.champion_digest)
+    assert nodes[0].candidate is history.champion
+    levels = {node.candidate.digest: node.level for node in nodes}
+    assert all(levels[p] < node.level for node in nodes for p in node.candidate.proposal.parents if p in levels)
+    ET.fromstring(lineage_svg(history))
+    ET.fromstring(lineage_svg(History()))
+
+
+def test_model_card(result: dict) -> None:
+    card = model_card(result)
+    assert card.startswith("---\n")
+    assert result["improvement"]["statement"] in card
+    assert "| arithmetic | 0.750 [0.550, 0.900] |" in card
+    assert result["champion"]["recipe_digest"] in card
+    assert "/models/" not in card, "the author's folders stay private"
