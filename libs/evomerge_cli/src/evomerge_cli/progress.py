@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Protocol
@@ -174,6 +175,35 @@ class BarProgress:
             self._task, total=view.budget or None, completed=min(view.done, view.budget or view.done), phase=view.phase,
             budget=str(view.budget or "?"), words=_words(view, left),
         )  # fmt: skip
+
+
+@contextlib.contextmanager
+def stages(console: Console, title: str) -> Iterator[Callable[[str, float], None]]:
+    """A bar for work in named stages: call what it gives with (stage, fraction 0 … 1). Without a terminal: tenths."""
+    if console.is_terminal:
+        from rich.console import Console as RichConsole
+        from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as RichProgress
+
+        bar = RichProgress(
+            TextColumn("{task.description}"), BarColumn(bar_width=28), TextColumn("{task.percentage:3.0f}%"),
+            TimeRemainingColumn(), console=RichConsole(file=console.stderr), transient=True,
+        )  # fmt: skip
+        task = bar.add_task(title, total=1.0)
+        with bar:
+            yield lambda stage, fraction: bar.update(task, description=stage or title, completed=fraction)
+        return
+    began, shown = time.monotonic(), -1
+
+    def line(stage: str, fraction: float) -> None:
+        nonlocal shown
+        since = time.monotonic() - began
+        if since > 2.0 and int(fraction * 10) > shown:  # what is over in two seconds needs no telling
+            shown = int(fraction * 10)
+            left = f", {duration(since / fraction * (1 - fraction))} left" if 0 < fraction < 1 else ""
+            console.say(f"{stage or title}: {fraction:.0%}{left}")
+
+    yield line
 
 
 def describe(view: RunView, left: float | None) -> str:

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from evomerge_common.codec import to_json_line
+from evomerge_common.codec import from_json_line, to_json_line
+from evomerge_common.domain.suite import Suite
 from evomerge_common.errors import InvalidInput, NotFound
 from evomerge_common.ports import Recorded
 
@@ -126,6 +127,33 @@ class RunFolder:
             handler.close()
 
     # ---- what stands in it at the end ----
+
+    def keep_suite(self, suite: Suite) -> None:
+        """The suite, so that the report can be written again without the files that it came from."""
+        write_atomically(self.hidden / "suite.json", suite.to_json())
+
+    def suite(self) -> Suite:
+        """What `keep_suite` kept.
+
+        Raises:
+            InvalidInput: the folder holds no run.
+        """
+        try:
+            return Suite.from_json((self.hidden / "suite.json").read_text("utf-8"))
+        except OSError as error:
+            raise InvalidInput(f"{self.out} holds no run of EvoMerge: {error}") from error
+
+    def events(self) -> list[Recorded]:
+        """events.jsonl, read.
+
+        Raises:
+            InvalidInput: there is none: the run has not ended.
+        """
+        try:
+            lines = (self.out / "events.jsonl").read_text("utf-8").splitlines()
+        except OSError as error:
+            raise InvalidInput(f"{self.out} has no events.jsonl; the run there has not ended") from error
+        return [Recorded(*from_json_line(line)) for line in lines]
 
     def write_events(self, events: Sequence[Recorded]) -> None:
         """events.jsonl: the whole log."""

@@ -60,7 +60,7 @@ def prepare(args: argparse.Namespace) -> Prepared:
         check_keys_of_spec(data, name, lines)
     else:
         data, lines, folder, name = {}, LineMap({}), Path(), ""
-        data["models"] = _classic_models(args, notes)
+        data["models"] = classic_models(args, notes)
     data = dict(data)
     if args.spec and any((args.model1, args.model2, args.model3)):
         raise InvalidInput("give models in the spec file or by --model1 … --model3, not both")
@@ -145,7 +145,8 @@ def _localise(data: dict[str, Any], folder: Path) -> None:
         data["base"] = absolute(data["base"])
 
 
-def _classic_models(args: argparse.Namespace, notes: list[str]) -> list[str]:
+def classic_models(args: argparse.Namespace, notes: list[str]) -> list[str]:
+    """--model1 … --model3, the default models in the gaps; each gap is noted."""
     given = [args.model1, args.model2, args.model3]
     if not any(given):
         notes.append("no spec and no --model1: the three default models are evolved")

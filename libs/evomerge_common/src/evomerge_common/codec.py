@@ -100,3 +100,19 @@ def to_json_line(event: messages.Event, sequence: int) -> str:
     payload = json_format.MessageToDict(to_proto(event.payload), preserving_proto_field_name=True)
     whole = {"sequence": sequence, "type": event.type, "run_id": event.run_id, "time": event.time, **payload}
     return json.dumps(whole, ensure_ascii=False)
+
+
+def from_json_line(line: str) -> tuple[int, messages.Event]:
+    """(sequence, event) of one line of events.jsonl.
+
+    Raises:
+        InvalidInput: it is no such line.
+    """
+    try:
+        data = json.loads(line)
+        kind, sequence = data.pop("type"), int(data.pop("sequence"))
+        run_id, time = data.pop("run_id"), float(data.pop("time"))
+        payload = json_format.ParseDict(data, message_class(kind)(), ignore_unknown_fields=True)
+    except (ValueError, KeyError, TypeError, AttributeError, json_format.ParseError) as error:
+        raise InvalidInput(f"not a line of an event log: {error}") from error
+    return sequence, messages.Event(run_id=run_id, payload=from_proto(payload), time=time)

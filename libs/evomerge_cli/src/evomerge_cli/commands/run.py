@@ -45,6 +45,7 @@ def execute(prepared: Prepared, out: Path, console: Console, *, evaluators: int 
     with folder.lock(), folder.logging(logging.DEBUG if console.verbose else logging.INFO) as log_file:
         console.log_hint = str(log_file)
         state = folder.claim(prepared.digest)
+        folder.keep_suite(prepared.spec.suite)
         if state["status"] == "finished":
             console.say(f"the run in {folder.out} is finished: reporting again")
             report_again(folder, console)

@@ -1,0 +1,71 @@
+"""`evomerge evaluate`: one model on one suite, in this process."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from evomerge_cli.commands.merge import fetch
+from evomerge_cli.console import Console
+from evomerge_cli.progress import stages
+from evomerge_cli.spec_source import resolve_suite
+from evomerge_common.domain.recipe import ModelReference
+from evomerge_common.domain.statistics import mean_interval
+
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    """See the module's text."""
+    from evomerge_evaluator.scoring import score_folder
+
+    suite = resolve_suite(args.suite or "general", Path(), flag=True)
+    reference = ModelReference.parse(args.model)
+    folder = fetch([reference], console)[reference.key]
+    with stages(console, "scoring") as progress:
+        report = score_folder(
+            folder,
+            suite,
+            args.split,
+            threads=getattr(args, "threads", 2),
+            progress=lambda done, total: progress("scoring", done / max(1, total)),
+        )
+    weights = {task.name: task.weight for task in suite.tasks}
+    whole = mean_interval({s.task: s.item_scores for s in report.scores}, weights, seed=suite.seed)
+    tasks = []
+    for score in report.scores:
+        interval = mean_interval({score.task: score.item_scores}, {score.task: 1.0}, seed=suite.seed)
+        tasks.append(
+            {
+                "task": score.task,
+                "score": score.score,
+                "interval95": [interval.low, interval.high],
+                "metric": score.metric,
+                "metric_value": score.metric_value,
+                "items": len(score.item_scores),
+            }
+        )
+    result = {
+        "model": args.model,
+        "suite_digest": suite.digest,
+        "split": args.split,
+        "fitness": report.fitness,
+        "interval95": [whole.low, whole.high],
+        "tasks": tasks,
+        "items": report.items,
+        "seconds": report.seconds,
+        "items_per_second": report.items / max(report.seconds, 1e-9),
+        "device": report.device,
+    }
+    if args.out:
+        items = {score.task: list(score.item_scores) for score in report.scores}
+        Path(args.out).write_text(json.dumps({**result, "item_scores": items}, indent=2), encoding="utf-8")
+    if not console.data(result):
+        rows = [
+            [t["task"], f"{t['score']:.4f}", f"[{t['interval95'][0]:.3f}, {t['interval95'][1]:.3f}]",
+             f"{t['metric']} {t['metric_value']:.4f}", str(t["items"])]
+            for t in tasks
+        ]  # fmt: skip
+        rows.append(["all", f"{report.fitness:.4f}", f"[{whole.low:.3f}, {whole.high:.3f}]", "", str(report.items)])
+        console.table(["task", "score", "95%", "metric", "items"], rows)
+        console.out(f"{report.items} items in {report.seconds:.1f} s on {report.device}")
+    return 0

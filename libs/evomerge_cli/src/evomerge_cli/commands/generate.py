@@ -1,0 +1,22 @@
+"""`evomerge generate`: a model's greedy continuation of a prompt."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+
+from evomerge_cli.commands.merge import fetch
+from evomerge_cli.console import Console
+from evomerge_common.domain.recipe import ModelReference
+
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    """See the module's text."""
+    from evomerge_evaluator.scoring import generate_text
+
+    reference = ModelReference.parse(args.model)
+    folder = fetch([reference], console)[reference.key]
+    result = generate_text(folder, args.prompt, args.max_new_tokens, chat=getattr(args, "chat", False))
+    if not console.data(asdict(result)):
+        console.out(result.text)
+    return 0

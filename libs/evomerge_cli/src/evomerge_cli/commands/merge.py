@@ -1,0 +1,93 @@
+"""`evomerge merge`: one recipe, executed here, without a service. `--download-and-merge` is the classic way to say it."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from evomerge_cli.console import Console
+from evomerge_cli.progress import stages
+from evomerge_cli.run_folder import file_path
+from evomerge_cli.spec_source import classic_models, local_path
+from evomerge_common.domain.recipe import ModelReference, Recipe
+from evomerge_common.runtime.settings import Settings
+
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    """See the module's text."""
+    from evomerge_merging import merge_recipe, plan_merge, read_recipe_yaml
+
+    recipe = _classic(args) if args.recipe is None else read_recipe_yaml(Path(args.recipe).expanduser())
+    out = Path(args.out or "evomerge-out").expanduser()
+    models = fetch(recipe.sources(), console)
+    threads = getattr(args, "threads", 2)
+    with plan_merge(recipe, models) as plan:
+        facts = {
+            "tensors": len(plan.tensors),
+            "parameters": plan.parameters,
+            "read_bytes": plan.read_bytes,
+            "write_bytes": plan.bytes,
+            "notes": list(plan.notes),
+        }
+    for note in facts["notes"]:
+        console.say(f"note: {note}")
+    if getattr(args, "dry_run", False):
+        if not console.data(facts):
+            console.table(["plan", ""], [[k, f"{v:,}"] for k, v in facts.items() if isinstance(v, int)])
+        return 0
+    with stages(console, "merging") as progress:
+        report = merge_recipe(
+            recipe, models, out, threads=threads, progress=lambda done, total: progress("merging", done / max(1, total))
+        )
+    if not console.data({**facts, "out": str(out), "seconds": report.seconds, "recipe_digest": recipe.digest}):
+        rate = report.bytes / max(report.seconds, 1e-9) / 1e6
+        console.out(f"{out}: {report.parameters:,} parameters, {report.seconds:.1f} s, {rate:,.0f} MB/s written")
+    return 0
+
+
+def fetch(sources: list[ModelReference], console: Console) -> dict[str, Path]:
+    """Folder of each source: local ones as they are, hub ids through the model store."""
+    from evomerge_common.model_folder import check_model_folder
+
+    found: dict[str, Path] = {}
+    for source in sources:
+        folder = local_path(source.name, Path())
+        if folder is None:
+            found[source.key] = _download(str(source), Settings.from_env(), console)
+        else:
+            check_model_folder(folder)
+            found[source.key] = folder
+    return found
+
+
+def _download(reference: str, settings: Settings, console: Console) -> Path:
+    from evomerge_downloader.fetch import Fetcher
+    from evomerge_downloader.hub import Hub
+    from evomerge_downloader.store import ModelStore
+
+    console.say(f"fetching {reference}")
+    model = Fetcher(ModelStore(settings.model_store), Hub(), link=settings.link_models).fetch(reference)
+    path = file_path(model.uri)
+    assert path is not None
+    return path
+
+
+def _classic(args: argparse.Namespace) -> Recipe:
+    """The models of the flags, merged once by the first technique (a mask makes it a dare merge)."""
+    models = [ModelReference.parse(name) for name in classic_models(args, [])]
+    if args.weight_mask_rate:
+        density = round(1.0 - args.weight_mask_rate, 4)
+        method = "dare_linear" if (args.mask_strategy or "random") == "random" else "ties"
+        return Recipe.of_models(
+            method, [(m, {"weight": 1.0 / len(models)}) for m in models], parameters={"density": density}, seed=1
+        )
+    if args.ps_technique1 == "slerp":
+        merged: ModelReference | Recipe = models[0]
+        for count, model in enumerate(models[1:], 2):
+            merged = Recipe.of_models("slerp", [(merged, {}), (model, {})], parameters={"t": 1.0 / count})
+        assert isinstance(merged, Recipe)
+        return merged
+    if args.ps_technique2:
+        method = "dare_ties" if args.ps_technique2 == "dare" else "ties"
+        return Recipe.of_models(method, [(m, {"weight": 0.7}) for m in models], parameters={"density": 0.5}, seed=1)
+    return Recipe.of_models("linear", [(m, {"weight": 1.0}) for m in models])

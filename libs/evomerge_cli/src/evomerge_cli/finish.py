@@ -1,0 +1,56 @@
+"""The end of a run: report, model card, and the table that says whether it was worth it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from evomerge_cli.console import Console
+from evomerge_cli.run_folder import RunFolder, write_atomically
+
+
+def finish(folder: RunFolder, console: Console) -> dict[str, Any]:
+    """Writes report/, result.json and the champion's card from the event log, and prints the verdict."""
+    from evomerge_reporter.card import model_card
+    from evomerge_reporter.report import write_report
+
+    result = write_report(folder.events(), folder.suite(), folder.out)
+    model = folder.out / "model"
+    if model.is_dir():
+        write_atomically(model / "README.md", model_card(result))
+    if not console.data(result):
+        print_table(result, console)
+        for what, path in (("model", model), ("report", folder.out / "report" / "index.html")):
+            if path.exists():
+                console.out(f"{what}: {path}")
+    return result
+
+
+def report_again(folder: RunFolder, console: Console) -> dict[str, Any]:
+    """The same from what a finished run left behind."""
+    return finish(folder, console)
+
+
+def print_table(result: dict[str, Any], console: Console) -> None:
+    """Champion and sources, task by task, on the items that the search never saw."""
+    champion = result["champion"]
+    if champion is None:
+        console.out("no candidate could be scored")
+        return
+    split = "holdout" if champion.get("holdout") else "search"
+    tasks = list(champion[split]["tasks"])
+    rows = []
+    for name, entry in [("champion", champion), *((Path(s["reference"]).name, s) for s in result["sources"])]:
+        scores = entry.get(split)
+        if scores is None:
+            rows.append([name, *["-"] * len(tasks), "-"])
+            continue
+        rows.append([name, *(f"{scores['tasks'][t]['score']:.3f}" for t in tasks), _with_interval(scores)])
+    console.table(["model", *tasks, "mean [95%]"], rows, title=f"Scores on the {split} items")
+    gain = result.get("improvement")
+    console.out(gain["statement"] if gain else "Nothing is proven: the suite holds no items out.")
+
+
+def _with_interval(scores: dict[str, Any]) -> str:
+    bounds = scores.get("interval95")
+    return f"{scores['fitness']:.3f}" + (f" [{bounds[0]:.3f}, {bounds[1]:.3f}]" if bounds else "")

@@ -1,0 +1,60 @@
+"""What runs in the merger's child process: the only code of this service that touches torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import yaml
+
+from evomerge_common.domain.recipe import Recipe
+
+
+def merge(recipe_json: str, models: Mapping[str, str], out: str, threads: int) -> int:
+    """Writes a candidate's weights into `out`, an empty folder; returns their bytes."""
+    from evomerge_merging import execute, plan_merge
+
+    with plan_merge(Recipe.from_json(recipe_json), _paths(models)) as plan:
+        return execute(plan, Path(out), threads=threads, staged=True).bytes
+
+
+def export(recipe_json: str, models: Mapping[str, str], out: str, threads: int, card: str) -> int:
+    """Writes a finished model with its recipe and card into `out`; returns its bytes."""
+    from evomerge_merging import merge_recipe
+
+    return merge_recipe(Recipe.from_json(recipe_json), _paths(models), Path(out), threads=threads, card=card).bytes
+
+
+def validate(text: str) -> tuple[str, str, list[str]]:
+    """(JSON, digest, models) of a recipe in EvoMerge's or mergekit's words, checked against the registry.
+
+    Raises:
+        RecipeError: it means nothing.
+    """
+    from evomerge_merging import check_recipe, read_recipe_yaml
+
+    data = yaml.safe_load(text) if text.lstrip().startswith("{") else None
+    recipe = Recipe.from_dict(data) if isinstance(data, dict) and "method" in data else read_recipe_yaml(text)
+    check_recipe(recipe)
+    return recipe.to_json(), recipe.digest, [str(source) for source in recipe.sources()]
+
+
+def list_methods() -> list[tuple[str, str, list[tuple[str, str, str, bool]]]]:
+    """(name, summary, [(parameter, type, default, per model)]) of every merge method."""
+    from evomerge_merging.methods import methods
+
+    return [
+        (
+            one.name,
+            one.summary,
+            [
+                (p.name, p.kind.__name__, "" if p.required else str(p.default), p.per_model)
+                for p in one.parameters.values()
+            ],
+        )
+        for one in methods().values()
+    ]
+
+
+def _paths(models: Mapping[str, str]) -> dict[str, Path]:
+    return {key: Path(path) for key, path in models.items()}

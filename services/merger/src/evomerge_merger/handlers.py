@@ -1,0 +1,110 @@
+"""One MergeJob or ExportJob in, one artifact and its event out."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from evomerge_common.domain.messages import ArtifactExported, CandidateMerged, ExportJob, Job, MergeJob, Model
+from evomerge_common.errors import InvalidInput, NotFound, UnsafeFile
+from evomerge_common.runtime.child import ChildProcess
+from evomerge_common.runtime.ports_factory import Ports
+from evomerge_merger import engine
+
+THREADS = 2
+
+
+class _Handler:
+    def __init__(self, *, ports: Ports, child: ChildProcess) -> None:
+        self._ports = ports
+        self._child = child
+
+    async def _store(self, name: str, work: Callable[..., int], *arguments: object) -> tuple[str, int]:
+        """Runs `work(…, folder, …)` in the child and makes the folder the artifact `name`."""
+        staged = await asyncio.to_thread(self._ports.artifacts.stage, name)
+        try:
+            size = await self._child.call(work, *(str(staged) if one is FOLDER else one for one in arguments))
+            return await asyncio.to_thread(self._ports.artifacts.commit, staged, name), size
+        except BaseException:
+            await asyncio.to_thread(shutil.rmtree, staged, True)
+            raise
+
+
+FOLDER = object()
+"""Stands for the staged folder among the arguments of `_store`."""
+
+
+class MergeHandler(_Handler):
+    """A recipe's weights, in the scratch area of the artifact store."""
+
+    async def __call__(self, job: Job) -> CandidateMerged:
+        payload = job.payload
+        if not isinstance(payload, MergeJob):
+            raise InvalidInput(f"the merge queue brought a {job.kind} job")
+        began = time.monotonic()
+        uri, size = await self._store(
+            f"scratch/{payload.recipe_digest}",
+            engine.merge,
+            payload.recipe_json,
+            folders(payload.sources),
+            FOLDER,
+            THREADS,
+        )
+        return CandidateMerged(
+            job_id=job.job_id,
+            recipe_digest=payload.recipe_digest,
+            uri=uri,
+            bytes=size,
+            seconds=time.monotonic() - began,
+        )
+
+
+class ExportHandler(_Handler):
+    """A recipe as a finished model: Hugging Face folder with tokenizer, recipe and model card."""
+
+    async def __call__(self, job: Job) -> ArtifactExported:
+        payload = job.payload
+        if not isinstance(payload, ExportJob):
+            raise InvalidInput(f"the export queue brought a {job.kind} job")
+        if payload.format != "hf":
+            raise InvalidInput(f"unknown export format {payload.format!r}; valid: hf")
+        if not payload.destination or "/" in payload.destination or payload.destination.startswith("."):
+            raise UnsafeFile(f"export destination {payload.destination!r} must be one plain folder name")
+        began = time.monotonic()
+        uri, size = await self._store(
+            f"exports/{job.run_id}/{payload.destination}",
+            engine.export,
+            payload.recipe_json,
+            folders(payload.sources),
+            FOLDER,
+            THREADS,
+            payload.card,
+        )
+        return ArtifactExported(
+            job_id=job.job_id,
+            recipe_digest=payload.recipe_digest,
+            format=payload.format,
+            uri=uri,
+            bytes=size,
+            seconds=time.monotonic() - began,
+        )
+
+
+def folders(models: tuple[Model, ...]) -> dict[str, str]:
+    """Digest → folder of each source.
+
+    Raises:
+        NotFound: a source is not on this machine.
+    """
+    found = {}
+    for model in models:
+        parts = urlsplit(model.uri)
+        path = Path(unquote(parts.path)) if parts.scheme == "file" else Path(model.uri)
+        if not path.is_dir():
+            raise NotFound(f"{model.reference} is not at {path}: the merger must see the downloader's model store")
+        found[model.digest] = str(path)
+    return found
