@@ -169,3 +169,13 @@ def test_hf_endpoint_in_the_environment(hub: HubServer, store: ModelStore) -> No
     )
     assert json.loads(done.stdout.splitlines()[-1])["commit"] == commit(hub)
     assert done.stderr == ""
+
+
+def test_no_url_reaches_the_log(
+    fetcher: Fetcher, hub: HubServer, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level("INFO")
+    hub.break_next = 1
+    fetcher.fetch("org/small")
+    assert hub.files_fetched().count("model.safetensors") == 2
+    assert "http://" not in caplog.text + capfd.readouterr().err

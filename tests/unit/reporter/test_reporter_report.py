@@ -67,7 +67,6 @@ def test_writes_the_whole_folder(tmp_path: Path) -> None:
     assert pictures
     assert all(source and (report / source).is_file() for source in pictures)
     assert "http" not in page.replace("http-equiv", ""), "nothing is loaded from elsewhere"
-    assert write_report(log, SUITE, tmp_path) == result, "again over the old one"
 
 
 def test_result_of_an_improvement(result: dict, history: History) -> None:
@@ -130,7 +129,7 @@ def test_worse_than_a_source_is_said() -> None:
     assert "it is worse than" in gain["statement"]
 
 
-@pytest.mark.parametrize("end", ["running", "cancelled", "failed"])
+@pytest.mark.parametrize("end", ["cancelled", "failed"])
 def test_runs_that_did_not_finish(end: str, tmp_path: Path) -> None:
     result = write_report(synthetic_log.events(end=end), SUITE, tmp_path)
     assert result["status"] == end

@@ -6,6 +6,7 @@ The client is imported on first use, so that an idle service stays small.
 from __future__ import annotations
 
 import errno
+import logging
 import re
 import shutil
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from evomerge_common.errors import DiskFull, EvoMergeException, ModelNotFound, Unavailable, UnsafeFile
 from evomerge_common.model_folder import Selection, select_files
@@ -71,11 +73,10 @@ class Hub:
             Unavailable: the hub does not answer.
 
         """
-        import huggingface_hub
-
+        client = _client()
         name = f"{repository}@{revision}" if revision else repository
         with _errors(name):
-            api = huggingface_hub.HfApi(endpoint=self._endpoint, library_name="evomerge")
+            api = client.HfApi(endpoint=self._endpoint, library_name="evomerge")
             info = api.model_info(repository, revision=revision or None, files_metadata=True, timeout=30.0)
         siblings = {sibling.rfilename: sibling for sibling in info.siblings or ()}
         selection = select_files(siblings, f"hub model {name}")
@@ -98,16 +99,13 @@ class Hub:
             ModelNotFound, DiskFull, Unavailable: as they say; calling again goes on with the missing files.
 
         """
-        import huggingface_hub
-        from huggingface_hub.utils import disable_progress_bars
-
-        disable_progress_bars()
+        client = _client()
         for leftover in folder.rglob("*.incomplete"):  # of a killed download: the client never goes on with it
             leftover.unlink(missing_ok=True)
 
         def one(file: RemoteFile) -> None:
             with _errors(f"{model.repository}@{model.commit}"):
-                huggingface_hub.hf_hub_download(
+                client.hf_hub_download(
                     model.repository,
                     file.name,
                     revision=model.commit,
@@ -125,6 +123,21 @@ class Hub:
     def finish(folder: Path) -> None:
         """Removes what the client keeps beside the files for going on."""
         shutil.rmtree(folder / ".cache", ignore_errors=True)
+
+
+def _client() -> Any:
+    """huggingface_hub, told to be quiet: its lines hold whole URLs, and that of a private file on a CDN is signed,
+    which makes it as good as a password.
+    """
+    import huggingface_hub
+    from huggingface_hub.utils import disable_progress_bars
+    from huggingface_hub.utils.logging import set_verbosity_error
+
+    disable_progress_bars()
+    set_verbosity_error()
+    for name in ("httpx", "httpx2"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    return huggingface_hub
 
 
 def verify(file: RemoteFile, path: Path, repository: str) -> None:
