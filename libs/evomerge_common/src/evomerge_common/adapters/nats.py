@@ -58,36 +58,36 @@ class NatsJobQueue:
     """Work queue: one durable pull consumer a kind."""
 
     def __init__(self, link: Link) -> None:
-        self._link = link
+        self.link = link
 
     @property
     def ack_wait(self) -> float:
         """Seconds without a heartbeat after which a job is delivered again."""
-        return self._link.settings.ack_wait
+        return self.link.settings.ack_wait
 
     async def publish(self, job: Job) -> None:
         """Queues a job."""
         headers = {api.Header.MSG_ID.value: job.job_id}
-        await self._link.publish(f"job {job.job_id}", subjects.work_subject(job.kind), codec.encode(job), headers)
+        await self.link.publish(f"job {job.job_id}", subjects.work_subject(job.kind), codec.encode(job), headers)
 
     async def fetch(self, kind: str, timeout: float) -> NatsDelivery | None:
         """The next job of a kind."""
         subjects.work_subject(kind)
-        message = await fetch_one(self._link, subjects.WORK, kind, timeout)
+        message = await fetch_one(self.link, subjects.WORK, kind, timeout)
         if message is None:
             return None
         try:
             job = codec.decode(Job, message.data)
         except InvalidInput as error:  # written by another version, or by hand: set it aside, with its bytes
-            self._link.log.error("job that cannot be read", kind=kind, error=str(error))
-            await _bury(self._link, message, kind, f"InvalidInput: {error}", "")
+            self.link.log.error("job that cannot be read", kind=kind, error=str(error))
+            await _bury(self.link, message, kind, f"InvalidInput: {error}", "")
             return None
-        return NatsDelivery(self._link, message, job)
+        return NatsDelivery(self.link, message, job)
 
     async def depth(self, kind: str) -> int:
         """Jobs waiting or in work."""
         subjects.work_subject(kind)
-        info = await self._link.api(f"depth of {kind}", f"CONSUMER.INFO.{subjects.WORK}.{kind}")
+        info = await self.link.api(f"depth of {kind}", f"CONSUMER.INFO.{subjects.WORK}.{kind}")
         return int(info["num_pending"]) + int(info["num_ack_pending"])
 
 
@@ -95,7 +95,7 @@ class NatsDelivery:
     """A job in a worker's hands."""
 
     def __init__(self, link: Link, message: Msg, job: Job) -> None:
-        self._link = link
+        self.link = link
         self._message = message
         self.job = job
         self.attempt = int(message.metadata.num_delivered)
@@ -103,7 +103,7 @@ class NatsDelivery:
     @property
     def is_last_attempt(self) -> bool:
         """Whether a failure now is final."""
-        return self.attempt >= self._link.settings.max_deliver
+        return self.attempt >= self.link.settings.max_deliver
 
     async def heartbeat(self) -> None:
         """Starts `ack_wait` again."""
@@ -111,7 +111,7 @@ class NatsDelivery:
 
     async def ack(self) -> None:
         """Takes it off the queue, and waits for the broker's word."""
-        await self._link.request(f"ack of {self.job.job_id}", self._message.reply, b"+ACK")
+        await self.link.request(f"ack of {self.job.job_id}", self._message.reply, b"+ACK")
 
     async def retry(self, delay: float) -> None:
         """Gives it back."""
@@ -119,12 +119,12 @@ class NatsDelivery:
 
     async def dead_letter(self, reason: str) -> None:
         """Sets it aside."""
-        await _bury(self._link, self._message, self.job.kind, reason, self.job.job_id)
+        await _bury(self.link, self._message, self.job.kind, reason, self.job.job_id)
 
     async def _tell(self, word: bytes) -> None:
         try:
-            await self._link.client.publish(self._message.reply, word)
-            await self._link.client.flush(timeout=2)
+            await self.link.client.publish(self._message.reply, word)
+            await self.link.client.flush(timeout=2)
         except (nats.errors.Error, TimeoutError) as error:
             raise Unavailable(f"job {self.job.job_id}: NATS does not answer: {error}") from error
 
@@ -144,7 +144,7 @@ class NatsEventLog:
     """The runs' log: results by anyone, decisions fenced."""
 
     def __init__(self, link: Link) -> None:
-        self._link = link
+        self.link = link
         self._writer = uuid.uuid4().hex[:12]
 
     async def append_result(self, event: Event, *, message_id: str) -> int:
@@ -152,7 +152,7 @@ class NatsEventLog:
         if not event.is_result:
             raise ValueError(f"{event.type} is a decision")
         headers = {api.Header.MSG_ID.value: f"result-{message_id}"}
-        return await self._link.publish(
+        return await self.link.publish(
             f"result of {message_id}", subjects.event_subject(event), codec.encode(event), headers
         )
 
@@ -172,7 +172,7 @@ class NatsEventLog:
             "Nats-Expected-Last-Subject-Sequence-Subject": f"evomerge.event.{event.run_id}.decision.>",
         }
         try:
-            return await self._link.publish(
+            return await self.link.publish(
                 f"decision {event.type} of run {event.run_id}", subjects.event_subject(event), data, headers
             )
         except Fenced as error:
@@ -182,15 +182,15 @@ class NatsEventLog:
 
     def read(self, run_id: str, *, from_sequence: int = 0) -> AsyncIterator[Recorded]:
         """The events up to now."""
-        return events(self._link, subjects.run_filter(run_id), from_sequence, live=False)
+        return events(self.link, subjects.run_filter(run_id), from_sequence, live=False)
 
     def follow(self, run_id: str, *, from_sequence: int = 0) -> AsyncIterator[Recorded]:
         """The events up to now, then live."""
-        return events(self._link, subjects.run_filter(run_id), from_sequence, live=True)
+        return events(self.link, subjects.run_filter(run_id), from_sequence, live=True)
 
     async def last_sequence(self) -> int:
         """Sequence of the newest event."""
-        info = await self._link.api("state of the event log", f"STREAM.INFO.{subjects.EVENTS}")
+        info = await self.link.api("state of the event log", f"STREAM.INFO.{subjects.EVENTS}")
         return int(info["state"]["last_seq"])
 
 
@@ -198,14 +198,14 @@ class NatsKeyValue:
     """Buckets of small values; on the wire they are NATS KV buckets with a history of one."""
 
     def __init__(self, link: Link) -> None:
-        self._link = link
+        self.link = link
 
     async def get(self, bucket: str, key: str) -> tuple[bytes, int] | None:
         """Value and revision."""
         subjects.check_key(bucket, key)
         body = {"last_by_subj": f"$KV.{bucket}.{key}"}
         try:
-            answer = await self._link.api(f"{bucket}/{key}", f"STREAM.MSG.GET.KV_{bucket}", body)
+            answer = await self.link.api(f"{bucket}/{key}", f"STREAM.MSG.GET.KV_{bucket}", body)
         except nats.js.errors.NotFoundError:
             return None
         return base64.b64decode(answer["message"].get("data", "")), int(answer["message"]["seq"])
@@ -222,7 +222,7 @@ class NatsKeyValue:
             api.Header.EXPECTED_LAST_SUBJECT_SEQUENCE.value: str(revision),
         }
         try:
-            await self._link.publish(f"{bucket}/{key}", f"$KV.{bucket}.{key}", value, headers)
+            await self.link.publish(f"{bucket}/{key}", f"$KV.{bucket}.{key}", value, headers)
         except Fenced:
             return False
         return True
@@ -230,7 +230,7 @@ class NatsKeyValue:
     async def delete(self, bucket: str, key: str) -> None:
         """Removes it, without a trace."""
         subjects.check_key(bucket, key)
-        await self._link.api(f"{bucket}/{key}", f"STREAM.PURGE.KV_{bucket}", {"filter": f"$KV.{bucket}.{key}"})
+        await self.link.api(f"{bucket}/{key}", f"STREAM.PURGE.KV_{bucket}", {"filter": f"$KV.{bucket}.{key}"})
 
     async def keys(self, bucket: str) -> list[str]:
         """All keys, sorted."""
@@ -238,7 +238,7 @@ class NatsKeyValue:
         found: list[str] = []
         while True:  # the broker answers in pages
             body = {"subjects_filter": ">", "offset": len(found)}
-            info = await self._link.api(f"keys of {bucket}", f"STREAM.INFO.KV_{bucket}", body)
+            info = await self.link.api(f"keys of {bucket}", f"STREAM.INFO.KV_{bucket}", body)
             page = info["state"].get("subjects") or {}
             found += page
             if not page or len(found) >= int(info.get("total", 0)):

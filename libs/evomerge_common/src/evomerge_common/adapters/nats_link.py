@@ -128,7 +128,8 @@ class Link:
             except nats.js.errors.NotFoundError:
                 raise
             except nats.js.errors.APIError as error:
-                if error.err_code not in _PASSING and error.code != 503:
+                passing = error.err_code in _PASSING or (error.code == 503 and error.err_code not in _FULL)
+                if not passing:
                     raise _from_api(what, error) from error
                 problem: Exception = error
             except (*_LOST, nats.js.errors.NoStreamResponseError) as error:
