@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import socket
@@ -11,7 +12,7 @@ import uuid
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
-from evomerge_common.errors import DiskFull, NotFound, UnsafeFile
+from evomerge_common.errors import DiskFull, NotFound, Unavailable, UnsafeFile
 
 _STALE = 24 * 3600.0
 
@@ -33,7 +34,7 @@ class FilesystemArtifactStore:
     def stage(self, name: str) -> Path:
         """An empty folder to write in, on the store's file system."""
         self._path(name)
-        staged = self._staging / f"{self._prefix}@{uuid.uuid4().hex}"
+        staged = self._new()
         staged.mkdir(parents=True)
         return staged
 
@@ -51,7 +52,7 @@ class FilesystemArtifactStore:
     def put(self, name: str, data: bytes) -> str:
         """Stores one file."""
         self._path(name)
-        staged = self._staging / f"{self._prefix}@{uuid.uuid4().hex}"
+        staged = self._new()
         try:
             with staged.open("wb") as file:
                 file.write(data)
@@ -59,7 +60,7 @@ class FilesystemArtifactStore:
                 os.fsync(file.fileno())
         except OSError as error:
             staged.unlink(missing_ok=True)
-            if error.errno == 28:
+            if error.errno == errno.ENOSPC:
                 raise DiskFull(f"no room for {len(data)} bytes in {self.root}: free some space") from error
             raise
         return self._move(staged, name)
@@ -70,19 +71,20 @@ class FilesystemArtifactStore:
         if target.is_file() and staged.is_file():
             staged.replace(target)
         else:
-            old = self._staging / f"{self._prefix}@{uuid.uuid4().hex}"
             for _ in range(100):  # somebody else may put the same name between the two renames
+                old = self._new()
                 with contextlib.suppress(FileNotFoundError):
                     target.rename(old)
                 try:
                     staged.rename(target)
                     break
-                except (FileExistsError, IsADirectoryError, NotADirectoryError):
-                    continue
                 except OSError as error:
-                    if error.errno != 39:  # ENOTEMPTY
+                    if error.errno not in {errno.EEXIST, errno.ENOTEMPTY, errno.EISDIR, errno.ENOTDIR}:
                         raise
-            _remove(old)
+                finally:
+                    _remove(old)
+            else:
+                raise Unavailable(f"{target} is replaced by others all the time; is one name used for two things?")
         _fsync(target.parent)
         return "file://" + quote(str(target))
 
@@ -106,12 +108,15 @@ class FilesystemArtifactStore:
     def delete(self, uri: str) -> None:
         """Removes it: renamed first, so that half of it never has its URI."""
         path = self._from_uri(uri)
-        old = self._staging / f"{self._prefix}@{uuid.uuid4().hex}"
+        old = self._new()
         try:
             path.rename(old)
         except FileNotFoundError:
             return
         _remove(old)
+
+    def _new(self) -> Path:
+        return self._staging / f"{self._prefix}@{uuid.uuid4().hex}"
 
     def _path(self, name: str) -> Path:
         parts = name.split("/")
