@@ -77,25 +77,24 @@ def test_a_run_from_grpcurl_to_its_champion(stack: Stack) -> None:
             time.sleep(1)
 
     started = grpcurl(50054, "evomerge.v1.SelectorService/StartRun", {"request_id": "one", "spec": json.dumps(spec)})[0]
-    thread = threading.Thread(target=watch_fitness, args=(started["runId"],))
+    thread = threading.Thread(target=watch_fitness, args=(started["run_id"],))
     thread.start()
     try:
-        events = grpcurl(50054, "evomerge.v1.SelectorService/WatchRun", {"run_id": started["runId"]}, timeout=400)
+        events = grpcurl(50054, "evomerge.v1.SelectorService/WatchRun", {"run_id": started["run_id"]}, timeout=400)
         time.sleep(6)  # one more scrape: the numbers of an ended run stay for a minute
     finally:
         watching.set()
         thread.join(30)
-    kinds = [next(key for key in event["event"] if key[0].islower() and isinstance(event["event"][key], dict))
-             for event in events]  # fmt: skip
+    kinds = [key for event in events for key, value in event["event"].items() if isinstance(value, dict)]
     print({kind: kinds.count(kind) for kind in dict.fromkeys(kinds)})
-    assert kinds[-1] == "runFinished", events[-1]
-    final = grpcurl(50054, "evomerge.v1.SelectorService/GetRun", {"run_id": started["runId"]})[0]
+    assert kinds[-1] == "run_finished", events[-1]
+    final = grpcurl(50054, "evomerge.v1.SelectorService/GetRun", {"run_id": started["run_id"]})[0]
     assert final["status"] == "RUN_STATUS_FINISHED"
-    assert final["championDigest"]
+    assert final["champion_digest"]
     assert seen, "Prometheus never held evomerge_run_best_fitness"
-    assert float(seen[-1]["value"][1]) == pytest.approx(final["bestFitness"], rel=1e-6)
-    with urllib.request.urlopen(f"http://127.0.0.1:8080/runs/{started['runId']}", timeout=10) as page:
-        assert started["runId"] in page.read().decode()
+    assert float(seen[-1]["value"][1]) == pytest.approx(final["best_fitness"], rel=1e-6)
+    with urllib.request.urlopen(f"http://127.0.0.1:8080/runs/{started['run_id']}", timeout=10) as page:
+        assert started["run_id"] in page.read().decode()
 
 
 def _write_models(folder: Path) -> list[str]:

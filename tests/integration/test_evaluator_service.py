@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -63,8 +63,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-async def child() -> AsyncIterator[ChildProcess]:
+@pytest.fixture(scope="module")
+def child() -> Iterator[ChildProcess]:
+    """One for all tests: it takes seconds to import torch."""
     process = ChildProcess(initializer=scoring.initialise, initargs=("cpu",))
     yield process
     process.close()
@@ -103,6 +104,29 @@ async def test_a_job_is_scored_once_and_then_known(tmp_path: Path, models: Path,
     assert child.pid == pid
 
 
+async def test_a_recipe_without_weights_is_executed_in_memory(
+    tmp_path: Path, models: Path, child: ChildProcess
+) -> None:
+    """Bit for bit the scores of the folder that the merger would write."""
+    from evomerge_merging import execute, plan_merge
+
+    ports = memory_ports(tmp_path)
+    handler = EvaluateHandler(ports=ports, child=child, metrics=EvaluatorMetrics(CollectorRegistry()))
+    digests = {name: f"sha256:{name * 20}" for name in ("one", "two")}
+    references = [ModelReference(name, digest=digest) for name, digest in digests.items()]
+    sources = tuple(Model(reference=n, digest=d, uri=(models / n).as_uri()) for n, d in digests.items())
+    for weight in (0.25, 0.75):
+        recipe = Recipe.of_models("linear", [(references[0], {"weight": weight}), (references[1], {"weight": 1.0})])
+        job = a_job(
+            ports, models / "one", sources=sources, recipe_json=recipe.to_json(), recipe_digest=recipe.digest,
+            artifact_uri=(tmp_path / "artifacts" / "scratch" / recipe.digest).as_uri(),
+        )  # fmt: skip
+        result = await handler(job)
+        with plan_merge(recipe, source_folders(sources)) as plan:
+            execute(plan, tmp_path / f"merged-{weight}")
+        assert result.scores == score_folder(tmp_path / f"merged-{weight}", SUITE, "search", threads=2).scores
+
+
 async def test_what_a_handler_refuses(tmp_path: Path, models: Path, child: ChildProcess) -> None:
     ports = memory_ports(tmp_path)
     handler = EvaluateHandler(ports=ports, child=child, metrics=EvaluatorMetrics(CollectorRegistry()))
@@ -122,11 +146,10 @@ async def test_a_crash_of_the_child_is_typed_and_the_next_call_works(
 ) -> None:
     ports = memory_ports(tmp_path)
     handler = EvaluateHandler(ports=ports, child=child, metrics=EvaluatorMetrics(CollectorRegistry()))
+    assert child.pid is not None or await child.call(os.getpid)
     work = asyncio.create_task(handler(a_job(ports, models / "one")))
-    async with asyncio.timeout(30):
-        while child.pid is None:
-            await asyncio.sleep(0.01)
-    os.kill(child.pid, signal.SIGKILL)
+    await asyncio.sleep(0)
+    os.kill(child.pid or 0, signal.SIGKILL)
     with pytest.raises(WorkerCrashed, match="SIGKILL"):
         await work
     result = await handler(a_job(ports, models / "one"))

@@ -11,7 +11,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from .data import Row, TaskData
+from evomerge_cli.demo.data import Row, TaskData
 
 VOCABULARY = 1536
 CONTEXT = 256

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,10 @@ from evomerge_common.domain.suite import Suite
 from evomerge_evaluator.scoring.report import GenerateResult, ScoreReport
 
 __all__ = ["GenerateResult", "ScoreReport", "generate_text", "score_folder"]
+
+# Read when torch loads its OpenMP runtime. Threads that spin while they wait make a small model ten times slower as soon
+# as another process (the merger, say) wants the same cores; sleeping ones cost microseconds.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def score_folder(

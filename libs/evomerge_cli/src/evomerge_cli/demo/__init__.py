@@ -1,0 +1,1 @@
+"""A small family of real models to evolve, made on the spot."""

@@ -1,0 +1,141 @@
+"""The demo family: one base model and three experts of it, made on this machine in about a minute.
+
+Real Hugging Face folders (llama, byte-level BPE), so that all that follows is the real path. The base learns two tasks
+a little; each expert goes on with its own task and, as fine-tuning in practice does against forgetting, sees some of
+the base's arithmetic again. So task vectors stay small enough to be added, and no source is good at everything.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+EXPERTS = ("arithmetic", "sentiment", "python")
+VERSION = "1"
+"""Part of the cache's name: raise it when anything that shapes the family changes."""
+
+SUITE = """\
+name: demo
+tasks:
+  - {name: arithmetic, kind: exact_match, data: arithmetic.jsonl, max_new_tokens: 6}
+  - {name: sentiment, kind: multiple_choice, data: sentiment.jsonl}
+  - {name: python, kind: perplexity, data: python.jsonl}
+holdout: 0.4
+"""
+
+
+@dataclass(frozen=True)
+class Family:
+    """Folders of the models, and the suite's file. `experts` are in the order of EXPERTS."""
+
+    base: Path
+    experts: tuple[Path, Path, Path]
+    suite: Path
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Training steps, learning rate of the matrices (Muon), batch rows, steps between two batches of the base's mix."""
+
+    steps: int
+    rate: float
+    rows: int
+    replay_every: int = 0
+
+
+BASE_STEPS, BASE_RATE, BASE_ADAM = 150, 0.02, 5e-3
+BASE_ROWS = {"arithmetic": (64, 1), "python": (8, 2)}
+"""Task → rows a batch, and every how many steps; sentiment is new to its expert."""
+SCHEDULES = {
+    "arithmetic": Schedule(60, 0.004, 64),
+    "sentiment": Schedule(70, 0.008, 32, replay_every=2),
+    "python": Schedule(50, 0.006, 12, replay_every=3),
+}
+EXPERT_ADAM = 1e-3
+
+
+def build_family(folder: Path, *, seed: int = 0, progress: Callable[[str, float], None] | None = None) -> Family:
+    """Makes the family in `folder`, or finds it there: a second call with the same seed returns at once.
+
+    Written beside `folder` and renamed, so a kill leaves no half family. The same seed gives the same files on one
+    machine.
+
+    Args:
+        progress: called with (what, fraction 0 … 1 of the whole).
+    """
+    home = folder / f"v{VERSION}-{seed}"
+    if not home.is_dir():
+        home.parent.mkdir(parents=True, exist_ok=True)
+        fresh = home.with_name(f".{home.name}.{os.getpid()}")
+        shutil.rmtree(fresh, ignore_errors=True)
+        try:
+            _make(fresh, seed, progress or (lambda _what, _fraction: None))
+            if not home.is_dir():
+                fresh.rename(home)
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+    arithmetic, sentiment, python = (home / name for name in EXPERTS)
+    return Family(home / "base", (arithmetic, sentiment, python), home / "suite.yaml")
+
+
+def _make(folder: Path, seed: int, progress: Callable[[str, float], None]) -> None:
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)  # a number of its own: the files must not depend on the machine's cores
+    try:
+        _train(folder, seed, progress)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _train(folder: Path, seed: int, progress: Callable[[str, float], None]) -> None:
+    from evomerge_cli.demo.data import build_data
+    from evomerge_cli.demo.training import Encoded, new_model, train, train_tokenizer
+
+    progress("writing the tasks", 0.0)
+    tasks = {task.name: task for task in build_data(seed)}
+    folder.mkdir(parents=True)
+    (folder / "suite.yaml").write_text(SUITE, encoding="utf-8")
+    for name, task in tasks.items():
+        lines = "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in task.items)
+        (folder / f"{name}.jsonl").write_text(lines, encoding="utf-8")
+    tokenizer = train_tokenizer([row for task in tasks.values() for row in task.rows])
+
+    base = new_model(tokenizer, seed)
+    mix = [
+        (Encoded(name, tasks[name].base_rows, tokenizer, rows, seed), every)
+        for name, (rows, every) in BASE_ROWS.items()
+    ]
+    train(
+        base, mix, steps=BASE_STEPS, rate=BASE_RATE, adam=BASE_ADAM,
+        progress=lambda f: progress("training the base", 0.02 + 0.48 * f),
+    )  # fmt: skip
+    _save(base, tokenizer, folder / "base")
+    for place, name in enumerate(EXPERTS):
+        plan = SCHEDULES[name]
+        rows = [(Encoded(name, tasks[name].rows, tokenizer, plan.rows, seed + 1), 1)]
+        if plan.replay_every:
+            again = Encoded("arithmetic", tasks["arithmetic"].base_rows, tokenizer, BASE_ROWS["arithmetic"][0], seed + 2)
+            rows.append((again, plan.replay_every))
+        expert = copy.deepcopy(base)
+        start = 0.5 + place / 6
+        train(
+            expert, rows, steps=plan.steps, rate=plan.rate, adam=EXPERT_ADAM,
+            progress=lambda f, start=start, name=name: progress(f"training the {name} expert", start + f / 6),
+        )  # fmt: skip
+        _save(expert, tokenizer, folder / name)
+
+
+def _save(model: Any, tokenizer: Any, folder: Path) -> None:
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

@@ -1,0 +1,86 @@
+"""The opt-in parts: autoscaling, monitoring, GPUs. Names that cross files must agree."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from test_deploy import BIN, KUSTOMIZE, ROOT, container, objects, rendered, run
+
+from evomerge_common.adapters import subjects
+from evomerge_common.runtime.settings import Settings
+
+AUTOSCALED = "overlays/autoscaled"
+CUSTOM = {"ScaledObject", "PodMonitor", "PrometheusRule"}
+
+
+def test_kubernetes_accepts_the_autoscaled_overlay(tmp_path: Path) -> None:
+    """Its own kinds aside: their schemas come with their operators."""
+    ours = [one for one in yaml.safe_load_all(rendered(AUTOSCALED)) if one["kind"] not in CUSTOM]
+    file = tmp_path / "all.yaml"
+    file.write_text(yaml.safe_dump_all(ours))
+    run(BIN / "kubernetes-validate", "-k", "1.32", "--strict", file)
+
+
+def test_scaling_follows_consumers_that_the_services_make() -> None:
+    deployments, scaled = objects(AUTOSCALED, "Deployment"), objects(AUTOSCALED, "ScaledObject")
+    assert set(scaled) == {"merger", "evaluator"}
+    kinds = set()
+    for name, one in scaled.items():
+        assert one["spec"]["scaleTargetRef"]["name"] in deployments
+        assert one["spec"]["minReplicaCount"] >= 1, (
+            "with no worker there is no consumer: KEDA would scale to the maximum"
+        )
+        assert "replicas" not in deployments[name]["spec"], "the autoscaler owns the number"
+        for trigger in one["spec"]["triggers"]:
+            given = trigger["metadata"]
+            assert given["stream"] == subjects.WORK
+            kinds.add(given["consumer"])
+            host, _, port = given["natsServerMonitoringEndpoint"].partition(":")
+            service = objects(AUTOSCALED, "Service")[host.split(".")[0]]
+            assert host.split(".")[1] == service["metadata"]["namespace"]
+            assert int(port) in {p["port"] for p in service["spec"]["ports"]}
+    assert kinds == {"merge", "export", "evaluate"}
+    for kind in kinds:
+        subjects.work_subject(kind)  # refuses a kind that does not exist
+
+
+def test_the_operator_scrapes_every_service_and_has_the_same_alerts() -> None:
+    monitor = objects(AUTOSCALED, "PodMonitor")["evomerge"]["spec"]
+    port = monitor["podMetricsEndpoints"][0]["port"]
+    for name, deployment in objects(AUTOSCALED, "Deployment").items():
+        labels = deployment["spec"]["template"]["metadata"]["labels"]
+        assert monitor["selector"]["matchLabels"].items() <= labels.items(), name
+        assert port in {one["name"] for one in container(deployment)["ports"]}, name
+    rules = objects(AUTOSCALED, "PrometheusRule")["evomerge"]["spec"]
+    assert rules == yaml.safe_load((ROOT / "deploy/prometheus/rules.yml").read_text())
+
+
+def test_every_dashboard_is_shipped() -> None:
+    files = {path.name for path in (ROOT / "deploy/grafana/dashboards").glob("*.json")}
+    assert files == {"evolution.json", "pipeline.json", "gpu.json"}
+    assert set(objects(AUTOSCALED, "ConfigMap")["evomerge-dashboards"]["data"]) == files
+
+
+def test_alerts_name_metrics_that_exist() -> None:
+    source = "\n".join(
+        path.read_text() for part in ("libs", "services") for path in (ROOT / part).rglob("src/**/metrics.py")
+    )
+    text = (ROOT / "deploy/prometheus/rules.yml").read_text()
+    for name in set(re.findall(r"evomerge_[a-z_]+", text)):
+        assert f'"{name}"' in source or f'_gpu("{name.removeprefix("evomerge_gpu_")}"' in source, name
+
+
+def test_gpu_override_is_valid_and_a_setting_that_the_evaluator_knows() -> None:
+    file = ROOT / "deploy/compose/gpu.yml"
+    run(BIN / "check-jsonschema", "--builtin-schema", "vendor.compose-spec", file)
+    evaluator: dict[str, Any] = yaml.safe_load(file.read_text())["services"]["evaluator"]
+    assert Settings.from_env(evaluator["environment"], service="evaluator").device == "cuda"
+
+
+@pytest.mark.parametrize("component", sorted(path.name for path in (KUSTOMIZE / "components").iterdir()))
+def test_no_component_is_forgotten(component: str) -> None:
+    assert f"../../components/{component}\n" in (KUSTOMIZE / AUTOSCALED / "kustomization.yaml").read_text()
