@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from stack import ROOT, Stack
+
 from support import assert_eventually_sync
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(300)]
