@@ -37,7 +37,7 @@ def test_promtool_accepts_the_configuration_and_the_alerts(stack: Stack) -> None
     assert {"EvoMergeServiceDown", "EvoMergeDeadLetters"} <= loaded
 
 
-@pytest.mark.parametrize("expression", panels())
+@pytest.mark.parametrize("expression", list(panels()))
 def test_prometheus_understands_a_panels_query(stack: Stack, expression: str) -> None:
     api("query", query=expression.replace("$run", ".*"))
 
