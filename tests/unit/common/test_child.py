@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import child_functions as functions
+import pytest
+
+from evomerge_common.errors import DeadlineExceeded, RecipeError, WorkerCrashed
+from evomerge_common.runtime.child import ChildProcess
+from support import assert_eventually, python_process
+
+
+@pytest.fixture
+async def child() -> AsyncIterator[ChildProcess]:
+    process = ChildProcess(initializer=functions.initialise, initargs=(10,))
+    yield process
+    process.close()
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+async def test_state_lives_from_call_to_call(child: ChildProcess) -> None:
+    assert child.pid is None  # started at the first call
+    assert await asyncio.gather(*(child.call(functions.add, i) for i in range(4))) == [10, 11, 12, 13]
+    assert await child.call(functions.calls) == 4
+    assert await child.call(functions.pid) == child.pid != os.getpid()
+    assert len(await child.call(functions.big, 5_000_000)) == 5_000_000
+
+
+async def test_the_loop_stays_free(child: ChildProcess) -> None:
+    call = asyncio.create_task(child.call(functions.sleep, 0.5))
+    ticks = 0
+    while not call.done():
+        await asyncio.sleep(0.01)
+        ticks += 1
+    assert ticks > 10
+
+
+async def test_errors_come_through(child: ChildProcess) -> None:
+    with pytest.raises(RecipeError, match=r"r.yaml:3: slices\[0\].method: unknown method") as caught:
+        await child.call(functions.fail, "ours")
+    assert (caught.value.path, caught.value.line) == (("slices", 0, "method"), 3)
+    with pytest.raises(KeyError, match="bug") as bug:
+        await child.call(functions.fail, "bug")
+    assert "child_functions.py" in bug.value.__notes__[0]
+    with pytest.raises(RuntimeError, match="Awkward: ab"):
+        await child.call(functions.fail, "awkward")
+    with pytest.raises(RuntimeError, match="cannot send"):
+        await child.call(functions.unpicklable)
+    with pytest.raises(Exception, match="pickle"):
+        await child.call(lambda: None)
+    assert await child.call(functions.add, 1) == 11
+
+
+async def test_a_crash_is_typed_and_the_next_call_has_a_new_process(child: ChildProcess) -> None:
+    with pytest.raises(WorkerCrashed, match=r"died in die: killed by SIGKILL \(out of memory\?\)"):
+        await child.call(functions.die)
+    with pytest.raises(WorkerCrashed, match="exit code 3"):
+        await child.call(functions.leave)
+    assert await child.call(functions.add, 5) == 15
+    assert await child.call(functions.calls) == 1
+
+
+async def test_a_timeout_kills(child: ChildProcess, tmp_path: Path) -> None:
+    await child.call(functions.add, 0)
+    with pytest.raises(DeadlineExceeded, match=r"touch_later took longer than 0.2 seconds"):
+        await child.call(functions.touch_later, tmp_path / "late", 0.6, timeout=0.2)
+    await asyncio.sleep(0.6)
+    assert not (tmp_path / "late").exists()
+    assert await child.call(functions.add, 5) == 15
+
+
+async def test_a_cancelled_caller_takes_the_work_with_it(child: ChildProcess) -> None:
+    pid = await child.call(functions.pid)
+    call = asyncio.create_task(child.call(functions.sleep, 60))
+    await asyncio.sleep(0.1)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    await assert_eventually(lambda: not alive(pid))
+    assert await child.call(functions.add, 5) == 15
+
+
+async def test_signals_are_the_parents_business(child: ChildProcess) -> None:
+    assert await child.call(functions.interrupted) == "still here"
+
+
+async def test_an_initialiser_that_fails_fails_every_call() -> None:
+    child = ChildProcess(initializer=functions.broken_initialise)
+    for _ in range(2):
+        with pytest.raises(RecipeError, match="bad start"):
+            await child.call(functions.pid)
+    child.close()
+
+
+async def test_close_ends_a_call_under_way() -> None:
+    child = ChildProcess()
+    call = asyncio.create_task(child.call(functions.sleep, 60))
+    await assert_eventually(lambda: child.pid is not None)
+    await asyncio.to_thread(child.close)
+    with pytest.raises(WorkerCrashed):
+        await call
+    with pytest.raises(WorkerCrashed, match="closed"):
+        await child.call(functions.pid)
+
+
+async def test_it_dies_with_its_parent(tmp_path: Path) -> None:
+    """kill -9 of the service leaves nothing that computes."""
+    code = f"""if True:
+        import asyncio, sys
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        import child_functions
+        from evomerge_common.runtime.child import ChildProcess
+
+        async def main():
+            child = ChildProcess()
+            print(await child.call(child_functions.pid), flush=True)
+            await child.call(child_functions.sleep, 60)
+
+        if __name__ == "__main__":
+            asyncio.run(main())
+    """
+    (tmp_path / "parent_of_child.py").write_text(code)
+    with python_process("parent_of_child", cwd=tmp_path) as parent:
+        await assert_eventually(lambda: parent.output.read_text().endswith("\n"), 30)
+        pid = int(parent.output.read_text())
+        assert alive(pid)
+        started = time.monotonic()
+        parent.kill()
+        await assert_eventually(lambda: not alive(pid))
+        assert time.monotonic() - started < 3
