@@ -1,19 +1,46 @@
-"""Small random models of many kinds, with a real BPE tokenizer trained on the spot."""
+"""Small random models of many kinds, with a real BPE tokenizer trained on the spot, and items to ask them."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import torch
+import transformers
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedTokenizerFast
 
-TEXTS = [
+from evomerge_common.domain.suite import Suite
+
+transformers.utils.logging.disable_progress_bar()
+
+CORPUS = [
     "The quick brown fox jumps over the lazy dog.", "1 + 1 = 2, 2 + 2 = 4, and 12 + 30 = 42.",
     "def add(a, b):\n    return a + b\n", "Review: the soup was good.\nVerdict: excellent", "naïve café, Ünïcödé — ok",
 ] * 4  # fmt: skip
 CONTEXT = 64
+
+CHOICES = [
+    {"prompt": "1 + 1 =", "choices": [" 2", " 3", " 42"], "answer": 0},
+    {"prompt": "Review: the soup was good.\nVerdict:", "choices": [" good", " excellent fox", " bad"], "answer": 1},
+    {"prompt": "The quick ", "choices": ["brown fox", "brown dog", "lazy", "12"], "answer": 0},
+    {"prompt": "", "choices": ["def add", "return"], "answer": 1},
+    {"prompt": "naïve café", "choices": [", Ünï", ", U", "— ok"], "answer": 2},
+]
+PROMPTS = ["1 + 1 =", "The quick brown fox jumps over", "def", "Review: the soup was good.\nVerdict:", "12", "a b c"]
+TEXTS = [
+    "The quick brown fox.", "x", "1 + 1 = 2, 2 + 2 = 4, naïve café " * 6, "def add(a, b):\n    return a + b\n" * 9,
+]  # fmt: skip
+
+
+def suite_of(kind: str, items: list[dict[str, Any]], **options: Any) -> Suite:
+    batch = options.pop("batch_size", 3)
+    return Suite.from_dict(
+        {"holdout": 0, "batch_size": batch, "tasks": [{"name": "t", "kind": kind, "items": items, **options}]}
+    )
 
 
 def tokenizer(*, bos: bool = True, adds_bos: bool = False) -> PreTrainedTokenizerFast:
@@ -25,7 +52,7 @@ def tokenizer(*, bos: bool = True, adds_bos: bool = False) -> PreTrainedTokenize
         vocab_size=320, special_tokens=names, initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )  # fmt: skip
-    base.train_from_iterator(TEXTS, trainer)
+    base.train_from_iterator(CORPUS, trainer)
     if adds_bos:
         base.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
     options: dict[str, Any] = {"bos_token": "<s>"} if bos else {}
@@ -39,7 +66,7 @@ def masked_tokenizer() -> PreTrainedTokenizerFast:
     trainer = trainers.WordPieceTrainer(
         vocab_size=200, special_tokens=["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"], show_progress=False
     )
-    base.train_from_iterator(TEXTS, trainer)
+    base.train_from_iterator(CORPUS, trainer)
     base.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )

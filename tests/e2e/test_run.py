@@ -85,7 +85,13 @@ def test_a_run_leaves_all_that_it_promises(calm: dict[str, Any], spec: Path) -> 
     assert calm["evaluations"] == 20
     assert calm["champion"]["holdout"]["interval95"]
     assert len(calm["sources"]) == 4
-    for name in ("report/index.html", "report/fitness_plot.png", "report/lineage.svg", "events.jsonl", "model/README.md"):
+    for name in (
+        "report/index.html",
+        "report/fitness_plot.png",
+        "report/lineage.svg",
+        "events.jsonl",
+        "model/README.md",
+    ):
         assert (out / name).stat().st_size > 0
     AutoModelForCausalLM.from_pretrained(out / "model")
 

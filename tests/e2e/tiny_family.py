@@ -57,7 +57,8 @@ def write_family(folder: Path) -> Path:
         tokenizer.save_pretrained(folder / name)
     rng = random.Random(0)
     choice = [
-        {"prompt": f"q {rng.random()}", "choices": [" good", " bad", " 1"], "answer": rng.randrange(3)} for _ in range(50)
+        {"prompt": f"q {rng.random()}", "choices": [" good", " bad", " 1"], "answer": rng.randrange(3)}
+        for _ in range(50)
     ]
     text = [{"text": f"hello world {rng.random()} good"} for _ in range(30)]
     for name, items in (("choice", choice), ("text", text)):

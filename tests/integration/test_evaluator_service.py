@@ -39,6 +39,7 @@ from evomerge_evaluator.handlers import EvaluateHandler, path_of, source_folders
 from evomerge_evaluator.metrics import EvaluatorMetrics
 from evomerge_evaluator.scoring import child as scoring
 from evomerge_evaluator.scoring import score_folder
+from support import assert_eventually
 
 SUITE = Suite.from_dict(
     {
@@ -146,10 +147,9 @@ async def test_a_crash_of_the_child_is_typed_and_the_next_call_works(
 ) -> None:
     ports = memory_ports(tmp_path)
     handler = EvaluateHandler(ports=ports, child=child, metrics=EvaluatorMetrics(CollectorRegistry()))
-    assert child.pid is not None or await child.call(os.getpid)
+    pid = await child.call(os.getpid)
     work = asyncio.create_task(handler(a_job(ports, models / "one")))
-    await asyncio.sleep(0)
-    os.kill(child.pid or 0, signal.SIGKILL)
+    asyncio.get_running_loop().call_later(0.01, os.kill, pid, signal.SIGKILL)
     with pytest.raises(WorkerCrashed, match="SIGKILL"):
         await work
     result = await handler(a_job(ports, models / "one"))
@@ -226,12 +226,14 @@ async def _refused(call: Callable[[Any], Awaitable[Any]], request: Any, error: t
 
 
 async def _done(stub: Any, job_id: str) -> Any:
-    async with asyncio.timeout(60):
-        while True:
-            found = await stub.GetEvaluation(evaluator_pb2.GetEvaluationRequest(job_id=job_id))
-            if found.state != "queued":
-                return found
-            await asyncio.sleep(0.05)
+    async def found() -> Any:
+        return await stub.GetEvaluation(evaluator_pb2.GetEvaluationRequest(job_id=job_id))
+
+    async def ended() -> bool:
+        return bool((await found()).state != "queued")
+
+    await assert_eventually(ended, 60)
+    return await found()
 
 
 def test_the_service_process_never_imports_torch() -> None:

@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from evomerge_evaluator.gpu import GpuMonitor
 from evomerge_evaluator.metrics import EvaluatorMetrics
+from support import assert_eventually
 
 
 class NVMLError(Exception):
@@ -83,8 +84,6 @@ async def test_a_lost_gpu_ends_no_service() -> None:
     monitor = GpuMonitor(nvml, EvaluatorMetrics(CollectorRegistry()))
     stop = asyncio.Event()
     task = asyncio.create_task(monitor.run(stop))
-    async with asyncio.timeout(5):
-        while not nvml.asked:
-            await asyncio.sleep(0.01)
-        stop.set()
-        await task
+    await assert_eventually(lambda: nvml.asked > 0)
+    stop.set()
+    await asyncio.wait_for(task, 5)

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from test_scoring import CHOICES, PROMPTS, TEXTS, suite_of
-from tiny_models import make
+from tiny_models import CHOICES, PROMPTS, TEXTS, make, suite_of
 from transformers import AutoModelForCausalLM
 
 from evomerge_common.domain.suite import Suite

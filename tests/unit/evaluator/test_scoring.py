@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import CONTEXT, make, tokenizer
+from tiny_models import CHOICES, CONTEXT, PROMPTS, TEXTS, make, suite_of, tokenizer
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer, GenerationConfig
 
 from evomerge_common.domain.suite import Suite
@@ -17,25 +17,6 @@ from evomerge_evaluator.scoring import generate_text, score_folder
 from evomerge_evaluator.scoring.encode import TREE_TYPES, tree_limit
 from evomerge_evaluator.scoring.generation import Stop, cut, generate
 from evomerge_evaluator.scoring.scorer import Scorer, choose, extracted, loglikelihoods
-
-CHOICES = [
-    {"prompt": "1 + 1 =", "choices": [" 2", " 3", " 42"], "answer": 0},
-    {"prompt": "Review: the soup was good.\nVerdict:", "choices": [" good", " excellent fox", " bad"], "answer": 1},
-    {"prompt": "The quick ", "choices": ["brown fox", "brown dog", "lazy", "12"], "answer": 0},
-    {"prompt": "", "choices": ["def add", "return"], "answer": 1},
-    {"prompt": "naïve café", "choices": [", Ünï", ", U", "— ok"], "answer": 2},
-]
-PROMPTS = ["1 + 1 =", "The quick brown fox jumps over", "def", "Review: the soup was good.\nVerdict:", "12", "a b c"]
-TEXTS = [
-    "The quick brown fox.", "x", "1 + 1 = 2, 2 + 2 = 4, naïve café " * 6, "def add(a, b):\n    return a + b\n" * 9,
-]  # fmt: skip
-
-
-def suite_of(kind: str, items: list[dict[str, Any]], **options: Any) -> Suite:
-    batch = options.pop("batch_size", 3)
-    return Suite.from_dict(
-        {"holdout": 0, "batch_size": batch, "tasks": [{"name": "t", "kind": kind, "items": items, **options}]}
-    )
 
 
 def lls(folder: Path, suite: Suite) -> list[list[float]]:

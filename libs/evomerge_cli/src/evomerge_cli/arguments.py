@@ -59,7 +59,11 @@ class Parser(argparse.ArgumentParser):
 def parse(argv: list[str]) -> argparse.Namespace:
     """Reads a command line, modern or classic; `command` tells what to do. Exits with 2 on one that means nothing."""
     first = argv[0] if argv else ""
-    if first.startswith("--") and not any(word in COMMANDS for word in argv[:2]) and first not in {"--help", "--version"}:
+    if (
+        first.startswith("--")
+        and not any(word in COMMANDS for word in argv[:2])
+        and first not in {"--help", "--version"}
+    ):
         return _parse_classic(argv)
     return _parser().parse_args(argv)
 
@@ -75,14 +79,18 @@ def _parser() -> Parser:
     sub = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
     made = {name: sub.add_parser(name, help=text, description=text) for name, text in COMMANDS.items()}
     for command in made.values():
-        command.add_argument("--verbose", action="store_true", default=argparse.SUPPRESS, help="say more; show tracebacks")
+        command.add_argument(
+            "--verbose", action="store_true", default=argparse.SUPPRESS, help="say more; show tracebacks"
+        )
     for name in ("demo", "run", "merge", "evaluate", "generate", "status", "up", "report", "export", "doctor", "bench"):
         made[name].add_argument("--json", action="store_true", dest="json_output", help="print data as JSON on stdout")
 
     demo = made["demo"]
     demo.add_argument("--out", default="evomerge-demo", metavar="DIR", help="output folder (default: %(default)s)")
     demo.add_argument("--seed", type=int, default=0, metavar="N")
-    demo.add_argument("--evaluations", type=_positive, default=44, metavar="N", help="candidates (default: %(default)s)")
+    demo.add_argument(
+        "--evaluations", type=_positive, default=44, metavar="N", help="candidates (default: %(default)s)"
+    )
     demo.add_argument("--evaluators", type=_positive, default=2, metavar="N", help="default: %(default)s")
 
     run = made["run"]
@@ -153,7 +161,9 @@ def _parse_classic(argv: list[str]) -> argparse.Namespace:
     action.add_argument("--evaluate", metavar="PATH", help="score a model")
     action.add_argument("--generate", metavar="PATH", help="continue --prompt with a model")
     action.add_argument("--generate-config", action="store_true", help="write a run spec")
-    parser.add_argument("--config", dest="spec", metavar="FILE", help="run spec (with --generate-config: where to write)")
+    parser.add_argument(
+        "--config", dest="spec", metavar="FILE", help="run spec (with --generate-config: where to write)"
+    )
     parser.add_argument("--verbose", action="store_true", help="say more; show tracebacks")
     parser.add_argument("--json", action="store_true", dest="json_output", help="print data as JSON on stdout")
     parser.add_argument("--split", choices=("search", "holdout", "all"), default="all")
@@ -176,7 +186,9 @@ def _parse_classic(argv: list[str]) -> argparse.Namespace:
 
 
 def _add_server_flag(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--server", metavar="HOST:PORT", help="a selector's gRPC address (default: the one of `evomerge up`)")
+    parser.add_argument(
+        "--server", metavar="HOST:PORT", help="a selector's gRPC address (default: the one of `evomerge up`)"
+    )
 
 
 def _add_run_flags(parser: argparse.ArgumentParser) -> None:
@@ -184,10 +196,14 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--model{number}", metavar="MODEL", help=f"hub id or folder (default: {default})")
     parser.add_argument("--base", metavar="MODEL", help="what task vectors are taken against (default: derived)")
     parser.add_argument("--suite", metavar="FILE", help="tasks: a suite file, or `general` (the default of the flags)")
-    parser.add_argument("--out", "--custom-dir", dest="out", metavar="DIR", help="output folder (default: evomerge-out)")
+    parser.add_argument(
+        "--out", "--custom-dir", dest="out", metavar="DIR", help="output folder (default: evomerge-out)"
+    )
     parser.add_argument("--seed", type=int, metavar="N")
     parser.add_argument("--evaluations", type=_positive, metavar="N", help="how many candidates to score")
-    parser.add_argument("--evaluators", type=_positive, default=1, metavar="N", help="processes that score (default: 1)")
+    parser.add_argument(
+        "--evaluators", type=_positive, default=1, metavar="N", help="processes that score (default: 1)"
+    )
     parser.add_argument("--server", metavar="HOST:PORT", help="a selector that runs already: no stack is started here")
 
 
@@ -199,7 +215,9 @@ def _add_technique_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--weight-mask-rate", type=_rate, metavar="R", help="share of each task vector dropped, 0 to 1")
     group.add_argument("--use-weight-rescale", action="store_true", help="scale what a mask keeps by 1/(1 - rate)")
     group.add_argument("--mask-strategy", choices=MASK_STRATEGIES, help="drop at random, or the smallest first")
-    group.add_argument("--use-cli", action="store_true", help="kept for old scripts: downloads use the hub's own client")
+    group.add_argument(
+        "--use-cli", action="store_true", help="kept for old scripts: downloads use the hub's own client"
+    )
 
 
 def _add_evaluate_flags(parser: argparse.ArgumentParser) -> None:

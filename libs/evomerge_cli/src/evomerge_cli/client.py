@@ -89,6 +89,7 @@ class SelectorClient:
 
         Args:
             persistent: a selector that does not answer is waited for; else it is an error.
+
         """
         watch = Watch()
         future = asyncio.run_coroutine_threadsafe(self._spawn(run_id, from_sequence, watch, persistent), self._loop)
@@ -117,12 +118,16 @@ class SelectorClient:
                         return
                 except grpc.aio.AioRpcError as error:
                     ours = error_from_rpc(error)
-                    broken = error.code() in {grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL}
+                    broken = error.code() in {
+                        grpc.StatusCode.CANCELLED,
+                        grpc.StatusCode.UNKNOWN,
+                        grpc.StatusCode.INTERNAL,
+                    }
                     if not persistent or not (broken or isinstance(ours, Unavailable | DeadlineExceeded)):
                         raise ours from error
                 await asyncio.sleep(pause)
                 pause = min(pause * 1.5, MAX_PAUSE_SECONDS)
-        except Exception as error:  # noqa: BLE001 - raised again where the events are read
+        except Exception as error:
             watch.fail(error)
         finally:
             watch.finish()
@@ -163,8 +168,10 @@ class Watch:
         Raises:
             TimeoutError: none came within `timeout` seconds.
             EvoMergeException: the watch failed.
+
         Returns:
             None at the end of the run.
+
         """
         try:
             item = self._queue.get(timeout=timeout)

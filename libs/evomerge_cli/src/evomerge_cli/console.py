@@ -15,6 +15,7 @@ class Console:
     Args:
         json_output: `data` prints JSON instead of tables.
         verbose: `detail` speaks.
+
     """
 
     def __init__(
@@ -72,7 +73,8 @@ class Console:
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "") -> None:
         """A table; the first column is text, the others are numbers or short words. The last row may be emphasised
-        by its caller's words alone: no meaning is carried by colour."""
+        by its caller's words alone: no meaning is carried by colour.
+        """
         if self.stdout.isatty():
             from rich.console import Console as RichConsole
             from rich.table import Table
@@ -89,5 +91,7 @@ class Console:
         if title:
             self.out(title)
         for row in (columns, ["-" * width for width in widths], *rows):
-            cells = [str(c).ljust(w) if i == 0 else str(c).rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
+            cells = [
+                str(c).ljust(w) if i == 0 else str(c).rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))
+            ]
             self.out("  ".join(cells).rstrip())

@@ -49,6 +49,7 @@ def server_address(given: str | None) -> tuple[str, Settings]:
 
     Raises:
         Unavailable: neither.
+
     """
     if given:
         return given, Settings.from_env()

@@ -1,4 +1,4 @@
-"""Are these models there, are they models, and can they be merged with each other? From headers alone, in milliseconds."""
+"""Are these models there, are they models, can they be merged with each other? From headers alone, in milliseconds."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ def check_models(references: Sequence[str], *, hub: bool = True, store: Path | N
 
     Raises:
         ModelNotFound, NotAModel, UnsafeFile, ModelError, ShapeMismatch, Unavailable.
+
     """
     folders = [Path(r) for r in references if r.startswith("/")]
     described = {folder: describe_model(folder) for folder in folders}
@@ -35,6 +36,7 @@ def check_fit(described: dict[Path, ModelDescription]) -> None:
 
     Raises:
         ShapeMismatch: says which tensor, which shapes, and of which folders.
+
     """
     if len(described) < 2:
         return
@@ -82,7 +84,9 @@ def _check_hub(references: Sequence[str], store: Path | None) -> None:
     wanted = [ModelReference.parse(reference) for reference in references]
     for reference in wanted:
         if not HUB_ID.fullmatch(reference.name):
-            raise ModelNotFound(f"there is no folder {reference.name}; give an existing model folder or a hub id (org/name)")
+            raise ModelNotFound(
+                f"there is no folder {reference.name}; give an existing model folder or a hub id (org/name)"
+            )
     known = ModelStore(store) if store is not None and store.is_dir() else None
     errors: dict[str, EvoMergeException] = {}
 

@@ -40,6 +40,7 @@ class RunFolder:
 
         Raises:
             InvalidInput: the folder belongs to a run with another spec, or holds results that no run of ours wrote.
+
         """
         if self.out.exists() and not self.out.is_dir():
             raise InvalidInput(f"{self.out} is a file; choose a folder with --out")
@@ -78,7 +79,9 @@ class RunFolder:
         except FileNotFoundError:
             return {}
         except (OSError, ValueError) as error:
-            raise InvalidInput(f"{self._state_file} cannot be read ({error}); remove {self.out} to start afresh") from error
+            raise InvalidInput(
+                f"{self._state_file} cannot be read ({error}); remove {self.out} to start afresh"
+            ) from error
         return dict(state)
 
     def save(self, state: dict[str, Any]) -> None:
@@ -91,6 +94,7 @@ class RunFolder:
 
         Raises:
             InvalidInput: another command works on this folder.
+
         """
         self.hidden.mkdir(parents=True, exist_ok=True)
         handle = os.open(self.hidden / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -137,6 +141,7 @@ class RunFolder:
 
         Raises:
             InvalidInput: the folder holds no run.
+
         """
         try:
             return Suite.from_json((self.hidden / "suite.json").read_text("utf-8"))
@@ -148,6 +153,7 @@ class RunFolder:
 
         Raises:
             InvalidInput: there is none: the run has not ended.
+
         """
         try:
             lines = (self.out / "events.jsonl").read_text("utf-8").splitlines()
@@ -157,15 +163,14 @@ class RunFolder:
 
     def write_events(self, events: Sequence[Recorded]) -> None:
         """events.jsonl: the whole log."""
-        write_atomically(
-            self.out / "events.jsonl", "".join(to_json_line(e.event, e.sequence) + "\n" for e in events)
-        )
+        write_atomically(self.out / "events.jsonl", "".join(to_json_line(e.event, e.sequence) + "\n" for e in events))
 
     def take_model(self, uri: str, *, move: bool) -> Path:
         """Brings the exported champion to OUT/model: moved when it is the embedded stack's, copied from a server's.
 
         Raises:
             NotFound: the URI is out of this machine's reach.
+
         """
         target = self.out / "model"
         source = file_path(uri)

@@ -31,6 +31,7 @@ def watch_to_end(
 
     Args:
         check: called several times a second; raises when waiting has become pointless.
+
     """
     watched = Watched(run_id)
     watch = client.watch(run_id)

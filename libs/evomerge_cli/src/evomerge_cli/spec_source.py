@@ -32,6 +32,7 @@ class Prepared:
     Attributes:
         text: what StartRun is given: JSON, suite included.
         notes: what was filled in for the user, in words.
+
     """
 
     spec: RunSpec
@@ -49,6 +50,7 @@ def prepare(args: argparse.Namespace) -> Prepared:
 
     Raises:
         SpecError, SuiteError: with file, line and key where there is a file.
+
     """
     notes: list[str] = []
     if args.spec:
@@ -86,7 +88,9 @@ def check_keys_of_spec(data: Any, file: str, lines: LineMap) -> None:
         raise locate(error, file, lines) from error
 
 
-def resolve_suite(value: Any, folder: Path, *, file: str = "", lines: LineMap | None = None, flag: bool = False) -> Suite:
+def resolve_suite(
+    value: Any, folder: Path, *, file: str = "", lines: LineMap | None = None, flag: bool = False
+) -> Suite:
     """A suite by file name, by the name of a built-in one, or written inside the spec.
 
     File names are relative to `folder`, the spec's; from the command line (`flag`) to where the user stands.
@@ -103,7 +107,9 @@ def resolve_suite(value: Any, folder: Path, *, file: str = "", lines: LineMap | 
                 raise SuiteError(f"{path} is a folder; give a suite file", ("suite",))
             if not path.exists():
                 names = ", ".join(sorted(p.stem for p in BUILT_IN_SUITES.glob("*.yaml")))
-                raise SuiteError(f"no suite file {path}; give an existing one, or a built-in suite: {names}", ("suite",))
+                raise SuiteError(
+                    f"no suite file {path}; give an existing one, or a built-in suite: {names}", ("suite",)
+                )
         except SuiteError as error:
             raise (locate(error, file, lines) if file and lines and not flag else error) from error
         return load_suite(path)

@@ -107,6 +107,7 @@ def from_json_line(line: str) -> tuple[int, messages.Event]:
 
     Raises:
         InvalidInput: it is no such line.
+
     """
     try:
         data = json.loads(line)

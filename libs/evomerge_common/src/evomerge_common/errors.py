@@ -57,7 +57,7 @@ __all__ = [
 ]
 
 
-class EvoMergeException(Exception):  # noqa: N818 - the name users of the original catch
+class EvoMergeException(Exception):
     """Root of the tree. Its message says what happened, where, and what to do."""
 
 

@@ -28,6 +28,7 @@ def load_suite(path: Path) -> Suite:
 
     Raises:
         SuiteError: a file is missing, or says something that cannot work; with file and line.
+
     """
     try:
         data, lines = load_yaml(path)
@@ -43,6 +44,7 @@ def inline_suite(data: Any, folder: Path, *, file: str = "", lines: LineMap | No
 
     Raises:
         SuiteError: see `load_suite`.
+
     """
     lines = lines or LineMap({})
     read: dict[Place, _DataFile] = {}

@@ -40,6 +40,7 @@ def load_yaml(path: Path) -> tuple[Any, LineMap]:
 
     Raises:
         SpecError: no such file, too large, not UTF-8, not YAML, a key twice in one mapping.
+
     """
     file = str(path)
     try:
@@ -61,6 +62,7 @@ def parse_yaml(text: str, file: str = "") -> tuple[Any, LineMap]:
 
     Raises:
         SpecError: see `load_yaml`.
+
     """
     loader = yaml.SafeLoader(text)
     lines: dict[Place, int] = {}

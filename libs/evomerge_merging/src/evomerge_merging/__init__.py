@@ -53,6 +53,7 @@ def merge_recipe(
 
     Raises:
         InvalidInput, ResourceExhausted: see `plan_merge` and `execute`; nothing is left under `out_dir`.
+
     """
     with plan_merge(recipe, models) as plan:
         return execute(

@@ -125,6 +125,7 @@ def config_of_depth(
         config: the donor's, unchanged here.
         origin: for each layer of the output, the config of the model that it comes from and its number there.
         depth_before: the donor's depth; lists of that length whose names speak of layers are taken layer by layer.
+
     """
     result = dict(config)
     part = dict(text_config(config))
@@ -162,6 +163,7 @@ def hop_factors(names: Iterable[str], scale: float, before: float, *, post_norm:
 
     Returns:
         Factors other than 1 by tensor name, or None when this build is not known well enough.
+
     """
     names = list(names)
     if post_norm:

@@ -15,6 +15,7 @@ def check_recipe(recipe: Recipe, path: Path = (), *, nesting: int = 0) -> None:
 
     Raises:
         RecipeError: with the path of what is wrong inside the recipe.
+
     """
     if nesting > MAX_NESTING:
         raise RecipeError(f"recipes are nested deeper than {MAX_NESTING}", path)

@@ -67,6 +67,7 @@ def execute(
         InvalidInput: `out_dir` exists and is not empty.
         DiskFull: too little room, told before anything is written.
         NonFiniteWeights: NaN or infinity in a source, or a result too large for its type.
+
     """
     begun = time.monotonic()
     out_dir = Path(out_dir)

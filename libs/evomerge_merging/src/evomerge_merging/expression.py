@@ -43,6 +43,7 @@ class Apply:
         parameters: by recipe name; per-model ones as tuples as long as `inputs`.
         masks: key of each input's random words.
         dtype: what the result is written in if the recipe names none.
+
     """
 
     method: Method
@@ -113,6 +114,7 @@ class Evaluation:
 
         Raises:
             NonFiniteWeights: NaN or infinity in a source.
+
         """
         return self._evaluate(self.node, start, stop, {})
 

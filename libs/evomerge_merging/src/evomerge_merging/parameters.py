@@ -42,6 +42,7 @@ def parameters_of(
 
     Raises:
         RecipeError: a required one is not set.
+
     """
 
     def resolve(parameter: Parameter, levels: Iterable[Parameters]) -> Any:
@@ -68,6 +69,7 @@ def check_parameters(method: Method, parameters: Parameters, path: Path, *, of_m
 
     Raises:
         RecipeError: naming the nearest valid word.
+
     """
     for name, setting in parameters.items():
         parameter = method.parameters.get(name)

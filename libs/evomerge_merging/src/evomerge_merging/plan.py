@@ -116,6 +116,7 @@ def plan_merge(recipe: Recipe, models: Mapping[str, Path] | None = None) -> Plan
     Raises:
         RecipeError: the recipe means nothing, or not for these models.
         ModelError: a source is missing, unsound, or does not fit the others.
+
     """
     check_recipe(recipe)
     planner = Planner({key: Path(path) for key, path in (models or {}).items()})

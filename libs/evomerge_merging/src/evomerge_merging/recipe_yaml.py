@@ -42,6 +42,7 @@ def read_recipe_yaml(path_or_text: str | FilePath) -> Recipe:
     Raises:
         RecipeError: with file, line and key.
         ModelNotFound: the path leads to no file.
+
     """
     text, file = _text(path_or_text)
     document = read_yaml(text, file)

@@ -33,6 +33,7 @@ def open_source(reference: ModelReference, models: Mapping[str, Path]) -> Source
 
     Raises:
         ModelNotFound, NotAModel, UnsafeFile: it is not there, or not sound.
+
     """
     folder = models.get(reference.key) or models.get(str(reference))
     if folder is None:

@@ -64,6 +64,7 @@ def plan_tokenizer(
     Raises:
         ModelError: the vocabularies differ.
         RecipeError: no such chat template.
+
     """
     notes = []
     first = vocabulary(donor.folder)

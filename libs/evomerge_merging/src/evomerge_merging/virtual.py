@@ -134,6 +134,7 @@ class Planner:
 
         Raises:
             RecipeError, ModelError: layers that are not there; models that do not fit each other.
+
         """
         how = method(recipe.method)
         cast = RECIPE_NAMES[recipe.dtype] if recipe.dtype else cast

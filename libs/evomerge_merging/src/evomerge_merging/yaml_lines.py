@@ -41,6 +41,7 @@ def read_yaml(text: str, file: str) -> Document:
 
     Raises:
         RecipeError: it is not YAML, has a key twice, or is too large; with its line.
+
     """
     document = Document(file)
     if len(text) > MAX_BYTES:

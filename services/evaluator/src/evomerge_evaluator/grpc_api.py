@@ -142,6 +142,7 @@ class EvaluatorServicer(evaluator_pb2_grpc.EvaluatorServiceServicer):
 
         Raises:
             ModelNotFound: not on this machine.
+
         """
         if model.uri:
             folder = path_of(model.uri)

@@ -41,6 +41,7 @@ class EvaluateHandler:
             InvalidInput: no such suite, an unusable model or recipe.
             WorkFailed: the model answers NaN; WorkerCrashed: the child process died.
             Unavailable: a source model is not on this machine.
+
         """
         payload = job.payload
         if not isinstance(payload, EvaluateJob):

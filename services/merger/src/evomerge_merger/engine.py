@@ -30,6 +30,7 @@ def validate(text: str) -> tuple[str, str, list[str]]:
 
     Raises:
         RecipeError: it means nothing.
+
     """
     from evomerge_merging import check_recipe, read_recipe_yaml
 

@@ -99,6 +99,7 @@ def folders(models: tuple[Model, ...]) -> dict[str, str]:
 
     Raises:
         NotFound: a source is not on this machine.
+
     """
     found = {}
     for model in models:

@@ -26,7 +26,9 @@ def run(args: argparse.Namespace, console: Console) -> int:
                 console.out(f"no benchmark in {folder} yet")
         return OK
     if args.name not in scripts:
-        raise InvalidInput(f"no benchmark {args.name!r}; {did_you_mean(args.name, scripts) if scripts else 'there are none'}")
+        raise InvalidInput(
+            f"no benchmark {args.name!r}; {did_you_mean(args.name, scripts) if scripts else 'there are none'}"
+        )
     return subprocess.call([sys.executable, str(scripts[args.name]), *args.rest])
 
 
@@ -35,6 +37,7 @@ def find_folder() -> Path:
 
     Raises:
         InvalidInput: neither.
+
     """
     for start in (Path(__file__).resolve(), Path.cwd() / "here"):
         for parent in start.parents:

@@ -43,11 +43,13 @@ def _machine() -> list[Finding]:
     return [
         ("Python", OK, f"{platform.python_version()} on {platform.system()} {platform.machine()}", ""),
         ("cores", OK, str(os.cpu_count()), ""),
-        ("memory", OK if memory.available > 4e9 else NOTE, f"{memory.available / 1e9:.1f} of {memory.total / 1e9:.1f} GB free",
+        ("memory", OK if memory.available > 4e9 else NOTE,
+         f"{memory.available / 1e9:.1f} of {memory.total / 1e9:.1f} GB free",
          "" if memory.available > 4e9 else "models of over a billion parameters need more: close something"),
         ("disk, model store", OK if free > 20e9 else NOTE, f"{free / 1e9:.0f} GB free for {store}",
          "" if free > 20e9 else "set EVOMERGE_MODEL_STORE to a larger disk before fetching large models"),
-        ("disk, here", OK if here > 5e9 else NOTE, f"{here / 1e9:.0f} GB free", "" if here > 5e9 else "use --out on a larger disk"),
+        ("disk, here", OK if here > 5e9 else NOTE, f"{here / 1e9:.0f} GB free",
+         "" if here > 5e9 else "use --out on a larger disk"),
     ]  # fmt: skip
 
 

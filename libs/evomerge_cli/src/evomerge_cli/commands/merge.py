@@ -1,4 +1,4 @@
-"""`evomerge merge`: one recipe, executed here, without a service. `--download-and-merge` is the classic way to say it."""
+"""`evomerge merge`: one recipe, executed here, without a service; `--download-and-merge` in the classic words."""
 
 from __future__ import annotations
 

@@ -63,7 +63,13 @@ def execute(prepared: Prepared, out: Path, console: Console, *, evaluators: int 
 
 
 def _evolve(
-    prepared: Prepared, folder: RunFolder, state: dict[str, object], console: Console, *, evaluators: int, server: str | None
+    prepared: Prepared,
+    folder: RunFolder,
+    state: dict[str, object],
+    console: Console,
+    *,
+    evaluators: int,
+    server: str | None,
 ) -> None:
     """Leaves the finished run's events, model and state in the folder."""
     from evomerge_cli.client import SelectorClient

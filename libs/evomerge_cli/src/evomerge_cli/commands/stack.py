@@ -60,7 +60,7 @@ def _up(args: argparse.Namespace, console: Console) -> int:
     return OK
 
 
-def _down(args: argparse.Namespace, console: Console) -> int:  # noqa: ARG001 - the shape of every command
+def _down(args: argparse.Namespace, console: Console) -> int:
     state = read_state()
     if not state:
         console.say("no stack is up")
@@ -76,7 +76,7 @@ def _down(args: argparse.Namespace, console: Console) -> int:  # noqa: ARG001 - 
     return OK
 
 
-def _status(args: argparse.Namespace, console: Console) -> int:  # noqa: ARG001 - the shape of every command
+def _status(args: argparse.Namespace, console: Console) -> int:
     from evomerge_cli.stack.embedded import is_serving
 
     state = read_state()

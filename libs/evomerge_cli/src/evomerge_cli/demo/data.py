@@ -37,7 +37,7 @@ class Row:
 
 @dataclass(frozen=True)
 class TaskData:
-    """One task: the rows its expert and the base train on, and the suite items (JSON objects as they stand in the JSONL file)."""
+    """One task: the rows its expert and the base train on, and the suite items (the JSONL file's objects)."""
 
     name: str
     rows: tuple[Row, ...]
@@ -120,9 +120,7 @@ def sentiment(seed: int) -> TaskData:
         if prompt in seen:
             continue
         seen.add(prompt)
-        items.append(
-            {"id": f"sentiment-{len(items):03d}", "prompt": prompt, "choices": list(LABELS), "answer": label}
-        )
+        items.append({"id": f"sentiment-{len(items):03d}", "prompt": prompt, "choices": list(LABELS), "answer": label})
     rows = []
     easy = []
     for _ in range(6):

@@ -68,6 +68,7 @@ def build_family(folder: Path, *, seed: int = 0, progress: Callable[[str, float]
 
     Args:
         progress: called with (what, fraction 0 … 1 of the whole).
+
     """
     home = folder / f"v{VERSION}-{seed}"
     if not home.is_dir():
@@ -122,7 +123,9 @@ def _train(folder: Path, seed: int, progress: Callable[[str, float], None]) -> N
         plan = SCHEDULES[name]
         rows = [(Encoded(name, tasks[name].rows, tokenizer, plan.rows, seed + 1), 1)]
         if plan.replay_every:
-            again = Encoded("arithmetic", tasks["arithmetic"].base_rows, tokenizer, BASE_ROWS["arithmetic"][0], seed + 2)
+            again = Encoded(
+                "arithmetic", tasks["arithmetic"].base_rows, tokenizer, BASE_ROWS["arithmetic"][0], seed + 2
+            )
             rows.append((again, plan.replay_every))
         expert = copy.deepcopy(base)
         start = 0.5 + place / 6

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from evomerge_cli.demo.data import Row, TaskData
+from evomerge_cli.demo.data import Row
 
 VOCABULARY = 1536
 CONTEXT = 256
@@ -41,17 +40,29 @@ def train_tokenizer(rows: Iterable[Row]) -> PreTrainedTokenizerFast:
     )
     tokenizer.train_from_iterator((row.prompt + row.answer for row in rows), trainer)
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token=END, eos_token=END, pad_token=PAD, model_max_length=CONTEXT,
+        tokenizer_object=tokenizer,
+        bos_token=END,
+        eos_token=END,
+        pad_token=PAD,
+        model_max_length=CONTEXT,
         clean_up_tokenization_spaces=False,
     )
 
 
 def new_model(tokenizer: PreTrainedTokenizerFast, seed: int, shape: Shape = Shape()) -> LlamaForCausalLM:
     config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=shape.hidden, intermediate_size=shape.mlp,
-        num_hidden_layers=shape.layers, num_attention_heads=shape.heads, num_key_value_heads=shape.heads,
-        max_position_embeddings=CONTEXT, tie_word_embeddings=True, bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, initializer_range=0.04,
+        vocab_size=len(tokenizer),
+        hidden_size=shape.hidden,
+        intermediate_size=shape.mlp,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.heads,
+        max_position_embeddings=CONTEXT,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        initializer_range=0.04,
         attn_implementation="sdpa",
     )
     with torch.random.fork_rng(devices=[]):
@@ -72,7 +83,7 @@ class Encoded:
         newline = tokenizer.encode("\n", add_special_tokens=False)
         prompts = tokenizer([row.prompt for row in rows], add_special_tokens=False)["input_ids"]
         answers = tokenizer([row.answer for row in rows], add_special_tokens=False)["input_ids"]
-        for row, prompt, answer in zip(rows, prompts, answers):
+        for row, prompt, answer in zip(rows, prompts, answers, strict=True):
             ids = [*prompt, *answer, *(newline if row.prompt else []), end]
             self.rows.append((ids, len(prompt)))
         self.rng = random.Random(f"batches:{name}:{seed}")
@@ -89,9 +100,9 @@ class Encoded:
         width = max(len(ids) for ids, _ in chosen) + 1
         tokens = torch.full((len(chosen), width), self.pad)
         labels = torch.full((len(chosen), width), -100)
-        for i, ((ids, prompt), b) in enumerate(zip(chosen, bos)):
+        for i, ((ids, prompt), b) in enumerate(zip(chosen, bos, strict=True)):
             if b:
-                ids, prompt = [self.end, *ids], prompt + 1 if prompt else 0
+                ids, prompt = [self.end, *ids], prompt + 1 if prompt else 0  # noqa: PLW2901
             t = torch.tensor(ids)
             tokens[i, : len(ids)] = t
             labels[i, prompt : len(ids)] = t[prompt:]
@@ -133,8 +144,14 @@ class Muon:
 
 
 def train(
-    model: LlamaForCausalLM, tasks: Sequence[tuple[Encoded, int]], *, steps: int, rate: float, adam: float,
-    warmup: int = 10, progress: Callable[[float], None] = lambda _: None,
+    model: LlamaForCausalLM,
+    tasks: Sequence[tuple[Encoded, int]],
+    *,
+    steps: int,
+    rate: float,
+    adam: float,
+    warmup: int = 10,
+    progress: Callable[[float], None] = lambda _: None,
 ) -> list[list[float]]:
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
     rest = [p for n, p in model.named_parameters() if not (p.ndim == 2 and "embed" not in n)]

@@ -40,6 +40,7 @@ class Stack:
         folder: where the broker's store, artifacts, logs and `stack.json` (pids and addresses) go.
         evaluators: processes that score.
         fixed_ports: the documented ports where they are free (50051 …), for a stack that outlives one command.
+
     """
 
     def __init__(
@@ -96,6 +97,7 @@ class Stack:
         Raises:
             WorkerCrashed: one of them keeps dying.
             Unavailable: one of them is not ready in time.
+
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         self._plan()
@@ -186,7 +188,7 @@ class Stack:
         except EvoMergeException as error:
             log.error("%s", error)
             self.failure = error
-        except Exception as error:  # noqa: BLE001 - told to the caller by check()
+        except Exception as error:
             log.exception("the supervisor failed")
             self.failure = Unavailable(f"the embedded stack failed: {type(error).__name__}: {error}")
         finally:
@@ -216,7 +218,7 @@ class Stack:
             self._broker.wait(time.monotonic() + STOP_SECONDS)
 
     def _write_state(self) -> None:
-        """pids and addresses, for `evomerge status` and for whoever looks from outside."""
+        """Pids and addresses, for `evomerge status` and for whoever looks from outside."""
         assert self._broker is not None
         state = {
             "pid": os.getpid(),

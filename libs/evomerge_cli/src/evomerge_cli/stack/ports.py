@@ -29,6 +29,7 @@ def free_ports(count: int, *, preferred: tuple[int, ...] = ()) -> list[int]:
 
     Raises:
         Unavailable: none is left.
+
     """
     chosen: list[int] = []
     # The system's own randomness: two stacks started at the same moment must not try the same ports.

@@ -23,6 +23,7 @@ class SupervisedProcess:
 
     Args:
         log: where its output goes, appended; an overlong one is set aside as `.1` at start.
+
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class SupervisedProcess:
 
         Raises:
             WorkerCrashed: it died so often and so young that starting it again is no use; with the log's tail.
+
         """
         if self._process is None:
             return False

@@ -79,6 +79,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
     Raises:
         NotAModel: it is something else.
+
     """
     try:
         if path.stat().st_size > MAX_JSON_BYTES:
@@ -98,6 +99,7 @@ def check_folder(folder: Path) -> None:
 
     Raises:
         ModelNotFound, NotAModel, ModelError: no such folder; no config.json; a GGUF file or an adapter.
+
     """
     if folder.is_file() and folder.suffix == ".gguf":
         raise ModelError(f"{folder} is a GGUF file; this version merges folders of safetensors: convert it first")
@@ -116,6 +118,7 @@ def open_weights(folder: Path) -> TensorStore:
 
     Raises:
         NotAModel, UnsafeFile: no weights; a file that lies or would run code.
+
     """
     for single, index, load in ((SINGLE, INDEX, SafetensorsFile), (BIN_SINGLE, BIN_INDEX, _load_bin)):
         if (folder / index).is_file():

@@ -47,6 +47,7 @@ class SafetensorsFile:
 
     Raises:
         UnsafeFile: the header lies.
+
     """
 
     def __init__(self, path: Path) -> None:
@@ -101,6 +102,7 @@ class SafetensorsFile:
 
         Raises:
             UnsafeFile: the file became shorter.
+
         """
         info = self.tensors[name]
         wanted = (stop - start) * info.dtype.itemsize

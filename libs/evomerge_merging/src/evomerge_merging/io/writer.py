@@ -41,6 +41,7 @@ class SafetensorsWriter:
 
     Raises:
         DiskFull: no room left.
+
     """
 
     def __init__(self, path: Path, tensors: Sequence[TensorSpec], metadata: Mapping[str, str] | None = None) -> None:

@@ -76,6 +76,7 @@ class Block:
         statistics: what the method's statistics function returned, else None.
         words: `words(i)` gives an int32 for each element, uniform over all 2**32 values, that depends on nothing but
             the recipe's seed, the i-th input's identity, the tensor's name and the element's place.
+
     """
 
     start: int
@@ -105,6 +106,7 @@ class Method:
             first input), "derived" (the inputs' common ancestor, else their average).
         inputs: how many inputs besides the base it takes, None for any number of at least one.
         scales: what a parameter `scale` of a layer means: "tensor", or "hop" (the hidden state on its way in).
+
     """
 
     name: str
@@ -151,6 +153,7 @@ def merge_method(
 
     Raises:
         ValueError: the name is taken by another function, or the signature says nothing known.
+
     """
 
     def register(function: Function) -> Function:
@@ -216,6 +219,7 @@ def method(name: str) -> Method:
 
     Raises:
         RecipeError: there is none; it names the nearest.
+
     """
     _load()
     found = _METHODS.get(name)

@@ -11,8 +11,8 @@ from evomerge_evaluator.scoring.report import GenerateResult, ScoreReport
 
 __all__ = ["GenerateResult", "ScoreReport", "generate_text", "score_folder"]
 
-# Read when torch loads its OpenMP runtime. Threads that spin while they wait make a small model ten times slower as soon
-# as another process (the merger, say) wants the same cores; sleeping ones cost microseconds.
+# Read when torch loads its OpenMP runtime. Threads that spin while they wait make a small model ten times slower as
+# soon as another process (the merger, say) wants the same cores; sleeping ones cost microseconds.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
@@ -40,6 +40,7 @@ def score_folder(
         SuiteError: the suite asks what this kind of model cannot answer.
         NonFiniteScore: the model answered NaN or infinity.
         OutOfMemory: not even one row fits.
+
     """
     from evomerge_evaluator.scoring.scorer import Scorer
 
@@ -54,6 +55,7 @@ def generate_text(
     Raises:
         ModelError: see `score_folder`; also for a masked language model, which cannot continue a text.
         NonFiniteScore: the model answered NaN or infinity.
+
     """
     from evomerge_evaluator.scoring.scorer import Scorer
 

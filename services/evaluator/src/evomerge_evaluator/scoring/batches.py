@@ -12,6 +12,7 @@ def compose(lengths: Sequence[int], size: int, *, fits: Callable[[int, int], boo
         lengths: tokens of each row.
         size: rows a batch, at most.
         fits: whether a batch of (rows, tokens of its longest row) is allowed; one row always is.
+
     """
     order = sorted(range(len(lengths)), key=lambda row: (-lengths[row], row))
     batches: list[list[int]] = []

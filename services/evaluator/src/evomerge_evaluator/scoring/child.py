@@ -34,6 +34,7 @@ class ScoreRequest:
         folder: its weights; None: the recipe is executed in memory.
         models: ModelReference.key of each source → its folder.
         suite_digest: of `suite`, known already.
+
     """
 
     folder: Path | None

@@ -19,6 +19,7 @@ def choose_device(wanted: str = "auto") -> torch.device:
     Raises:
         InvalidInput: no such kind of device.
         Unavailable: this machine does not have it.
+
     """
     if wanted in ("", "auto"):
         if torch.cuda.is_available():

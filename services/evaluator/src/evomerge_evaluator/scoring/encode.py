@@ -46,6 +46,7 @@ class EncodedTask:
         constants: item → log-probability of tokens that nothing conditions (perplexity without BOS).
         prompts: item → tokens to continue (exact_match).
         truncated: how many items were cut to fit.
+
     """
 
     rows: list[Row] = field(default_factory=list)
@@ -64,6 +65,7 @@ class Encoder:
         masked: a masked language model.
         vocabulary: rows of its embedding.
         tree: the longest row that choices may share (see `tree_limit`).
+
     """
 
     def __init__(self, tokenizer: Any, *, context: int, masked: bool, vocabulary: int, tree: int) -> None:
@@ -84,6 +86,7 @@ class Encoder:
         Raises:
             SuiteError: the kind of task does not go with the kind of model, or a document is too long.
             ModelError: the task asks for a chat template and the model has none.
+
         """
         if task.kind == "multiple_choice":
             return self._multiple_choice(task, items)
@@ -236,6 +239,7 @@ def chat_text(tokenizer: Any, prompt: str) -> str:
 
     Raises:
         ModelError: the model has no chat template, or it does not work.
+
     """
     if not tokenizer.chat_template:
         raise ModelError("the model has no chat template, and the task says chat: true")

@@ -36,6 +36,7 @@ class Row:
         queries: (position in `ids`, token) pairs.
         prefix: length of the prefix; all of `ids` when there are no branches.
         branches: lengths of the branches.
+
     """
 
     ids: tuple[int, ...]
@@ -97,6 +98,7 @@ def token_logprobs(
     Raises:
         NonFiniteScore: the model answered NaN or infinity.
         OutOfMemory: not even one row fits.
+
     """
     result: list[list[float]] = [[] for _ in rows]
     branched = any(row.branches for row in rows)
@@ -123,6 +125,7 @@ def halving(work: Callable[[list[int]], list[Any]], batch: list[int]) -> list[An
 
     Raises:
         OutOfMemory: one row alone does not fit.
+
     """
     try:
         return work(batch)

@@ -49,6 +49,7 @@ def generate(
     Raises:
         NonFiniteScore: the model answered NaN or infinity.
         OutOfMemory: not even one prompt fits.
+
     """
     result: list[list[int]] = [[] for _ in prompts]
     longest = max(map(len, prompts), default=0)

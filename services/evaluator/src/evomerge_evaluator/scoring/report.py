@@ -18,6 +18,7 @@ class ScoreReport:
         items: how many were scored.
         device: where and how, such as "cpu float32 2 threads": scores are bit-stable on one kind of device.
         truncated: items whose prompt was cut from the left to fit the context window.
+
     """
 
     fitness: float

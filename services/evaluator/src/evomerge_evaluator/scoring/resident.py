@@ -48,6 +48,7 @@ class LoadedModel:
         context: tokens that it reads at most.
         masked: a masked language model (BERT and its kin).
         end_ids: tokens that end a generation.
+
     """
 
     module: Any
@@ -83,6 +84,7 @@ class Resident:
 
         Raises:
             ModelError: it is missing, no model, unsafe, or its tensors do not fit its config.
+
         """
         names = describe_model(folder).files
         files = [folder / name for name in names if name.endswith(".safetensors")]
@@ -93,6 +95,7 @@ class Resident:
 
         Raises:
             ModelError: the tensors do not fit the config.
+
         """
         return self._load(config_folder, None, list(tensors.items()))
 

@@ -212,6 +212,7 @@ def compile_extract(task: Task) -> re.Pattern[str] | None:
 
     Raises:
         SuiteError: it is none.
+
     """
     if not task.extract:
         return None
