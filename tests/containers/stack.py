@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -48,5 +49,5 @@ class Stack:
     environ: dict[str, str]
 
     def compose(self, *words: str, timeout: float = 120, check: bool = True) -> str:
-        files = ["-f", "docker-compose.yml", "-f", str(OVERRIDE), "-p", "evomerge-test"]
+        files = ["-f", "docker-compose.yml", "-f", str(OVERRIDE), "-p", os.environ.get("TEST_PROJECT", "evomerge-test")]
         return run("docker", "compose", *files, *words, timeout=timeout, check=check, cwd=ROOT, env=self.environ)
