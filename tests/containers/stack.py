@@ -51,3 +51,22 @@ class Stack:
     def compose(self, *words: str, timeout: float = 120, check: bool = True) -> str:
         files = ["-f", "docker-compose.yml", "-f", str(OVERRIDE), "-p", os.environ.get("TEST_PROJECT", "evomerge-test")]
         return run("docker", "compose", *files, *words, timeout=timeout, check=check, cwd=ROOT, env=self.environ)
+
+
+def write_models(folder: Path) -> list[str]:
+    """Two tiny models that the services' user may read; their names."""
+    from tiny_models import make
+
+    names = ["one", "two"]
+    for seed, name in enumerate(names):
+        make(folder / name, seed=seed)
+    for path in folder.rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    return names
+
+
+def sums() -> dict[str, Any]:
+    """A task of twenty items."""
+    items = [{"prompt": f"{a} + {b} =", "choices": [f" {a + b}", f" {a - b}"], "answer": 0}
+             for a in range(5) for b in range(4)]  # fmt: skip
+    return {"name": "sums", "kind": "multiple_choice", "items": items}

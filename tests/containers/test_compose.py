@@ -7,11 +7,10 @@ import threading
 import time
 import urllib.parse
 import urllib.request
-from pathlib import Path
 from typing import Any
 
 import pytest
-from stack import BIN, Stack, grpcurl, run
+from stack import BIN, Stack, grpcurl, run, sums, write_models
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(1200)]
 
@@ -61,12 +60,12 @@ def test_idle_memory(stack: Stack) -> None:
 
 
 def test_a_run_from_grpcurl_to_its_champion(stack: Stack) -> None:
-    names = _write_models(stack.models)
+    names = write_models(stack.models)
     spec = {
         "models": [f"/models/{name}" for name in names],
         "seed": 3,
         "search": {"evaluations": 12, "population": 4, "methods": ["linear", "slerp"]},
-        "suite": {"tasks": [_task()], "holdout": 0.4},
+        "suite": {"tasks": [sums()], "holdout": 0.4},
     }
     seen: list[dict[str, Any]] = []
     watching = threading.Event()
@@ -95,20 +94,3 @@ def test_a_run_from_grpcurl_to_its_champion(stack: Stack) -> None:
     assert float(seen[-1]["value"][1]) == pytest.approx(final["best_fitness"], rel=1e-6)
     with urllib.request.urlopen(f"http://127.0.0.1:8080/runs/{started['run_id']}", timeout=10) as page:
         assert started["run_id"] in page.read().decode()
-
-
-def _write_models(folder: Path) -> list[str]:
-    from tiny_models import make
-
-    names = ["one", "two"]
-    for seed, name in enumerate(names):
-        make(folder / name, seed=seed)
-    for path in folder.rglob("*"):
-        path.chmod(0o755 if path.is_dir() else 0o644)
-    return names
-
-
-def _task() -> dict[str, Any]:
-    items = [{"prompt": f"{a} + {b} =", "choices": [f" {a + b}", f" {a - b}"], "answer": 0}
-             for a in range(5) for b in range(4)]  # fmt: skip
-    return {"name": "sums", "kind": "multiple_choice", "items": items}
