@@ -38,7 +38,7 @@ class SelectorClient:
         self._thread.start()
         self._watch: asyncio.Task[None] | None = None
         self._channel: grpc.aio.Channel = self._run(self._connect(settings))
-        self._stub = selector_pb2_grpc.SelectorServiceStub(self._channel)  # type: ignore[no-untyped-call]
+        self._stub = selector_pb2_grpc.SelectorServiceStub(self._channel)
 
     async def _connect(self, settings: Settings) -> grpc.aio.Channel:
         return client_channel(self.address, settings)
@@ -67,22 +67,29 @@ class SelectorClient:
 
     def start_run(self, request_id: str, spec: str) -> pb.Run:
         """Starts a run, or finds the one that this request id started."""
-        return self._call(self._stub.StartRun, pb.StartRunRequest(request_id=request_id, spec=spec), START_SECONDS)
+        run: pb.Run = self._call(
+            self._stub.StartRun, pb.StartRunRequest(request_id=request_id, spec=spec), START_SECONDS
+        )
+        return run
 
     def get_run(self, run_id: str) -> pb.Run:
-        return self._call(self._stub.GetRun, pb.GetRunRequest(run_id=run_id))
+        run: pb.Run = self._call(self._stub.GetRun, pb.GetRunRequest(run_id=run_id))
+        return run
 
     def list_runs(self) -> list[pb.Run]:
         return list(self._call(self._stub.ListRuns, pb.ListRunsRequest()).runs)
 
     def pause(self, run_id: str) -> pb.Run:
-        return self._call(self._stub.PauseRun, pb.PauseRunRequest(run_id=run_id))
+        run: pb.Run = self._call(self._stub.PauseRun, pb.PauseRunRequest(run_id=run_id))
+        return run
 
     def resume(self, run_id: str) -> pb.Run:
-        return self._call(self._stub.ResumeRun, pb.ResumeRunRequest(run_id=run_id))
+        run: pb.Run = self._call(self._stub.ResumeRun, pb.ResumeRunRequest(run_id=run_id))
+        return run
 
     def cancel(self, run_id: str, *, finish: bool, reason: str) -> pb.Run:
-        return self._call(self._stub.CancelRun, pb.CancelRunRequest(run_id=run_id, finish=finish, reason=reason))
+        run: pb.Run = self._call(self._stub.CancelRun, pb.CancelRunRequest(run_id=run_id, finish=finish, reason=reason))
+        return run
 
     def watch(self, run_id: str, *, from_sequence: int = 0, persistent: bool = True) -> Watch:
         """Every event of the run from a sequence on, then live.

@@ -114,8 +114,8 @@ def resolve_suite(
             raise (locate(error, file, lines) if file and lines and not flag else error) from error
         return load_suite(path)
     if value is None:
-        error = SpecError("a run needs a suite: a file, `general`, or tasks written here", ("suite",))
-        raise locate(error, file, lines) if lines else error
+        missing = SpecError("a run needs a suite: a file, `general`, or tasks written here", ("suite",))
+        raise locate(missing, file, lines) if lines else missing
     return inline_suite(value, folder, file=file, lines=lines, path=("suite",))
 
 

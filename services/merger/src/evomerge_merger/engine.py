@@ -22,7 +22,8 @@ def export(recipe_json: str, models: Mapping[str, str], out: str, threads: int, 
     """Writes a finished model with its recipe and card into `out`; returns its bytes."""
     from evomerge_merging import merge_recipe
 
-    return merge_recipe(Recipe.from_json(recipe_json), _paths(models), Path(out), threads=threads, card=card).bytes
+    recipe = Recipe.from_json(recipe_json)
+    return merge_recipe(recipe, _paths(models), Path(out), threads=threads, card=card, staged=True).bytes
 
 
 def validate(text: str) -> tuple[str, str, list[str]]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
+from typing import Any
 
 import grpc
 
-from evomerge.v1 import merger_pb2, merger_pb2_grpc
+from evomerge.v1 import merger_pb2, merger_pb2_grpc, types_pb2
 from evomerge_common import codec
 from evomerge_common.domain.messages import (
     ArtifactExported,
@@ -17,6 +19,7 @@ from evomerge_common.domain.messages import (
     Job,
     JobPayload,
     MergeJob,
+    Model,
 )
 from evomerge_common.domain.recipe import Recipe
 from evomerge_common.errors import NotFound
@@ -36,13 +39,13 @@ class MergerServicer(merger_pb2_grpc.MergerServiceServicer):
         self._child = child
 
     async def ValidateRecipe(
-        self, request: merger_pb2.ValidateRecipeRequest, context: grpc.aio.ServicerContext
+        self, request: merger_pb2.ValidateRecipeRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> merger_pb2.ValidateRecipeResponse:
         text, digest, models = await self._child.call(engine.validate, request.recipe)
         return merger_pb2.ValidateRecipeResponse(recipe_json=text, recipe_digest=digest, models=models)
 
     async def Merge(
-        self, request: merger_pb2.MergeRequest, context: grpc.aio.ServicerContext
+        self, request: merger_pb2.MergeRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> merger_pb2.MergeStatus:
         recipe, sources = await self._resolve(request.recipe, request.sources)
         return await self._queue(
@@ -50,7 +53,7 @@ class MergerServicer(merger_pb2_grpc.MergerServiceServicer):
         )
 
     async def Export(
-        self, request: merger_pb2.ExportRequest, context: grpc.aio.ServicerContext
+        self, request: merger_pb2.ExportRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> merger_pb2.MergeStatus:
         recipe, sources = await self._resolve(request.recipe, request.sources)
         job = ExportJob(
@@ -63,7 +66,7 @@ class MergerServicer(merger_pb2_grpc.MergerServiceServicer):
         return await self._queue(recipe, "export", job)
 
     async def GetMerge(
-        self, request: merger_pb2.GetMergeRequest, context: grpc.aio.ServicerContext
+        self, request: merger_pb2.GetMergeRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> merger_pb2.MergeStatus:
         entry = await self._ports.kv.get("results", request.job_id)
         if entry is None:
@@ -85,7 +88,7 @@ class MergerServicer(merger_pb2_grpc.MergerServiceServicer):
         )
 
     async def ListMethods(
-        self, request: merger_pb2.ListMethodsRequest, context: grpc.aio.ServicerContext
+        self, request: merger_pb2.ListMethodsRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> merger_pb2.ListMethodsResponse:
         return merger_pb2.ListMethodsResponse(
             methods=[
@@ -101,7 +104,7 @@ class MergerServicer(merger_pb2_grpc.MergerServiceServicer):
             ]
         )
 
-    async def _resolve(self, text: str, sources: list) -> tuple[Recipe, tuple]:
+    async def _resolve(self, text: str, sources: Iterable[types_pb2.Model]) -> tuple[Recipe, tuple[Model, ...]]:
         recipe_json, _, _ = await self._child.call(engine.validate, text)
         models = tuple(codec.from_proto(one) for one in sources)
         return Recipe.from_json(recipe_json).with_digests({one.reference: one.digest for one in models}), models

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -16,6 +17,8 @@ from evomerge_common.runtime.ports_factory import Ports
 from evomerge_merger import engine
 
 THREADS = 2
+REMEMBERED = 1000
+"""Artifacts that the handler knows to be stored."""
 
 
 class _Handler:
@@ -39,24 +42,40 @@ FOLDER = object()
 
 
 class MergeHandler(_Handler):
-    """A recipe's weights, in the scratch area of the artifact store."""
+    """A recipe's weights, in the scratch area of the artifact store; those that are still there are not made again."""
+
+    def __init__(self, *, ports: Ports, child: ChildProcess) -> None:
+        super().__init__(ports=ports, child=child)
+        self._made: OrderedDict[str, tuple[str, int]] = OrderedDict()
+
+    def _still_there(self, digest: str) -> tuple[str, int] | None:
+        found = self._made.get(digest)
+        if found is not None:
+            try:
+                self._ports.artifacts.open(found[0])
+            except NotFound:
+                del self._made[digest]
+                return None
+        return found
 
     async def __call__(self, job: Job) -> CandidateMerged:
         payload = job.payload
         if not isinstance(payload, MergeJob):
             raise InvalidInput(f"the merge queue brought a {job.kind} job")
         began = time.monotonic()
-        uri, size = await self._store(
-            f"scratch/{payload.recipe_digest}",
-            engine.merge,
-            payload.recipe_json,
-            folders(payload.sources),
-            FOLDER,
-            THREADS,
-        )
+        digest = payload.recipe_digest
+        stored = await asyncio.to_thread(self._still_there, digest)
+        if stored is None:
+            stored = await self._store(
+                f"scratch/{digest}", engine.merge, payload.recipe_json, folders(payload.sources), FOLDER, THREADS
+            )
+            self._made[digest] = stored
+            while len(self._made) > REMEMBERED:
+                self._made.popitem(last=False)
+        uri, size = stored
         return CandidateMerged(
             job_id=job.job_id,
-            recipe_digest=payload.recipe_digest,
+            recipe_digest=digest,
             uri=uri,
             bytes=size,
             seconds=time.monotonic() - began,

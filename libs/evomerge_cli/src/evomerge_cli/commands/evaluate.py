@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 from evomerge_cli.commands.merge import fetch
 from evomerge_cli.console import Console
@@ -31,7 +32,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         )
     weights = {task.name: task.weight for task in suite.tasks}
     whole = mean_interval({s.task: s.item_scores for s in report.scores}, weights, seed=suite.seed)
-    tasks = []
+    tasks: list[dict[str, Any]] = []
     for score in report.scores:
         interval = mean_interval({score.task: score.item_scores}, {score.task: 1.0}, seed=suite.seed)
         tasks.append(

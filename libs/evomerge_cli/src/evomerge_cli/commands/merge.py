@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from evomerge_cli.console import Console
 from evomerge_cli.progress import stages
@@ -22,7 +23,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     models = fetch(recipe.sources(), console)
     threads = getattr(args, "threads", 2)
     with plan_merge(recipe, models) as plan:
-        facts = {
+        facts: dict[str, Any] = {
             "tensors": len(plan.tensors),
             "parameters": plan.parameters,
             "read_bytes": plan.read_bytes,

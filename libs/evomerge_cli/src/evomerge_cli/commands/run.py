@@ -110,7 +110,7 @@ def _evolve(
 
 
 @contextlib.contextmanager
-def _selector(folder: RunFolder, console: Console, *, evaluators: int, server: str | None) -> Iterator[tuple]:  # type: ignore[type-arg]
+def _selector(folder: RunFolder, console: Console, *, evaluators: int, server: str | None) -> Iterator[tuple]:
     """(address, client settings, check) of a server, or of a stack that lives as long as this context."""
     if server:
         from evomerge_common.runtime.settings import Settings

@@ -121,7 +121,7 @@ def _memory(pid: int) -> int:
 
     try:
         process = psutil.Process(pid)
-        return sum(p.memory_info().rss for p in (process, *process.children(recursive=True))) >> 20
+        return int(sum(p.memory_info().rss for p in (process, *process.children(recursive=True)))) >> 20
     except psutil.Error:
         return 0
 
