@@ -15,14 +15,20 @@ from evomerge_common.domain.recipe import Recipe
 from evomerge_merging.check import check_recipe
 from evomerge_merging.execute import MergeReport, Progress, execute, merge_in_memory
 from evomerge_merging.export import write_card
+from evomerge_merging.masking import mask_input_with_mask_rate, mask_model_weights, mask_task_vector
 from evomerge_merging.plan import Plan, plan_merge
 from evomerge_merging.recipe_yaml import read_recipe_yaml, recipe_to_mergekit
+from evomerge_merging.task_vector import TaskVector
 
 __all__ = [
     "MergeReport",
     "Plan",
+    "TaskVector",
     "check_recipe",
     "execute",
+    "mask_input_with_mask_rate",
+    "mask_model_weights",
+    "mask_task_vector",
     "merge_in_memory",
     "merge_recipe",
     "plan_merge",
@@ -40,6 +46,7 @@ def merge_recipe(
     threads: int = 2,
     progress: Progress | None = None,
     card: str = "",
+    staged: bool = False,
 ) -> MergeReport:
     """One merge from recipe to folder, with recipe.json, mergekit_config.yml where it can be said so, and a model card.
 
@@ -50,6 +57,7 @@ def merge_recipe(
         threads: of the merge.
         progress: called with (bytes done, bytes in all).
         card: text of README.md; empty: one is made from the recipe.
+        staged: `out_dir` is the caller's own temporary folder (see `execute`).
 
     Raises:
         InvalidInput, ResourceExhausted: see `plan_merge` and `execute`; nothing is left under `out_dir`.
@@ -57,5 +65,10 @@ def merge_recipe(
     """
     with plan_merge(recipe, models) as plan:
         return execute(
-            plan, out_dir, threads=threads, progress=progress, extras=lambda folder: write_card(recipe, folder, card)
+            plan,
+            out_dir,
+            threads=threads,
+            progress=progress,
+            staged=staged,
+            extras=lambda folder: write_card(recipe, folder, card),
         )

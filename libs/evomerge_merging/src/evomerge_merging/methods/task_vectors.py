@@ -1,15 +1,15 @@
 """Methods on task vectors: what a model changed of its base.
 
-All are one scheme: thin each task vector out (not, by magnitude, at random), weigh, perhaps keep only what agrees with
-the elected sign, add up, and add the result to the base, times `lambda`. Parameters that a method does not use but
-that recipes of this family carry everywhere (`density` of task_arithmetic, `int8_mask`) are accepted.
+All are one scheme: thin each task vector out (by magnitude, at random, or not), weigh, perhaps keep only what agrees
+with the elected sign, add up, and add the result to the base, times `lambda`. Parameters that a method does not use
+but that recipes of this family carry everywhere (`density` of task_arithmetic, `int8_mask`) are accepted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,52 +24,66 @@ _EPSILON = 1e-8
 
 @dataclass(frozen=True)
 class Thinning:
-    """For each task vector: what is kept of it, and the factor that makes up for what is not."""
+    """What the whole tensor tells of thinning it out.
 
-    cuts: Sequence[Cut]
+    Attributes:
+        cuts: for each task vector, what is kept by magnitude; None: what is kept is told by random words.
+        factors: for each task vector, what makes up for what is not kept.
+
+    """
+
+    cuts: Sequence[Cut] | None
     factors: Sequence[float]
+
+    def apply(self, i: int, delta: Tensor, block: Block, density: float) -> Tensor:
+        """A piece of the i-th task vector, thinned out, not yet rescaled; `delta` may be written into."""
+        if density >= 1.0:
+            return delta
+        if self.cuts is not None:
+            return self.cuts[i].apply(delta, block.start)
+        return delta.mul_(kept(block.words(i), density, delta.dtype))
 
 
 def thin_by_magnitude(view: View, *, density: Sequence[float], rescale: bool) -> Thinning:
     """Finds the `int(density * size)` largest magnitudes of each task vector, exactly."""
 
     def magnitudes(start: int, stop: int) -> list[Tensor]:
-        tensors, base = view.read(start, stop)
-        assert base is not None
-        return [(tensor - base).abs_() for tensor in tensors]
+        return [delta.abs_() for delta in _deltas(view, start, stop)]
 
     if all(share >= 1.0 for share in density):
         return Thinning([KEEP_ALL] * len(density), [1.0] * len(density))
     counts = [int(min(share, 1.0) * view.size) for share in density]
-    found = cuts(magnitudes, view.pieces(), view.size, counts)
-    masks = [lambda block, delta, cut=cut: cut.mask(delta.abs(), block.start) for cut in found]
-    return Thinning(found, _factors(view, masks) if rescale else [1.0] * len(density))
+    return _rescaled(view, density, cuts(magnitudes, view.pieces(), view.size, counts), rescale=rescale)
 
 
 def thin_at_random(view: View, *, density: Sequence[float], rescale: bool) -> Thinning:
-    """The cuts keep everything: which elements stay is told by the block's random words."""
-    masks = [
-        lambda block, delta, i=i, share=share: kept(block.words(i), share) if share < 1.0 else torch.ones_like(delta)
-        for i, share in enumerate(density)
-    ]
-    needed = rescale and any(share < 1.0 for share in density)
-    return Thinning([KEEP_ALL] * len(density), _factors(view, masks) if needed else [1.0] * len(density))
+    """Nothing but the factors needs to be known beforehand."""
+    return _rescaled(view, density, None, rescale=rescale)
 
 
-def _factors(view: View, masks: Sequence[Callable[[Block, Tensor], Tensor]]) -> list[float]:
-    """What each thinned task vector is multiplied by to have its L1 norm back (on average 1 / density at random)."""
-    names = range(len(masks))
-    sums = Sums(*[f"all{i}" for i in names], *[f"kept{i}" for i in names])
+def _deltas(view: View, start: int, stop: int) -> list[Tensor]:
+    tensors, base = view.read(start, stop)
+    assert base is not None
+    return [tensor - base for tensor in tensors]
+
+
+def _rescaled(view: View, density: Sequence[float], found: Sequence[Cut] | None, *, rescale: bool) -> Thinning:
+    """With the factors that give each task vector its L1 norm back (on average 1 / density at random)."""
+    thinning = Thinning(found, [1.0] * len(density))
+    thinned = [i for i, share in enumerate(density) if share < 1.0]
+    if not rescale or not thinned:
+        return thinning
+    sums = Sums(*[f"{name}{i}" for i in thinned for name in ("all", "kept")])
     for start, stop in view.pieces():
-        tensors, base = view.read(start, stop)
-        assert base is not None
-        block = view.block(start, stop)
-        for i, mask in enumerate(masks):
-            delta = tensors[i] - base
-            size = delta.abs()
-            sums.add(**{f"all{i}": size, f"kept{i}": size * mask(block, delta)})
-    totals = [(sums[f"all{i}"], sums[f"kept{i}"]) for i in names]
-    return [whole / part if min(whole, part) > _EPSILON else 1.0 for whole, part in totals]
+        deltas, block = _deltas(view, start, stop), view.block(start, stop)
+        for i in thinned:
+            sums.add(**{f"all{i}": deltas[i].abs()})
+            sums.add(**{f"kept{i}": thinning.apply(i, deltas[i], block, density[i]).abs_()})
+    factors = [1.0] * len(density)
+    for i in thinned:
+        whole, part = sums[f"all{i}"], sums[f"kept{i}"]
+        factors[i] = whole / part if min(whole, part) > _EPSILON else 1.0
+    return Thinning(found, factors)
 
 
 def merge_task_vectors(
@@ -77,26 +91,20 @@ def merge_task_vectors(
     base: Tensor,
     block: Block,
     *,
-    thin: Literal["no", "magnitude", "random"],
     elect: bool,
     weight: Sequence[float],
     density: Sequence[float],
     normalize: bool,
     scale: float,
 ) -> Tensor:
-    """One piece of any method of the family; `block.statistics` is a `Thinning` unless `thin` is "no"."""
+    """One piece of any method of the family; `block.statistics` is a `Thinning`, None where nothing is thinned out."""
     weighted: list[Tensor] = []
-    thinning: Any = block.statistics
+    thinning: Thinning | None = block.statistics
     for i, tensor in enumerate(tensors):
         delta = tensor - base
         factor = weight[i]
-        if thin != "no" and density[i] < 1.0:
-            mask = (
-                kept(block.words(i), density[i])
-                if thin == "random"
-                else thinning.cuts[i].mask(delta.abs(), block.start)
-            )
-            delta.mul_(mask)
+        if thinning is not None:
+            delta = thinning.apply(i, delta, block, density[i])
             factor *= thinning.factors[i]
         weighted.append(delta.mul_(factor))
     total = weighted[0].clone()
@@ -111,17 +119,18 @@ def merge_task_vectors(
 
 def _disjoint_sum(weighted: Sequence[Tensor], total: Tensor, weight: Sequence[float], *, normalize: bool) -> Tensor:
     """Only changes that have the sign of the total (plus where it is zero) count, and only their weights divide."""
-    sign = torch.where(total >= 0, 1.0, -1.0).to(total.dtype)
+    sign = torch.ones_like(total).copysign_(total)
     result = torch.zeros_like(total)
     divisor = torch.zeros_like(total)
     for change, share in zip(weighted, weight, strict=True):
-        agrees = (change * sign > 0).to(total.dtype)
-        result.add_(change * agrees)
+        agreeing = change.mul_(sign).clamp_(min=0.0)
+        result.add_(agreeing)
         if normalize:
-            divisor.add_(agrees.mul_(share))
+            divisor.add_(agreeing.gt_(0.0).mul_(share))
     if normalize:
-        result.div_(divisor.masked_fill_(divisor.abs() <= _EPSILON, 1.0))
-    return result
+        # Where the divisor is zero, one: as a float sum, since torch fills by mask thirty times slower.
+        result.div_(divisor.add_(divisor.abs().le_(_EPSILON)))
+    return result.mul_(sign)
 
 
 def _magnitude_statistics(view: View, *, density: Sequence[float], rescale: bool, **_: Any) -> Thinning:
@@ -148,7 +157,7 @@ def task_arithmetic(
     """The base plus the weighted sum of the task vectors (Ilharco et al. 2022, arXiv:2212.04089)."""
     return merge_task_vectors(
         tensors, base, block,
-        thin="no", elect=False, weight=weight, density=density, normalize=normalize, scale=lambda_,
+        elect=False, weight=weight, density=density, normalize=normalize, scale=lambda_,
     )  # fmt: skip
 
 
@@ -168,7 +177,7 @@ def ties(
     """Trim task vectors by magnitude, elect a sign, and average what agrees (Yadav et al. 2023, arXiv:2306.01708)."""
     return merge_task_vectors(
         tensors, base, block,
-        thin="magnitude", elect=True, weight=weight, density=density, normalize=normalize, scale=lambda_,
+        elect=True, weight=weight, density=density, normalize=normalize, scale=lambda_,
     )  # fmt: skip
 
 
@@ -188,7 +197,7 @@ def dare_linear(
     """Drop elements of task vectors at random, rescale the rest, add them up (Yu et al. 2023, arXiv:2311.03099)."""
     return merge_task_vectors(
         tensors, base, block,
-        thin="random", elect=False, weight=weight, density=density, normalize=normalize, scale=lambda_,
+        elect=False, weight=weight, density=density, normalize=normalize, scale=lambda_,
     )  # fmt: skip
 
 
@@ -208,5 +217,5 @@ def dare_ties(
     """Drop elements of task vectors at random, rescale, then elect signs as TIES does."""
     return merge_task_vectors(
         tensors, base, block,
-        thin="random", elect=True, weight=weight, density=density, normalize=normalize, scale=lambda_,
+        elect=True, weight=weight, density=density, normalize=normalize, scale=lambda_,
     )  # fmt: skip
