@@ -23,6 +23,6 @@ def test_evomerge_run_on_a_server(stack: Stack, tmp_path: Path) -> None:
     print(run(BIN / "evomerge", "run", file, "--server", "127.0.0.1:50054", "--out", out, timeout=400)[-2000:])
     result = json.loads((out / "result.json").read_text())
     runs = grpcurl(50054, "evomerge.v1.SelectorService/ListRuns")[0]["runs"]
-    assert result["champion"]["digest"].removeprefix("sha256:") in {one["champion_digest"] for one in runs}
+    assert result["champion"]["recipe_digest"] in {one["champion_digest"] for one in runs}
     assert (out / "report" / "index.html").stat().st_size > 0
     assert (out / "events.jsonl").stat().st_size > 0
