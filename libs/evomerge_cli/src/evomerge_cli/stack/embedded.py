@@ -146,7 +146,9 @@ class Stack:
         nats_port, page_port = ports[-2:]
         self.addresses = {name: f"{HOST}:{port}" for name, port in grpc_ports.items()}
         self.addresses |= {"nats": f"{HOST}:{nats_port}", "page": f"{HOST}:{page_port}"}
-        broker = Broker(self.folder / "nats", port=nats_port)
+        # -P: the user's current folder must not shadow a module.
+        launcher = [sys.executable, "-P", "-m", "evomerge_cli.stack.child", str(os.getpid())]
+        broker = Broker(self.folder / "nats", port=nats_port, launcher=[*launcher, "--exec"])
         self._broker = SupervisedProcess("nats-server", broker.command, env=self._environ, log=self.logs / "nats.log")
         for name in names:
             module = "evaluator" if name.startswith("evaluator") else name
@@ -154,8 +156,7 @@ class Stack:
             self._services.append(
                 SupervisedProcess(
                     name,
-                    # -P: the user's current folder must not shadow a module.
-                    [sys.executable, "-P", "-m", "evomerge_cli.stack.child", str(os.getpid()), f"evomerge_{module}"],
+                    [*launcher, f"evomerge_{module}"],
                     env=env,
                     log=self.logs / f"{name}.log",
                 )
