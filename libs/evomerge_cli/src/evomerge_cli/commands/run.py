@@ -31,7 +31,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         console.say(f"note: {note}")
     sources = prepared.spec.sources
     if args.server:  # a folder that is not here may be there: then the server says what is wrong with it
-        sources = [source for source in sources if Path(source).is_dir()]
+        sources = tuple(source for source in sources if Path(source).is_dir())
     check_models(sources, hub=not args.server, store=settings.model_store)
     return execute(
         prepared, Path(args.out or DEFAULT_OUT).expanduser(), console, evaluators=args.evaluators, server=args.server
