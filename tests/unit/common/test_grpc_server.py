@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -194,26 +193,6 @@ async def test_listening_beyond_loopback_without_protection_is_loud(capsys: pyte
         await server.stop(0)
         said = capsys.readouterr()
         assert ("ANYONE WHO REACHES THIS PORT" in said.out + said.err) == loud
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A private authority, a server's certificate for localhost, a client's."""
-    folder = tmp_path_factory.mktemp("tls")
-
-    def openssl(*args: str) -> None:
-        subprocess.run(["openssl", *args], cwd=folder, check=True, capture_output=True)
-
-    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
-    openssl("req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.pem", "-days", "2", "-subj", "/CN=test authority")
-    for name in ("server", "client"):
-        (folder / "extensions").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
-        openssl("req", *key, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
-        openssl(
-            "x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial",
-            "-out", f"{name}.pem", "-days", "2", "-extfile", "extensions",
-        )  # fmt: skip
-    return folder
 
 
 async def test_tls_and_mutual_tls(certificates: Path) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 import uuid
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 
 import nats.errors
 import nats.js.errors
@@ -110,8 +112,11 @@ class NatsDelivery:
         await self._tell(b"+WPI")
 
     async def ack(self) -> None:
-        """Takes it off the queue, and waits for the broker's word."""
-        await self.link.request(f"ack of {self.job.job_id}", self._message.reply, b"+ACK")
+        """Takes it off the queue, and waits for the broker's word.
+
+        One try: a broker that was killed may have forgotten that it delivered this, and then it never answers.
+        """
+        await self.link.request(f"ack of {self.job.job_id}", self._message.reply, b"+ACK", patience=0.0)
 
     async def retry(self, delay: float) -> None:
         """Gives it back."""
@@ -137,7 +142,7 @@ async def _bury(link: Link, message: Msg, kind: str, reason: str, job_id: str) -
         "Evomerge-Job-Id": job_id,
     }
     await link.publish(f"dead letter {job_id}", f"evomerge.dlq.{kind}", message.data, headers)
-    await link.request(f"ack of dead letter {job_id}", message.reply, b"+ACK")
+    await link.request(f"ack of dead letter {job_id}", message.reply, b"+ACK", patience=0.0)
 
 
 class NatsEventLog:
@@ -160,22 +165,28 @@ class NatsEventLog:
         """Appends the selector's decision.
 
         The message id holds this writer's own mark and the content: trying again after a lost answer finds its own
-        first try, and never another writer's.
+        first try, and never another writer's. (The broker compares sequences before message ids, so the second try
+        is refused, and the last message tells whose it was.)
         """
         if event.is_result:
             raise ValueError(f"{event.type} is a result")
         data = codec.encode(event)
         mark = hashlib.sha256(data).hexdigest()[:16]
+        message_id = f"decision-{event.run_id}-{expected_last}-{self._writer}-{mark}"
+        chain = f"evomerge.event.{subjects.run_token(event.run_id)}.decision.>"
         headers = {
-            api.Header.MSG_ID.value: f"decision-{event.run_id}-{expected_last}-{self._writer}-{mark}",
+            api.Header.MSG_ID.value: message_id,
             api.Header.EXPECTED_LAST_SUBJECT_SEQUENCE.value: str(expected_last),
-            "Nats-Expected-Last-Subject-Sequence-Subject": f"evomerge.event.{event.run_id}.decision.>",
+            "Nats-Expected-Last-Subject-Sequence-Subject": chain,
         }
         try:
             return await self.link.publish(
                 f"decision {event.type} of run {event.run_id}", subjects.event_subject(event), data, headers
             )
         except Fenced as error:
+            last = await _last_message(self.link, subjects.EVENTS, chain)
+            if last is not None and last.message_id == message_id:
+                return last.sequence
             raise Fenced(
                 f"run {event.run_id}: another selector wrote a decision after {expected_last}; this one must stop"
             ) from error
@@ -203,12 +214,8 @@ class NatsKeyValue:
     async def get(self, bucket: str, key: str) -> tuple[bytes, int] | None:
         """Value and revision."""
         subjects.check_key(bucket, key)
-        body = {"last_by_subj": f"$KV.{bucket}.{key}"}
-        try:
-            answer = await self.link.api(f"{bucket}/{key}", f"STREAM.MSG.GET.KV_{bucket}", body)
-        except nats.js.errors.NotFoundError:
-            return None
-        return base64.b64decode(answer["message"].get("data", "")), int(answer["message"]["seq"])
+        last = await _last_message(self.link, f"KV_{bucket}", f"$KV.{bucket}.{key}")
+        return None if last is None else (last.data, last.sequence)
 
     async def create(self, bucket: str, key: str, value: bytes) -> bool:
         """Sets it if nobody has."""
@@ -217,14 +224,16 @@ class NatsKeyValue:
     async def update(self, bucket: str, key: str, value: bytes, *, revision: int) -> bool:
         """Sets it if its revision is still this one."""
         subjects.check_key(bucket, key)
+        subject, message_id = f"$KV.{bucket}.{key}", uuid.uuid4().hex
         headers = {
-            api.Header.MSG_ID.value: uuid.uuid4().hex,  # trying again after a lost answer finds the first try
+            api.Header.MSG_ID.value: message_id,
             api.Header.EXPECTED_LAST_SUBJECT_SEQUENCE.value: str(revision),
         }
         try:
-            await self.link.publish(f"{bucket}/{key}", f"$KV.{bucket}.{key}", value, headers)
-        except Fenced:
-            return False
+            await self.link.publish(f"{bucket}/{key}", subject, value, headers)
+        except Fenced:  # by somebody else, or by our own first try, whose answer was lost
+            last = await _last_message(self.link, f"KV_{bucket}", subject)
+            return last is not None and last.message_id == message_id
         return True
 
     async def delete(self, bucket: str, key: str) -> None:
@@ -243,3 +252,22 @@ class NatsKeyValue:
             found += page
             if not page or len(found) >= int(info.get("total", 0)):
                 return sorted(name.removeprefix(f"$KV.{bucket}.") for name in found)
+
+
+@dataclass(frozen=True)
+class _Stored:
+    sequence: int
+    data: bytes
+    message_id: str
+
+
+async def _last_message(link: Link, stream: str, subject: str) -> _Stored | None:
+    """The newest message of a subject (wildcards allowed), from the stream's leader."""
+    try:
+        answer = await link.api(f"last of {subject}", f"STREAM.MSG.GET.{stream}", {"last_by_subj": subject})
+    except nats.js.errors.NotFoundError:
+        return None
+    message = answer["message"]
+    header = base64.b64decode(message.get("hdrs", "")).decode()
+    found = re.search(r"^Nats-Msg-Id: *(.*?)\r?$", header, re.MULTILINE)
+    return _Stored(int(message["seq"]), base64.b64decode(message.get("data", "")), found[1] if found else "")

@@ -43,6 +43,8 @@ class Link:
         self.name = name
         self.client = Client()
         self.log = structlog.get_logger("evomerge.nats")
+        self.on_reconnect: set[Callable[[], None]] = set()
+        """Called when the connection is back: what was asked for before is forgotten on the other side."""
         self._last_error = ""
         self._said: dict[str, float] = {}
 
@@ -58,7 +60,7 @@ class Link:
             Unavailable: it does not answer, or refuses us.
 
         """
-        settings, started = self.settings, time.monotonic()
+        settings, started, said = self.settings, time.monotonic(), -3.0
         options: dict[str, Any] = {}
         if settings.nats_user:
             options |= {"user": settings.nats_user, "password": settings.nats_password}
@@ -84,9 +86,10 @@ class Link:
         )
         try:
             while not connecting.done():
-                await asyncio.wait({connecting}, timeout=3.0)
+                await asyncio.wait({connecting}, timeout=0.25)
                 waited = time.monotonic() - started
-                if not connecting.done():
+                if not connecting.done() and waited > said + 5.0:
+                    said = waited
                     self.log.warning("waiting for NATS", url=settings.nats_url, seconds=round(waited))
                 refused = "authorization" in self._last_error.lower()
                 if not connecting.done() and (waited > CONNECT_PATIENCE or refused):
@@ -98,10 +101,11 @@ class Link:
         except (OSError, nats.errors.Error) as error:
             raise Unavailable(f"cannot connect to NATS at {settings.nats_url}: {error}") from error
         finally:
-            if not connecting.done():
+            failed = not connecting.done() or connecting.cancelled() or connecting.exception() is not None
+            while not connecting.done():  # a cancellation that meets a refused connection is swallowed
                 connecting.cancel()
-                with contextlib.suppress(asyncio.CancelledError, Exception):
-                    await connecting
+                await asyncio.wait({connecting}, timeout=0.1)
+            if failed:
                 with contextlib.suppress(Exception):
                     await self.client.close()
 
@@ -185,6 +189,8 @@ class Link:
 
     async def _on_reconnect(self) -> None:
         self.log.info("connected to NATS again")
+        for call in list(self.on_reconnect):
+            call()
 
 
 def _from_api(what: str, error: nats.js.errors.APIError) -> EvoMergeException:

@@ -38,20 +38,27 @@ class _Inbox:
         self._subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
         self._messages: deque[Msg] = deque()
         self._arrived = asyncio.Event()
+        self._lost = False
         self._subscription: Subscription | None = None
         self._inbox = link.client.new_inbox()
 
     async def __aenter__(self) -> _Inbox:
         self._subscription = await self._link.client.subscribe(self._inbox, cb=self._on_message)
+        self._link.on_reconnect.add(self._on_reconnect)
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self._link.on_reconnect.discard(self._on_reconnect)
         if self._subscription is not None:
             with contextlib.suppress(nats.errors.Error):
                 await self._subscription.unsubscribe()
 
     async def _on_message(self, message: Msg) -> None:
         self._messages.append(message)
+        self._arrived.set()
+
+    def _on_reconnect(self) -> None:
+        self._lost = True
         self._arrived.set()
 
     async def ask(self, batch: int, expires: float, *, heartbeat: float = 0.0) -> None:
@@ -64,10 +71,12 @@ class _Inbox:
         """The next message or status line.
 
         Raises:
-            TimeoutError: none came.
+            TimeoutError: none came, or none will: the connection was lost meanwhile, and the request with it.
 
         """
         while not self._messages:
+            if self._lost:
+                raise TimeoutError
             self._arrived.clear()
             async with asyncio.timeout(timeout):
                 await self._arrived.wait()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,7 @@ class GrpcServer:
         settings = self._settings
         await self._health.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        self._reflect(())
         self._server.add_generic_rpc_handlers((self._late,))
         self.port = _bind(self._server, settings.grpc_address, _server_credentials(settings))
         await self._server.start()
@@ -72,15 +73,19 @@ class GrpcServer:
 
     async def attach(self, servicers: list[tuple[str, _Register]]) -> None:
         """Adds services and reflection, and says SERVING for each and for the whole."""
-        from grpc_reflection.v1alpha import _async, reflection, reflection_pb2_grpc
-
+        self._late.clear()
         for _, register in servicers:
             register(self._late)  # type: ignore[arg-type]
-        names = [*(name for name, _ in servicers), _HEALTH, reflection.SERVICE_NAME]
-        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(_async.ReflectionServicer(names), self._late)
+        self._reflect(name for name, _ in servicers)
         self._late.ready = True
         for name in (*(name for name, _ in servicers), ""):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+
+    def _reflect(self, names: Iterable[str]) -> None:
+        from grpc_reflection.v1alpha import _async, reflection, reflection_pb2_grpc
+
+        servicer = _async.ReflectionServicer([*names, _HEALTH, reflection.SERVICE_NAME])
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, self._late)
 
     async def not_serving(self) -> None:
         """Tells probes and balancers to send nobody any more."""
@@ -99,6 +104,9 @@ class _LateServices(grpc.GenericRpcHandler):
     def __init__(self) -> None:
         self.ready = False
         self._handlers: list[Any] = []
+
+    def clear(self) -> None:
+        self._handlers.clear()
 
     def add_generic_rpc_handlers(self, handlers: tuple[Any, ...]) -> None:
         self._handlers.extend(handlers)

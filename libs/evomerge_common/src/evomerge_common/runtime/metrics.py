@@ -15,8 +15,11 @@ ProcessCollector(namespace="evomerge", registry=REGISTRY)
 _JOB_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
 
 
+OUTCOMES = ("done", "failed", "retried", "dead_letter", "given_back", "duplicate")
+
+
 class WorkerMetrics:
-    """What the worker loop counts. `outcome`: done, failed, retried, dead_letter, given_back, duplicate."""
+    """What the worker loop counts, by kind of job and OUTCOMES."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.jobs = Counter("evomerge_jobs_total", "Jobs by how they ended", ["kind", "outcome"], registry=registry)
@@ -27,6 +30,13 @@ class WorkerMetrics:
         self.duplicates = Counter(
             "evomerge_duplicate_results_total", "Results absorbed: the job had one", ["kind"], registry=registry
         )
+
+    def prepare(self, kind: str) -> None:
+        """Makes the series of a kind exist at zero, so that a first failure is an increase."""
+        for outcome in OUTCOMES:
+            self.jobs.labels(kind, outcome)
+        for metric in (self.duration, self.in_progress, self.duplicates):
+            metric.labels(kind)
 
 
 WORKER_METRICS = WorkerMetrics(REGISTRY)

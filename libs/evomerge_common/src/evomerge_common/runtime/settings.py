@@ -26,7 +26,8 @@ class Settings:
 
     Attributes:
         nats_url: one or more URLs, comma separated, without user and password.
-        grpc_address: host:port; port 0 takes a free one. `from_env` gives each service its own default port.
+        grpc_address: host:port; port 0 takes a free one (told in `<state_dir>/<service>.port`). `from_env`
+            gives each service its own default port.
         health_address: a second, plaintext port with the health service alone, for probes that speak no TLS.
         metrics_address: host:port of the Prometheus endpoint; empty: none.
         http_address: host:port of the reporter's page.

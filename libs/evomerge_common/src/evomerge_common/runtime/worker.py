@@ -68,6 +68,7 @@ class Worker:
         self._settings = settings
         self._retry_delays = retry_delays
         self._metrics = metrics or WORKER_METRICS
+        self._metrics.prepare(kind)
         self._log = structlog.get_logger("evomerge.worker").bind(kind=kind)
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -170,7 +171,7 @@ class Worker:
                 if not await self._ports.kv.create("results", job.job_id, codec.encode(event)):
                     await self._absorb(delivery)
                     return False
-                await delivery.ack()
+                await self._ack(delivery)
                 return True
             except Unavailable as error:
                 failures += 1
@@ -183,7 +184,14 @@ class Worker:
         self._metrics.duplicates.labels(self.kind).inc()
         self._count("duplicate")
         self._log.info("job has a result already")
-        await delivery.ack()
+        await self._ack(delivery)
+
+    async def _ack(self, delivery: Delivery) -> None:
+        """Whatever becomes of it: the job has its result, and is absorbed should it come again."""
+        try:
+            await delivery.ack()
+        except Unavailable as error:
+            self._log.warning("no answer to the ack; the job may come again", error=str(error))
 
     async def _again(self, delivery: Delivery, error: BaseException) -> None:
         if delivery.is_last_attempt:
@@ -210,7 +218,7 @@ class Worker:
         if dead:
             await delivery.dead_letter(f"{name}: {message}")
         else:
-            await delivery.ack()
+            await self._ack(delivery)
         self._count("dead_letter" if dead else "failed")
 
     async def _give_back(self, delivery: Delivery) -> None:
