@@ -107,7 +107,7 @@ async def test_a_bug_is_internal_and_named() -> None:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await stub.GetRun(selector_pb2.GetRunRequest())
     assert caught.value.code() is grpc.StatusCode.INTERNAL
-    assert "KeyError" in caught.value.details()
+    assert "KeyError" in str(caught.value.details())
     assert type(error_from_rpc(caught.value)) is errors.WorkFailed
 
 
@@ -196,10 +196,10 @@ async def test_listening_beyond_loopback_without_protection_is_loud(capsys: pyte
 
 
 async def test_tls_and_mutual_tls(certificates: Path) -> None:
-    def settings(name: str, **more: str) -> Settings:
+    def settings(name: str, **more: Any) -> Settings:
         return Settings(
             tls_cert=str(certificates / f"{name}.pem"), tls_key=str(certificates / f"{name}.key"),
-            **{k: str(certificates / v) for k, v in more.items()},
+            **dict[str, Any]((k, str(certificates / v)) for k, v in more.items()),
         )  # fmt: skip
 
     request = selector_pb2.GetRunRequest(run_id="r")
