@@ -8,19 +8,17 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(Path(__file__).parent), str(ROOT / "tests" / "unit" / "merging")]
 
-from cases import CASES, RANDOM  # noqa: E402
-from tiny import make_model, weights  # noqa: E402
+from cases import CASES, RANDOM
+from tiny_merging import make_model, weights
 
-from evomerge_merging import merge_recipe, read_recipe_yaml  # noqa: E402
+from evomerge_merging import merge_recipe, read_recipe_yaml
 
 PYTHON = ROOT / ".venv-golden" / "bin" / "python"
 pytestmark = [

@@ -23,6 +23,8 @@ T = TypeVar("T")
 START_SECONDS = 60.0
 PAUSE_SECONDS = 0.3
 MAX_PAUSE_SECONDS = 3.0
+LIVE_SECONDS = 2.0
+"""A stream that is silent for so long has told what there was."""
 
 
 class SelectorClient:
@@ -102,6 +104,19 @@ class SelectorClient:
         future = asyncio.run_coroutine_threadsafe(self._spawn(run_id, from_sequence, watch, persistent), self._loop)
         future.result(10)
         return watch
+
+    def events(self, run_id: str) -> list[Recorded]:
+        """What the log holds of a run now: the stream is left where it turns live."""
+        watch = self.watch(run_id, persistent=False)
+        found: list[Recorded] = []
+        while True:
+            try:
+                recorded = watch.next(LIVE_SECONDS)
+            except TimeoutError:
+                return found
+            if recorded is None:
+                return found
+            found.append(recorded)
 
     async def _spawn(self, run_id: str, start: int, watch: Watch, persistent: bool) -> None:
         if self._watch is not None:

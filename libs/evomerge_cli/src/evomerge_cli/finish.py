@@ -2,33 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from evomerge_cli.console import Console
 from evomerge_cli.run_folder import RunFolder, write_atomically
+from evomerge_common.domain.suite import Suite
+from evomerge_common.ports import Recorded
 
 
-def finish(folder: RunFolder, console: Console) -> dict[str, Any]:
-    """Writes report/, result.json and the champion's card from the event log, and prints the verdict."""
-    from evomerge_reporter.card import model_card
-    from evomerge_reporter.report import write_report
-
-    result = write_report(folder.events(), folder.suite(), folder.out)
-    model = folder.out / "model"
-    if model.is_dir():
-        write_atomically(model / "README.md", model_card(result))
-    if not console.data(result):
-        print_table(result, console)
-        for what, path in (("model", model), ("report", folder.out / "report" / "index.html")):
-            if path.exists():
-                console.out(f"{what}: {path}")
+def finish(folder: RunFolder, console: Console, *, out: Path | None = None) -> dict[str, Any]:
+    """Writes report/, result.json and the champion's card from a folder's event log, and prints the verdict."""
+    result = report(folder.events(), folder.suite(), out or folder.out)
+    show(result, out or folder.out, console)
     return result
 
 
-def report_again(folder: RunFolder, console: Console) -> dict[str, Any]:
-    """The same from what a finished run left behind."""
-    return finish(folder, console)
+def report(events: Iterable[Recorded], suite: Suite, out: Path) -> dict[str, Any]:
+    """Writes report/ and result.json, and the card of the champion if it lies in OUT/model."""
+    from evomerge_reporter.card import model_card
+    from evomerge_reporter.report import write_report
+
+    result = write_report(events, suite, out)
+    if (out / "model").is_dir():
+        write_atomically(out / "model" / "README.md", model_card(result))
+    return result
+
+
+def show(result: dict[str, Any], out: Path, console: Console) -> None:
+    """The verdict, and where everything is."""
+    if not console.data(result):
+        print_table(result, console)
+        for what, path in (("model", out / "model"), ("report", out / "report" / "index.html")):
+            if path.exists():
+                console.out(f"{what}: {path}")
 
 
 def print_table(result: dict[str, Any], console: Console) -> None:

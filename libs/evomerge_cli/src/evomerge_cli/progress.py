@@ -100,16 +100,20 @@ def make_progress(console: Console, *, quiet: bool = False) -> Progress:
 
 
 class Rate:
-    """Time left, from what was done since this process began to watch (a resumed run starts part-way)."""
+    """Time left, from what was done since this process began to watch: what is replayed of a run took no time now."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
+        self._began = clock()
         self._start: tuple[float, int] | None = None
 
-    def remaining(self, view: RunView) -> float | None:
+    def remaining(self, view: RunView, recorded: Recorded | None) -> float | None:
         """Seconds, or None while it cannot be known."""
         now = self._clock()
         if view.phase != "searching" or not view.budget:
+            return None
+        if recorded is not None and recorded.event.time < self._began - 1.0:
+            self._start = None
             return None
         if self._start is None:
             self._start = (now, view.done)
@@ -122,7 +126,7 @@ class Rate:
 class LineProgress:
     """A line for each new champion, each tenth of the budget, each phase; nothing repeats, so it suits a log file."""
 
-    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, console: Console, clock: Callable[[], float] = time.time) -> None:
         self._console = console
         self._rate = Rate(clock)
         self._shown: tuple[Any, ...] = ()
@@ -134,7 +138,7 @@ class LineProgress:
         pass
 
     def show(self, view: RunView, recorded: Recorded | None) -> None:
-        left = self._rate.remaining(view)
+        left = self._rate.remaining(view, recorded)
         tenth = view.done * 10 // view.budget if view.budget else 0
         state = (view.phase, view.champion, tenth)
         if state != self._shown:
@@ -170,7 +174,7 @@ class BarProgress:
         self._bar.stop()
 
     def show(self, view: RunView, recorded: Recorded | None) -> None:
-        left = self._rate.remaining(view)
+        left = self._rate.remaining(view, recorded)
         self._bar.update(
             self._task, total=view.budget or None, completed=min(view.done, view.budget or view.done), phase=view.phase,
             budget=str(view.budget or "?"), words=_words(view, left),

@@ -156,10 +156,11 @@ class RunFolder:
 
         """
         try:
-            lines = (self.out / "events.jsonl").read_text("utf-8").splitlines()
+            text = (self.out / "events.jsonl").read_text("utf-8")
         except OSError as error:
             raise InvalidInput(f"{self.out} has no events.jsonl; the run there has not ended") from error
-        return [Recorded(*from_json_line(line)) for line in lines]
+        # Not splitlines: a text inside the JSON may hold U+2028.
+        return [Recorded(*from_json_line(line)) for line in text.split("\n") if line]
 
     def write_events(self, events: Sequence[Recorded]) -> None:
         """events.jsonl: the whole log."""

@@ -21,7 +21,7 @@ from evomerge_merging.methods import methods
 from evomerge_merging.yaml_lines import read_yaml
 
 KEYS = (
-    "merge_method", "models", "slices", "modules", "base_model", "parameters", "dtype", "out_dtype", "tokenizer_source",
+    "merge_method", "models", "slices", "base_model", "parameters", "dtype", "out_dtype", "tokenizer_source",
     "tokenizer", "chat_template", "seed",
 )  # fmt: skip
 _MODEL_KEYS = ("model", "parameters")
@@ -85,9 +85,9 @@ class _Reader:
 
     def recipe(self, data: Any, path: Path, at: Path) -> Recipe:
         """A recipe at `path` of the document, which is at `at` of the whole recipe."""
-        check_keys(data, KEYS, path)
-        if "modules" in data:
+        if isinstance(data, Mapping) and "modules" in data:
             raise RecipeError("`modules` is not supported in this version; use models or slices", (*path, "modules"))
+        check_keys(data, KEYS, path)
         if "merge_method" not in data:
             raise RecipeError(f"needs merge_method, one of {', '.join(methods())}", path)
         self._places |= {

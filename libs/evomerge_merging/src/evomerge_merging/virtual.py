@@ -277,12 +277,10 @@ class Planner:
                     continue
                 if architecture.is_head(name) and reference.head() is not None:
                     names.append(name)
-                    self.note(
-                        f"{part.model.label} has a head of its own and {reference.label} ties it to the embedding: the "
-                        "result has a head of its own"
-                    )
                 else:
                     self.note(f"{name} of {part.model.label} is left out: {reference.label} has no such tensor")
+        if not before and not tied and any(part.model.tied for part in row.everyone):
+            self.note("some models tie their head to the embedding and some do not: the result has a head of its own")
         return names, tied
 
     @staticmethod

@@ -6,15 +6,44 @@ import argparse
 from pathlib import Path
 
 from evomerge_cli.console import Console
-from evomerge_cli.finish import report_again
-from evomerge_cli.run_folder import RunFolder
-from evomerge_common.errors import InvalidInput
+from evomerge_cli.finish import finish, report, show
+from evomerge_cli.run_folder import RunFolder, file_path
+from evomerge_common.domain.messages import RunStarted
+from evomerge_common.domain.suite import Suite
+from evomerge_common.errors import InvalidInput, NotFound
+from evomerge_common.ports import Recorded
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """See the module's text."""
     folder = Path(args.run).expanduser()
-    if not folder.is_dir():
-        raise InvalidInput(f"there is no folder {folder}; give the output folder of a run (evomerge run --out DIR)")
-    report_again(RunFolder(folder), console)
+    out = Path(args.out).expanduser() if args.out else None
+    if folder.is_dir():
+        finish(RunFolder(folder), console, out=out)
+        return 0
+    if not args.run.startswith("run-"):
+        raise InvalidInput(f"there is no folder {folder}; give a run's output folder, or the id of a run at a server")
+    from evomerge_cli.client import SelectorClient
+    from evomerge_cli.local_stack import server_address
+
+    address, settings = server_address(args.server)
+    with SelectorClient(address, settings) as client:
+        client.get_run(args.run)
+        events = client.events(args.run)
+    out = out or Path(args.run)
+    show(report(events, suite_of(events), out), out, console)
     return 0
+
+
+def suite_of(events: list[Recorded]) -> Suite:
+    """The suite that a run's log names.
+
+    Raises:
+        NotFound: it is an artifact of a store that cannot be reached from here.
+
+    """
+    started = next(e.event.payload for e in events if isinstance(e.event.payload, RunStarted))
+    path = file_path(started.suite_uri)
+    if path is None or not path.is_file():
+        raise NotFound(f"the run's suite is at {started.suite_uri}, which cannot be reached from here; report it there")
+    return Suite.from_json(path.read_text("utf-8"))

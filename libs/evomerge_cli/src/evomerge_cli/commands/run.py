@@ -40,7 +40,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 def execute(prepared: Prepared, out: Path, console: Console, *, evaluators: int = 1, server: str | None = None) -> int:
     """Runs a checked spec into a folder, from wherever an earlier command left off, and reports."""
-    from evomerge_cli.finish import finish, report_again
+    from evomerge_cli.finish import finish
 
     folder = RunFolder(out)
     folder.check(prepared.digest)
@@ -51,7 +51,7 @@ def execute(prepared: Prepared, out: Path, console: Console, *, evaluators: int 
         folder.keep_suite(prepared.spec.suite)
         if state["status"] == "finished":
             console.say(f"the run in {folder.out} is finished: reporting again")
-            report_again(folder, console)
+            finish(folder, console)
             return OK
         try:
             _evolve(prepared, folder, state, console, evaluators=evaluators, server=server)

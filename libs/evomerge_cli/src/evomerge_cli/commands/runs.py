@@ -81,16 +81,9 @@ def _watch(client: SelectorClient, run_id: str, console: Console) -> int:
 
 
 def _events(client: SelectorClient, run_id: str, console: Console) -> int:
-    """What the log holds now: the stream is left where it turns live."""
     from evomerge_common.codec import to_json_line
 
     client.get_run(run_id)
-    watch = client.watch(run_id, persistent=False)
-    while True:
-        try:
-            recorded = watch.next(2.0)
-        except TimeoutError:
-            return OK
-        if recorded is None:
-            return OK
+    for recorded in client.events(run_id):
         console.out(to_json_line(recorded.event, recorded.sequence))
+    return OK

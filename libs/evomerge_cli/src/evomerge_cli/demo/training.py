@@ -20,7 +20,7 @@ PAD = "<|pad|>"
 
 @dataclass(frozen=True)
 class Shape:
-    hidden: int = 144
+    hidden: int = 128
     layers: int = 4
     heads: int = 4
     mlp: int = 384

@@ -95,3 +95,18 @@ def load_model(folder: Path) -> Any:
     assert not info["unexpected_keys"], info["unexpected_keys"]
     assert not info["mismatched_keys"], info["mismatched_keys"]
     return model.eval()
+
+
+def raw_model(folder: Path, tensors: Mapping[str, torch.Tensor], **config: Any) -> Path:
+    """A folder with just these tensors: for what is not about an architecture."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps({"model_type": "raw", "num_hidden_layers": 2, **config}))
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "model.safetensors")
+    return folder
+
+
+def random_tensors(seed: int, size: int = 70_000, dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
+    """Two layers, an embedding and a norm; one tensor is longer than several pieces and no multiple of any."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes = {"embed.weight": (20, 8), "layers.0.a.weight": (size,), "layers.1.a.weight": (7, 9), "norm.weight": (8,)}
+    return {name: torch.randn(shape, generator=generator).to(dtype) for name, shape in shapes.items()}
