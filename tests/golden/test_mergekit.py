@@ -12,14 +12,12 @@ from pathlib import Path
 
 import pytest
 import torch
-
-ROOT = Path(__file__).parents[2]
-
 from cases import CASES, RANDOM
 from tiny_merging import make_model, weights
 
 from evomerge_merging import merge_recipe, read_recipe_yaml
 
+ROOT = Path(__file__).parents[2]
 PYTHON = ROOT / ".venv-golden" / "bin" / "python"
 pytestmark = [
     pytest.mark.golden,

@@ -114,15 +114,15 @@ def sentiment(seed: int) -> TaskData:
     rng.shuffle(pairs)
     held_out, training = pairs[: len(pairs) // 5], pairs[len(pairs) // 5 :]
     seen: set[str] = set()
-    items = []
+    items: list[dict[str, Any]] = []
     while len(items) < SENTIMENT_ITEMS:
         prompt, label = _review(rng, *held_out[len(items) % len(held_out)])
         if prompt in seen:
             continue
         seen.add(prompt)
         items.append({"id": f"sentiment-{len(items):03d}", "prompt": prompt, "choices": list(LABELS), "answer": label})
-    rows = []
-    easy = []
+    rows: list[Row] = []
+    easy: list[Row] = []
     for _ in range(6):
         for pair in training:
             for plain, where in ((False, rows), (True, easy)):

@@ -13,6 +13,7 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -131,9 +132,13 @@ def _train(folder: Path, seed: int, progress: Callable[[str, float], None]) -> N
         start = 0.5 + place / 6
         train(
             expert, rows, steps=plan.steps, rate=plan.rate, adam=EXPERT_ADAM,
-            progress=lambda f, start=start, name=name: progress(f"training the {name} expert", start + f / 6),
+            progress=partial(_tell, progress, f"training the {name} expert", start),
         )  # fmt: skip
         _save(expert, tokenizer, folder / name)
+
+
+def _tell(progress: Callable[[str, float], None], what: str, start: float, fraction: float) -> None:
+    progress(what, start + fraction / 6)
 
 
 def _save(model: Any, tokenizer: Any, folder: Path) -> None:

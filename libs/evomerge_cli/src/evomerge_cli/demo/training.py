@@ -123,7 +123,7 @@ class Muon:
         self.groups = [(group, torch.zeros(len(group), *shape)) for shape, group in groups.items()]
         self.momentum, self.decay = momentum, decay
 
-    @torch.no_grad()
+    @torch.no_grad()  # type: ignore[untyped-decorator]
     def step(self, rate: float) -> None:
         for group, buffer in self.groups:
             gradient = torch.stack([m.grad for m in group])

@@ -1,0 +1,197 @@
+"""Bad input: a typed error with its place, exit code 2, quickly, and nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evomerge_cli.__main__ import main
+from evomerge_cli.preflight import check_models
+from evomerge_common.errors import ModelNotFound, ShapeMismatch, Unavailable
+
+SPEC = """\
+models: [a, b]
+seed: 0
+suite:
+  tasks:
+    - name: text
+      kind: perplexity
+      data: text.jsonl
+search:
+  evaluations: 8
+  methods: [linear, ties]
+"""
+
+
+def write_model(folder: Path, *, hidden: int = 4, layers: int = 1, architecture: str = "LlamaForCausalLM") -> None:
+    """A folder that is right to its headers: nothing here reads weights."""
+    folder.mkdir(parents=True)
+    config = {"architectures": [architecture], "num_hidden_layers": layers, "hidden_size": hidden}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "tokenizer.json").write_text("{}")
+    header: dict[str, Any] = {}
+    position = 0
+    shapes = {"model.embed_tokens.weight": (8, hidden), "model.norm.weight": (hidden,)}
+    shapes |= {f"model.layers.{i}.mlp.up_proj.weight": (2 * hidden, hidden) for i in range(layers)}
+    for name, shape in shapes.items():
+        size = 4 * math.prod(shape)
+        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [position, position + size]}
+        position += size
+    text = json.dumps(header).encode()
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + bytes(position))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_model(tmp_path / "a")
+    write_model(tmp_path / "b")
+    items = [{"text": f"sentence number {i}"} for i in range(20)]
+    (tmp_path / "text.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
+    (tmp_path / "empty.jsonl").write_text("")
+    return tmp_path
+
+
+def change(folder: Path, old: str, new: str) -> None:
+    (folder / "run.yaml").write_text(SPEC.replace(old, new))
+
+
+CASES = {
+    "unknown key": ("seed: 0", "sead: 0", ["run.yaml:2", "did you mean 'seed'"]),
+    "unknown search key": ("  evaluations: 8", "  evalutions: 8", ["run.yaml:9", "did you mean 'evaluations'"]),
+    "unknown method": ("[linear, ties]", "[linear, tiess]", ["run.yaml:10", "did you mean 'ties'"]),
+    "unknown kind of task": ("kind: perplexity", "kind: perplexty", ["run.yaml:6", "did you mean 'perplexity'"]),
+    "a number out of range": ("evaluations: 8", "evaluations: 0", ["run.yaml:9", "whole number"]),
+    "one model": ("[a, b]", "[a]", ["run.yaml:1", "at least two"]),
+    "the same model twice": ("[a, b]", "[a, ./a]", ["run.yaml:1", "twice"]),
+    "missing model": ("[a, b]", "[a, ./missing]", ["missing", "no folder"]),
+    "missing absolute model": ("[a, b]", "[a, /nowhere/at/all]", ["/nowhere/at/all"]),
+    "non-model folder": ("[a, b]", "[a, .]", ["no config.json"]),
+    "a file as a model": ("[a, b]", "[a, ./text.jsonl]", ["is a file"]),
+    "a missing base": ("seed: 0", "base: ./gone", ["gone"]),
+    "empty suite": ("data: text.jsonl", "data: empty.jsonl", ["run.yaml:7", "no items"]),
+    "missing suite data": ("data: text.jsonl", "data: gone.jsonl", ["gone.jsonl"]),
+    "no suite": ("suite:", "suit:", ["run.yaml:3", "did you mean 'suite'"]),
+    "not YAML": ("seed: 0", "seed: [0", ["run.yaml", "not YAML"]),
+    "a key twice": ("seed: 0", "seed: 0\nseed: 1", ["run.yaml:3", "twice"]),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_run_refuses(folder: Path, case: str, capsys: pytest.CaptureFixture[str]) -> None:
+    old, new, words = CASES[case]
+    change(folder, old, new)
+    before = sorted(folder.rglob("*"))
+    began = time.monotonic()
+    assert main(["run", str(folder / "run.yaml"), "--out", str(folder / "out")]) == 2
+    assert time.monotonic() - began < 3.0
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    for word in words:
+        assert word in said
+    assert "Traceback" not in said
+    assert sorted(folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"hidden": 6}, "model.embed_tokens.weight has shape (8, 4)"),
+        ({"layers": 2}, "1 layers"),
+        ({"architecture": "Qwen2ForCausalLM"}, "Qwen2ForCausalLM"),
+    ],
+)
+def test_models_that_do_not_fit_are_refused(
+    folder: Path, options: dict[str, Any], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_model(folder / "c", **options)
+    change(folder, "[a, b]", "[a, b, c]")
+    assert main(["run", str(folder / "run.yaml"), "--out", str(folder / "out")]) == 2
+    assert words in capsys.readouterr().err
+    assert not (folder / "out").exists()
+    with pytest.raises(ShapeMismatch):
+        check_models([str(folder / "a"), str(folder / "c")])
+
+
+def test_a_missing_spec_a_folder_and_a_clash_of_flags(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    change(folder, "", "")
+    for line, words in (
+        (["run", str(folder / "nope.yaml")], "nope.yaml"),
+        (["run", str(folder)], "is a folder"),
+        (["run", str(folder / "run.yaml"), "--model1", "x"], "not both"),
+        (["run", str(folder / "run.yaml"), "--suite", "generl"], "built-in suite: general"),
+        (["merge", str(folder / "nope.yaml"), str(folder / "out")], "nope.yaml"),
+        (["evaluate", str(folder / "nowhere" / "x")], "nowhere"),
+        (["generate", str(folder / "nowhere" / "x"), "--prompt", "hi"], "nowhere"),
+        (["export", str(folder / "a"), str(folder / "out"), "--gguf", "f16"], "not written yet"),
+        (["report", str(folder / "nowhere")], "nowhere"),
+        (["report", str(folder)], "no run"),
+        (["init", str(folder / "run.yaml")], "exists"),
+    ):
+        assert main(line) == 2, line
+        assert words in capsys.readouterr().err
+    assert not (folder / "out").exists()
+
+
+def test_a_folder_with_something_else_in_it_is_left_alone(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    change(folder, "", "")
+    out = folder / "out"
+    (out / "model").mkdir(parents=True)
+    assert main(["run", str(folder / "run.yaml"), "--out", str(out)]) == 2
+    assert "nothing is overwritten" in capsys.readouterr().err
+    assert [p.name for p in out.iterdir()] == ["model"]
+
+
+def test_an_unknown_setting_is_refused_before_anything_starts(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change(folder, "", "")
+    monkeypatch.setenv("EVOMERGE_DEVISE", "cpu")
+    assert main(["run", str(folder / "run.yaml"), "--out", str(folder / "out")]) == 2
+    assert "EVOMERGE_DEVICE" in capsys.readouterr().err
+    assert not (folder / "out").exists()
+
+
+def test_a_hub_without_the_model_is_asked_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    from evomerge_downloader import hub
+
+    def answer(self: object, repository: str, revision: str) -> None:
+        raise ModelNotFound(f"the hub has no model {repository}")
+
+    monkeypatch.setattr(hub.Hub, "model", answer)
+    with pytest.raises(ModelNotFound, match="o/none"):
+        check_models(["o/none", "o/other"])
+    check_models(["o/none"], hub=False)
+
+
+def test_a_hub_that_never_answers_is_left_to_the_downloader(monkeypatch: pytest.MonkeyPatch) -> None:
+    import threading
+
+    from evomerge_cli import preflight
+    from evomerge_downloader import hub
+
+    silent = threading.Event()
+    monkeypatch.setattr(hub.Hub, "model", lambda *_: silent.wait(20))
+    monkeypatch.setattr(preflight, "HUB_SECONDS", 0.1)
+    check_models(["o/slow"])
+    silent.set()
+
+
+def test_no_stack_is_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("EVOMERGE_STATE_DIR", str(tmp_path))
+    assert main(["runs", "list"]) == 1
+    assert "evomerge up" in capsys.readouterr().err
+    assert main(["status"]) == 1
+    assert main(["down"]) == 0
+    (tmp_path / "stack.json").write_text(json.dumps({"pid": 2**22 + 1, "started": 1.0, "addresses": {}}))
+    assert main(["status", "--json"]) == 1  # what a killed one left behind
+    assert '"up": false' in capsys.readouterr().out
+    with pytest.raises(Unavailable):
+        from evomerge_cli.local_stack import server_address
+
+        server_address(None)
