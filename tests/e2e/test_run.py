@@ -130,7 +130,7 @@ def test_the_same_command_goes_on_after_ctrl_c(calm: dict[str, Any], spec: Path)
         (("population: 10", "population: 10, methods: [tiess]"), "did you mean 'ties'"),
         (("models: [a, b, c]", "models: [a, ./missing]"), "missing"),
         (("models: [a, b, c]", "models: [a, .]"), "config.json"),
-        (("data: choice.jsonl", "data: empty.jsonl"), "empty.jsonl"),
+        (("data: choice.jsonl", "data: empty.jsonl"), "no items"),
     ],
 )
 def test_bad_input_costs_nothing(spec: Path, change: tuple[str, str], words: str) -> None:

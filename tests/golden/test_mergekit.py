@@ -18,6 +18,7 @@ from tiny_merging import make_model, weights
 from evomerge_merging import merge_recipe, read_recipe_yaml
 
 ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[2]
 PYTHON = ROOT / ".venv-golden" / "bin" / "python"
 pytestmark = [
     pytest.mark.golden,

@@ -93,7 +93,7 @@ def test_the_scale_of_a_hop_scales_the_hidden_state_there(kind: str, tmp_path: P
     with torch.no_grad():
         expected = model(input_ids=torch.arange(12).reshape(2, 6) % tiny.VOCAB).logits
     got = outputs(tmp_path / "scaled")
-    assert (got - outputs(tmp_path / "plain")).abs().max() > 0.1
+    assert (got - outputs(tmp_path / "plain")).abs().max() > 0.03
     torch.testing.assert_close(got, expected, rtol=2e-3, atol=2e-3)
     with pytest.raises(RecipeError, match="above zero"):
         plan_merge(stack("dfs", (one, 0, 2), (two, 1, 2, 0.0)))
@@ -101,8 +101,7 @@ def test_the_scale_of_a_hop_scales_the_hidden_state_there(kind: str, tmp_path: P
 
 def test_shards_in_and_out_are_the_same_model(family: Family, tmp_path: Path) -> None:
     one, two = family["llama"]["a"], family["llama"]["b"]
-    what = Recipe.of_models("linear", [(one, {"weight": 0.5}), (two, {"weight": 0.5})])
-    with plan_merge(what) as plan:
+    with plan_merge(mean(one, two)) as plan:
         execute(plan, tmp_path / "one")
         report = execute(plan, tmp_path / "many", max_shard_bytes=10_000)
     assert len(report.files) > 2
@@ -129,16 +128,13 @@ def test_config_fields_that_follow_the_depth_are_rewritten(tmp_path: Path) -> No
 def test_tied_and_untied_heads_meet(family: Family, tmp_path: Path) -> None:
     tied = [make_model(tmp_path / f"t{i}", "llama", seed=i, tie_word_embeddings=True) for i in range(2)]
     assert "lm_head.weight" not in weights(tied[0])
-    both = Recipe.of_models("linear", [(ModelReference(str(path)), {"weight": 0.5}) for path in tied])
-    merge_recipe(both, {}, tmp_path / "both")
+    merge_recipe(mean(*tied), {}, tmp_path / "both")
     assert "lm_head.weight" not in weights(tmp_path / "both")
     outputs(tmp_path / "both")
     own = family["llama"]["a"]
     for order in ([tied[0], Path(own.name)], [Path(own.name), tied[0]]):
         out = tmp_path / f"mixed-{order[0].name}"
-        report = merge_recipe(
-            Recipe.of_models("linear", [(ModelReference(str(path)), {"weight": 0.5}) for path in order]), {}, out
-        )
+        report = merge_recipe(mean(*order), {}, out)
         head = (weights(Path(own.name))["lm_head.weight"] + weights(tied[0])["model.embed_tokens.weight"]) / 2
         torch.testing.assert_close(weights(out)["lm_head.weight"], head)
         assert json.loads((out / "config.json").read_text())["tie_word_embeddings"] is False
@@ -153,11 +149,7 @@ def test_a_pooler_that_only_one_has(family: Family, tmp_path: Path) -> None:
     assert pooler
     rewrite(two, dict.fromkeys(pooler))
     for order in ((one, two), (two, one)):
-        report = merge_recipe(
-            Recipe.of_models("linear", [(ModelReference(str(path)), {"weight": 1.0}) for path in order]),
-            {},
-            tmp_path / f"out-{order[0].name}",
-        )
+        report = merge_recipe(mean(*order), {}, tmp_path / f"out-{order[0].name}")
         assert any("pooler" in note for note in report.notes)
     assert torch.equal(weights(tmp_path / "out-one")[pooler[0]], weights(one)[pooler[0]])
     assert pooler[0] not in weights(tmp_path / "out-two")
@@ -170,7 +162,7 @@ def test_tokenizer_template_and_generation_config_come_along(tmp_path: Path) -> 
     (one / "evil.py").write_text("raise SystemExit")
     (one / "generation_config.json").write_text('{"max_length": 12}')
     two = make(tmp_path / "two", seed=2)
-    what = Recipe.of_models("linear", [(ModelReference(str(path)), {"weight": 1.0}) for path in (one, two)])
+    what = mean(one, two)
     merge_recipe(what, {}, tmp_path / "out")
     written = {path.name for path in (tmp_path / "out").iterdir()}
     assert {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"} <= written
@@ -201,7 +193,7 @@ def test_vocabularies_are_never_mixed_in_silence(tmp_path: Path) -> None:
             moved[first] = vocab[second]
         (two / "tokenizer.json").write_text(json.dumps({**data, "model": {**data["model"], "vocab": moved}}))
 
-    what = Recipe.of_models("linear", [(ModelReference(str(path)), {"weight": 1.0}) for path in (one, two)])
+    what = mean(one, two)
     save(2)
     with plan_merge(what) as plan:
         assert any("differ in 2 tokens" in note for note in plan.notes)
@@ -211,28 +203,26 @@ def test_vocabularies_are_never_mixed_in_silence(tmp_path: Path) -> None:
     larger = make(tmp_path / "larger", tok=tokenizer(bos=False))
     rewrite(larger, {"model.embed_tokens.weight": torch.ones(400, 32)})
     with pytest.raises(ShapeMismatch, match="one vocabulary"):
-        plan_merge(Recipe.of_models("linear", [(ModelReference(str(path)), {"weight": 1.0}) for path in (one, larger)]))
+        plan_merge(mean(one, larger))
 
 
 def test_other_architectures_adapters_and_code_are_told(family: Family, tmp_path: Path) -> None:
     llama, bert = family["llama"]["a"], family["bert"]["a"]
     with pytest.raises(ModelError, match=r"'llama' .* 'bert'"):
-        plan_merge(Recipe.of_models("linear", [(llama, {"weight": 1.0}), (bert, {"weight": 1.0})]))
+        plan_merge(mean(llama, bert))
     own = make_model(tmp_path / "own", "llama")
     set_config(own, auto_map={"AutoModel": "evil.Model"}, rope_theta=7.0)
-    with plan_merge(
-        Recipe.of_models("linear", [(ModelReference(str(own)), {"weight": 1.0}), (llama, {"weight": 1.0})])
-    ) as plan:
+    with plan_merge(mean(own, llama)) as plan:
         assert "auto_map" not in plan.config
         assert any("Python code" in note for note in plan.notes)
 
 
 def test_the_card_names_models_and_recipe_but_no_folder_of_this_machine(family: Family, tmp_path: Path) -> None:
     one = family["llama"]["a"]
-    merge_recipe(Recipe.of_models("linear", [(one, {"weight": 1.0})]), {}, tmp_path / "out")
+    merge_recipe(mean(one), {}, tmp_path / "out")
     card = (tmp_path / "out" / "README.md").read_text()
     assert card.startswith("---\nbase_model:\n- llama-a\nlibrary_name: transformers\ntags:\n- merge\n- evomerge\n---\n")
     assert Recipe.from_json((tmp_path / "out" / "recipe.json").read_text()).method == "linear"
     assert (tmp_path / "out" / "mergekit_config.yml").read_text().startswith("merge_method: linear\n")
-    merge_recipe(Recipe.of_models("linear", [(one, {"weight": 1.0})]), {}, tmp_path / "own", card="# Mine\n")
+    merge_recipe(mean(one), {}, tmp_path / "own", card="# Mine\n")
     assert (tmp_path / "own" / "README.md").read_text() == "# Mine\n"

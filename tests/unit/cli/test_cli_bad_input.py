@@ -74,7 +74,7 @@ CASES = {
     "non-model folder": ("[a, b]", "[a, .]", ["no config.json"]),
     "a file as a model": ("[a, b]", "[a, ./text.jsonl]", ["is a file"]),
     "a missing base": ("seed: 0", "base: ./gone", ["gone"]),
-    "empty suite": ("data: text.jsonl", "data: empty.jsonl", ["run.yaml:7", "no items"]),
+    "empty suite": ("data: text.jsonl", "data: empty.jsonl", ["run.yaml:5", "no items"]),
     "missing suite data": ("data: text.jsonl", "data: gone.jsonl", ["gone.jsonl"]),
     "no suite": ("suite:", "suit:", ["run.yaml:3", "did you mean 'suite'"]),
     "not YAML": ("seed: 0", "seed: [0", ["run.yaml", "not YAML"]),

@@ -152,13 +152,16 @@ class RunFolder:
         """events.jsonl, read.
 
         Raises:
-            InvalidInput: there is none: the run has not ended.
+            InvalidInput: there is none.
 
         """
         try:
             text = (self.out / "events.jsonl").read_text("utf-8")
         except OSError as error:
-            raise InvalidInput(f"{self.out} has no events.jsonl; the run there has not ended") from error
+            why = (
+                "no event of the run there is known here yet" if self.hidden.is_dir() else "it holds no run of EvoMerge"
+            )
+            raise InvalidInput(f"{self.out} has no events.jsonl: {why}") from error
         # Not splitlines: a text inside the JSON may hold U+2028.
         return [Recorded(*from_json_line(line)) for line in text.split("\n") if line]
 

@@ -25,15 +25,21 @@ class Watched:
 
 
 def watch_to_end(
-    client: SelectorClient, run_id: str, progress: Progress, *, check: Callable[[], None] = lambda: None
+    client: SelectorClient,
+    run_id: str,
+    progress: Progress,
+    *,
+    check: Callable[[], None] = lambda: None,
+    watched: Watched | None = None,
 ) -> Watched:
     """Reads every event of the run until its last.
 
     Args:
         check: called several times a second; raises when waiting has become pointless.
+        watched: filled on the way, so that an interrupted watch leaves what it saw.
 
     """
-    watched = Watched(run_id)
+    watched = watched or Watched(run_id)
     watch = client.watch(run_id)
     with progress:
         while True:

@@ -77,7 +77,7 @@ def _evolve(
     """Leaves the finished run's events, model and state in the folder."""
     from evomerge_cli.client import SelectorClient
     from evomerge_cli.progress import make_progress
-    from evomerge_cli.run_session import watch_to_end
+    from evomerge_cli.run_session import Watched, watch_to_end
     from evomerge_common.domain.messages import RunCancelled, RunFailed, RunFinished
     from evomerge_common.errors import NotFound
 
@@ -88,8 +88,11 @@ def _evolve(
             state["run_id"] = started.run_id
             folder.save(state)
             console.say(f"run {started.run_id}: {started.budget} evaluations of {len(prepared.spec.models)} models")
-            watched = watch_to_end(client, started.run_id, make_progress(console), check=check)
-        folder.write_events(watched.events)
+            watched = Watched(started.run_id)
+            try:
+                watch_to_end(client, started.run_id, make_progress(console), check=check, watched=watched)
+            finally:
+                folder.write_events(watched.events)
         end = watched.view.end
         if isinstance(end, RunFailed):
             folder.save({**state, "status": "failed"})
