@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from evomerge_cli.__main__ import main
+from evomerge_cli.local_stack import server_address
 from evomerge_cli.preflight import check_models
 from evomerge_common.errors import ModelNotFound, ShapeMismatch, Unavailable
 
@@ -192,6 +193,4 @@ def test_no_stack_is_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     assert main(["status", "--json"]) == 1  # what a killed one left behind
     assert '"up": false' in capsys.readouterr().out
     with pytest.raises(Unavailable):
-        from evomerge_cli.local_stack import server_address
-
         server_address(None)
