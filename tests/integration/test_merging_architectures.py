@@ -37,11 +37,15 @@ def outputs(folder: Path) -> torch.Tensor:
     return result.logits if hasattr(result, "logits") else result.last_hidden_state
 
 
-def stack(
-    method: str, *parts: tuple[ModelReference | Recipe, int, int] | tuple[ModelReference, int, int, float]
-) -> Recipe:
+def stack(method: str, *parts: tuple[Any, ...]) -> Recipe:
+    """Of (model, first layer, last + 1, perhaps scale) each."""
     slices = tuple(Slice((Input(p[0], (p[1], p[2]), {"scale": p[3]} if len(p) == 4 else {}),)) for p in parts)
     return Recipe(method, slices)
+
+
+def mean(*models: Path | ModelReference) -> Recipe:
+    references = [model if isinstance(model, ModelReference) else ModelReference(str(model)) for model in models]
+    return Recipe.of_models("linear", [(reference, {"weight": 0.5}) for reference in references])
 
 
 @pytest.mark.parametrize("kind", KINDS)

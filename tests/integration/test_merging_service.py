@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -129,7 +130,7 @@ async def test_what_is_wrong_with_a_job_comes_back_as_its_own_error_and_leaves_n
     wrong = Recipe.of_models("linaer", [(ModelReference("org/m0", digest=sources[0].digest), {})])
     with pytest.raises(RecipeError, match="did you mean 'linear'"):
         await handler(job(sources, wrong))
-    assert not [path for path in (tmp_path / "store").rglob("*.safetensors")]
+    assert not list((tmp_path / "store").rglob("*.safetensors"))
 
 
 @pytest.fixture
@@ -146,7 +147,6 @@ async def test_the_service_has_two_workers_and_one_api(service: Service) -> None
 
 
 async def test_the_service_itself_never_imports_torch() -> None:
-    import asyncio
 
     script = (
         "import evomerge_merger.bootstrap, sys; sys.exit('torch' in sys.modules or 'evomerge_merging' in sys.modules)"
@@ -167,7 +167,7 @@ async def test_the_api_validates_lists_queues_and_tells(
     assert Recipe.from_json(valid.recipe_json).digest == valid.recipe_digest
     again = await api.ValidateRecipe(merger_pb2.ValidateRecipeRequest(recipe=valid.recipe_json), context)
     assert again.recipe_digest == valid.recipe_digest
-    with pytest.raises(RecipeError, match="line|:1:"):
+    with pytest.raises(RecipeError, match=":1:"):
         await api.ValidateRecipe(merger_pb2.ValidateRecipeRequest(recipe=text.replace("linear", "linaer")), context)
 
     methods = {one.name: one for one in (await api.ListMethods(merger_pb2.ListMethodsRequest(), context)).methods}
