@@ -45,7 +45,7 @@ def fresh(folder: Path) -> tuple[Any, ...]:
 @pytest.mark.parametrize("options", [{}, {"tie_word_embeddings": True}, {"kind": "gpt2"}, {"kind": "bert"}])
 def test_a_swap_scores_bit_for_bit_as_a_fresh_load(tmp_path: Path, options: dict[str, Any]) -> None:
     folders = [make(tmp_path / str(seed), seed=seed, **options) for seed in range(3)]
-    suite = suite_of("perplexity", [{"text": t.lower()} for t in TEXTS]) if "kind" in options else SUITE
+    suite = suite_of("perplexity", [{"text": t.lower()[:40]} for t in TEXTS]) if "kind" in options else SUITE
     scorer = Scorer(device="cpu")
     for folder in [*folders, folders[0]]:
         assert scorer.score_folder(folder, suite, "all").scores == score_folder(folder, suite, "all").scores
