@@ -53,34 +53,37 @@ def build_data(seed: int) -> tuple[TaskData, TaskData, TaskData]:
 # --------------------------------------------------------------------------------------------- arithmetic
 
 
-def arithmetic(seed: int) -> TaskData:
-    """Three one-digit numbers added and subtracted, with a result of zero or more.
+_PLUS = (
+    "{a} + {b} =", "{a} plus {b} is", "What is {a} plus {b}? It is", "Add {a} and {b}:", "The sum of {a} and {b} is",
+    "{a} and {b} make",
+)  # fmt: skip
+_MINUS = (
+    "{a} - {b} =", "{a} minus {b} is", "What is {a} minus {b}? It is", "Take {b} from {a}:",
+    "The difference of {a} and {b} is", "{a} less {b} leaves",
+)  # fmt: skip
 
-    ``a + b - c`` and ``b + a - c`` are one fact: when one is a suite item, the other is no training row. The
-    base learns from two numbers for the most part; three are what the expert is for.
+
+def arithmetic(seed: int) -> TaskData:
+    """Sums and differences of one-digit numbers, each asked in six ways.
+
+    A way of asking a fact is either trained on or asked in the suite, never both; so the suite asks known facts in
+    words in which they have not been asked before. The base learns those with a small first number.
     """
     rng = random.Random(f"arithmetic:{seed}")
-    groups: dict[tuple[int, tuple[int, ...]], list[Row]] = {}
-    for numbers in itertools.product(range(10), repeat=3):
-        for signs in itertools.product((1, -1), repeat=2):
-            terms = (numbers[0], signs[0] * numbers[1], signs[1] * numbers[2])
-            if sum(terms) >= 0:
-                groups.setdefault((sum(terms), tuple(sorted(terms))), []).append(_sum(terms))
-    facts = list(groups.values())
-    rng.shuffle(facts)
+    asked = [
+        (a, form.format(a=a, b=b), a + sign * b)
+        for a, b in itertools.product(range(10), repeat=2)
+        for sign, forms in ((1, _PLUS), (-1, _MINUS))
+        for form in forms
+        if a + sign * b >= 0
+    ]
+    rng.shuffle(asked)
     items = tuple(
-        {"id": f"arithmetic-{number:03d}", "prompt": row.prompt, "answer": row.answer}
-        for number, row in enumerate(rng.choice(fact) for fact in facts[:ARITHMETIC_ITEMS])
+        {"id": f"arithmetic-{number:03d}", "prompt": prompt, "answer": f" {answer}"}
+        for number, (_, prompt, answer) in enumerate(asked[:ARITHMETIC_ITEMS])
     )
-    rows = [row for fact in facts[ARITHMETIC_ITEMS:] for row in fact]
-    rng.shuffle(rows)
-    easy = [row for row in rows if row.prompt[2] == "+"]
-    return TaskData("arithmetic", tuple(rows), tuple(easy), items)
-
-
-def _sum(terms: tuple[int, ...]) -> Row:
-    prompt = str(terms[0]) + "".join(f" {'+' if term >= 0 else '-'} {abs(term)}" for term in terms[1:])
-    return Row(f"{prompt} =", f" {sum(terms)}")
+    rows = [(a, Row(prompt, f" {answer}")) for a, prompt, answer in asked[ARITHMETIC_ITEMS:]]
+    return TaskData("arithmetic", tuple(r for _, r in rows), tuple(r for a, r in rows if a < 3), items)
 
 
 # ---------------------------------------------------------------------------------------------- sentiment
@@ -162,7 +165,7 @@ def python_code(seed: int) -> TaskData:
     seen = {_squeezed(piece) for piece in held_out}
     chosen = rng.sample(sorted(set(held_out)), PYTHON_ITEMS)
     items = [{"id": f"python-{number:03d}", "text": text} for number, text in enumerate(chosen)]
-    rows = []
+    rows: list[Row] = []
     for piece in (piece for source in files[count:] for piece in _pieces(source)):
         if _squeezed(piece) not in seen:
             seen.add(_squeezed(piece))
