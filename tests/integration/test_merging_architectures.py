@@ -144,6 +144,13 @@ def test_tied_and_untied_heads_meet(family: Family, tmp_path: Path) -> None:
         assert json.loads((out / "config.json").read_text())["tie_word_embeddings"] is False
         assert any("head of its own" in note for note in report.notes)
         torch.testing.assert_close(load_model(out).lm_head.weight, head)
+    for bottom, top in ((tied[0], Path(own.name)), (Path(own.name), tied[0])):
+        out = tmp_path / f"stack-{bottom.name}"
+        parts = [(ModelReference(str(path)), 0, 2) for path in (bottom, top)]
+        merge_recipe(stack("passthrough", *parts), {}, out)
+        heads = weights(top)
+        head = heads.get("lm_head.weight", heads["model.embed_tokens.weight"])
+        assert torch.equal(load_model(out).lm_head.weight, head)
 
 
 def test_a_pooler_that_only_one_has(family: Family, tmp_path: Path) -> None:

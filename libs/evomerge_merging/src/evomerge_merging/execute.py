@@ -217,6 +217,8 @@ def _run(plan: Plan, write: Write, threads: int, progress: Progress | None, piec
                     return
                 write(tensor.name, start, _rounded(evaluation, tensor, start, stop))
                 meter.add((stop - start) * tensor.dtype.itemsize)
+            if prepare:
+                evaluation.release()
 
     for tensor in plan.tensors:
         evaluation = Evaluation(tensor.node, sources, piece_elements=piece_elements)

@@ -118,6 +118,10 @@ class Evaluation:
         """
         return self._evaluate(self.node, start, stop, {})
 
+    def release(self) -> None:
+        """Lets whole tensors go; no piece may be asked for after it."""
+        self._whole.clear()
+
     def raw(self, node: Load, start: int, stop: int) -> Tensor:
         """Elements of a source's tensor as stored: integers go through unchanged."""
         return self._sources[node.source].block(node.name, start, stop)

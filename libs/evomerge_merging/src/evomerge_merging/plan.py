@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from evomerge_common.domain.recipe import ModelReference, Recipe
-from evomerge_common.errors import RecipeError, ShapeMismatch
+from evomerge_common.errors import ModelError, RecipeError, ShapeMismatch
 from evomerge_merging.check import check_recipe
 from evomerge_merging.expression import Node, loads, whole_bytes
 from evomerge_merging.io.dtypes import RECIPE_NAMES, config_name
@@ -169,6 +169,6 @@ def _config(config: Mapping[str, Any], tensors: tuple[OutputTensor, ...], planne
     if result.pop("auto_map", None):
         planner.note("the model's own Python code (auto_map) is left out: EvoMerge neither runs nor copies it")
     if result.pop("quantization_config", None):
-        raise ShapeMismatch("the models are quantised; merge their unquantised versions")
+        raise ModelError("the models are quantised; merge their unquantised versions")
     json.dumps(result)
     return result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ FILES = (
     "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "chat_template.jinja",
     "chat_template.json", "generation_config.json",
 )  # fmt: skip
+_VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt")
 MAX_BYTES = 512_000_000
 MAX_DIFFERENCE = 0.01
 """Share of token ids that may stand for different tokens (added special tokens, say); more is no one vocabulary."""
@@ -95,6 +97,17 @@ def plan_tokenizer(
 
 def vocabulary(folder: Path) -> dict[str, int]:
     """Token → row, added tokens included; empty when the folder has no vocabulary that can be read."""
+    stamps = tuple(
+        (name, (folder / name).stat().st_mtime_ns, (folder / name).stat().st_size)
+        for name in _VOCABULARIES
+        if (folder / name).is_file()
+    )
+    return _vocabulary(folder.resolve(), stamps)
+
+
+@functools.lru_cache(maxsize=16)
+def _vocabulary(folder: Path, stamps: tuple[tuple[str, int, int], ...]) -> dict[str, int]:
+    """`stamps` make a changed file another one: a service plans thousands of merges of the same few models."""
     if (folder / "tokenizer.json").is_file():
         data = _json(folder / "tokenizer.json")
         vocab = (data.get("model") or {}).get("vocab")

@@ -149,9 +149,12 @@ class Planner:
 
         tensors: dict[str, Node] = {}
         stack = donor.stack
+        tied = all(model.tied for model in (donor, *everyone))
+        heads = [] if tied else [name for model in everyone for name in model.tensors if architecture.is_head(name)]
+        if heads and any(model.tied for model in everyone):
+            self.note("some models tie their head to the embedding and some do not: the result has a head of its own")
         for row, before in ((rows[0], True), (rows[-1], False)):
-            names, tied = self._outside(row, before=before)
-            for name in names:
+            for name in self._outside(row, heads, before=before):
                 tensors[name] = self._tensor(how, recipe, row, name, None, name, self._depth_outside(row, name))
         depth = 0
         hops = _Hops(how)
@@ -174,7 +177,7 @@ class Planner:
                 (row.reference.model.config, row.reference.start + layer) for row in rows for layer in range(row.layers)
             ]
             config = architecture.config_of_depth(config, origin, donor.stack.depth)
-        if not tied and (donor.tied or any(model.tied for model in everyone)):
+        if heads and (donor.tied or any(model.tied for model in everyone)):
             config["tie_word_embeddings"] = False
         return Virtual(f"a {recipe.method} merge", identity(recipe), config, tensors, stack, tied, donor.donor)
 
@@ -260,28 +263,24 @@ class Planner:
                 if key in theirs and key in ours and theirs[key] != ours[key]:
                     self.note(f"{key} is {theirs[key]} in {model.label}; {donor.label}'s {ours[key]} is kept")
 
-    def _outside(self, row: _Row, *, before: bool) -> tuple[list[str], bool]:
-        """Names outside the stack that come before (or after) the layers, and whether the head stays tied."""
+    def _outside(self, row: _Row, heads: Sequence[str], *, before: bool) -> list[str]:
+        """Names outside the stack that come before (or after) the layers; `heads`: the result's, none if tied."""
         reference = row.reference.model
 
         def outside(model: Virtual) -> Iterator[str]:
             for name in model.tensors:
-                if not (model.stack and model.stack.split(name)) and architecture.is_embedding(name) == before:
+                inside = model.stack and model.stack.split(name)
+                if not inside and not architecture.is_head(name) and architecture.is_embedding(name) == before:
                     yield name
 
-        tied = all(part.model.tied for part in row.everyone)
-        names = [name for name in outside(reference) if not (tied and architecture.is_head(name))]
+        names = list(outside(reference))
         for part in row.everyone:
             for name in outside(part.model):
-                if name in names or architecture.is_buffer(name) or (tied and architecture.is_head(name)):
-                    continue
-                if architecture.is_head(name) and reference.head() is not None:
-                    names.append(name)
-                else:
+                if name not in names and not architecture.is_buffer(name):
                     self.note(f"{name} of {part.model.label} is left out: {reference.label} has no such tensor")
-        if not before and not tied and any(part.model.tied for part in row.everyone):
-            self.note("some models tie their head to the embedding and some do not: the result has a head of its own")
-        return names, tied
+        if not before:
+            names += [name for name in dict.fromkeys(heads) if any(part.node(name, None) for part in row.everyone)]
+        return names
 
     @staticmethod
     def _depth_outside(row: _Row, name: str) -> float:
