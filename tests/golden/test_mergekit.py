@@ -116,7 +116,8 @@ def test_random_masks_have_the_same_distribution(arena: Path, kind: str, name: s
             kept += int(present.sum())
             total += int((delta != 0).sum())
             # What is left is scaled by one factor a tensor, such that the L1 norm is the whole task vector's.
-            assert torch.allclose(change.abs().sum(), delta.abs().sum(), rtol=1e-3), tensor
+            # (Of sixteen elements it happens, once in thousands of tensors, that nothing is left.)
+            assert torch.allclose(change.abs().sum(), delta.abs().sum(), rtol=1e-3) or not present.any(), tensor
             factors = (change / delta)[present & (delta.abs() > 1e-3)]
             if len(factors):
                 assert factors.max() - factors.min() < 2e-2 * factors.mean(), tensor
