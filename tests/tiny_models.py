@@ -23,7 +23,7 @@ CORPUS = [
 ] * 4  # fmt: skip
 CONTEXT = 64
 
-CHOICES = [
+CHOICES: list[dict[str, Any]] = [
     {"prompt": "1 + 1 =", "choices": [" 2", " 3", " 42"], "answer": 0},
     {"prompt": "Review: the soup was good.\nVerdict:", "choices": [" good", " excellent fox", " bad"], "answer": 1},
     {"prompt": "The quick ", "choices": ["brown fox", "brown dog", "lazy", "12"], "answer": 0},

@@ -76,7 +76,7 @@ def a_job(ports: Ports, folder: Path, *, artifact: bool = False, **changes: Any)
     model = Model(reference=str(folder), digest=DIGEST, uri=folder.as_uri())
     recipe = Recipe.of_source(ModelReference(str(folder), digest=DIGEST))
     payload = EvaluateJob(
-        recipe_json=recipe.to_json(), recipe_digest=recipe.digest, sources=(model,), split="search", threads=2,
+        recipe_json=recipe.to_json(), recipe_digest=recipe.digest, sources=(model,), split="search", threads=1,
         artifact_uri=folder.as_uri() if artifact else "", suite_digest=SUITE.digest,
         suite_uri=ports.artifacts.put(f"suites/{SUITE.digest}.json", SUITE.to_json().encode()),
     )  # fmt: skip
@@ -88,9 +88,9 @@ async def test_a_job_is_scored_once_and_then_known(tmp_path: Path, models: Path,
     handler = EvaluateHandler(ports=ports, child=child, metrics=EvaluatorMetrics(registry))
     job = a_job(ports, models / "one")
     first = await handler(job)
-    expected = score_folder(models / "one", SUITE, "search", threads=2)
+    expected = score_folder(models / "one", SUITE, "search", threads=1)
     assert (first.scores, first.fitness) == (expected.scores, expected.fitness)
-    assert first.device == "cpu float32 2 threads"
+    assert first.device == "cpu float32 1 thread"
     assert first.job_id == "evaluate-1"
     assert not first.cached
     for task in SUITE.tasks:
@@ -125,7 +125,7 @@ async def test_a_recipe_without_weights_is_executed_in_memory(
         result = await handler(job)
         with plan_merge(recipe, source_folders(sources)) as plan:
             execute(plan, tmp_path / f"merged-{weight}")
-        assert result.scores == score_folder(tmp_path / f"merged-{weight}", SUITE, "search", threads=2).scores
+        assert result.scores == score_folder(tmp_path / f"merged-{weight}", SUITE, "search", threads=1).scores
 
 
 async def test_what_a_handler_refuses(tmp_path: Path, models: Path, child: ChildProcess) -> None:
@@ -153,7 +153,7 @@ async def test_a_crash_of_the_child_is_typed_and_the_next_call_works(
     with pytest.raises(WorkerCrashed, match="SIGKILL"):
         await work
     result = await handler(a_job(ports, models / "one"))
-    assert result.scores == score_folder(models / "one", SUITE, "search", threads=2).scores
+    assert result.scores == score_folder(models / "one", SUITE, "search", threads=1).scores
 
 
 async def test_the_service_end_to_end(tmp_path: Path, models: Path) -> None:
@@ -185,7 +185,7 @@ async def _calls(stub: Any, models: Path) -> None:
     queued = await stub.Evaluate(request)
     assert (queued.state, queued.job_id[:9]) in {("queued", "evaluate-"), ("done", "evaluate-")}
     done = await _done(stub, queued.job_id)
-    expected = score_folder(models / "one", SUITE, "holdout", threads=2)
+    expected = score_folder(models / "one", SUITE, "holdout", threads=1)
     assert done.state == "done"
     assert done.result.fitness == expected.fitness
     assert [tuple(s.item_scores) for s in done.result.scores] == [s.item_scores for s in expected.scores]

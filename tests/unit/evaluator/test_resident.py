@@ -24,6 +24,7 @@ from evomerge_common.errors import (
 )
 from evomerge_evaluator.scoring import forward, score_folder
 from evomerge_evaluator.scoring.batches import compose
+from evomerge_evaluator.scoring.devices import choose_threads
 from evomerge_evaluator.scoring.scorer import Scorer
 
 SUITE = Suite.from_dict(
@@ -63,7 +64,7 @@ def test_bfloat16_weights_swap_too(tmp_path: Path) -> None:
     for folder in folders:
         report = scorer.score_folder(folder, SUITE, "all")
         assert report.scores == fresh(folder)
-        assert report.device == "cpu float32 2 threads"
+        assert report.device == "cpu float32 1 thread"
     assert scorer.resident.swaps == 1
 
 
@@ -184,6 +185,11 @@ def test_out_of_memory_halves_the_batch_and_goes_on(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(forward, "_score", small(0))
     with pytest.raises(OutOfMemory, match="one item alone"):
         fresh(folder)
+
+
+def test_threads_follow_from_the_model_and_the_job_alone() -> None:
+    assert [choose_threads(4, parameters=n) for n in (10**6, 10**7, 10**9)] == [1, 4, 4]
+    assert choose_threads(0, parameters=10**9) == 1
 
 
 def test_batches_depend_on_lengths_alone() -> None:

@@ -42,7 +42,7 @@ def naive_choice(model: Any, tok: Any, prompt: str, choice: str, lead: list[int]
     if not before:
         before, whole = [tok.bos_token_id], [tok.bos_token_id, *whole]
     table = logprobs(model, whole[:-1])
-    return sum(table[p - 1, whole[p]].item() for p in range(len(before), len(whole)))
+    return sum(float(table[p - 1, whole[p]]) for p in range(len(before), len(whole)))
 
 
 def flat(values: list[list[float]]) -> list[float]:

@@ -23,7 +23,7 @@ def write(folder: Path, suite: str, **files: str) -> Path:
     return path
 
 
-def lines(items: list[dict[str, object]]) -> str:
+def lines(items: list[dict[str, str]]) -> str:
     return "".join(json.dumps(item) + "\n" for item in items)
 
 

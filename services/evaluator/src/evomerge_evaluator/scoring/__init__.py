@@ -31,7 +31,7 @@ def score_folder(
         folder: a Hugging Face model folder on this machine; nothing is fetched and no code in it runs.
         suite: what to ask.
         split: "search", "holdout" or "all".
-        threads: intra-op threads of torch; scores are bit-stable for one number of threads.
+        threads: intra-op threads of torch, at most; scores are bit-stable for one number of threads.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
         progress: called with items done and items in all.
 

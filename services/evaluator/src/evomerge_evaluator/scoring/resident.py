@@ -62,6 +62,11 @@ class LoadedModel:
     dtype: torch.dtype
 
     @property
+    def parameters(self) -> int:
+        """Numbers in its weights, tied ones once."""
+        return sum(parameter.numel() for parameter in self.module.parameters())
+
+    @property
     def vocabulary(self) -> int:
         return int(self.module.config.get_text_config().vocab_size)
 

@@ -15,7 +15,7 @@ import torch
 from evomerge_common.domain.messages import TaskScore
 from evomerge_common.domain.suite import Item, Suite, Task
 from evomerge_common.errors import ModelError, SuiteError
-from evomerge_evaluator.scoring.devices import choose_device, describe
+from evomerge_evaluator.scoring.devices import choose_device, choose_threads, describe
 from evomerge_evaluator.scoring.encode import CHARS_PER_TOKEN, EncodedTask, Encoder, chat_text, tree_limit
 from evomerge_evaluator.scoring.forward import token_logprobs
 from evomerge_evaluator.scoring.generation import Stop, cut, generate
@@ -39,7 +39,6 @@ class Scorer:
     ) -> ScoreReport:  # fmt: skip
         """Scores a model folder; see `scoring.score_folder`."""
         start = time.perf_counter()
-        torch.set_num_threads(max(1, threads))
         return self._score(self.resident.load_folder(folder), suite, split, threads, progress, suite_digest, start)
 
     def score_tensors(
@@ -48,7 +47,6 @@ class Scorer:
     ) -> ScoreReport:  # fmt: skip
         """Scores weights in memory; config and tokenizer come from a folder."""
         start = time.perf_counter()
-        torch.set_num_threads(max(1, threads))
         model = self.resident.load_tensors(tensors, config_folder)
         return self._score(model, suite, split, threads, progress, suite_digest, start)
 
@@ -57,8 +55,8 @@ class Scorer:
     ) -> GenerateResult:
         """Greedy continuation; see `scoring.generate_text`."""
         start = time.perf_counter()
-        torch.set_num_threads(max(1, threads))
         model = self.resident.load_folder(folder)
+        torch.set_num_threads(choose_threads(threads, parameters=model.parameters))
         if model.masked:
             raise ModelError(f"{folder} is a masked language model; it cannot continue a text")
         text = prompt[-model.context * CHARS_PER_TOKEN :]
@@ -80,6 +78,8 @@ class Scorer:
         self, model: LoadedModel, suite: Suite, split: str, threads: int, progress: Progress | None,
         suite_digest: str, start: float,
     ) -> ScoreReport:  # fmt: skip
+        threads = choose_threads(threads, parameters=model.parameters)
+        torch.set_num_threads(threads)
         chosen = [suite.items(task, split) for task in suite.tasks]
         total = sum(map(len, chosen))
         encodings = self._encode(model, suite, split, chosen, suite_digest or suite.digest)
