@@ -78,7 +78,7 @@ def test_population_zero_has_the_sources_the_average_and_the_eight_classic_merge
     simulation = Simulation(make_spec(evaluations=16), workers=1, order=0)
     operators = [operator for _, _, operator in simulation.proposals]
     assert operators[:5] == ["source", "source", "source", "source", "average"]
-    assert operators.count("classic") == min(8, 16 - 7)
+    assert operators.count("classic") == min(8, 16 - 8)
 
 
 def test_classic_breeding_makes_six_mutants_and_merges_two_triples() -> None:

@@ -17,6 +17,7 @@ from evomerge_common.domain.genome import (
     SearchSpace,
 )
 
+TASK_VECTOR_METHODS = ("task_arithmetic", "ties", "dare_linear", "dare_ties")
 MAX_WEIGHT = 2.0
 MIN_SIGMA, MAX_SIGMA = 0.02, 0.6
 
@@ -60,7 +61,7 @@ def mutate(genome: Genome, space: SearchSpace, rng: Random) -> Genome:
 
 
 def crossover(first: Genome, second: Genome, space: SearchSpace, rng: Random) -> Genome:
-    """A child of two: rows exchanged (uniform crossover) or blended (BLX-0.25, Eshelman & Schaffer 1993).
+    """A child of two: their union, rows exchanged (uniform crossover), or a blend (BLX-0.25, Eshelman & Schaffer 1993).
 
     Parents of different shape cannot exchange genes: the child is then a mutant of the first.
     """
@@ -76,7 +77,21 @@ def crossover(first: Genome, second: Genome, space: SearchSpace, rng: Random) ->
         or len(first.weights) != len(second.weights)
     ):
         return mutate(first, space, rng)
-    if rng.random() < 0.5:
+    draw = rng.random()
+    methods = [first.method, second.method]
+    if draw < 1 / 3:
+        # Union: of each ingredient the larger weight. What one parent can do is added to what the other can, which
+        # only a sum of task vectors can express; an average would halve both.
+        weights = tuple(
+            tuple(max(a, b) for a, b in zip(ours, theirs, strict=True))
+            for ours, theirs in zip(first.weights, second.weights, strict=True)
+        )
+        methods = (
+            [m for m in methods if m in TASK_VECTOR_METHODS]
+            or [m for m in space.methods if m in TASK_VECTOR_METHODS]
+            or methods
+        )
+    elif draw < 2 / 3:
         picks = [rng.random() < 0.5 for _ in first.weights]
         weights = tuple(a if pick else b for a, b, pick in zip(first.weights, second.weights, picks, strict=True))
     else:
@@ -88,7 +103,7 @@ def crossover(first: Genome, second: Genome, space: SearchSpace, rng: Random) ->
     density = first.density if rng.random() < 0.5 else second.density
     child = replace(
         first,
-        method=rng.choice((first.method, second.method)),
+        method=rng.choice(methods),
         weights=weights,
         density=density or first.density or second.density,
         sigma=math.sqrt(first.sigma * second.sigma),

@@ -14,9 +14,9 @@ def population_zero(space: SearchSpace, classic: ClassicSpec) -> list[tuple[str,
     models = len(space.models)
     found: list[tuple[str, Genome]] = [("average", space.uniform("linear", weight=1.0))]
     # Task vectors scaled together: 1/n is the average again, 1 is plain addition; what is best lies between.
-    for method in ("task_arithmetic", "ties"):
+    for method, weight in (("task_arithmetic", 0.5 + 0.5 / models), ("task_arithmetic", 1.0), ("ties", 1.0)):
         if method in space.methods:
-            found.append(("scaled", space.uniform(method, weight=round(0.5 + 0.5 / models, 4), density=0.7)))
+            found.append(("scaled", space.uniform(method, weight=round(weight, 4), density=0.7)))
     found.extend(("classic", genome) for genome in classic_population(space, classic))
     return found
 
