@@ -7,13 +7,14 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 from e2e.tiny_family import write_family
+
+from support import assert_eventually_sync
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -29,10 +30,25 @@ def calm(spec: Path) -> dict[str, Any]:
     return finished(start(spec, spec.parent / "calm"), spec.parent / "calm")
 
 
+def environ(spec: Path) -> dict[str, str]:
+    return {
+        **os.environ,
+        "EVOMERGE_MODEL_STORE": str(spec.parent / "store"),
+        "EVOMERGE_STATE_DIR": str(spec.parent / "state"),
+    }
+
+
 def start(spec: Path, out: Path, *flags: str) -> subprocess.Popen[bytes]:
-    environ = {**os.environ, "EVOMERGE_MODEL_STORE": str(spec.parent / "store")}
-    command = [sys.executable, "-m", "evomerge_cli", "run", str(spec), "--out", str(out), *flags]
-    return subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    command = [sys.executable, "-m", "evomerge_cli", "run", str(spec), "--out", str(out), "--verbose", *flags]
+    return subprocess.Popen(command, env=environ(spec), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def evomerge(spec: Path, *words: str) -> str:
+    """A command that must succeed; what it said on stdout."""
+    command = [sys.executable, "-m", "evomerge_cli", *words]
+    done = subprocess.run(command, env=environ(spec), capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def finished(process: subprocess.Popen[bytes], out: Path) -> dict[str, Any]:
@@ -48,38 +64,24 @@ def digest(result: dict[str, Any]) -> str:
 
 
 def children(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    return psutil.Process(process.pid).children(recursive=True)
+    return list(psutil.Process(process.pid).children(recursive=True))
 
 
-def victim(process: subprocess.Popen[bytes], name: str) -> psutil.Process:
-    """The service's own process, once it is up."""
-    end = time.monotonic() + 60
-    while time.monotonic() < end:
-        for child in children(process):
-            try:
-                words = child.cmdline()
-            except psutil.Error:
-                continue
-            if f"evomerge_{name}" in words or (name == "nats" and words and words[0].endswith("nats-server")):
-                return child
-        time.sleep(0.1)
-    raise AssertionError(f"{name} did not start")
+def all_gone(processes: list[psutil.Process]) -> bool:
+    return not [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
 
 
-def wait_for_line(out: Path, text: str, process: subprocess.Popen[bytes]) -> None:
-    """Until the run is under way: the CLI has started it and candidates are being scored."""
-    end = time.monotonic() + 90
-    log = out / ".evomerge" / "logs" / "evaluator.log"
-    state = out / ".evomerge" / "run.json"
-    while time.monotonic() < end and process.poll() is None:
-        if state.exists() and "run_id" in state.read_text() and log.exists() and text in log.read_text():
-            return
-        time.sleep(0.1)
-    raise AssertionError("the run did not get going")
+def until_under_way(out: Path, process: subprocess.Popen[bytes], event: str = "CandidateMerged") -> None:
+    """The search is in its midst: some candidates have results, others have none."""
+    log = out / "evomerge.log"
+    assert_eventually_sync(
+        lambda: process.poll() is not None or (log.exists() and event in log.read_text()), timeout=120
+    )
+    assert process.poll() is None, process.communicate()[0].decode()
 
 
 def test_a_run_leaves_all_that_it_promises(calm: dict[str, Any], spec: Path) -> None:
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     out = spec.parent / "calm"
     assert calm["evaluations"] == 20
@@ -91,9 +93,13 @@ def test_a_run_leaves_all_that_it_promises(calm: dict[str, Any], spec: Path) -> 
         "report/lineage.svg",
         "events.jsonl",
         "model/README.md",
+        "model/recipe.json",
+        "evomerge.log",
     ):
         assert (out / name).stat().st_size > 0
     AutoModelForCausalLM.from_pretrained(out / "model")
+    AutoTokenizer.from_pretrained(out / "model")
+    assert not list((out / ".evomerge" / "artifacts" / "scratch").iterdir())
 
 
 def test_three_evaluators_give_the_same_champion(calm: dict[str, Any], spec: Path) -> None:
@@ -101,26 +107,69 @@ def test_three_evaluators_give_the_same_champion(calm: dict[str, Any], spec: Pat
     assert digest(finished(start(spec, out, "--evaluators", "3"), out)) == digest(calm)
 
 
-@pytest.mark.parametrize("name", ["merger", "evaluator", "selector", "nats"])
+@pytest.mark.parametrize("name", ["merger", "evaluator", "selector", "nats-server"])
 def test_a_kill_changes_nothing(calm: dict[str, Any], spec: Path, name: str) -> None:
     out = spec.parent / f"kill-{name}"
     process = start(spec, out)
-    wait_for_line(out, "serving", process)
-    victim(process, name).send_signal(signal.SIGKILL)
+    until_under_way(out, process)
+    victim = json.loads((out / ".evomerge" / "stack.json").read_text())["processes"][name]
+    os.kill(victim, signal.SIGKILL)
     assert digest(finished(process, out)) == digest(calm)
+    log = (out / "evomerge.log").read_text()
+    assert f"{name} died and was started again" in log
+    assert log.index("died") < log.index("SearchEnded")
 
 
-def test_the_same_command_goes_on_after_ctrl_c(calm: dict[str, Any], spec: Path) -> None:
-    out = spec.parent / "again"
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
+def test_the_same_command_goes_on(calm: dict[str, Any], spec: Path, number: signal.Signals, code: int) -> None:
+    out = spec.parent / f"again-{number.name}"
     process = start(spec, out)
-    wait_for_line(out, "serving", process)
+    until_under_way(out, process)
     below = children(process)
-    process.send_signal(signal.SIGINT)
+    assert len(below) >= 6
+    process.send_signal(number)
     said = process.communicate(timeout=60)[0].decode()
-    assert process.returncode == 130, said
-    assert "to go on from here" in said
-    assert not [child for child in below if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+    assert process.returncode == code, said
+    assert ("to go on from here" in said) == (number is signal.SIGINT)
+    assert_eventually_sync(lambda: all_gone(below), timeout=15)
     assert digest(finished(start(spec, out), out)) == digest(calm)
+    log = (out / "evomerge.log").read_text()
+    assert log.count(" 1 RunStarted") == 2  # the second command found the first one's run
+
+
+def test_a_finished_run_is_only_reported_again(calm: dict[str, Any], spec: Path) -> None:
+    out = spec.parent / "calm"
+    process = start(spec, out)
+    assert digest(finished(process, out)) == digest(calm)
+    other = start(spec, out, "--seed", "2")
+    said = other.communicate(timeout=60)[0].decode()
+    assert other.returncode == 2
+    assert "another spec" in said
+
+
+def test_a_stack_in_the_background_serves_the_classic_flags(calm: dict[str, Any], spec: Path) -> None:
+    out = spec.parent / "served"
+    evomerge(spec, "up", "--evaluators", "2")
+    try:
+        state = json.loads(evomerge(spec, "status", "--json"))
+        assert state["healthy"]
+        below = [psutil.Process(one["pid"]) for one in state["services"].values()]
+        models = [word for i, name in enumerate("abc", 1) for word in (f"--model{i}", str(spec.parent / name))]
+        suite = str(spec.parent / "suite.yaml")
+        flags = ["--suite", suite, "--seed", "1", "--evaluations", "12", "--ps-technique1", "slerp"]
+        server = state["addresses"]["selector"]
+        evomerge(spec, "--run", *models, *flags, "--out", str(out), "--server", server)
+        (run,) = json.loads(evomerge(spec, "runs", "list", "--json"))
+        assert (run["status"], run["evaluated"]) == ("finished", 12)
+        events = [json.loads(line) for line in evomerge(spec, "runs", "events", run["run_id"]).splitlines()]
+        assert events[-1]["type"] == "RunFinished"
+        evomerge(spec, "report", run["run_id"], "--out", str(spec.parent / "elsewhere"))
+        ours = json.loads((out / "result.json").read_text())
+        assert digest(json.loads((spec.parent / "elsewhere" / "result.json").read_text())) == digest(ours)
+        assert (out / "model" / "model.safetensors").exists()
+    finally:
+        evomerge(spec, "down")
+    assert all_gone(below)
 
 
 @pytest.mark.parametrize(

@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import json
 import random
+import textwrap
 from pathlib import Path
 from typing import Any
 
-SPEC = """\
-models: [a, b, c]
-base: base
-suite:
+SUITE = """\
   tasks:
     - {name: choice, kind: multiple_choice, data: choice.jsonl}
     - {name: text, kind: perplexity, data: text.jsonl}
   holdout: 0.4
+"""
+SPEC = f"""\
+models: [a, b, c]
+base: base
+suite:
+{SUITE}\
 seed: 1
-search: {evaluations: 20, population: 10}
-evaluation: {threads: 1}
+search: {{evaluations: 20, population: 10}}
+evaluation: {{threads: 1}}
 """
 
 
 def write_family(folder: Path) -> Path:
-    """Model folders base, a, b, c and run.yaml; returns the spec's path."""
+    """Model folders base, a, b, c, suite.yaml and run.yaml; returns the spec's path."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -65,4 +69,5 @@ def write_family(folder: Path) -> Path:
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
     spec = folder / "run.yaml"
     spec.write_text(SPEC)
+    (folder / "suite.yaml").write_text(textwrap.dedent(SUITE))
     return spec

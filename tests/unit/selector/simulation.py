@@ -35,9 +35,9 @@ SUITE = {
 }
 
 
-def make_spec(models: int = 3, **search: Any) -> RunSpec:
+def make_spec(models: int = 3, seed: int = 7, **search: Any) -> RunSpec:
     names = [f"org/m{i}" for i in range(models)]
-    return RunSpec.from_dict({"models": names, "base": "org/base", "suite": SUITE, "search": search, "seed": 7})
+    return RunSpec.from_dict({"models": names, "base": "org/base", "suite": SUITE, "search": search, "seed": seed})
 
 
 def landscape(recipe_json: str) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from statistics import median
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -65,13 +67,17 @@ def test_a_run_whose_candidates_all_fail_says_so() -> None:
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_evolution_improves_on_population_zero_and_on_random(schedule: str) -> None:
-    spec = make_spec(schedule=schedule, evaluations=90, population=12)
-    found = Simulation(spec, workers=2, order=3).tournament
-    zero = max(c.fitness or 0.0 for c in found.candidates[:16])
-    assert (found.champion.fitness or 0.0) > zero
-    random = Simulation(make_spec(strategy="random", evaluations=90, population=12), workers=2, order=3).tournament
-    assert (found.champion.fitness or 0.0) > (random.champion.fitness or 0.0)
+def test_evolution_beats_random_search_on_the_same_budget(schedule: str) -> None:
+    """Medians over five seeds: one seed of either may be lucky."""
+
+    def best(strategy: str, seed: int) -> float:
+        spec = make_spec(seed=seed, strategy=strategy, schedule=schedule, evaluations=90, population=12)
+        return Simulation(spec, workers=2, order=3).tournament.champion.fitness or 0.0
+
+    found = median(best("tournament", seed) for seed in range(5))
+    assert found > median(best("random", seed) for seed in range(5))
+    zero = make_spec(evaluations=16, population=12)
+    assert found > (Simulation(zero, workers=1, order=0).tournament.champion.fitness or 0.0)
 
 
 def test_population_zero_has_the_sources_the_average_and_the_eight_classic_merges() -> None:
