@@ -65,7 +65,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
         and first not in {"--help", "--version"}
     ):
         return _parse_classic(argv)
-    return _parser().parse_args(argv)
+    args = _parser().parse_args(argv)
+    if args.command == "evaluate":
+        args.json_output = args.json_file == "-"
+    return args
 
 
 def _parser() -> Parser:
@@ -82,7 +85,7 @@ def _parser() -> Parser:
         command.add_argument(
             "--verbose", action="store_true", default=argparse.SUPPRESS, help="say more; show tracebacks"
         )
-    for name in ("demo", "run", "merge", "evaluate", "generate", "status", "up", "report", "export", "doctor", "bench"):
+    for name in ("demo", "run", "merge", "generate", "status", "up", "report", "export", "doctor", "bench"):
         made[name].add_argument("--json", action="store_true", dest="json_output", help="print data as JSON on stdout")
 
     demo = made["demo"]
@@ -172,7 +175,7 @@ def _parse_classic(argv: list[str]) -> argparse.Namespace:
     _add_generate_flags(parser, required=False)
     args = parser.parse_args(argv)
     if args.evaluate:
-        args.command, args.model = "evaluate", args.evaluate
+        args.command, args.model, args.json_file = "evaluate", args.evaluate, ""
     elif args.generate:
         if not args.prompt:
             parser.error("--generate needs --prompt TEXT")
@@ -223,7 +226,10 @@ def _add_technique_flags(parser: argparse.ArgumentParser) -> None:
 def _add_evaluate_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--suite", default="general", metavar="SUITE.yaml", help="default: the built-in `general`")
     parser.add_argument("--split", choices=("search", "holdout", "all"), default="all", help="default: %(default)s")
-    parser.add_argument("--out", metavar="FILE", help="also write the JSON, item scores included, to a file")
+    parser.add_argument(
+        "--json", nargs="?", const="-", default="", dest="json_file", metavar="FILE",
+        help="print data as JSON on stdout; with FILE, write it there, item scores included",
+    )  # fmt: skip
     parser.add_argument("--threads", type=_positive, default=2, metavar="N", help="default: %(default)s")
 
 

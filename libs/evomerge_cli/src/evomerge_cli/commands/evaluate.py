@@ -10,6 +10,7 @@ from typing import Any
 from evomerge_cli.commands.merge import fetch
 from evomerge_cli.console import Console
 from evomerge_cli.progress import stages
+from evomerge_cli.run_folder import write_atomically
 from evomerge_cli.spec_source import resolve_suite
 from evomerge_common.domain.recipe import ModelReference
 from evomerge_common.domain.statistics import mean_interval
@@ -57,9 +58,9 @@ def run(args: argparse.Namespace, console: Console) -> int:
         "items_per_second": report.items / max(report.seconds, 1e-9),
         "device": report.device,
     }
-    if args.out:
+    if args.json_file not in {"", "-"}:
         items = {score.task: list(score.item_scores) for score in report.scores}
-        Path(args.out).write_text(json.dumps({**result, "item_scores": items}, indent=2), encoding="utf-8")
+        write_atomically(Path(args.json_file), json.dumps({**result, "item_scores": items}, indent=2) + "\n")
     if not console.data(result):
         rows = [
             [t["task"], f"{t['score']:.4f}", f"[{t['interval95'][0]:.3f}, {t['interval95'][1]:.3f}]",

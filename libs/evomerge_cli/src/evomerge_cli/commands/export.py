@@ -20,11 +20,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     if args.gguf:
         raise InvalidInput("GGUF is not written yet; export a Hugging Face folder and convert it with llama.cpp")
     path = Path(args.model).expanduser()
-    if path.is_file():
-        recipe = read_recipe_yaml(path)
-    else:
-        champion = path / "model"
-        recipe = Recipe.of_source(ModelReference(str(champion if champion.is_dir() else path)))
+    recipe = read_recipe_yaml(path) if path.is_file() else Recipe.of_source(ModelReference.parse(args.model))
     if args.dtype:
         recipe = replace(recipe, out_dtype=args.dtype)
     out = Path(args.out).expanduser()

@@ -10,7 +10,10 @@ from evomerge_cli.console import Console
 from evomerge_cli.progress import stages
 from evomerge_cli.run_folder import file_path
 from evomerge_cli.spec_source import classic_models, local_path
+from evomerge_common.domain.genome import SearchSpace
 from evomerge_common.domain.recipe import ModelReference, Recipe
+from evomerge_common.domain.spec import METHODS, ClassicSpec
+from evomerge_common.errors import ShapeMismatch
 from evomerge_common.runtime.settings import Settings
 
 
@@ -18,7 +21,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     """See the module's text."""
     from evomerge_merging import merge_recipe, plan_merge, read_recipe_yaml
 
-    recipe = _classic(args) if args.recipe is None else read_recipe_yaml(Path(args.recipe).expanduser())
+    recipe = _classic(args, console) if args.recipe is None else read_recipe_yaml(Path(args.recipe).expanduser())
     out = Path(args.out or "evomerge-out").expanduser()
     models = fetch(recipe.sources(), console)
     threads = getattr(args, "threads", 2)
@@ -56,6 +59,8 @@ def fetch(sources: list[ModelReference], console: Console) -> dict[str, Path]:
         if folder is None:
             found[source.key] = _download(str(source), Settings.from_env(), console)
         else:
+            if not (folder / "config.json").exists() and (folder / "model" / "config.json").exists():
+                folder = folder / "model"  # the output folder of a run: its champion
             check_model_folder(folder)
             found[source.key] = folder
     return found
@@ -73,22 +78,33 @@ def _download(reference: str, settings: Settings, console: Console) -> Path:
     return path
 
 
-def _classic(args: argparse.Namespace) -> Recipe:
-    """The models of the flags, merged once by the first technique (a mask makes it a dare merge)."""
-    models = [ModelReference.parse(name) for name in classic_models(args, [])]
-    if args.weight_mask_rate:
-        density = round(1.0 - args.weight_mask_rate, 4)
-        method = "dare_linear" if (args.mask_strategy or "random") == "random" else "ties"
-        return Recipe.of_models(
-            method, [(m, {"weight": 1.0 / len(models)}) for m in models], parameters={"density": density}, seed=1
+def _classic(args: argparse.Namespace, console: Console) -> Recipe:
+    """The combination that the flags name, as a run's population zero has it.
+
+    The first technique merges the models into one, the second into another, the third draws its layers from the two.
+    """
+    from evomerge_common.model_folder import describe_model
+    from evomerge_selector.domain.population_zero import classic_population
+
+    notes: list[str] = []
+    models = tuple(ModelReference.parse(name) for name in classic_models(args, notes))
+    for note in notes:
+        console.say(f"note: {note}")
+    base = ModelReference.parse(args.base) if args.base else None
+    folders = fetch([*models, *([base] if base else [])], console)
+    layers = {describe_model(folder).num_layers for folder in folders.values()}
+    if len(layers) > 1:
+        raise ShapeMismatch(
+            f"the models have {' and '.join(map(str, sorted(layers)))} layers: choose models of one size"
         )
-    if args.ps_technique1 == "slerp":
-        merged: ModelReference | Recipe = models[0]
-        for count, model in enumerate(models[1:], 2):
-            merged = Recipe.of_models("slerp", [(merged, {}), (model, {})], parameters={"t": 1.0 / count})
-        assert isinstance(merged, Recipe)
-        return merged
-    if args.ps_technique2:
-        method = "dare_ties" if args.ps_technique2 == "dare" else "ties"
-        return Recipe.of_models(method, [(m, {"weight": 0.7}) for m in models], parameters={"density": 0.5}, seed=1)
-    return Recipe.of_models("linear", [(m, {"weight": 1.0}) for m in models])
+    space = SearchSpace(models=models, base=base, num_layers=max(1, *layers), groups=1, methods=METHODS)
+    classic = ClassicSpec(
+        ps_technique1=args.ps_technique1 or "linear",
+        ps_technique2=args.ps_technique2 or "ties",
+        dfs_technique=args.dfs_technique or "frankenmerge",
+        weight_mask_rate=args.weight_mask_rate or 0.0,
+        use_weight_rescale=args.use_weight_rescale,
+        mask_strategy=args.mask_strategy or "random",
+    )
+    (genome,) = classic_population(space, classic)
+    return space.recipe(genome)

@@ -1,0 +1,142 @@
+"""The commands that work on one model, in this process: merge, evaluate, generate, export, doctor."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from e2e.tiny_family import write_family
+
+from evomerge_cli.__main__ import main
+
+RECIPE = """\
+merge_method: linear
+dtype: float32
+models:
+  - model: {a}
+    parameters: {{weight: 3}}
+  - model: {b}
+    parameters: {{weight: 1}}
+"""
+
+
+@pytest.fixture(scope="module")
+def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_family(tmp_path_factory.mktemp("family")).parent
+
+
+def weights(folder: Path) -> dict[str, Any]:
+    from safetensors.torch import load_file
+
+    return load_file(folder / "model.safetensors")
+
+
+def answer(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
+    assert main([*words, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_merge_executes_a_mergekit_recipe(family: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    recipe, out = tmp_path / "recipe.yaml", tmp_path / "out"
+    recipe.write_text(RECIPE.format(a=family / "a", b=family / "b"))
+    plan = answer(capsys, "merge", str(recipe), str(out), "--dry-run")
+    assert plan["parameters"] > 0
+    assert not out.exists()
+    assert answer(capsys, "merge", str(recipe), str(out))["out"] == str(out)
+    a, b, merged = weights(family / "a"), weights(family / "b"), weights(out)
+    assert a.keys() == merged.keys()
+    for name, tensor in merged.items():
+        torch.testing.assert_close(tensor, 0.75 * a[name] + 0.25 * b[name])
+    AutoModelForCausalLM.from_pretrained(out)
+
+
+def test_download_and_merge_is_the_classic_combination(
+    family: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    models = [word for i, name in enumerate("abc", 1) for word in (f"--model{i}", str(family / name))]
+    first = answer(capsys, "--download-and-merge", *models, "--out", str(tmp_path / "one"))
+    recipe = json.loads((tmp_path / "one" / "recipe.json").read_text())
+    assert recipe["method"] == "frankenmerge"  # of linear and ties, as it always was
+    assert {part["inputs"][0]["model"]["recipe"]["method"] for part in recipe["slices"]} == {"linear", "ties"}
+    flags = ["--ps-technique1", "slerp", "--ps-technique2", "dare", "--dfs-technique", "dfs"]
+    second = answer(capsys, "--download-and-merge", *models, *flags, "--custom-dir", str(tmp_path / "two"))
+    assert second["recipe_digest"] != first["recipe_digest"]
+    assert json.loads((tmp_path / "two" / "recipe.json").read_text())["method"] == "dfs"
+
+
+def test_evaluate_scores_with_intervals(family: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["evaluate", str(family / "a"), "--suite", str(family / "suite.yaml"), "--split", "holdout"]
+    result = answer(capsys, *words)
+    assert {task["task"] for task in result["tasks"]} == {"choice", "text"}
+    low, high = result["interval95"]
+    assert low <= result["fitness"] <= high
+    assert main([*words, "--json", str(tmp_path / "scores.json")]) == 0
+    assert "choice" in capsys.readouterr().out
+    written = json.loads((tmp_path / "scores.json").read_text())
+    assert written["fitness"] == result["fitness"]
+    assert len(written["item_scores"]["text"]) == next(t["items"] for t in result["tasks"] if t["task"] == "text")
+    assert main(["--evaluate", str(family / "a"), "--suite", str(family / "suite.yaml")]) == 0
+
+
+def test_generate_continues_and_repeats_itself(family: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["generate", str(family / "a"), "--prompt", "hello", "--max-new-tokens", "8"]
+    first = answer(capsys, *words)
+    assert first["text"] == answer(capsys, *words)["text"]
+    assert 0 < first["tokens"] <= 8
+    assert main(["--generate", str(family / "a"), "--prompt", "hello", "--max-new-tokens", "8"]) == 0
+    assert capsys.readouterr().out.strip() == first["text"].strip()
+
+
+def test_export_writes_another_dtype(family: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import torch
+
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "model").symlink_to(family / "b")  # a run's output folder stands for its champion
+    answer(capsys, "export", str(run), str(tmp_path / "out"), "--dtype", "bfloat16")
+    source, written = weights(family / "b"), weights(tmp_path / "out")
+    assert {t.dtype for t in written.values()} == {torch.bfloat16}
+    for name, tensor in written.items():
+        torch.testing.assert_close(tensor, source[name].bfloat16())
+
+
+def test_init_writes_a_spec_that_runs_would_take(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from evomerge_cli.arguments import DEFAULT_MODELS, parse
+    from evomerge_cli.spec_source import prepare
+
+    for words in (["init", str(tmp_path / "one.yaml")], ["--generate-config", "--config", str(tmp_path / "two.yaml")]):
+        assert main(words) == 0
+    assert prepare(parse(["run", str(tmp_path / "one.yaml")])).spec.models == DEFAULT_MODELS
+    assert prepare(parse(["run", str(tmp_path / "two.yaml")])).spec.suite.name == "general"
+    assert "evomerge run" in capsys.readouterr().out
+
+
+def test_the_built_in_suite_is_large_enough_to_say_something() -> None:
+    from evomerge_cli.spec_source import resolve_suite
+
+    suite = resolve_suite("general", Path(), flag=True)
+    assert [task.kind for task in suite.tasks] == ["exact_match", "multiple_choice", "perplexity"]
+    for task in suite.tasks:
+        assert len(suite.items(task, "search")) >= 15
+        assert len(suite.items(task, "holdout")) >= 10
+        assert len({json.dumps(item.content, sort_keys=True) for item in task.items}) == len(task.items)
+
+
+def test_doctor_says_what_there_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret_of_the_user")
+    monkeypatch.setenv("EVOMERGE_MODEL_STORE", str(tmp_path / "store"))
+    assert main(["doctor", "--json"]) == 0
+    said = capsys.readouterr().out
+    found = {one["what"]: one for one in json.loads(said)}
+    for what in ("Python", "cores", "memory", "torch", "nats-server", "hub token"):
+        assert found[what]["state"] in {"ok", "note"}
+        assert found[what]["found"]
+    assert "hf_secret" not in said
+    assert not (tmp_path / "store").exists()
