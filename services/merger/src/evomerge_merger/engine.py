@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
 
 from evomerge_common.domain.recipe import Recipe
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch loads: no spinning beside the evaluator
 
 
 def merge(recipe_json: str, models: Mapping[str, str], out: str, threads: int) -> int:
