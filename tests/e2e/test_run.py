@@ -120,21 +120,24 @@ def test_a_kill_changes_nothing(calm: dict[str, Any], spec: Path, name: str) -> 
     assert log.index("died") < log.index("SearchEnded")
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
-def test_the_same_command_goes_on(calm: dict[str, Any], spec: Path, number: signal.Signals, code: int) -> None:
-    out = spec.parent / f"again-{number.name}"
-    process = start(spec, out)
-    until_under_way(out, process)
-    below = children(process)
-    assert len(below) >= 6
-    process.send_signal(number)
-    said = process.communicate(timeout=60)[0].decode()
-    assert process.returncode == code, said
-    assert ("to go on from here" in said) == (number is signal.SIGINT)
-    assert_eventually_sync(lambda: all_gone(below), timeout=15)
+def test_the_same_command_goes_on(calm: dict[str, Any], spec: Path) -> None:
+    """After `kill -9` of the command, after Ctrl-C, and then to the end."""
+    out = spec.parent / "again"
+    log = out / "evomerge.log"
+    for attempt, (number, code) in enumerate([(signal.SIGKILL, -9), (signal.SIGINT, 130)], 1):
+        process = start(spec, out)
+        # A later command reads the run's log from its first event: it found the earlier one's run.
+        assert_eventually_sync(lambda n=attempt: log.exists() and log.read_text().count(" 1 RunStarted") == n, 60)
+        until_under_way(out, process)
+        below = children(process)
+        assert len(below) >= 6
+        process.send_signal(number)
+        said = process.communicate(timeout=60)[0].decode()
+        assert process.returncode == code, said
+        assert ("to go on from here" in said) == (number is signal.SIGINT)
+        assert_eventually_sync(lambda gone=below: all_gone(gone), timeout=15)
     assert digest(finished(start(spec, out), out)) == digest(calm)
-    log = (out / "evomerge.log").read_text()
-    assert log.count(" 1 RunStarted") == 2  # the second command found the first one's run
+    assert log.read_text().count(" 1 RunStarted") == 3
 
 
 def test_a_finished_run_is_only_reported_again(calm: dict[str, Any], spec: Path) -> None:
