@@ -34,8 +34,9 @@ from evomerge_common.runtime.child import ChildProcess
 from evomerge_common.runtime.grpc_server import GrpcServer, client_channel, error_from_rpc
 from evomerge_common.runtime.ports_factory import Ports, memory_ports
 from evomerge_common.runtime.settings import Settings
+from evomerge_common.uris import model_folders
 from evomerge_evaluator.bootstrap import bootstrap
-from evomerge_evaluator.handlers import EvaluateHandler, path_of, source_folders
+from evomerge_evaluator.handlers import EvaluateHandler
 from evomerge_evaluator.metrics import EvaluatorMetrics
 from evomerge_evaluator.scoring import child as scoring
 from evomerge_evaluator.scoring import score_folder
@@ -123,7 +124,7 @@ async def test_a_recipe_without_weights_is_executed_in_memory(
             artifact_uri=(tmp_path / "artifacts" / "scratch" / recipe.digest).as_uri(),
         )  # fmt: skip
         result = await handler(job)
-        with plan_merge(recipe, source_folders(sources)) as plan:
+        with plan_merge(recipe, model_folders(sources)) as plan:
             execute(plan, tmp_path / f"merged-{weight}")
         assert result.scores == score_folder(tmp_path / f"merged-{weight}", SUITE, "search", threads=1).scores
 
@@ -245,12 +246,3 @@ def test_the_service_process_never_imports_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert int(done.stdout) <= 120
-
-
-def test_uris(tmp_path: Path) -> None:
-    folder = tmp_path / "with space"
-    folder.mkdir()
-    assert path_of(folder.as_uri()) == folder
-    assert path_of(str(folder)) == folder
-    models = (Model(reference="a", uri=folder.as_uri()), Model(reference="b", uri="file:///no/such", digest="d"))
-    assert source_folders(models) == {"a": folder}

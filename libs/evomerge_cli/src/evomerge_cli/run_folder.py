@@ -13,12 +13,12 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from evomerge_common.codec import from_json_line, to_json_line
 from evomerge_common.domain.suite import Suite
 from evomerge_common.errors import InvalidInput, NotFound
 from evomerge_common.ports import Recorded
+from evomerge_common.uris import path_of_uri
 
 HIDDEN = ".evomerge"
 RESULTS = ("model", "report", "result.json", "events.jsonl")
@@ -177,7 +177,7 @@ class RunFolder:
 
         """
         target = self.out / "model"
-        source = file_path(uri)
+        source = path_of_uri(uri)
         if source is None or not source.is_dir():
             if (target / "config.json").is_file() and move:
                 return target  # an earlier command moved it already
@@ -192,14 +192,6 @@ class RunFolder:
             shutil.rmtree(target)
         fresh.rename(target)
         return target
-
-
-def file_path(uri: str) -> Path | None:
-    """The local path of a file:// URI; None for any other."""
-    parts = urlsplit(uri)
-    if parts.scheme != "file" or parts.netloc not in {"", "localhost"}:
-        return None
-    return Path(unquote(parts.path))
 
 
 def write_atomically(path: Path, text: str) -> None:

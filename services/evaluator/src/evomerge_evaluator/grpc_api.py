@@ -17,8 +17,9 @@ from evomerge_common.errors import InvalidInput, ModelNotFound, NotFound, did_yo
 from evomerge_common.runtime.child import ChildProcess
 from evomerge_common.runtime.ports_factory import Ports
 from evomerge_common.runtime.settings import Settings
+from evomerge_common.uris import path_of_uri
 from evomerge_evaluator.gpu import GpuMonitor
-from evomerge_evaluator.handlers import DEFAULT_THREADS, path_of
+from evomerge_evaluator.handlers import DEFAULT_THREADS
 from evomerge_evaluator.scoring import child as scoring
 
 RUN_ID = "adhoc"
@@ -145,7 +146,10 @@ class EvaluatorServicer(evaluator_pb2_grpc.EvaluatorServiceServicer):
 
         """
         if model.uri:
-            folder = path_of(model.uri)
+            found = path_of_uri(model.uri)
+            if found is None:
+                raise ModelNotFound(f"{model.uri} is not a path of this machine; download the model here first")
+            folder = found
         elif model.digest:
             name = model.digest.removeprefix("sha256:")
             if not name.isalnum():

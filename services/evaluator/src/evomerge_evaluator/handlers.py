@@ -6,16 +6,16 @@ import asyncio
 from collections import OrderedDict
 from dataclasses import replace
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 import structlog
 
 from evomerge_common import codec
-from evomerge_common.domain.messages import CandidateEvaluated, EvaluateJob, Job, Model
+from evomerge_common.domain.messages import CandidateEvaluated, EvaluateJob, Job
 from evomerge_common.domain.suite import Suite
 from evomerge_common.errors import InvalidInput, NotFound, Unavailable
 from evomerge_common.runtime.child import ChildProcess
 from evomerge_common.runtime.ports_factory import Ports
+from evomerge_common.uris import model_folders, path_of_uri
 from evomerge_evaluator.metrics import EVALUATOR_METRICS, EvaluatorMetrics
 from evomerge_evaluator.scoring import child as scoring
 from evomerge_evaluator.scoring.report import ScoreReport
@@ -69,11 +69,11 @@ class EvaluateHandler:
 
     async def _score(self, payload: EvaluateJob) -> ScoreReport:
         suite = await self._suite(payload)
-        folder = await asyncio.to_thread(self._weights, payload.artifact_uri)
+        folder = await asyncio.to_thread(self._weights, payload)
         request = scoring.ScoreRequest(
             folder=folder,
             recipe_json=payload.recipe_json,
-            models={} if folder else source_folders(payload.sources),
+            models={} if folder else model_folders(payload.sources),
             suite=suite,
             suite_digest=payload.suite_digest,
             split=payload.split,
@@ -103,28 +103,16 @@ class EvaluateHandler:
         self._suites.move_to_end(payload.suite_digest)
         return self._suites[payload.suite_digest]
 
-    def _weights(self, uri: str) -> Path | None:
+    def _weights(self, payload: EvaluateJob) -> Path | None:
         """The candidate's folder; None where there is none or this machine cannot reach it."""
+        uri = payload.artifact_uri
         if not uri:
             return None
+        if any(model.uri == uri for model in payload.sources):  # a source as it is lies in the model store
+            folder = path_of_uri(uri)
+            return folder if folder is not None and folder.is_dir() else None
         try:
             return self._ports.artifacts.open(uri)
         except NotFound:
             self._log.info("weights out of reach, the recipe is executed here", uri=uri)
             return None
-
-
-def source_folders(models: tuple[Model, ...]) -> dict[str, Path]:
-    """ModelReference.key → folder of each model that is on this machine."""
-    found = {}
-    for model in models:
-        folder = path_of(model.uri)
-        if folder.is_dir():
-            found[model.digest or model.reference] = folder
-    return found
-
-
-def path_of(uri: str) -> Path:
-    """The path that a file URI, or a plain path, names."""
-    parts = urlsplit(uri)
-    return Path(unquote(parts.path)) if parts.scheme == "file" else Path(uri)

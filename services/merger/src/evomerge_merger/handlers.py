@@ -7,13 +7,12 @@ import shutil
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 from evomerge_common.domain.messages import ArtifactExported, CandidateMerged, ExportJob, Job, MergeJob, Model
 from evomerge_common.errors import InvalidInput, NotFound, UnsafeFile
 from evomerge_common.runtime.child import ChildProcess
 from evomerge_common.runtime.ports_factory import Ports
+from evomerge_common.uris import model_folders
 from evomerge_merger import engine
 
 THREADS = 2
@@ -120,11 +119,8 @@ def folders(models: tuple[Model, ...]) -> dict[str, str]:
         NotFound: a source is not on this machine.
 
     """
-    found = {}
+    found = model_folders(models)
     for model in models:
-        parts = urlsplit(model.uri)
-        path = Path(unquote(parts.path)) if parts.scheme == "file" else Path(model.uri)
-        if not path.is_dir():
-            raise NotFound(f"{model.reference} is not at {path}: the merger must see the downloader's model store")
-        found[model.digest] = str(path)
-    return found
+        if model.digest not in found:
+            raise NotFound(f"{model.reference} is not at {model.uri}: the merger must see the downloader's model store")
+    return {digest: str(folder) for digest, folder in found.items()}

@@ -8,13 +8,13 @@ from typing import Any
 
 from evomerge_cli.console import Console
 from evomerge_cli.progress import stages
-from evomerge_cli.run_folder import file_path
 from evomerge_cli.spec_source import classic_models, local_path
 from evomerge_common.domain.genome import SearchSpace
 from evomerge_common.domain.recipe import ModelReference, Recipe
 from evomerge_common.domain.spec import METHODS, ClassicSpec
 from evomerge_common.errors import ShapeMismatch
 from evomerge_common.runtime.settings import Settings
+from evomerge_common.uris import path_of_uri
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
@@ -73,7 +73,7 @@ def _download(reference: str, settings: Settings, console: Console) -> Path:
 
     console.say(f"fetching {reference}")
     model = Fetcher(ModelStore(settings.model_store), Hub(), link=settings.link_models).fetch(reference)
-    path = file_path(model.uri)
+    path = path_of_uri(model.uri)
     assert path is not None
     return path
 

@@ -7,11 +7,12 @@ from pathlib import Path
 
 from evomerge_cli.console import Console
 from evomerge_cli.finish import finish, report, show
-from evomerge_cli.run_folder import RunFolder, file_path
+from evomerge_cli.run_folder import RunFolder
 from evomerge_common.domain.messages import RunStarted
 from evomerge_common.domain.suite import Suite
 from evomerge_common.errors import InvalidInput, NotFound
 from evomerge_common.ports import Recorded
+from evomerge_common.uris import path_of_uri
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
@@ -43,7 +44,7 @@ def suite_of(events: list[Recorded]) -> Suite:
 
     """
     started = next(e.event.payload for e in events if isinstance(e.event.payload, RunStarted))
-    path = file_path(started.suite_uri)
+    path = path_of_uri(started.suite_uri)
     if path is None or not path.is_file():
         raise NotFound(f"the run's suite is at {started.suite_uri}, which cannot be reached from here; report it there")
     return Suite.from_json(path.read_text("utf-8"))
