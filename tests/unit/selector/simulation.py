@@ -23,6 +23,7 @@ from evomerge_common.domain.messages import (
     ModelReady,
     Result,
     RunStarted,
+    TaskScore,
 )
 from evomerge_common.domain.recipe import Recipe
 from evomerge_common.domain.spec import RunSpec
@@ -56,6 +57,21 @@ def landscape(recipe_json: str) -> float:
     return 1.0 / (1.0 + error / max(1, count)) - (0.05 if recipe.method == "linear" else 0.0)
 
 
+def skills(recipe_json: str) -> tuple[TaskScore, ...]:
+    """Three tasks that pull apart: each likes the weight of its own model, and dislikes the sum of all."""
+    total, own = 0.0, [0.0, 0.0, 0.0]
+    for part in Recipe.from_json(recipe_json).slices:
+        for i, item in enumerate(part.inputs[:3]):
+            weight = item.parameters.get("weight", 0.5)
+            weight = weight[-1]["value"] if isinstance(weight, list) else weight
+            own[i] += weight / max(1, len(part.inputs))
+            total += weight / max(1, len(part.inputs))
+    return tuple(
+        TaskScore(task=f"t{i}", score=round(1.0 / (1.0 + (value - 1.0) ** 2 + 0.3 * total), 6))
+        for i, value in enumerate(own)
+    )
+
+
 def answer(job: Job, *, fail: frozenset[int] = frozenset(), layers: int = 6) -> Result:
     payload = job.payload
     match payload:
@@ -76,7 +92,7 @@ def answer(job: Job, *, fail: frozenset[int] = frozenset(), layers: int = 6) -> 
                 )  # fmt: skip
             return CandidateEvaluated(
                 job_id=job.job_id, recipe_digest=payload.recipe_digest, split=payload.split,
-                fitness=landscape(payload.recipe_json),
+                fitness=landscape(payload.recipe_json), scores=skills(payload.recipe_json),
             )  # fmt: skip
         case ExportJob():
             return ArtifactExported(job_id=job.job_id, recipe_digest=payload.recipe_digest, uri="file:///x")

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from evomerge_common.domain.genome import SearchSpace
 from evomerge_common.domain.messages import (
     CandidateEvaluated,
     CandidateFailed,
@@ -18,20 +19,26 @@ from evomerge_common.domain.messages import (
     RunStarted,
     SearchEnded,
 )
-from evomerge_common.domain.recipe import Recipe
-from evomerge_common.domain.spec import RunSpec
+from evomerge_common.domain.pareto import front, hypervolume, knee
+from evomerge_common.domain.recipe import ModelReference, Recipe
+from evomerge_common.domain.spec import STRATEGIES, RunSpec
 from evomerge_common.errors import SpecError
+from evomerge_selector.domain.strategies import Individual, MapElitesSearch
 from evomerge_selector.domain.tournament import EvolutionaryTournament, Phase
 from simulation import SUITE, Simulation, make_spec
 
 SCHEDULES = ("steady", "generational")
+SPACE = SearchSpace((ModelReference("a"), ModelReference("b"), ModelReference("c")), None, 6, 4, ("linear",))
 
 
+@pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("schedule", SCHEDULES)
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(workers=st.integers(1, 8), order=st.integers(0, 10_000), replay=st.sampled_from([0, 1, 3, 17]))
-def test_order_workers_and_crashes_change_nothing(schedule: str, workers: int, order: int, replay: int) -> None:
-    spec = make_spec(schedule=schedule, evaluations=30, population=8)
+def test_order_workers_and_crashes_change_nothing(
+    schedule: str, strategy: str, workers: int, order: int, replay: int
+) -> None:
+    spec = make_spec(schedule=schedule, strategy=strategy, evaluations=30, population=8)
     calm = Simulation(spec, workers=1, order=0)
     wild = Simulation(spec, workers=workers, order=order, replay_every=replay)
     assert wild.proposals == calm.proposals
@@ -85,6 +92,32 @@ def test_population_zero_has_the_sources_the_average_and_the_eight_classic_merge
     operators = [operator for _, _, operator in simulation.proposals]
     assert operators[:5] == ["source", "source", "source", "source", "average"]
     assert operators.count("classic") == min(8, 16 - 8)
+
+
+def test_several_objectives_give_a_front_whose_volume_grows_and_its_knee_as_champion() -> None:
+    spec = make_spec(strategy="nsga2", evaluations=120, population=16)
+    found = Simulation(spec, workers=3, order=1).tournament
+    points = [one.scores for one in found.candidates if one.scores]
+    volumes = [hypervolume(points[:count], (0.0, 0.0, 0.0)) for count in (16, 40, 80, len(points))]
+    assert volumes == sorted(volumes)
+    assert volumes[-1] > volumes[0]
+    ended = found.ended
+    assert ended is not None
+    scored = [one for one in found.candidates if one.scores]
+    assert ended.champion_digest == scored[knee(points)].proposed.recipe_digest
+    assert scored.index(next(o for o in scored if o.proposed.recipe_digest == ended.champion_digest)) in front(points)
+
+
+def test_map_elites_keeps_the_best_of_every_skill_cell() -> None:
+    spec = make_spec(strategy="map_elites", evaluations=100, population=16)
+    search = MapElitesSearch(SPACE, spec.search, sources=3)
+    simulation = Simulation(spec, workers=2, order=0).tournament
+    for one in simulation.candidates:
+        search.tell(
+            Individual(one.proposed.recipe_digest, one.genome, one.fitness or 0.0, one.proposed.index, one.scores)
+        )
+    assert len(search.cells) >= 4
+    assert all(one.scores for one in search.pool)
 
 
 def test_classic_breeding_makes_six_mutants_and_merges_two_triples() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from evomerge_common.domain import messages as m
+from evomerge_common.domain.pareto import front
 from evomerge_common.domain.statistics import Interval, mean_interval, paired_difference
 from evomerge_common.domain.suite import Suite
 from evomerge_reporter.domain.history import Candidate, History, short_name
@@ -182,18 +183,9 @@ def statement(champion: Candidate, source: str, difference: Interval, items: int
 
 def pareto_front(candidates: Sequence[Candidate], split: str = "search") -> list[Candidate]:
     """Candidates whose task scores no other candidate matches or beats in every task; in order of proposal."""
-    scored = [(candidate, tuple(candidate.scores(split).values())) for candidate in candidates]
-    # whoever dominates has the higher sum, so in this order a candidate need only be held against the front so far
-    scored.sort(key=lambda pair: (-sum(pair[1]), pair[0].index))
-    front: list[tuple[Candidate, tuple[float, ...]]] = []
-    for candidate, own in scored:
-        beaten = any(
-            other != own and len(other) == len(own) and all(x >= y for x, y in zip(other, own, strict=True))
-            for _, other in front
-        )
-        if own and not beaten:
-            front.append((candidate, own))
-    return sorted((candidate for candidate, _ in front), key=lambda candidate: candidate.index)
+    scored = [one for one in candidates if one.scores(split)]
+    points = [tuple(one.scores(split).values()) for one in scored]
+    return sorted((scored[i] for i in front(points)), key=lambda candidate: candidate.index)
 
 
 def _difference(

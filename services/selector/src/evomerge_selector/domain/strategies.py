@@ -6,24 +6,29 @@ the question, which the state machine seeds with (run seed, place in the sequenc
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
 from typing import Protocol
 
 from evomerge_common.domain.genome import Genome, SearchSpace
+from evomerge_common.domain.pareto import Point, crowding, fronts
 from evomerge_common.domain.spec import SearchSpec
-from evomerge_common.errors import SpecError
+from evomerge_common.errors import SpecError, did_you_mean
 from evomerge_selector.domain.operators import crossover, merge_of_merges, mutate, random_genome
+
+CROSSOVER_RATE = 0.55
 
 
 @dataclass(frozen=True)
 class Individual:
-    """A scored genome; `fitness` is −inf for a candidate that failed."""
+    """A scored genome; of a candidate that failed, `fitness` is −inf and `scores` (one a task) is empty."""
 
     digest: str
     genome: Genome
     fitness: float
     index: int
+    scores: Point = ()
 
     @property
     def rank(self) -> tuple[float, int]:
@@ -62,7 +67,32 @@ class RandomSearch:
 
 
 @dataclass
-class TournamentSearch:
+class Evolution:
+    """What the evolving strategies share: two parents make a child, one a mutant. `_parent` says who becomes one."""
+
+    space: SearchSpace
+    spec: SearchSpec
+    pool: list[Individual] = field(default_factory=list)
+
+    def ask(self, index: int, rng: Random) -> Proposal:
+        if not self.pool:
+            return Proposal(random_genome(self.space, rng), "random")
+        first = self._parent(rng)
+        if rng.random() < CROSSOVER_RATE:
+            second = self._parent(rng)
+            if second.digest != first.digest:
+                child = crossover(first.genome, second.genome, self.space, rng)
+                if rng.random() < 0.5:
+                    child = mutate(child, self.space, rng)
+                return Proposal(child, "crossover", (first.digest, second.digest))
+        return Proposal(mutate(first.genome, self.space, rng), "mutation", (first.digest,))
+
+    def _parent(self, rng: Random) -> Individual:
+        raise NotImplementedError
+
+
+@dataclass
+class TournamentSearch(Evolution):
     """(μ+λ) evolution with tournament selection (Goldberg & Deb 1991), elites, and fresh blood on stagnation.
 
     The pool keeps the best `population` individuals, so elites never leave it. Parents win tournaments of
@@ -70,9 +100,6 @@ class TournamentSearch:
     the bottom six are merged in two triples.
     """
 
-    space: SearchSpace
-    spec: SearchSpec
-    pool: list[Individual] = field(default_factory=list)
     best: float = float("-inf")
     stale: int = 0
 
@@ -83,29 +110,14 @@ class TournamentSearch:
         else:
             self.stale += 1
 
-    def elites(self) -> list[Individual]:
-        """The best of the pool, best first."""
-        return self.pool[: self.spec.elites]
-
     def ask(self, index: int, rng: Random) -> Proposal:
-        if not self.pool:
-            return Proposal(random_genome(self.space, rng), "random")
-        if self.spec.breeding == "classic":
+        if self.pool and self.spec.breeding == "classic":
             return self._classic(index, rng)
-        if self.stale > 2 * self.spec.population and rng.random() < 0.25:
+        if self.pool and self.stale > 2 * self.spec.population and rng.random() < 0.25:
             return Proposal(random_genome(self.space, rng), "fresh")
-        first = self._tournament(rng)
-        draw = rng.random()
-        if draw < 0.55:
-            second = self._tournament(rng)
-            if second.digest != first.digest:
-                child = crossover(first.genome, second.genome, self.space, rng)
-                if rng.random() < 0.5:
-                    child = mutate(child, self.space, rng)
-                return Proposal(child, "crossover", (first.digest, second.digest))
-        return Proposal(mutate(first.genome, self.space, rng), "mutation", (first.digest,))
+        return super().ask(index, rng)
 
-    def _tournament(self, rng: Random) -> Individual:
+    def _parent(self, rng: Random) -> Individual:
         return min((rng.choice(self.pool) for _ in range(self.spec.tournament_size)), key=lambda one: one.rank)
 
     def _classic(self, index: int, rng: Random) -> Proposal:
@@ -123,6 +135,67 @@ class TournamentSearch:
         return Proposal(child, "breed", tuple(one.digest for one in parents))
 
 
+@dataclass
+class ParetoSearch(Evolution):
+    """NSGA-II (Deb et al. 2002) in its steady-state form: every task is an objective.
+
+    The pool is what survives non-dominated sorting and, within the last layer that fits in part, crowding. Parents win
+    binary tournaments of layer, then crowding. The run's champion is the front's knee.
+    """
+
+    layer: dict[str, int] = field(default_factory=dict)
+    room: dict[str, float] = field(default_factory=dict)
+
+    def tell(self, individual: Individual) -> None:
+        if not individual.scores:
+            return  # a failed candidate has no place among the objectives
+        members = [*self.pool, individual]
+        kept: list[Individual] = []
+        self.layer.clear()
+        self.room.clear()
+        for rank, indices in enumerate(fronts([one.scores for one in members])):
+            one_layer = [members[i] for i in indices]
+            room = dict(zip(indices, crowding([one.scores for one in one_layer]), strict=True))
+            order = sorted(indices, key=lambda i: (-room[i], members[i].index))
+            for i in order[: self.spec.population - len(kept)]:
+                kept.append(members[i])
+                self.layer[members[i].digest], self.room[members[i].digest] = rank, room[i]
+            if len(kept) == self.spec.population:
+                break
+        self.pool = sorted(kept, key=lambda one: one.index)
+
+    def _parent(self, rng: Random) -> Individual:
+        pair = (rng.choice(self.pool), rng.choice(self.pool))
+        return min(pair, key=lambda one: (self.layer[one.digest], -self.room[one.digest], one.index))
+
+
+@dataclass
+class MapElitesSearch(Evolution):
+    """MAP-Elites (Mouret & Clune 2015): the best candidate of every skill cell stays, and every cell breeds alike.
+
+    A cell is the set of tasks at which a candidate is better than the average source; the first candidates, which are
+    the sources, set that measure. Of more than eight tasks the first eight count.
+    """
+
+    sources: int = 2
+    cells: dict[tuple[bool, ...], Individual] = field(default_factory=dict)
+    measure: list[Point] = field(default_factory=list)
+
+    def tell(self, individual: Individual) -> None:
+        if not individual.scores:
+            return
+        if len(self.measure) < self.sources:
+            self.measure.append(individual.scores)
+        means = [sum(column) / len(column) for column in zip(*self.measure, strict=True)]
+        cell = tuple(score > mean for score, mean in zip(individual.scores[:8], means, strict=False))
+        if cell not in self.cells or individual.rank < self.cells[cell].rank:
+            self.cells[cell] = individual
+        self.pool = sorted(self.cells.values(), key=lambda one: one.index)
+
+    def _parent(self, rng: Random) -> Individual:
+        return rng.choice(self.pool)
+
+
 def make_strategy(space: SearchSpace, spec: SearchSpec) -> Strategy:
     """The strategy that the spec names.
 
@@ -130,8 +203,14 @@ def make_strategy(space: SearchSpace, spec: SearchSpec) -> Strategy:
         SpecError: it names none.
 
     """
-    if spec.strategy == "random":
-        return RandomSearch(space, spec)
-    if spec.strategy == "tournament":
-        return TournamentSearch(space, spec)
-    raise SpecError(f"unknown strategy {spec.strategy!r}", ("search", "strategy"))
+    kinds: dict[str, Callable[[], Strategy]] = {
+        "random": lambda: RandomSearch(space, spec),
+        "tournament": lambda: TournamentSearch(space, spec),
+        "nsga2": lambda: ParetoSearch(space, spec),
+        "map_elites": lambda: MapElitesSearch(space, spec, sources=len(space.models)),
+    }
+    if spec.strategy not in kinds:
+        raise SpecError(
+            f"unknown strategy {spec.strategy!r}; {did_you_mean(spec.strategy, kinds)}", ("search", "strategy")
+        )
+    return kinds[spec.strategy]()

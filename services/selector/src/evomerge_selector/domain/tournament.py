@@ -44,6 +44,7 @@ from evomerge_common.domain.messages import (
     RunStarted,
     SearchEnded,
 )
+from evomerge_common.domain.pareto import Point, knee
 from evomerge_common.domain.recipe import ModelReference, Recipe
 from evomerge_common.domain.spec import RunSpec
 from evomerge_common.domain.suite import Suite
@@ -78,6 +79,7 @@ class Candidate:
     proposed: CandidateProposed
     genome: Genome
     fitness: float | None = None
+    scores: Point = ()
     error: ErrorInfo | None = None
 
 
@@ -128,7 +130,15 @@ class EvolutionaryTournament:
         """Ends the search with what has been counted so far: by hand, or because time is up."""
         if self._champion < 0:
             return RunCancelled(reason=f"{reason}; no candidate had been scored yet")
-        return SearchEnded(champion_digest=self.champion.proposed.recipe_digest, reason=reason, evaluated=self._seen)
+        digest = self._final_champion().proposed.recipe_digest
+        return SearchEnded(champion_digest=digest, reason=reason, evaluated=self._seen)
+
+    def _final_champion(self) -> Candidate:
+        """The fittest; of several objectives the knee of the front."""
+        scored = [one for one in self.candidates[: self._seen] if one.scores]
+        if self.spec and self.spec.search.strategy == "nsga2" and scored:
+            return scored[knee([one.scores for one in scored])]
+        return self.champion
 
     @property
     def champion(self) -> Candidate:
@@ -291,7 +301,8 @@ class EvolutionaryTournament:
         if job and isinstance(job.payload, EvaluateJob) and candidate.proposed.operator != "source":
             self.discarded.append(job.payload.artifact_uri)
         fitness = event.fitness if math.isfinite(event.fitness) else FAILED
-        self.candidates[index] = replace(candidate, fitness=fitness)
+        scores = tuple(one.score for one in event.scores) if fitness > FAILED else ()
+        self.candidates[index] = replace(candidate, fitness=fitness, scores=scores)
         self._count()
 
     def _failed(self, event: CandidateFailed) -> None:
@@ -427,6 +438,7 @@ class EvolutionaryTournament:
                     candidate.genome,
                     candidate.fitness if candidate.fitness is not None else FAILED,
                     candidate.proposed.index,
+                    candidate.scores,
                 )
             )
         self._told = max(self._told, needed)
