@@ -333,7 +333,8 @@ def draw(rows: list[Row], in_process: dict[str, Any], path: Path, size: str) -> 
         axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(
         f"{size} B parameters in bfloat16, base and three fine-tunes; linear in process takes "
-        f"{in_process['ratio']:.2f} x the time of reading its inputs and writing its output (limit {IN_PROCESS_LIMIT} x)",
+        f"{in_process['ratio']:.2f} x the time of reading its inputs and writing its output (limit "
+        f"{IN_PROCESS_LIMIT} x)",
         fontsize=10,
     )
     figure.savefig(path, dpi=110)
