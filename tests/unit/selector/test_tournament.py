@@ -31,7 +31,7 @@ SCHEDULES = ("steady", "generational")
 SPACE = SearchSpace((ModelReference("a"), ModelReference("b"), ModelReference("c")), None, 6, 4, ("linear",))
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", [s for s in STRATEGIES if s != "gp"])  # gp: minutes
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @settings(max_examples=5, deadline=None)
 @given(workers=st.integers(1, 8), order=st.integers(0, 10_000), replay=st.sampled_from([0, 1, 3, 17]))

@@ -85,6 +85,9 @@ class Recipe:
         dtype: in which the merge is computed ("" = the first source's).
         out_dtype: in which it is written ("" = dtype).
         tokenizer: "" (the base's or the first model's), "base", "union", or a model.
+        tokens: by token, where its embedding comes from: {"source": model, "token" or "token_id" if it is another's},
+            {"zero": true}, and "force" to replace rows that are there.
+        pad_to_multiple_of: rows of the embedding are rounded up to a multiple of it (0: not).
         seed: of random masks.
 
     """
@@ -98,6 +101,8 @@ class Recipe:
     tokenizer: str = ""
     chat_template: str = ""
     seed: int = 0
+    tokens: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    pad_to_multiple_of: int = 0
 
     @classmethod
     def of_source(cls, source: ModelReference, *, dtype: str = "") -> Recipe:
@@ -193,6 +198,8 @@ class Recipe:
             tokenizer=self.tokenizer,
             chat_template=self.chat_template,
             seed=self.seed,
+            tokens={token: dict(own) for token, own in self.tokens.items()},
+            pad_to_multiple_of=self.pad_to_multiple_of,
         )
 
     @classmethod
@@ -232,8 +239,10 @@ class Recipe:
                 tokenizer=data.get("tokenizer", ""),
                 chat_template=data.get("chat_template", ""),
                 seed=int(data.get("seed", 0)),
+                tokens={str(token): dict(own) for token, own in data.get("tokens", {}).items()},
+                pad_to_multiple_of=int(data.get("pad_to_multiple_of", 0)),
             )
-        except (KeyError, TypeError, IndexError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             raise RecipeError(f"not a recipe: {error!r}") from error
 
     def to_json(self) -> str:

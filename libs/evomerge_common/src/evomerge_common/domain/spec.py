@@ -22,7 +22,7 @@ METHODS = (
     "dfs",
 )
 """Merge methods that the search draws from."""
-STRATEGIES = ("tournament", "nsga2", "map_elites", "random")
+STRATEGIES = ("tournament", "nsga2", "map_elites", "cmaes", "tpe", "gp", "random")
 SCHEDULES = ("steady", "generational")
 BREEDING = ("blend", "classic")
 PS_TECHNIQUES_1 = ("linear", "slerp")

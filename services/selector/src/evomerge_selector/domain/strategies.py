@@ -6,7 +6,6 @@ the question, which the state machine seeds with (run seed, place in the sequenc
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
 from typing import Protocol
@@ -14,7 +13,6 @@ from typing import Protocol
 from evomerge_common.domain.genome import Genome, SearchSpace
 from evomerge_common.domain.pareto import Point, crowding, fronts
 from evomerge_common.domain.spec import SearchSpec
-from evomerge_common.errors import SpecError, did_you_mean
 from evomerge_selector.domain.operators import crossover, merge_of_merges, mutate, random_genome
 
 CROSSOVER_RATE = 0.55
@@ -46,7 +44,14 @@ class Proposal:
 
 
 class Strategy(Protocol):
-    """Ask / tell."""
+    """Ask / tell.
+
+    Attributes:
+        is_stateful: whether asking changes what it answers next, so that past questions must be asked again.
+
+    """
+
+    is_stateful: bool
 
     def tell(self, individual: Individual) -> None: ...
     def ask(self, index: int, rng: Random) -> Proposal: ...
@@ -58,6 +63,7 @@ class RandomSearch:
 
     space: SearchSpace
     spec: SearchSpec
+    is_stateful: bool = False
 
     def tell(self, individual: Individual) -> None:
         """Learns nothing."""
@@ -73,6 +79,7 @@ class Evolution:
     space: SearchSpace
     spec: SearchSpec
     pool: list[Individual] = field(default_factory=list)
+    is_stateful: bool = False
 
     def ask(self, index: int, rng: Random) -> Proposal:
         if not self.pool:
@@ -194,23 +201,3 @@ class MapElitesSearch(Evolution):
 
     def _parent(self, rng: Random) -> Individual:
         return rng.choice(self.pool)
-
-
-def make_strategy(space: SearchSpace, spec: SearchSpec) -> Strategy:
-    """The strategy that the spec names.
-
-    Raises:
-        SpecError: it names none.
-
-    """
-    kinds: dict[str, Callable[[], Strategy]] = {
-        "random": lambda: RandomSearch(space, spec),
-        "tournament": lambda: TournamentSearch(space, spec),
-        "nsga2": lambda: ParetoSearch(space, spec),
-        "map_elites": lambda: MapElitesSearch(space, spec, sources=len(space.models)),
-    }
-    if spec.strategy not in kinds:
-        raise SpecError(
-            f"unknown strategy {spec.strategy!r}; {did_you_mean(spec.strategy, kinds)}", ("search", "strategy")
-        )
-    return kinds[spec.strategy]()

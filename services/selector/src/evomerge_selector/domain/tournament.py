@@ -48,9 +48,11 @@ from evomerge_common.domain.pareto import Point, knee
 from evomerge_common.domain.recipe import ModelReference, Recipe
 from evomerge_common.domain.spec import RunSpec
 from evomerge_common.domain.suite import Suite
+from evomerge_common.errors import SpecError
 from evomerge_selector.domain.operators import mutate, random_genome
 from evomerge_selector.domain.population_zero import population_zero
-from evomerge_selector.domain.strategies import Individual, Proposal, Strategy, make_strategy
+from evomerge_selector.domain.strategies import Individual, Proposal, Strategy
+from evomerge_selector.domain.strategy_factory import make_strategy
 
 FAILED = float("-inf")
 """Fitness of a candidate that could not be merged or scored: the worst there is."""
@@ -104,6 +106,7 @@ class EvolutionaryTournament:
         self._pending: deque[Decision] = deque()
         self._seen = 0  # candidates 0 … seen−1 have results and were counted, in order
         self._told = 0
+        self._asked = 0
         self._champion = -1
         self._last_improvement = 0
         self._generations = 0
@@ -247,7 +250,11 @@ class EvolutionaryTournament:
             methods=search.methods,
             dtype=self.spec.dtype,
         )
-        self._strategy = make_strategy(self._space, search)
+        try:
+            self._strategy = make_strategy(self._space, search, seed=self.spec.seed)
+        except SpecError as error:
+            self._fail("SpecError", str(error))
+            return
         one_hot = [
             self._space.uniform("linear", weight=0.0),
             *(
@@ -431,17 +438,12 @@ class EvolutionaryTournament:
             return None
         assert self._strategy is not None
         assert self._space is not None
-        for candidate in self.candidates[self._told : needed]:
-            self._strategy.tell(
-                Individual(
-                    candidate.proposed.recipe_digest,
-                    candidate.genome,
-                    candidate.fitness if candidate.fitness is not None else FAILED,
-                    candidate.proposed.index,
-                    candidate.scores,
-                )
-            )
-        self._told = max(self._told, needed)
+        if self._strategy.is_stateful:  # after a fold of the log, it is asked again what it was asked before
+            for past in range(max(self._asked, self._first_generation()), index):
+                self._tell(self._needed(past))
+                self._strategy.ask(past, Random(f"{self.spec.seed}:{past}"))
+        self._asked = index + 1
+        self._tell(needed)
         rng = Random(f"{self.spec.seed}:{index}")
         proposal, recipe = self._novel(index, rng)
         if recipe is None:
@@ -455,6 +457,15 @@ class EvolutionaryTournament:
             parents=proposal.parents,
             generation=self._generation_of(index),
         )
+
+    def _tell(self, count: int) -> None:
+        """Tells the strategy the results of the first `count` candidates, as far as it does not know them."""
+        assert self._strategy is not None
+        for one in self.candidates[self._told : count]:
+            fitness = FAILED if one.fitness is None else one.fitness
+            individual = Individual(one.proposed.recipe_digest, one.genome, fitness, one.proposed.index, one.scores)
+            self._strategy.tell(individual)
+        self._told = max(self._told, count)
 
     def _novel(self, index: int, rng: Random) -> tuple[Proposal, Recipe | None]:
         """A proposal whose recipe the run has not had yet; None when the space seems to hold no more."""
