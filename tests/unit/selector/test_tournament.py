@@ -178,6 +178,13 @@ def test_models_of_different_depth_fail_the_run_before_anything_is_merged() -> N
     assert decision.error.type == "ShapeMismatch"
 
 
+def test_a_strategy_without_its_means_fails_the_run_and_says_what_to_do() -> None:
+    simulation = Simulation(make_spec(strategy="cmaes", methods=["frankenmerge"]), workers=1, order=0)
+    last = simulation.events[-1].payload
+    assert isinstance(last, RunFailed)
+    assert "add a method that has some" in last.error.message
+
+
 def test_a_source_that_cannot_be_had_fails_the_run_at_once() -> None:
     tournament = EvolutionaryTournament("r")
     tournament.apply(Event(run_id="r", payload=RunStarted(spec_json=make_spec().to_json())))

@@ -9,6 +9,7 @@ questions again (`is_stateful`); they are seeded, so the answers are the same.
 
 from __future__ import annotations
 
+import importlib.util
 import warnings
 from dataclasses import dataclass, field
 from random import Random
@@ -120,12 +121,10 @@ class OptunaSearch:
             return optuna.samplers.CmaEsSampler(seed=self.seed, n_startup_trials=1, sigma0=0.3)
         if self.spec.strategy == "tpe":
             return optuna.samplers.TPESampler(seed=self.seed, multivariate=True, n_startup_trials=1)
-        try:
-            import scipy  # noqa: F401
-            import torch  # noqa: F401
-        except ImportError as error:
+        missing = [name for name in ("scipy", "torch") if importlib.util.find_spec(name) is None]
+        if missing:
             raise SpecError(
-                f"strategy gp needs scipy and torch beside the selector ({error}); use tpe or cmaes, or install them",
+                f"strategy gp needs {' and '.join(missing)} beside the selector; use tpe or cmaes, or install them",
                 ("search", "strategy"),
-            ) from error
+            )
         return optuna.samplers.GPSampler(seed=self.seed, n_startup_trials=1, deterministic_objective=True)
