@@ -114,6 +114,32 @@ def test_says_in_mergekits_words_what_it_read(text: str) -> None:
     assert read_recipe_yaml(again).digest == recipe.digest
 
 
+def test_tokenizers_in_the_long_form() -> None:
+    text = """
+merge_method: linear
+models: [{model: org/a, parameters: {weight: 1}}, {model: org/b, parameters: {weight: 1}}]
+tokenizer:
+  source: {model: {path: org/b}}
+  pad_to_multiple_of: 64
+  tokens:
+    <a>: {source: org/a, force: true}
+    <b>: {source: {kind: zero}}
+    <c>: {source: {kind: model_token, model: org/b, token_id: 7}}
+    <d>: {source: {kind: model_token, model: org/b, token: "x"}}
+    <e>:
+"""
+    recipe = read_recipe_yaml(text)
+    assert (recipe.tokenizer, recipe.pad_to_multiple_of) == ("org/b", 64)
+    assert recipe.tokens == {
+        "<a>": {"source": "org/a", "force": True}, "<b>": {"zero": True}, "<c>": {"source": "org/b", "token_id": 7},
+        "<d>": {"source": "org/b", "token": "x"}, "<e>": {},
+    }  # fmt: skip
+    assert Recipe.from_json(recipe.to_json()).digest == recipe.digest
+    again = recipe_to_mergekit(recipe)
+    assert again is not None
+    assert read_recipe_yaml(again).digest == recipe.digest
+
+
 def test_what_mergekit_has_no_words_for() -> None:
     one = ModelReference("org/one")
     path = (
@@ -221,10 +247,25 @@ WRONG: dict[str, tuple[str, int, str]] = {
     "a list of nothing": ("merge_method: linear\nmodels:\n  -\n", 3, "expected keys and values"),
     "a word at the top": ("just: a\nword: b\n", 1, "unknown key"),
     "negative seed": ("merge_method: linear\n" + M + "seed: -1\n", 3, "at least 0"),
-    "per-token overrides": (
-        "merge_method: linear\n" + M + "tokenizer:\n  source: base\n  tokens: {a: 1}\n",
-        5,
-        "not supported",
+    "a token's unknown key": (
+        "merge_method: linear\n" + M + "tokenizer:\n  source: base\n  tokens:\n    x: {sorce: a}\n",
+        6,
+        "did you mean 'source'",
+    ),
+    "a token's unknown kind": (
+        "merge_method: linear\n" + M + "tokenizer:\n  tokens:\n    x:\n      source: {kind: one}\n",
+        6,
+        "zero or model_token",
+    ),
+    "a token without a row": (
+        "merge_method: linear\n" + M + "tokenizer: {tokens: {x: {source: {kind: model_token, model: a}}}}\n",
+        3,
+        "either token or token_id",
+    ),
+    "padding of words": (
+        "merge_method: linear\n" + M + "tokenizer: {pad_to_multiple_of: many}\n",
+        3,
+        "whole number",
     ),
 }
 

@@ -88,6 +88,11 @@ def is_embedding(name: str) -> bool:
     return _EMBEDDING.search(name) is not None and not is_head(name)
 
 
+def is_token_embedding(name: str) -> bool:
+    """Whether it has a row for each token."""
+    return _INPUT_EMBEDDING.search(name) is not None
+
+
 def is_head(name: str) -> bool:
     """Whether it is the output projection, which may be tied to the input embedding."""
     return _HEAD.search(name) is not None

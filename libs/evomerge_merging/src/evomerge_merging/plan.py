@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import torch
 
-from evomerge_common.domain.recipe import ModelReference, Recipe
-from evomerge_common.errors import ModelError, RecipeError, ShapeMismatch
+from evomerge_common.domain.recipe import Recipe
+from evomerge_common.errors import ModelError, ShapeMismatch
+from evomerge_merging.architecture import text_config
 from evomerge_merging.check import check_recipe
 from evomerge_merging.expression import Node, loads, whole_bytes
 from evomerge_merging.io.dtypes import RECIPE_NAMES, config_name
@@ -121,7 +122,14 @@ def plan_merge(recipe: Recipe, models: Mapping[str, Path] | None = None) -> Plan
     check_recipe(recipe)
     planner = Planner({key: Path(path) for key, path in (models or {}).items()})
     try:
+        sources = {reference.key: planner.source(reference) for reference in recipe.sources()}
+        tokenizer, aligned, told = plan_tokenizer(recipe, sources)
+        planner.sources.update(aligned)
+        for text in told:
+            planner.note(text)
         model = planner.model(recipe)
+        if tokenizer.default:
+            tokenizer = replace(tokenizer, folder=model.donor.folder)
         out_dtype = RECIPE_NAMES.get(recipe.out_dtype or recipe.dtype)
         tensors = tuple(
             OutputTensor(
@@ -131,11 +139,7 @@ def plan_merge(recipe: Recipe, models: Mapping[str, Path] | None = None) -> Plan
         )
         if not tensors:
             raise ShapeMismatch("the models have no tensors in common")
-        named = _named_tokenizer(recipe, planner)
-        tokenizer, notes = plan_tokenizer(recipe, model.donor, list(planner.sources.values()), named)
-        for text in notes:
-            planner.note(text)
-        config = _config(model.config, tensors, planner)
+        config = _config(model.config, tokenizer.config, tensors, planner)
         return Plan(recipe, tensors, config, tokenizer, planner.sources, tuple(planner.notes))
     except BaseException:
         for source in planner.sources.values():
@@ -143,21 +147,15 @@ def plan_merge(recipe: Recipe, models: Mapping[str, Path] | None = None) -> Plan
         raise
 
 
-def _named_tokenizer(recipe: Recipe, planner: Planner) -> Source | None:
-    if recipe.tokenizer in {"", "base", "union"}:
-        # With one vocabulary, which `plan_tokenizer` makes sure of, the union is the base's.
-        if recipe.tokenizer == "base" and recipe.base is None:
-            raise RecipeError("the tokenizer is to be the base's, but the recipe names no base", ("tokenizer",))
-        return None
-    wanted = ModelReference.parse(recipe.tokenizer)
-    for source in recipe.sources():
-        if recipe.tokenizer in {source.key, str(source), source.name}:
-            return planner.source(source)
-    return planner.source(wanted)
-
-
-def _config(config: Mapping[str, Any], tensors: tuple[OutputTensor, ...], planner: Planner) -> dict[str, Any]:
+def _config(
+    config: Mapping[str, Any], changes: Mapping[str, Any], tensors: tuple[OutputTensor, ...], planner: Planner
+) -> dict[str, Any]:
+    """`changes`: fields that follow the vocabulary; nested configs get them where they have such a field."""
     result = {key: value for key, value in config.items() if key != "_name_or_path"}
+    part = text_config(config)
+    if part is not config:
+        result["text_config"] = {**part, **changes}
+    result.update(changes if part is config else {key: value for key, value in changes.items() if key in result})
     counts: dict[torch.dtype, int] = {}
     for tensor in tensors:
         if tensor.dtype.is_floating_point:

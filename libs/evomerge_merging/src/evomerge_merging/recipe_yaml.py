@@ -106,9 +106,9 @@ class _Reader:
             parameters=_parameters(data, path),
             dtype=_dtype(data, "dtype", path),
             out_dtype=_dtype(data, "out_dtype", path),
-            tokenizer=_tokenizer(data, path),
             chat_template=_word(data.get("chat_template") or "", (*path, "chat_template")),
             seed=_whole(data.get("seed", 0), (*path, "seed")),
+            **_tokenizer(data, path),
         )
 
     def _slices(self, data: Mapping[str, Any], path: Path, at: Path) -> tuple[Slice, ...]:
@@ -215,22 +215,59 @@ def _parameters(data: Mapping[str, Any], path: Path) -> dict[str, Any]:
     return found
 
 
-def _tokenizer(data: Mapping[str, Any], path: Path) -> str:
+def _tokenizer(data: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """The recipe's fields from `tokenizer_source`, or from `tokenizer` ({source, tokens, pad_to_multiple_of})."""
     if "tokenizer" in data and "tokenizer_source" in data:
         raise RecipeError("is given by `tokenizer` already", (*path, "tokenizer_source"))
     key = "tokenizer" if "tokenizer" in data else "tokenizer_source"
     value = data.get(key)
+    if not isinstance(value, Mapping) or (key == "tokenizer_source"):
+        return {} if value is None else {"tokenizer": _model_name(value, (*path, key))}
+    check_keys(value, ("source", "tokens", "pad_to_multiple_of"), (*path, key))
+    tokens = value.get("tokens") or {}
+    if not isinstance(tokens, Mapping):
+        raise RecipeError("must be tokens and where their embeddings come from", (*path, key, "tokens"))
+    source = value.get("source")
+    return {
+        # mergekit's default inside the mapping
+        "tokenizer": "union" if source is None else _model_name(source, (*path, key, "source")),
+        "tokens": {token: _token(own, (*path, key, "tokens", token)) for token, own in tokens.items()},
+        "pad_to_multiple_of": _whole(value.get("pad_to_multiple_of") or 0, (*path, key, "pad_to_multiple_of")),
+    }
+
+
+def _token(data: Any, path: Path) -> dict[str, Any]:
+    """One of mergekit's per-token settings, in the recipe's words."""
+    if data is None:
+        return {}
+    check_keys(data, ("source", "force"), path)
+    force = data.get("force", False)
+    if not isinstance(force, bool):
+        raise RecipeError(f"must be true or false, not {force!r}", (*path, "force"))
+    result: dict[str, Any] = {"force": True} if force else {}
+    source, here = data.get("source"), (*path, "source")
+    if source is None:
+        return result
+    if not isinstance(source, Mapping) or "kind" not in source:
+        return {**result, "source": _model_name(source, here)}
+    if source["kind"] == "zero":
+        check_keys(source, ("kind",), here)
+        return {**result, "zero": True}
+    if source["kind"] != "model_token":
+        raise RecipeError(f"must be zero or model_token, not {source['kind']!r}", (*here, "kind"))
+    check_keys(source, ("kind", "model", "token", "token_id"), here)
+    if (source.get("token") is None) == (source.get("token_id") is None):
+        raise RecipeError("needs either token or token_id", here)
+    result["source"] = _model_name(source.get("model"), (*here, "model"))
+    if source.get("token") is not None:
+        return {**result, "token": _word(source["token"], (*here, "token"))}
+    return {**result, "token_id": _whole(source["token_id"], (*here, "token_id"))}
+
+
+def _model_name(value: Any, path: Path) -> str:
     if isinstance(value, Mapping):
-        check_keys(value, ("source", "tokens", "pad_to_multiple_of"), (*path, key))
-        for name in ("tokens", "pad_to_multiple_of"):
-            if value.get(name):
-                raise RecipeError("is not supported in this version", (*path, key, name))
-        value = value.get("source")
-    if value is None:
-        return ""
-    if isinstance(value, str) and value.startswith("model:"):
-        value = value.removeprefix("model:")
-    return _word(value, (*path, key))
+        return str(_long_reference(value, path))
+    return _word(value, path).removeprefix("model:")
 
 
 def recipe_to_mergekit(recipe: Recipe) -> str | None:
@@ -259,10 +296,12 @@ def recipe_to_mergekit(recipe: Recipe) -> str | None:
         data |= _own({**recipe.parameters, **recipe.slices[0].parameters})
     if sliced:
         data |= _own(recipe.parameters)
+    detailed = bool(recipe.tokens or recipe.pad_to_multiple_of)
     for key, value in (
         ("dtype", recipe.dtype),
         ("out_dtype", recipe.out_dtype),
-        ("tokenizer_source", recipe.tokenizer),
+        ("tokenizer_source", recipe.tokenizer if not detailed else ""),
+        ("tokenizer", _spoken_tokenizer(recipe) if detailed else None),
     ):
         if value:
             data[key] = value
@@ -270,6 +309,21 @@ def recipe_to_mergekit(recipe: Recipe) -> str | None:
         data["chat_template"] = recipe.chat_template
     text: str = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
     return text
+
+
+def _spoken_tokenizer(recipe: Recipe) -> dict[str, Any]:
+    tokens: dict[str, Any] = {}
+    for token, own in recipe.tokens.items():
+        source: Any = {"kind": "zero"} if own.get("zero") else own.get("source")
+        if "token" in own or "token_id" in own:
+            named = {key: own[key] for key in ("token", "token_id") if key in own}
+            source = {"kind": "model_token", "model": own["source"], **named}
+        tokens[token] = {"source": source, **({"force": True} if own.get("force") else {})}
+    return {
+        "source": recipe.tokenizer or "base",
+        **({"tokens": tokens} if tokens else {}),
+        **({"pad_to_multiple_of": recipe.pad_to_multiple_of} if recipe.pad_to_multiple_of else {}),
+    }
 
 
 def _with_base(recipe: Recipe) -> Recipe:

@@ -1,98 +1,307 @@
-"""Which tokenizer files a merged model gets, and whether its inputs' vocabularies agree."""
+"""Which vocabulary, tokenizer files and chat template a merged model gets, and its sources seen in that vocabulary."""
 
 from __future__ import annotations
 
 import functools
 import json
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from evomerge_common.domain.recipe import Recipe
+from evomerge_common.domain.recipe import ModelReference, Recipe
 from evomerge_common.errors import ModelError, RecipeError, did_you_mean
+from evomerge_merging.architecture import text_config
+from evomerge_merging.chat_templates import chat_template, template_of
+from evomerge_merging.io.small_files import MAX_BYTES, read_object
 from evomerge_merging.io.writer import write_text
 from evomerge_merging.source import Source
+from evomerge_merging.union import unite
+from evomerge_merging.vocabulary import Target, align, embedding_rows, known_rows, origins
 
+_SLOW = (
+    "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model",
+    "sentencepiece.bpe.model",
+)  # fmt: skip
 FILES = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
-    "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "chat_template.jinja",
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", *_SLOW, "chat_template.jinja",
     "chat_template.json", "generation_config.json",
 )  # fmt: skip
 _VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt")
-MAX_BYTES = 512_000_000
 MAX_DIFFERENCE = 0.01
 """Share of token ids that may stand for different tokens (added special tokens, say); more is no one vocabulary."""
-
-CHATML = (
-    "{% for message in messages %}"
-    "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
-)
-TEMPLATES = {"chatml": CHATML}
 
 
 @dataclass(frozen=True)
 class TokenizerPlan:
-    """Where the files come from; `template` replaces the chat template when it is not empty."""
+    """Where the files come from, and what is put in their place.
+
+    Attributes:
+        folder: of the source whose files are copied.
+        template: the chat template, where it is not the folder's own.
+        tokenizer: content of tokenizer.json, where it is not the folder's own; files of older formats are left out.
+        config: fields of the model's config that follow the vocabulary.
+        default: nothing speaks for another source than the one that gives the config.
+
+    """
 
     folder: Path
     template: str = ""
+    tokenizer: Mapping[str, Any] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
+    default: bool = False
 
     def write(self, out: Path) -> None:
-        """Copies the files, and puts the template in."""
+        """Copies the files, and puts in what differs."""
         for name in FILES:
-            if (self.folder / name).is_file():
+            if (self.folder / name).is_file() and not (self.tokenizer and name in _SLOW):
                 shutil.copyfile(self.folder / name, out / name)
+        config = read_object(self.folder / "tokenizer_config.json")
+        before = json.dumps(config)
         if self.template:
             write_text(out / "chat_template.jinja", self.template)
-            config = _json(self.folder / "tokenizer_config.json")
-            if config.pop("chat_template", None) is not None:
-                write_text(out / "tokenizer_config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+            (out / "chat_template.json").unlink(missing_ok=True)
+            config.pop("chat_template", None)
+        if self.tokenizer:
+            write_text(out / "tokenizer.json", json.dumps(self.tokenizer, ensure_ascii=False) + "\n")
+            if "added_tokens_decoder" in config:
+                config["added_tokens_decoder"] = {
+                    str(entry["id"]): {key: value for key, value in entry.items() if key != "id"}
+                    for entry in self.tokenizer["added_tokens"]
+                }
+        if json.dumps(config) != before:
+            write_text(out / "tokenizer_config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
 
 
-def plan_tokenizer(
-    recipe: Recipe, donor: Source, sources: Sequence[Source], named: Source | None
-) -> tuple[TokenizerPlan, list[str]]:
-    """The tokenizer of a recipe's model, and what is to be said about it.
+@dataclass
+class _Choice:
+    """What is known while the decision is made. `chosen` is the source whose tokenizer files are kept."""
+
+    rule: Recipe
+    sources: Mapping[str, Source]
+    notes: list[str]
+
+    def __post_init__(self) -> None:
+        self.words = {
+            word: reference.key
+            for reference in self.rule.sources()
+            for word in (reference.name, str(reference), reference.key)
+        }
+        self.everyone = list(self.sources.values())
+        self.vocabularies = {source.key: vocabulary(source.folder) for source in self.everyone}
+
+    def named(self, text: str) -> Source:
+        key = self.words.get(text) or next((k for k, s in self.sources.items() if text in {k, s.label}), None)
+        if key is None:
+            hint = did_you_mean(text, ["base", "union", *self.words])
+            raise RecipeError(
+                f"{text!r} is no model of the recipe, whose tokenizer could be taken; {hint}", ("tokenizer",)
+            )
+        return self.sources[key]
+
+
+def plan_tokenizer(recipe: Recipe, sources: Mapping[str, Source]) -> tuple[TokenizerPlan, dict[str, Source], list[str]]:
+    """The tokenizer of a recipe's model, its sources in that vocabulary, and what is to be said about it.
 
     Args:
-        recipe: its `tokenizer` and `chat_template`.
-        donor: whose tokenizer it is by default.
-        sources: of all inputs.
-        named: the source that `recipe.tokenizer` names, if it names one.
+        recipe: its `tokenizer`, `tokens`, `pad_to_multiple_of` and `chat_template`; of a nested recipe the outermost
+            that sets a tokenizer rules all.
+        sources: of all inputs, the one that gives the config first.
 
     Raises:
-        ModelError: the vocabularies differ.
-        RecipeError: no such chat template.
+        ModelError: the vocabularies differ and the recipe does not say what to do, or cannot be united.
+        RecipeError: no such model, token or chat template.
 
     """
-    notes = []
-    first = vocabulary(donor.folder)
-    for source in sources:
-        other = vocabulary(source.folder)
-        if source.key == donor.key or other == first:
-            continue
-        if not first or not other:
-            lacking = donor if not first else source
-            notes.append(f"{lacking.label} has no tokenizer that can be read: vocabularies are taken to be the same")
-            continue
-        different = [token for token, row in first.items() if other.get(token) != row]
-        share = max(len(different), len([token for token in other if token not in first])) / max(len(first), len(other))
-        told = ", ".join(repr(token) for token in different[:3]) or "added tokens"
-        if share > MAX_DIFFERENCE:
-            raise ModelError(
-                f"{donor.label} and {source.label} have different vocabularies ({share:.0%} of the tokens, such as "
-                f"{told}); merged row by row, embeddings would mix unrelated tokens: this version merges models of one "
-                "vocabulary"
-            )
+    rule = next(_rules(recipe), recipe)
+    notes: list[str] = []
+    if rule is not recipe:
         notes.append(
-            f"{donor.label} and {source.label} differ in {max(len(different), 1)} tokens ({told}): their rows are "
-            f"merged as they are, and {donor.label}'s tokenizer is kept"
+            f"the tokenizer setting {rule.tokenizer or 'of a nested recipe'!r} of a nested recipe holds for all"
         )
-    chosen = named or donor
-    return TokenizerPlan(chosen.folder, _template(recipe.chat_template)), notes
+    choice = _Choice(rule, sources, notes)
+    explicit = bool(rule.tokenizer or rule.tokens or rule.pad_to_multiple_of)
+    if explicit:
+        plan, aligned = _explicit(choice)
+    else:
+        plan, aligned = _implicit(choice)
+    return _with_template(recipe, plan, choice), aligned, notes
+
+
+def _rules(recipe: Recipe) -> Iterator[Recipe]:
+    if recipe.tokenizer or recipe.tokens or recipe.pad_to_multiple_of:
+        yield recipe
+    for item in recipe.inputs():
+        if isinstance(item, Recipe):
+            yield from _rules(item)
+
+
+def _implicit(choice: _Choice) -> tuple[TokenizerPlan, dict[str, Source]]:
+    """Nothing is said: one vocabulary is expected, and an instruction-tuned source's tokenizer is preserved."""
+    donor = choice.everyone[0]
+    for source in choice.everyone[1:]:
+        _compare(choice, donor, source)
+    chosen = donor
+    tuned = next((source for source in choice.everyone if template_of(source.folder)), None)
+    if tuned is not None and not template_of(donor.folder) and choice.vocabularies[tuned.key]:
+        chosen = tuned
+        special = [token for token in _added(tuned.folder) if token not in choice.vocabularies[donor.key]]
+        told = f" and its own tokens {', '.join(map(repr, special[:6]))}" if special else ""
+        choice.notes.append(
+            f"the tokenizer of {tuned.label}, which is instruction-tuned, is kept with its chat template{told}"
+        )
+    rows = {embedding_rows(source) for source in choice.everyone}
+    if len(rows) == 1 or 0 in rows or not choice.vocabularies[chosen.key]:
+        config = _special_ids(chosen, donor)
+        return TokenizerPlan(chosen.folder, config=config, default=chosen is donor), dict(choice.sources)
+    target = Target(choice.vocabularies[chosen.key], embedding_rows(chosen))
+    choice.notes.append(
+        f"the embeddings have {' and '.join(map(str, sorted(rows)))} rows: the result has {chosen.label}'s tokens in "
+        f"{target.rows} rows"
+    )
+    return _aligned(choice, chosen, target, {})
+
+
+def _compare(choice: _Choice, donor: Source, source: Source) -> None:
+    first, other = choice.vocabularies[donor.key], choice.vocabularies[source.key]
+    if other == first:
+        return
+    if not first or not other:
+        lacking = donor if not first else source
+        choice.notes.append(f"{lacking.label} has no tokenizer that can be read: vocabularies are taken to be the same")
+        return
+    different = [token for token, row in first.items() if other.get(token) != row]
+    more = [token for token in other if token not in first]
+    share = max(len(different), len(more)) / max(len(first), len(other))
+    told = ", ".join(repr(token) for token in (different or more)[:3])
+    rows = embedding_rows(donor), embedding_rows(source)
+    if share > MAX_DIFFERENCE and not (rows[0] != rows[1] and not different):
+        raise ModelError(
+            f"{donor.label} and {source.label} have different vocabularies ({share:.0%} of the tokens: {told}); "
+            "merged row by row, embeddings would mix unrelated tokens: say `tokenizer_source: union`, `base` or a model"
+        )
+    if rows[0] == rows[1]:
+        choice.notes.append(
+            f"{donor.label} and {source.label} differ in {max(len(different), len(more))} tokens ({told}): their rows "
+            "are merged as they are"
+        )
+
+
+def _explicit(choice: _Choice) -> tuple[TokenizerPlan, dict[str, Source]]:
+    rule, donor = choice.rule, choice.everyone[0]
+    chosen = donor
+    if rule.tokenizer == "base":
+        if rule.base is None:
+            raise RecipeError("the tokenizer is to be the base's, but the recipe names no base", ("tokenizer",))
+        chosen = choice.sources[rule.base.key if isinstance(rule.base, ModelReference) else rule.base.sources()[0].key]
+    elif rule.tokenizer not in {"", "union"}:
+        chosen = choice.named(rule.tokenizer)
+    first = choice.vocabularies[chosen.key]
+    if not first or any(not embedding_rows(source) for source in choice.everyone):
+        if rule.tokens or len({len(found) for found in choice.vocabularies.values() if found}) > 1:
+            raise ModelError(
+                f"{chosen.label} has no tokenizer or no token embedding that can be told; it cannot be aligned"
+            )
+        choice.notes.append(f"{chosen.label} has no tokenizer that can be read: vocabularies are taken to be the same")
+        return TokenizerPlan(chosen.folder, default=rule.tokenizer in {"", "union"}), dict(choice.sources)
+    tokens = {token: row for token, row in first.items() if row < embedding_rows(chosen)}
+    files = [chosen]
+    if rule.tokenizer == "union":
+        for source in choice.everyone:
+            rows = embedding_rows(source)
+            theirs = sorted(choice.vocabularies[source.key].items(), key=lambda item: item[1])
+            new = [token for token, row in theirs if token not in tokens and row < rows]
+            if new:
+                files.append(source)
+                tokens = _extended(tokens, new)
+                told = ", ".join(repr(token) for token in new[:3])
+                choice.notes.append(f"{len(new)} tokens of {source.label} are added to {chosen.label}'s ({told}, …)")
+    own = [token for token in rule.tokens if token not in tokens]
+    tokens = _extended(tokens, own)
+    united: dict[str, Any] = {}
+    if len(files) > 1 or own:
+        united = unite([(source.label, _tokenizer_json(source)) for source in files], tokens, own)
+    return _aligned(choice, chosen, Target.of(tokens, rule.pad_to_multiple_of), united)
+
+
+def _aligned(
+    choice: _Choice, chosen: Source, target: Target, united: Mapping[str, Any]
+) -> tuple[TokenizerPlan, dict[str, Source]]:
+    rule = choice.rule
+    vocabularies = {key: found or choice.vocabularies[chosen.key] for key, found in choice.vocabularies.items()}
+    known = known_rows(choice.everyone, vocabularies)
+    base = rule.base.key if isinstance(rule.base, ModelReference) else None
+    given = origins(target, known, base, rule, choice.words)
+    if given.averaged:
+        choice.notes.append(f"{given.averaged} tokens get the average of the sources that know them where one does not")
+    if given.zero:
+        told = ", ".join(map(repr, given.zero[:3]))
+        choice.notes.append(f"no source has a row for {len(given.zero)} tokens ({told}): they are zero")
+    if target.rows > len(target.tokens):
+        choice.notes.append(
+            f"{target.rows - len(target.tokens)} rows stand for no token: they are the mean of the others"
+        )
+    config: dict[str, Any] = {"vocab_size": target.rows, **_special_ids(chosen, choice.everyone[0])}
+    aligned = align(choice.sources, target, known, given)
+    changed = [source.label for key, source in aligned.items() if source is not choice.sources[key]]
+    if changed:
+        choice.notes.append(
+            f"embedding and head of {', '.join(changed)} follow the tokens of {chosen.label}'s tokenizer"
+        )
+    return TokenizerPlan(chosen.folder, tokenizer=united, config=config), aligned
+
+
+def _extended(tokens: Mapping[str, int], new: Sequence[str]) -> dict[str, int]:
+    start = max(tokens.values(), default=-1) + 1
+    return {**tokens, **{token: start + i for i, token in enumerate(new)}}
+
+
+def _special_ids(chosen: Source, donor: Source) -> dict[str, Any]:
+    """The config's fields that name rows, from the source whose tokenizer it is."""
+    if chosen is donor:
+        return {}
+    part = text_config(chosen.config)
+    return {key: value for key, value in part.items() if key.endswith("_token_id")}
+
+
+def _with_template(recipe: Recipe, plan: TokenizerPlan, choice: _Choice) -> TokenizerPlan:
+    text = chat_template(recipe.chat_template, [source.folder for source in choice.everyone])
+    own = template_of(plan.folder)
+    if recipe.chat_template == "auto":
+        whose = [source.label for source in choice.everyone if template_of(source.folder).strip() == text]
+        choice.notes.append(f"chat template: {', '.join(whose)}'s" if text else "no source has a chat template")
+    if not recipe.chat_template and not own:
+        tuned = next((source for source in choice.everyone if template_of(source.folder)), None)
+        if tuned is not None:
+            text = template_of(tuned.folder)
+            known = plan.tokenizer.get("model", {}).get("vocab") or vocabulary(plan.folder)
+            tokens = set(known) if isinstance(known, Mapping) else {entry[0] for entry in known}
+            lost = [token for token in _added(tuned.folder) if token in text and token not in tokens]
+            if lost:
+                choice.notes.append(
+                    f"the chat template of {tuned.label} is left out: it needs {', '.join(map(repr, lost[:3]))}, which "
+                    "the tokenizer lacks; `tokenizer_source: union` keeps them"
+                )
+                text = ""
+            else:
+                choice.notes.append(f"the chat template of {tuned.label} is kept")
+    return replace(plan, template=text) if text and text != own else plan
+
+
+def _tokenizer_json(source: Source) -> dict[str, Any]:
+    data = read_object(source.folder / "tokenizer.json")
+    if not isinstance(data.get("model"), dict) or "vocab" not in data["model"]:
+        raise ModelError(
+            f"{source.label} has no tokenizer.json, so its tokenizer cannot be extended or united; load and save it "
+            "once with the tokenizers library"
+        )
+    return data
+
+
+def _added(folder: Path) -> list[str]:
+    entries = read_object(folder / "tokenizer.json").get("added_tokens") or []
+    return [str(entry["content"]) for entry in entries if isinstance(entry, dict) and "content" in entry]
 
 
 def vocabulary(folder: Path) -> dict[str, int]:
@@ -109,41 +318,21 @@ def vocabulary(folder: Path) -> dict[str, int]:
 def _vocabulary(folder: Path, stamps: tuple[tuple[str, int, int], ...]) -> dict[str, int]:
     """`stamps` make a changed file another one: a service plans thousands of merges of the same few models."""
     if (folder / "tokenizer.json").is_file():
-        data = _json(folder / "tokenizer.json")
-        vocab = (data.get("model") or {}).get("vocab")
+        data = read_object(folder / "tokenizer.json")
+        model = data.get("model")
+        vocab = model.get("vocab") if isinstance(model, dict) else None
         found: dict[str, int] = {}
         if isinstance(vocab, dict):
-            found = {str(token): row for token, row in vocab.items()}
+            found = {str(token): row for token, row in vocab.items() if type(row) is int}
         elif isinstance(vocab, list):
             found = {str(entry[0]): row for row, entry in enumerate(vocab) if isinstance(entry, list) and entry}
         for entry in data.get("added_tokens") or []:
-            if isinstance(entry, dict) and "content" in entry:
-                found[str(entry["content"])] = entry.get("id", -1)
+            if isinstance(entry, dict) and "content" in entry and type(entry.get("id")) is int:
+                found[str(entry["content"])] = entry["id"]
         return found
     if (folder / "vocab.json").is_file():
-        return {str(token): row for token, row in _json(folder / "vocab.json").items()}
+        return {str(token): row for token, row in read_object(folder / "vocab.json").items() if type(row) is int}
     if (folder / "vocab.txt").is_file() and (folder / "vocab.txt").stat().st_size < MAX_BYTES:
         lines = (folder / "vocab.txt").read_text("utf-8", errors="replace").splitlines()
         return {token: row for row, token in enumerate(lines)}
     return {}
-
-
-def _template(text: str) -> str:
-    if text in {"", "auto"}:
-        return ""
-    if "{" in text:
-        return text
-    if text in TEMPLATES:
-        return TEMPLATES[text]
-    hint = did_you_mean(text, [*TEMPLATES, "auto"])
-    raise RecipeError(f"unknown chat template {text!r}; {hint}, or give a Jinja text", ("chat_template",))
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            return {}
-        data = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return data if isinstance(data, dict) else {}

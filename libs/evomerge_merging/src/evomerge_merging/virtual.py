@@ -403,5 +403,5 @@ class _Hops:
 
 
 def _mismatch(name: str, one: str, first: Node, other: str, node: Node) -> str:
-    hint = "; this version merges models of one vocabulary" if architecture.is_embedding(name) else ""
+    hint = "; set tokenizer_source so that rows follow the tokens" if architecture.is_embedding(name) else ""
     return f"{name} is {list(first.shape)} in {one} and {list(node.shape)} in {other}{hint}"
