@@ -54,8 +54,9 @@ def _check_slice(how: Method, recipe: Recipe, part: Slice, path: Path, nesting: 
     if how.inputs is not None and count != how.inputs:
         extra = " besides the base" if how.base != "none" else ""
         raise RecipeError(f"{how.name} takes {how.inputs} model{extra} a slice, not {count}", (*path, "inputs"))
-    if count < 1:
-        raise RecipeError(f"{how.name} needs at least one model besides the base", (*path, "inputs"))
+    if count < how.at_least:
+        least = "one model" if how.at_least == 1 else f"{how.at_least} models"
+        raise RecipeError(f"{how.name} needs at least {least} besides the base", (*path, "inputs"))
     if len(recipe.slices) > 1 and any(span is None for span in ranges):
         raise RecipeError("of several slices each input needs a layer_range", (*path, "inputs"))
     if len({span is None for span in ranges}) > 1:

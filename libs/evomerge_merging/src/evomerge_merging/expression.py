@@ -119,8 +119,9 @@ class Evaluation:
         return self._evaluate(self.node, start, stop, {})
 
     def release(self) -> None:
-        """Lets whole tensors go; no piece may be asked for after it."""
+        """Lets whole tensors and statistics go; no piece may be asked for after it."""
         self._whole.clear()
+        self._statistics.clear()
 
     def raw(self, node: Load, start: int, stop: int) -> Tensor:
         """Elements of a source's tensor as stored: integers go through unchanged."""
@@ -185,9 +186,11 @@ class _View:
     evaluation: Evaluation
     node: Apply
     size: int = dataclasses.field(init=False)
+    shape: tuple[int, ...] = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "size", self.evaluation.size)
+        object.__setattr__(self, "shape", self.node.shape)
 
     def pieces(self) -> Iterator[tuple[int, int]]:
         return self.evaluation.pieces()

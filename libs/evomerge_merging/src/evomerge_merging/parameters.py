@@ -12,7 +12,7 @@ from typing import Any
 
 from evomerge_common.domain.recipe import Input, Parameters, Recipe, Slice, check_keys
 from evomerge_common.errors import Path, RecipeError, did_you_mean
-from evomerge_merging.methods.registry import Method, Parameter
+from evomerge_merging.methods.registry import Method, Parameter, keywords
 
 
 def value_at(setting: Any, tensor: str, depth: float) -> Any:
@@ -41,7 +41,7 @@ def parameters_of(
     """Every parameter of the method for one tensor: per-model ones as tuples in the order of `inputs`.
 
     Raises:
-        RecipeError: a required one is not set.
+        RecipeError: a required one is not set, or they cannot go together.
 
     """
 
@@ -56,12 +56,15 @@ def parameters_of(
         return parameter.default
 
     shared = (part.parameters, recipe.parameters)
-    return {
+    found = {
         name: tuple(resolve(parameter, (item.parameters, *shared)) for item in inputs)
         if parameter.per_model
         else resolve(parameter, shared)
         for name, parameter in method.parameters.items()
     }
+    if method.check is not None:
+        method.check(**keywords(found))
+    return found
 
 
 def check_parameters(method: Method, parameters: Parameters, path: Path, *, of_model: bool) -> None:

@@ -42,7 +42,7 @@ PerModel = Annotated[tuple[T, ...], _PER_MODEL]
 
 Function = TypeVar("Function", bound=Callable[..., Tensor])
 ENTRY_POINTS = "evomerge.merge_methods"
-_BUILT_IN = ("elementwise", "slerp", "task_vectors")
+_BUILT_IN = ("elementwise", "slerp", "task_vectors", "pruning", "spheres", "consensus", "pairs", "spectral")
 
 
 class View(Protocol):
@@ -51,6 +51,11 @@ class View(Protocol):
     @property
     def size(self) -> int:
         """Number of elements."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The tensor's shape."""
         ...
 
     def pieces(self) -> Iterator[tuple[int, int]]:
@@ -103,8 +108,10 @@ class Method:
 
     Attributes:
         base: whether it needs one: "none", or what stands in for a base that the recipe does not name: "first" (the
-            first input), "derived" (the inputs' common ancestor, else their average).
-        inputs: how many inputs besides the base it takes, None for any number of at least one.
+            first input), "derived" (the inputs' common ancestor, else their average), "optional" (nothing: the function
+            is given None).
+        inputs: how many inputs besides the base it takes, None for any number of at least `at_least`.
+        check: called with one tensor's parameters when planning; raises RecipeError if they cannot go together.
         scales: what a parameter `scale` of a layer means: "tensor", or "hop" (the hidden state on its way in).
 
     """
@@ -113,12 +120,14 @@ class Method:
     summary: str
     function: Callable[..., Tensor]
     parameters: Mapping[str, Parameter]
-    base: Literal["none", "first", "derived"]
+    base: Literal["none", "first", "derived", "optional"]
     inputs: int | None
     statistics: Callable[..., Any] | None
     whole: bool
     scales: Literal["tensor", "hop"]
     wants_block: bool
+    at_least: int = 1
+    check: Callable[..., None] | None = None
 
     def __call__(
         self, tensors: Sequence[Tensor], base: Tensor | None, block: Block, parameters: Mapping[str, Any]
@@ -143,8 +152,10 @@ _METHODS: dict[str, Method] = {}
 def merge_method(
     name: str,
     *,
-    base: Literal["first", "derived"] = "derived",
+    base: Literal["first", "derived", "optional"] = "derived",
     inputs: int | None = None,
+    at_least: int = 1,
+    check: Callable[..., None] | None = None,
     statistics: Callable[..., Any] | None = None,
     whole: bool = False,
     scales: Literal["tensor", "hop"] = "tensor",
@@ -172,6 +183,8 @@ def merge_method(
             whole=whole,
             scales=scales,
             wants_block="block" in positional,
+            at_least=at_least,
+            check=check,
         )
         return function
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -17,9 +17,17 @@ from torch import Tensor
 from evomerge_merging.folds import Sums
 from evomerge_merging.methods.registry import Block, PerModel, View, merge_method
 from evomerge_merging.random_words import kept
-from evomerge_merging.selection import KEEP_ALL, Cut, cuts
+from evomerge_merging.selection import KEEP_ALL, cuts
 
 _EPSILON = 1e-8
+
+
+class Keep(Protocol):
+    """What of a tensor is kept."""
+
+    def apply(self, values: Tensor, start: int) -> Tensor:
+        """A piece that begins at element `start`, with zeros for what is not kept; `values` may be written into."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -27,12 +35,12 @@ class Thinning:
     """What the whole tensor tells of thinning it out.
 
     Attributes:
-        cuts: for each task vector, what is kept by magnitude; None: what is kept is told by random words.
+        cuts: for each task vector, what is kept; None: that is told by random words, element by element.
         factors: for each task vector, what makes up for what is not kept.
 
     """
 
-    cuts: Sequence[Cut] | None
+    cuts: Sequence[Keep] | None
     factors: Sequence[float]
 
     def apply(self, i: int, delta: Tensor, block: Block, density: float) -> Tensor:
@@ -48,26 +56,26 @@ def thin_by_magnitude(view: View, *, density: Sequence[float], rescale: bool) ->
     """Finds the `int(density * size)` largest magnitudes of each task vector, exactly."""
 
     def magnitudes(start: int, stop: int) -> list[Tensor]:
-        return [delta.abs_() for delta in _deltas(view, start, stop)]
+        return [delta.abs_() for delta in deltas_of(view, start, stop)]
 
     if all(share >= 1.0 for share in density):
         return Thinning([KEEP_ALL] * len(density), [1.0] * len(density))
     counts = [int(min(share, 1.0) * view.size) for share in density]
-    return _rescaled(view, density, cuts(magnitudes, view.pieces(), view.size, counts), rescale=rescale)
+    return rescaled(view, density, cuts(magnitudes, view.pieces(), view.size, counts), rescale=rescale)
 
 
 def thin_at_random(view: View, *, density: Sequence[float], rescale: bool) -> Thinning:
     """Nothing but the factors needs to be known beforehand."""
-    return _rescaled(view, density, None, rescale=rescale)
+    return rescaled(view, density, None, rescale=rescale)
 
 
-def _deltas(view: View, start: int, stop: int) -> list[Tensor]:
+def deltas_of(view: View, start: int, stop: int) -> list[Tensor]:
+    """The inputs less the base; where there is none, as they are (which then must not be written into)."""
     tensors, base = view.read(start, stop)
-    assert base is not None
-    return [tensor - base for tensor in tensors]
+    return [tensor - base for tensor in tensors] if base is not None else tensors
 
 
-def _rescaled(view: View, density: Sequence[float], found: Sequence[Cut] | None, *, rescale: bool) -> Thinning:
+def rescaled(view: View, density: Sequence[float], found: Sequence[Keep] | None, *, rescale: bool) -> Thinning:
     """With the factors that give each task vector its L1 norm back (on average 1 / density at random)."""
     thinning = Thinning(found, [1.0] * len(density))
     thinned = [i for i, share in enumerate(density) if share < 1.0]
@@ -75,7 +83,7 @@ def _rescaled(view: View, density: Sequence[float], found: Sequence[Cut] | None,
         return thinning
     sums = Sums(*[f"{name}{i}" for i in thinned for name in ("all", "kept")])
     for start, stop in view.pieces():
-        deltas, block = _deltas(view, start, stop), view.block(start, stop)
+        deltas, block = deltas_of(view, start, stop), view.block(start, stop)
         for i in thinned:
             sums.add(**{f"all{i}": deltas[i].abs()})
             sums.add(**{f"kept{i}": thinning.apply(i, deltas[i], block, density[i]).abs_()})

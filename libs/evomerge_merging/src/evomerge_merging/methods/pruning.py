@@ -1,0 +1,227 @@
+"""Methods on task vectors that are thinned out by more than a magnitude: breadcrumbs and DELLA."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from evomerge_common.errors import RecipeError
+from evomerge_merging.methods.registry import Block, PerModel, View, merge_method
+from evomerge_merging.methods.task_vectors import Keep, Thinning, deltas_of, merge_task_vectors, rescaled
+from evomerge_merging.rows import row_length, row_ranges, total
+from evomerge_merging.selection import KEEP_ALL, KEEP_NONE, Cut, cuts
+
+_EPSILON = 1e-8
+Flags = np.ndarray[Any, np.dtype[np.bool_]]
+
+
+@dataclass(frozen=True)
+class Band:
+    """Keeps what `outer` keeps less what `inner` keeps: the middle of the magnitudes."""
+
+    outer: Cut
+    inner: Cut
+
+    def apply(self, values: Tensor, start: int) -> Tensor:
+        """A piece with zeros for what is not kept; exact, since each element is itself or zero in both."""
+        return self.outer.apply(values, start) - self.inner.apply(values, start)
+
+
+def _band_statistics(
+    view: View, *, density: Sequence[float], gamma: Sequence[float], rescale: bool, **_: Any
+) -> Thinning:
+    """Leaves out the `int(gamma * size)` largest magnitudes, then keeps the `int(density * size)` largest of the rest.
+
+    Where that leaves too few, fewer of the largest are left out: the density holds.
+    """
+
+    def magnitudes(start: int, stop: int) -> list[Tensor]:
+        return [values for delta in deltas_of(view, start, stop) for values in [delta.abs_()] * 2]
+
+    if all(share >= 1.0 for share in density):
+        return Thinning([KEEP_ALL] * len(density), [1.0] * len(density))
+    counts = []
+    for share, outliers in zip(density, gamma, strict=True):
+        kept = int(min(share, 1.0) * view.size)
+        dropped = max(0, min(int(outliers * view.size), view.size - kept))
+        counts += [dropped + kept, dropped]
+    found = cuts(magnitudes, view.pieces(), view.size, counts)
+    bands = [Band(outer, inner) for outer, inner in zip(found[::2], found[1::2], strict=True)]
+    return rescaled(view, density, bands, rescale=rescale)
+
+
+@merge_method("breadcrumbs", statistics=_band_statistics)
+def breadcrumbs(
+    tensors: Sequence[Tensor],
+    base: Tensor,
+    block: Block,
+    *,
+    weight: PerModel[float],
+    density: PerModel[float] = (1.0,),
+    gamma: PerModel[float] = (0.01,),
+    normalize: bool = False,
+    rescale: bool = False,
+    int8_mask: bool = False,
+    lambda_: float = 1.0,
+) -> Tensor:
+    """Drop both the smallest and the largest changes, add up the rest (Davari & Belilovsky 2023, arXiv:2312.06795).
+
+    `gamma` is the share of largest magnitudes left out, `density` the share kept; with a density of 1 all is kept.
+    """
+    return merge_task_vectors(
+        tensors, base, block,
+        elect=False, weight=weight, density=density, normalize=normalize, scale=lambda_,
+    )  # fmt: skip
+
+
+@merge_method("breadcrumbs_ties", statistics=_band_statistics)
+def breadcrumbs_ties(
+    tensors: Sequence[Tensor],
+    base: Tensor,
+    block: Block,
+    *,
+    weight: PerModel[float],
+    density: PerModel[float] = (1.0,),
+    gamma: PerModel[float] = (0.01,),
+    normalize: bool = False,
+    rescale: bool = False,
+    int8_mask: bool = False,
+    lambda_: float = 1.0,
+) -> Tensor:
+    """Drop both the smallest and the largest changes, then elect signs as TIES does."""
+    return merge_task_vectors(
+        tensors, base, block,
+        elect=True, weight=weight, density=density, normalize=normalize, scale=lambda_,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Bits:
+    """What is kept as one bit an element, eight to a byte."""
+
+    packed: np.ndarray[Any, np.dtype[np.uint8]]
+
+    def apply(self, values: Tensor, start: int) -> Tensor:
+        """A piece with zeros for what is not kept."""
+        skip = start % 8
+        count = skip + values.numel()
+        bits = np.unpackbits(self.packed[start // 8 : (start // 8) + (count + 7) // 8], count=count)[skip:]
+        return values.mul_(torch.from_numpy(bits).to(values.dtype))
+
+
+def kept_by_rank(magnitudes: Tensor, words: Tensor, density: float, epsilon: float) -> Flags:
+    """Which elements of rows (rows × columns) are kept, as booleans: DELLA's MagPrune.
+
+    The element of rank r of n (0 is the smallest of its row) is kept with probability
+    density - epsilon + 2 epsilon r / (n - 1). Elements of equal magnitude share the probability of their mean rank.
+    `words` are int32, uniform.
+    """
+    values = magnitudes.numpy()
+    row = values.shape[1]
+    uniform = words.numpy().astype(np.int64).reshape(values.shape) + 2**31
+    low, high = round((density - epsilon) * 2**32), round((density + epsilon) * 2**32)
+    kept: Flags = uniform < low
+    if row == 1 or high <= low:
+        return np.asarray(uniform < round(density * 2**32))
+    rows, columns = np.nonzero((uniform >= low) & (uniform < high))
+    # The others hang on rank: kept if it is at least `need`, that is if as large as the element of that rank in the
+    # sorted row, or larger than the one before it. With equals the first asks their last rank and the second their
+    # first: a word's last bit chooses.
+    chosen = uniform[rows, columns]
+    need = ((chosen - low) * ((row - 1) / (high - low))).astype(np.int64) + 1
+    strict = (chosen & 1).astype(np.int64)
+    bound = np.sort(values, axis=1)[rows, need - strict]
+    own = values[rows, columns]
+    kept[rows, columns] = (own > bound) | ((own == bound) & (strict == 0))
+    return kept
+
+
+def _rank_statistics(
+    view: View, *, density: Sequence[float], epsilon: Sequence[float], rescale: bool, **_: Any
+) -> Thinning:
+    """Draws what is kept, row by row (the last dimension; a tensor of one dimension is one row).
+
+    One pass, whose outcome is held as a bit an element, because ranks cost more than all the rest.
+    """
+    drawn = [i for i, share in enumerate(density) if 0.0 < share < 1.0]
+    row = row_length(view.shape)
+    bits: dict[int, list[np.ndarray[Any, Any]]] = {i: [] for i in drawn}
+    sums = {i: ([0.0], [0.0]) for i in drawn}
+    for start, stop in row_ranges(view) if drawn else ():
+        deltas, block = deltas_of(view, start, stop), view.block(start, stop)
+        for i in drawn:
+            magnitudes = deltas[i].abs_().reshape(-1, row)
+            kept = kept_by_rank(magnitudes, block.words(i), density[i], epsilon[i]).reshape(-1)
+            bits[i].append(np.packbits(kept))
+            if rescale:
+                sums[i][0].append(total(magnitudes))
+                sums[i][1].append(total(magnitudes.reshape(-1) * torch.from_numpy(kept)))
+    factors = [1.0] * len(density)
+    keep: list[Keep] = [KEEP_ALL if share >= 1.0 else KEEP_NONE for share in density]
+    for i in drawn:
+        keep[i] = Bits(np.concatenate([*bits.pop(i), np.empty(0, np.uint8)]))
+        whole, part = math.fsum(sums[i][0]), math.fsum(sums[i][1])
+        if min(whole, part) > _EPSILON:
+            factors[i] = whole / part
+    return Thinning(keep, factors)
+
+
+def _check_epsilon(*, density: Sequence[float], epsilon: Sequence[float], **_: Any) -> None:
+    for share, spread in zip(density, epsilon, strict=True):
+        if 0.0 < share < 1.0 and not (share - abs(spread) > 0.0 and share + abs(spread) < 1.0):
+            raise RecipeError(
+                f"density - epsilon and density + epsilon must lie between 0 and 1, and with density {share:g} and "
+                f"epsilon {spread:g} they do not: lower epsilon below {min(share, 1.0 - share):g}",
+                ("parameters", "epsilon"),
+            )
+
+
+@merge_method("della", statistics=_rank_statistics, check=_check_epsilon)
+def della(
+    tensors: Sequence[Tensor],
+    base: Tensor,
+    block: Block,
+    *,
+    weight: PerModel[float],
+    density: PerModel[float] = (1.0,),
+    epsilon: PerModel[float] = (0.15,),
+    normalize: bool = True,
+    rescale: bool = True,
+    int8_mask: bool = False,
+    lambda_: float = 1.0,
+) -> Tensor:
+    """Drop changes at random, small ones rather than large, rescale, elect signs (Deep et al. 2024, arXiv:2406.11617).
+
+    An element is kept with a probability from density - epsilon (its row's smallest magnitude) to density + epsilon.
+    """
+    return merge_task_vectors(
+        tensors, base, block,
+        elect=True, weight=weight, density=density, normalize=normalize, scale=lambda_,
+    )  # fmt: skip
+
+
+@merge_method("della_linear", statistics=_rank_statistics, check=_check_epsilon)
+def della_linear(
+    tensors: Sequence[Tensor],
+    base: Tensor,
+    block: Block,
+    *,
+    weight: PerModel[float],
+    density: PerModel[float] = (1.0,),
+    epsilon: PerModel[float] = (0.15,),
+    normalize: bool = False,
+    rescale: bool = True,
+    int8_mask: bool = False,
+    lambda_: float = 1.0,
+) -> Tensor:
+    """Drop changes at random, small ones rather than large, rescale the rest and add them up."""
+    return merge_task_vectors(
+        tensors, base, block,
+        elect=False, weight=weight, density=density, normalize=normalize, scale=lambda_,
+    )  # fmt: skip
