@@ -35,6 +35,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "iso_c": {},
     "karcher": {},
     "linear": {"weight": 0.5},
+    "mask_delta": {"rate": 0.4},
+    "mask_weights": {"rate": 0.0},
     "model_stock": {},
     "multislerp": {"weight": 0.5},
     "nearswap": {"t": 0.3},

@@ -18,7 +18,15 @@ from tiny_merging import random_tensors, raw_model, rewrite, set_config, weights
 
 from evomerge_common.domain.recipe import Input, ModelReference, Recipe, Slice
 from evomerge_common.errors import DiskFull, InvalidInput, ModelError, NonFiniteWeights, RecipeError, ShapeMismatch
-from evomerge_merging import execute, merge_in_memory, merge_recipe, plan_merge
+from evomerge_merging import (
+    execute,
+    mask_input_with_mask_rate,
+    merge_in_memory,
+    merge_recipe,
+    plan_merge,
+    read_recipe_yaml,
+)
+from evomerge_merging.expression import Apply
 
 METHODS: dict[str, dict[str, Any]] = {
     "linear": {"weight": 0.5},
@@ -344,3 +352,75 @@ def test_a_killed_merge_leaves_nothing_under_its_name_and_the_next_one_tidies_up
     assert not out.exists()
     merge_recipe(recipe("linear", [models[0]]), {}, out)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_chains_of_linear_merges_are_one_sum_over_their_sources(models: list[ModelReference]) -> None:
+    base, one, two, three = models
+    chain: Recipe = recipe("task_arithmetic", [one, two], base, weight=0.4)
+    for other in (two, three, one):
+        chain = recipe("task_arithmetic", [chain, other], base, weight=[0.7, 0.2], **{"lambda": 0.9, "normalize": True})
+        chain = recipe("linear", [chain, recipe("linear", [three, recipe("ties", [one], base)])], weight=[0.3, 1.0])
+    with plan_merge(chain) as plan:
+        flat = merge_in_memory(plan)
+        assert plan.recipe.digest == chain.digest
+        for tensor in plan.tensors:
+            assert isinstance(tensor.node, Apply)
+            assert tensor.node.base is None
+            assert sorted(
+                child.method.name if isinstance(child, Apply) else child.source for child in tensor.node.inputs
+            ) == (sorted([model.name for model in models] + ["ties"]))
+    by_hand = dict[str, Any]()
+
+    def value(what: Recipe | ModelReference) -> dict[str, torch.Tensor]:
+        if isinstance(what, ModelReference):
+            return {name: tensor.double() for name, tensor in source(what).items()}
+        if what not in by_hand:
+            inputs = [value(item.model) for item in what.slices[0].inputs]
+            if what.method == "ties":
+                by_hand[what] = {name: tensor.double() for name, tensor in merged(what).items()}
+            else:
+                by_hand[what] = {name: sum_of(what, name, inputs) for name in inputs[0]}
+        return by_hand[what]
+
+    def sum_of(what: Recipe, name: str, inputs: list[dict[str, torch.Tensor]]) -> torch.Tensor:
+        depth = {"layers.0.a.weight": 0.0, "layers.1.a.weight": 1.0}.get(name, 0.0)
+        weight = what.parameters["weight"]
+        w = weight[0] + (weight[1] - weight[0]) * depth if isinstance(weight, list) else weight
+        if what.method == "linear":
+            return sum(item[name] for item in inputs) / len(inputs)  # type: ignore[return-value]
+        assert what.base is not None
+        origin = value(what.base)[name]
+        total = w * len(inputs) if what.parameters.get("normalize") else 1.0
+        return origin + what.parameters.get("lambda", 1.0) / total * sum(w * (item[name] - origin) for item in inputs)
+
+    expected = value(chain)
+    same(flat, {name: tensor.float() for name, tensor in expected.items()}, 2e-6)
+
+
+@pytest.mark.parametrize("strategy", ["random", "magnitude"])
+@pytest.mark.parametrize("on", ["delta", "weight"])
+def test_a_weight_mask_is_the_librarys_mask_before_the_merge(
+    models: list[ModelReference], strategy: str, on: str
+) -> None:
+    base, one = models[:2]
+    text = f"""
+merge_method: linear
+base_model: {base}
+models: [{{model: {one}, parameters: {{weight: 1}}}}]
+weight_mask: {{rate: 0.3, strategy: {strategy}, on: {on}, exclude: [norm]}}
+"""
+    result = merged(read_recipe_yaml(text))
+    for name, tensor in result.items():
+        origin = source(base)[name] if on == "delta" else torch.zeros(())
+        left, whole = tensor - origin, source(one)[name] - origin
+        if "norm" in name:
+            torch.testing.assert_close(left, whole)
+            continue
+        present = left.abs() > 1e-7
+        torch.testing.assert_close(left[present], whole[present] / 0.7, rtol=1e-3, atol=1e-5)
+        if strategy == "magnitude":
+            assert int((~present).sum()) == int(0.3 * tensor.numel())
+            expected = mask_input_with_mask_rate(whole, 0.3, True, strategy)
+            torch.testing.assert_close(left, expected, rtol=1e-3, atol=1e-5)
+        elif tensor.numel() > 1000:
+            assert present.float().mean().item() == pytest.approx(0.7, abs=0.01)

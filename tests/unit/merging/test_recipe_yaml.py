@@ -242,7 +242,47 @@ WRONG: dict[str, tuple[str, int, str]] = {
     ),
     "a key twice": ("merge_method: linear\nmerge_method: ties\n" + M, 2, "given twice"),
     "not YAML": ("merge_method: [linear\nmodels\n", 3, "not YAML"),
-    "modules": ("merge_method: linear\nmodules: {}\n", 2, "not supported"),
+    "several modules": (
+        "merge_method: linear\nmodules:\n  text: {models: [{model: a}]}\n  vision: {models: [{model: a}]}\n",
+        2,
+        "text, vision",
+    ),
+    "no modules": ("merge_method: linear\nmodules: {}\n", 2, "names and what"),
+    "module and models": ("merge_method: linear\n" + M + "modules: {text: {models: [{model: a}]}}\n", 2, "already"),
+    "unknown key in a module": (
+        "merge_method: linear\nmodules:\n  text:\n    modles: []\n",
+        4,
+        "modules.text.modles: unknown key; did you mean 'models'",
+    ),
+    "two without a name": ("merge_method: linear\n" + M + "---\nmerge_method: linear\n" + M, 4, "need a name"),
+    "a name twice": ("name: a\n---\nname: a\n---\nmerge_method: linear\n" + M, 3, "another recipe is named 'a'"),
+    "a name for nothing": (
+        "name: x\nmerge_method: linear\n" + M + "---\nmerge_method: linear\n" + M,
+        1,
+        "does not use 'x'",
+    ),
+    "a recipe of itself": (
+        "name: a\nmerge_method: linear\n" + M + "---\nmerge_method: passthrough\nmodels: [{model: a}]\n",
+        3,
+        "a → a",
+    ),
+    "wrong in the second document": (
+        "name: x\nmerge_method: linear\n" + M + "---\nmerge_method: linaer\nmodels: [{model: x}]\n",
+        5,
+        "did you mean 'linear'",
+    ),
+    "a mask without a base": ("merge_method: linear\n" + M + "weight_mask: {rate: 0.5}\n", 3, "needs base_model"),
+    "a mask without a rate": ("merge_method: linear\n" + M + "weight_mask: {on: weight}\n", 3, "needs rate"),
+    "a mask beyond 1": (
+        "merge_method: linear\n" + M + "weight_mask:\n  on: weight\n  rate: 1.5\n",
+        5,
+        "from 0 to 1",
+    ),
+    "a mask of no known kind": (
+        "merge_method: linear\n" + M + "weight_mask: {on: weight, rate: 0.5, strategy: magnitud}\n",
+        3,
+        "did you mean 'magnitude'",
+    ),
     "a number for a model": ("merge_method: linear\nmodels:\n  - model: 3\n", 3, "must be a model"),
     "a list of nothing": ("merge_method: linear\nmodels:\n  -\n", 3, "expected keys and values"),
     "a word at the top": ("just: a\nword: b\n", 1, "unknown key"),
@@ -301,3 +341,51 @@ def test_a_small_text_does_not_become_a_large_document() -> None:
 
     with pytest.raises(RecipeError, match="nested deeper"):
         check_recipe(recipe)
+
+
+def test_a_single_module_is_the_recipe_of_that_module() -> None:
+    plain = "models: [{model: a, parameters: {weight: 1}}, {model: b}]\n"
+    text = "merge_method: linear\nparameters: {weight: 2}\n" + plain
+    in_module = "merge_method: linear\nparameters: {weight: 3, normalize: true}\nmodules:\n  text_decoder:\n"
+    in_module += "    parameters: {weight: 2}\n    " + plain
+    assert read_recipe_yaml(in_module).slices == read_recipe_yaml(text).slices
+    assert read_recipe_yaml(in_module).parameters == {"weight": 2.0, "normalize": True}
+
+
+def test_named_recipes_of_one_text_are_nested() -> None:
+    text = """
+name: first
+merge_method: linear
+models: [{model: org/a, parameters: {weight: 1}}, {model: org/b, parameters: {weight: 1}}]
+---
+name: second
+merge_method: ties
+base_model: org/base
+models: [{model: first, parameters: {weight: 1}}]
+---
+merge_method: slerp
+base_model: first
+models: [{model: first}, {model: second}]
+parameters: {t: 0.5}
+"""
+    recipe = read_recipe_yaml(text)
+    assert recipe.method == "slerp"
+    assert isinstance(recipe.base, Recipe)
+    assert recipe.base == recipe.slices[0].inputs[0].model
+    assert [str(source) for source in recipe.sources()] == ["org/a", "org/b", "org/base"]
+    second = recipe.slices[0].inputs[1].model
+    assert isinstance(second, Recipe)
+    assert second.slices[0].inputs[0].model == recipe.base
+
+
+def test_a_weight_mask_is_a_recipe_around_each_input() -> None:
+    text = "merge_method: ties\nbase_model: b\nmodels: [{model: b}, {model: m, parameters: {weight: 1}}]\nseed: 3\n"
+    recipe = read_recipe_yaml(text + "weight_mask: {rate: 0.3, strategy: magnitude, rescale: false, exclude: [norm]}\n")
+    base, masked = (item.model for item in recipe.slices[0].inputs)
+    assert base == ModelReference("b")
+    assert isinstance(masked, Recipe)
+    assert (masked.method, masked.base, masked.seed) == ("mask_delta", ModelReference("b"), 3)
+    assert masked.parameters == {
+        "rate": [{"filter": "norm", "value": 0.0}, {"value": 0.3}], "strategy": "magnitude", "rescale": False,
+    }  # fmt: skip
+    assert recipe.slices[0].inputs[1].parameters == {"weight": 1.0}

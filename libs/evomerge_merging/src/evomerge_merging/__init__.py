@@ -17,7 +17,8 @@ from evomerge_merging.execute import MergeReport, Progress, execute, merge_in_me
 from evomerge_merging.export import write_card
 from evomerge_merging.masking import mask_input_with_mask_rate, mask_model_weights, mask_task_vector
 from evomerge_merging.plan import Plan, plan_merge
-from evomerge_merging.recipe_yaml import read_recipe_yaml, recipe_to_mergekit
+from evomerge_merging.recipe_to_yaml import recipe_to_mergekit
+from evomerge_merging.recipe_yaml import read_recipe_yaml
 from evomerge_merging.task_vector import TaskVector
 
 __all__ = [

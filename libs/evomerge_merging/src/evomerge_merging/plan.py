@@ -17,6 +17,7 @@ from evomerge_common.errors import ModelError, ShapeMismatch
 from evomerge_merging.architecture import text_config
 from evomerge_merging.check import check_recipe
 from evomerge_merging.expression import Node, loads, whole_bytes
+from evomerge_merging.flatten import flatten
 from evomerge_merging.io.dtypes import RECIPE_NAMES, config_name
 from evomerge_merging.source import Source
 from evomerge_merging.tokenizer import TokenizerPlan, plan_tokenizer
@@ -130,12 +131,14 @@ def plan_merge(recipe: Recipe, models: Mapping[str, Path] | None = None) -> Plan
         model = planner.model(recipe)
         if tokenizer.default:
             tokenizer = replace(tokenizer, folder=model.donor.folder)
+        done: dict[int, Node] = {}
+        nodes = {name: flatten(node, done) for name, node in model.tensors.items()}
         out_dtype = RECIPE_NAMES.get(recipe.out_dtype or recipe.dtype)
         tensors = tuple(
             OutputTensor(
                 name, node.shape, out_dtype if out_dtype and node.dtype.is_floating_point else node.dtype, node
             )
-            for name, node in model.tensors.items()
+            for name, node in nodes.items()
         )
         if not tensors:
             raise ShapeMismatch("the models have no tensors in common")

@@ -16,10 +16,14 @@ MAX_NESTING = 200
 
 @dataclass
 class Document:
-    """A document's data, and the line at which each path in it begins."""
+    """A document's data, and the line at which each path in it begins.
+
+    A text of `several` documents, set apart by `---`, has the list of their data; paths begin with their number.
+    """
 
     file: str
     data: Any = None
+    several: bool = False
     lines: dict[Path, int] = field(default_factory=dict)
 
     def line(self, path: Path) -> int:
@@ -37,7 +41,7 @@ class Document:
 
 
 def read_yaml(text: str, file: str) -> Document:
-    """Reads one YAML document.
+    """Reads a YAML text of one document or several.
 
     Raises:
         RecipeError: it is not YAML, has a key twice, or is too large; with its line.
@@ -48,8 +52,12 @@ def read_yaml(text: str, file: str) -> Document:
         raise RecipeError(f"longer than any recipe ({MAX_BYTES} characters)", file=file, line=1)
     loader = yaml.SafeLoader(text)
     try:
-        node = loader.get_single_node()
-        _Reader(loader, document).read(node)
+        nodes: list[yaml.Node] = []
+        while loader.check_node():
+            node = loader.get_node()
+            assert node is not None
+            nodes.append(node)
+        _Reader(loader, document).read(nodes)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         raise RecipeError(f"not YAML: {error.problem}", file=file, line=mark.line + 1 if mark else 1) from error
@@ -68,8 +76,12 @@ class _Reader:
         self._document = document
         self._count = 0
 
-    def read(self, node: yaml.Node | None) -> None:
-        self._document.data = None if node is None else self._value(node, ())
+    def read(self, nodes: list[yaml.Node]) -> None:
+        if len(nodes) > 1:
+            self._document.several = True
+            self._document.data = [self._value(node, (i,)) for i, node in enumerate(nodes)]
+        else:
+            self._document.data = self._value(nodes[0], ()) if nodes else None
 
     def _value(self, node: yaml.Node, path: Path) -> Any:
         line = node.start_mark.line + 1

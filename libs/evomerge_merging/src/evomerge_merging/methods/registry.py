@@ -42,7 +42,7 @@ PerModel = Annotated[tuple[T, ...], _PER_MODEL]
 
 Function = TypeVar("Function", bound=Callable[..., Tensor])
 ENTRY_POINTS = "evomerge.merge_methods"
-_BUILT_IN = ("elementwise", "slerp", "task_vectors", "pruning", "spheres", "consensus", "pairs", "spectral")
+_BUILT_IN = ("elementwise", "slerp", "task_vectors", "pruning", "spheres", "consensus", "pairs", "spectral", "masks")
 
 
 class View(Protocol):

@@ -1,0 +1,72 @@
+"""Masking a model before it is merged: drop a share of its changes, or of its weights themselves.
+
+As `masking.mask_input_with_mask_rate`, streamed. A recipe's `weight_mask` puts these around its inputs. Random masks
+with rescaling are DARE's (Yu et al. 2023, arXiv:2311.03099) without its correction of the norm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from evomerge_common.errors import RecipeError, did_you_mean
+from evomerge_merging.methods.registry import Block, View, merge_method
+from evomerge_merging.random_words import kept
+from evomerge_merging.selection import Cut, cuts
+
+STRATEGIES = ("random", "magnitude")
+
+
+def _check(*, rate: float, strategy: str, rescale: bool) -> None:
+    if not 0.0 <= rate <= 1.0:
+        raise RecipeError(f"a mask's rate is a share from 0 to 1, not {rate:g}", ("parameters", "rate"))
+    if strategy not in STRATEGIES:
+        hint = did_you_mean(strategy, STRATEGIES)
+        raise RecipeError(f"unknown mask strategy {strategy!r}; {hint}", ("parameters", "strategy"))
+
+
+def _cut(view: View, *, rate: float, strategy: str, rescale: bool) -> Cut | None:
+    """Of magnitudes, exactly `int(rate * size)` elements are dropped, the smallest."""
+    if strategy == "random" or rate == 0.0:
+        return None
+
+    def magnitudes(start: int, stop: int) -> list[Tensor]:
+        tensors, base = view.read(start, stop)
+        return [(tensors[0] if base is None else tensors[0] - base).abs()]
+
+    return cuts(magnitudes, view.pieces(), view.size, [view.size - int(rate * view.size)])[0]
+
+
+def _masked(values: Tensor, block: Block, rate: float, strategy: str, *, rescale: bool) -> Tensor:
+    if rate == 0.0:
+        return values
+    if strategy == "random":
+        result = values * kept(block.words(0), 1.0 - rate, values.dtype)
+    else:
+        result = block.statistics.apply(values, block.start)
+    return result / (1.0 - rate) if rescale and rate < 1.0 else result
+
+
+@merge_method("mask_delta", inputs=1, statistics=_cut, check=_check)
+def mask_delta(
+    tensors: Sequence[Tensor],
+    base: Tensor,
+    block: Block,
+    *,
+    rate: float,
+    strategy: str = "random",
+    rescale: bool = True,
+) -> Tensor:
+    """The base plus what is left of the model's changes when a share of them is dropped."""
+    if rate == 0.0:
+        return tensors[0]
+    return base + _masked(tensors[0] - base, block, rate, strategy, rescale=rescale)
+
+
+@merge_method("mask_weights", inputs=1, statistics=_cut, check=_check)
+def mask_weights(
+    tensors: Sequence[Tensor], block: Block, *, rate: float, strategy: str = "random", rescale: bool = True
+) -> Tensor:
+    """What is left of the model's weights when a share of them is set to zero."""
+    return _masked(tensors[0], block, rate, strategy, rescale=rescale)
