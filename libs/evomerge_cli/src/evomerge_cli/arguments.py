@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from typing import NoReturn
 
 from evomerge_common.errors import did_you_mean
@@ -105,7 +106,10 @@ def _parser() -> Parser:
     merge.add_argument("recipe", metavar="RECIPE.yaml")
     merge.add_argument("out", metavar="OUT_DIR")
     merge.add_argument("--threads", type=_positive, default=2, metavar="N", help="default: %(default)s")
-    merge.add_argument("--dry-run", action="store_true", help="plan only: shapes, sizes, memory")
+    merge.add_argument("--dry-run", action="store_true", help="plan only: what goes where, memory, disk, time")
+    merge.add_argument(
+        "--max-shard-size", type=_size, metavar="SIZE", help="of a weight file, such as 2GB or 500MiB (default: 5GB)"
+    )
 
     evaluate = made["evaluate"]
     evaluate.add_argument("model", metavar="MODEL")
@@ -254,6 +258,16 @@ def _positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text!r}")
     return number
+
+
+def _size(text: str) -> int:
+    """Bytes: 2GB (decimal), 500MiB (binary), 1000000."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])(I?))?B?", text.strip().upper())
+    power = "KMGT".index(match[2]) + 1 if match and match[2] else 0
+    size = int(float(match[1]) * (1024 if match[3] else 1000) ** power) if match else 0
+    if size < 1:
+        raise argparse.ArgumentTypeError(f"must be a size such as 2GB or 500MiB, not {text!r}")
+    return size
 
 
 def _rate(text: str) -> float:

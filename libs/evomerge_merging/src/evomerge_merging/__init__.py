@@ -13,7 +13,7 @@ from pathlib import Path
 
 from evomerge_common.domain.recipe import Recipe
 from evomerge_merging.check import check_recipe
-from evomerge_merging.execute import MergeReport, Progress, execute, merge_in_memory
+from evomerge_merging.execute import MAX_SHARD_BYTES, MergeReport, Progress, execute, merge_in_memory
 from evomerge_merging.export import write_card
 from evomerge_merging.masking import mask_input_with_mask_rate, mask_model_weights, mask_task_vector
 from evomerge_merging.plan import Plan, plan_merge
@@ -48,6 +48,7 @@ def merge_recipe(
     progress: Progress | None = None,
     card: str = "",
     staged: bool = False,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> MergeReport:
     """One merge from recipe to folder, with recipe.json, mergekit_config.yml where it can be said so, and a model card.
 
@@ -59,6 +60,7 @@ def merge_recipe(
         progress: called with (bytes done, bytes in all).
         card: text of README.md; empty: one is made from the recipe.
         staged: `out_dir` is the caller's own temporary folder (see `execute`).
+        max_shard_bytes: of one weight file, where no single tensor is larger.
 
     Raises:
         InvalidInput, ResourceExhausted: see `plan_merge` and `execute`; nothing is left under `out_dir`.
@@ -71,5 +73,6 @@ def merge_recipe(
             threads=threads,
             progress=progress,
             staged=staged,
+            max_shard_bytes=max_shard_bytes,
             extras=lambda folder: write_card(recipe, folder, card),
         )

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
+from evomerge_cli.byte_progress import bytes_bar, human
 from evomerge_cli.console import Console
-from evomerge_cli.progress import stages
+from evomerge_cli.merge_plan import facts, show
 from evomerge_cli.spec_source import classic_models, local_path
 from evomerge_common.domain.genome import SearchSpace
 from evomerge_common.domain.recipe import ModelReference, Recipe
@@ -20,32 +20,33 @@ from evomerge_common.uris import path_of_uri
 def run(args: argparse.Namespace, console: Console) -> int:
     """See the module's text."""
     from evomerge_merging import merge_recipe, plan_merge, read_recipe_yaml
+    from evomerge_merging.execute import MAX_SHARD_BYTES
 
     recipe = _classic(args, console) if args.recipe is None else read_recipe_yaml(Path(args.recipe).expanduser())
     out = Path(args.out or "evomerge-out").expanduser()
     models = fetch(recipe.sources(), console)
     threads = getattr(args, "threads", 2)
     with plan_merge(recipe, models) as plan:
-        facts: dict[str, Any] = {
-            "tensors": len(plan.tensors),
-            "parameters": plan.parameters,
-            "read_bytes": plan.read_bytes,
-            "write_bytes": plan.bytes,
-            "notes": list(plan.notes),
-        }
-    for note in facts["notes"]:
-        console.say(f"note: {note}")
-    if getattr(args, "dry_run", False):
-        if not console.data(facts):
-            console.table(["plan", ""], [[k, f"{v:,}"] for k, v in facts.items() if isinstance(v, int)])
-        return 0
-    with stages(console, "merging") as progress:
+        for note in plan.notes:
+            console.say(f"note: {note}")
+        if getattr(args, "dry_run", False):
+            told = facts(plan, out, threads=threads)
+            if not console.data(told):
+                show(told, console)
+            return 0
+        counted = {
+            "tensors": len(plan.tensors), "parameters": plan.parameters, "read_bytes": plan.read_bytes,
+            "write_bytes": plan.bytes, "notes": list(plan.notes),
+        }  # fmt: skip
+    with bytes_bar(console, "merging") as progress:
         report = merge_recipe(
-            recipe, models, out, threads=threads, progress=lambda done, total: progress("merging", done / max(1, total))
-        )
-    if not console.data({**facts, "out": str(out), "seconds": report.seconds, "recipe_digest": recipe.digest}):
-        rate = report.bytes / max(report.seconds, 1e-9) / 1e6
-        console.out(f"{out}: {report.parameters:,} parameters, {report.seconds:.1f} s, {rate:,.0f} MB/s written")
+            recipe, models, out, threads=threads, progress=progress,
+            max_shard_bytes=getattr(args, "max_shard_size", None) or MAX_SHARD_BYTES,
+        )  # fmt: skip
+    counted |= {"out": str(out), "seconds": report.seconds, "recipe_digest": recipe.digest, "files": list(report.files)}
+    if not console.data(counted):
+        rate = human(report.bytes / max(report.seconds, 1e-9))
+        console.out(f"{out}: {report.parameters:,} parameters, {report.seconds:.1f} s, {rate}/s written")
     return 0
 
 

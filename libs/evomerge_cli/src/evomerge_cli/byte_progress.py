@@ -1,0 +1,50 @@
+"""Progress of work that is counted in bytes, and bytes in words."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+
+from evomerge_cli.console import Console
+from evomerge_cli.progress import duration
+
+_QUIET_SECONDS = 2.0
+
+
+@contextlib.contextmanager
+def bytes_bar(console: Console, title: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar with bytes a second: call what it gives with (bytes done, bytes in all). Without a terminal: tenths."""
+    if console.is_terminal:
+        from rich.console import Console as RichConsole
+        from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+        from rich.progress import Progress as RichProgress
+
+        bar = RichProgress(
+            TextColumn("{task.description}"), BarColumn(bar_width=28), DownloadColumn(), TransferSpeedColumn(),
+            TimeRemainingColumn(), console=RichConsole(file=console.stderr), transient=True,
+        )  # fmt: skip
+        task = bar.add_task(title, total=None)
+        with bar:
+            yield lambda done, total: bar.update(task, completed=done, total=total)
+        return
+    began, shown = time.monotonic(), 0
+
+    def line(done: int, total: int) -> None:
+        nonlocal shown
+        since, tenth = time.monotonic() - began, done * 10 // max(1, total)
+        if since > _QUIET_SECONDS and shown < tenth < 10:
+            shown = tenth
+            left = duration(since / done * (total - done))
+            console.say(f"{title}: {tenth * 10}%, {human(done / since)}/s, {left} left")
+
+    yield line
+
+
+def human(count: float) -> str:
+    """12 B, 3.4 MB, 5.0 GB (decimal, as disks are sold and shards named)."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"
