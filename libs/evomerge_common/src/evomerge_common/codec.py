@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from typing import Any, TypeVar
 
@@ -31,24 +32,31 @@ def message_class(name: str) -> type[Message]:
     raise KeyError(name)
 
 
+@functools.cache
+def _names(kind: type) -> tuple[str, ...]:
+    return tuple(field.name for field in dataclasses.fields(kind))
+
+
 def to_proto(value: Any) -> Any:
     """The protobuf message of the same name with the same fields."""
-    message = message_class(type(value).__name__)()
-    for field in dataclasses.fields(value):
-        item = getattr(value, field.name)
-        name = field.name
+    kind: Any = type(value)
+    message = message_class(kind.__name__)()
+    for name in _names(kind):
+        item = getattr(value, name)
         if name == "payload":
-            name = next(
+            field = next(
                 f.name
                 for f in message.DESCRIPTOR.oneofs_by_name["payload"].fields
                 if f.message_type is not None and f.message_type.name == type(item).__name__
             )
-        if isinstance(item, tuple):
-            getattr(message, name).extend([to_proto(i) if dataclasses.is_dataclass(i) else i for i in item])
-        elif dataclasses.is_dataclass(item):
-            getattr(message, name).CopyFrom(to_proto(item))
         else:
-            setattr(message, name, item)
+            field = name
+        if isinstance(item, tuple):
+            getattr(message, field).extend([to_proto(i) if dataclasses.is_dataclass(i) else i for i in item])
+        elif dataclasses.is_dataclass(item):
+            getattr(message, field).CopyFrom(to_proto(item))
+        else:
+            setattr(message, field, item)
     return message
 
 
@@ -56,8 +64,7 @@ def from_proto(message: Message) -> Any:
     """The value of the same name with the same fields."""
     kind = getattr(messages, type(message).__name__)
     fields: dict[str, Any] = {}
-    for field in dataclasses.fields(kind):
-        name = field.name
+    for name in _names(kind):
         if name == "payload":
             chosen = message.WhichOneof("payload")
             if chosen is None:

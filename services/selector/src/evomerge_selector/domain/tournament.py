@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from bisect import insort
 from collections import deque
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -79,10 +80,14 @@ class Candidate:
     """A proposal with what became of it."""
 
     proposed: CandidateProposed
-    genome: Genome
     fitness: float | None = None
     scores: Point = ()
     error: ErrorInfo | None = None
+
+    @property
+    def genome(self) -> Genome:
+        """Read when asked for: a fold of a long log needs only the last ones."""
+        return Genome.from_json(self.proposed.genome_json)
 
 
 class EvolutionaryTournament:
@@ -108,6 +113,7 @@ class EvolutionaryTournament:
         self._told = 0
         self._asked = 0
         self._champion = -1
+        self._elites: list[tuple[float, int]] = []  # (−fitness, index), best first
         self._last_improvement = 0
         self._generations = 0
         self._proof_missing: set[str] = set()
@@ -272,7 +278,7 @@ class EvolutionaryTournament:
 
     def _proposed(self, event: CandidateProposed) -> None:
         self._index[event.recipe_digest] = len(self.candidates)
-        self.candidates.append(Candidate(event, Genome.from_json(event.genome_json)))
+        self.candidates.append(Candidate(event))
         if event.operator == "source":
             model = self._model_of(Recipe.from_json(event.recipe_json).sources()[0])
             self._queue_evaluation(event.recipe_digest, "search", model.uri)
@@ -348,6 +354,9 @@ class EvolutionaryTournament:
                 return
             index = self._seen
             self._seen += 1
+            if candidate.fitness > FAILED:
+                insort(self._elites, (-candidate.fitness, index))
+                del self._elites[search.elites :]
             if candidate.fitness > FAILED and (
                 self._champion < 0 or candidate.fitness > (self.champion.fitness or 0.0)
             ):
@@ -397,17 +406,9 @@ class EvolutionaryTournament:
                 diversity=sum(a.distance(b) for a, b in pairs) / len(pairs) if pairs else 0.0,
             )
         )
-        ranked = sorted(
-            (c for c in self.candidates[: self._seen] if c.fitness is not None and c.fitness > FAILED),
-            key=lambda one: (-(one.fitness or 0.0), one.proposed.index),
-        )[: self.spec.search.elites]
-        if ranked:
-            self._pending.append(
-                CandidateSelected(
-                    generation=self._generations,
-                    recipe_digests=tuple(one.proposed.recipe_digest for one in ranked),
-                )
-            )
+        if self._elites:
+            digests = tuple(self.candidates[index].proposed.recipe_digest for _, index in self._elites)
+            self._pending.append(CandidateSelected(generation=self._generations, recipe_digests=digests))
         self._generations += 1
 
     # ---- proposing ----
