@@ -190,7 +190,7 @@ def test_della_keeps_by_the_rank_in_the_row() -> None:
     values = torch.rand(rows, columns, generator=generator)
     values[:, 5] = values[:, 3]  # equals share the probability of their mean rank
     draw = words(mask_key(0, "a", "b"), 0, values.numel())
-    kept = kept_by_rank(values, draw, density, epsilon)
+    kept = kept_by_rank(values, draw, density, epsilon).reshape(rows, columns)
     below = (values[:, None] < values[..., None]).sum(-1).numpy()
     equal = (values[:, None] == values[..., None]).sum(-1).numpy()
     probability = density - epsilon + 2 * epsilon * (below + (equal - 1) / 2) / (columns - 1)

@@ -76,7 +76,8 @@ def _intervals(
         place, margin = counts[i] / size * len(ordered), 0.01 * len(ordered) + 8
         above, below = int(place - margin), int(place + margin)
         result[i] = (
-            ordered[below].item() if below < len(ordered) else -1.0,
+            # Just below: a value that many elements share may be both ends, and must be inside.
+            ordered[below].nextafter(-torch.ones_like(ordered[below])).item() if below < len(ordered) else -1.0,
             ordered[above].item() if above > 0 else math.inf,
         )
     return result

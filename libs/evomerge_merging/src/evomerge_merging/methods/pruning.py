@@ -116,29 +116,28 @@ class Bits:
 
 
 def kept_by_rank(magnitudes: Tensor, words: Tensor, density: float, epsilon: float) -> Flags:
-    """Which elements of rows (rows × columns) are kept, as booleans: DELLA's MagPrune.
+    """Which elements of a piece of whole rows (rows × columns) are kept, as flat booleans: DELLA's MagPrune.
 
     The element of rank r of n (0 is the smallest of its row) is kept with probability
     density - epsilon + 2 epsilon r / (n - 1). Elements of equal magnitude share the probability of their mean rank.
     `words` are int32, uniform.
     """
-    values = magnitudes.numpy()
+    values, draws = magnitudes.numpy(), words.numpy()
     row = values.shape[1]
-    uniform = words.numpy().astype(np.int64).reshape(values.shape) + 2**31
-    low, high = round((density - epsilon) * 2**32), round((density + epsilon) * 2**32)
-    kept: Flags = uniform < low
+    low, high = (round((density + side * epsilon) * 2**32) - 2**31 for side in (-1, 1))
     if row == 1 or high <= low:
-        return np.asarray(uniform < round(density * 2**32))
-    rows, columns = np.nonzero((uniform >= low) & (uniform < high))
+        return np.asarray(draws < round(density * 2**32) - 2**31)
+    kept: Flags = draws < low
     # The others hang on rank: kept if it is at least `need`, that is if as large as the element of that rank in the
     # sorted row, or larger than the one before it. With equals the first asks their last rank and the second their
     # first: a word's last bit chooses.
-    chosen = uniform[rows, columns]
-    need = ((chosen - low) * ((row - 1) / (high - low))).astype(np.int64) + 1
-    strict = (chosen & 1).astype(np.int64)
-    bound = np.sort(values, axis=1)[rows, need - strict]
-    own = values[rows, columns]
-    kept[rows, columns] = (own > bound) | ((own == bound) & (strict == 0))
+    others = np.flatnonzero(kept ^ (draws < high))
+    chosen = draws[others]
+    strict = chosen & 1
+    need = ((chosen - np.float64(low)) * ((row - 1) / (high - low))).astype(np.int64) + 1
+    bound = np.sort(values, axis=1).reshape(-1)[others - others % row + need - strict]
+    own = values.reshape(-1)[others]
+    kept[others] = (own > bound) | ((own == bound) & (strict == 0))
     return kept
 
 
@@ -157,7 +156,7 @@ def _rank_statistics(
         deltas, block = deltas_of(view, start, stop), view.block(start, stop)
         for i in drawn:
             magnitudes = deltas[i].abs_().reshape(-1, row)
-            kept = kept_by_rank(magnitudes, block.words(i), density[i], epsilon[i]).reshape(-1)
+            kept = kept_by_rank(magnitudes, block.words(i), density[i], epsilon[i])
             bits[i].append(np.packbits(kept))
             if rescale:
                 sums[i][0].append(total(magnitudes))
