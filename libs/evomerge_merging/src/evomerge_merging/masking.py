@@ -59,7 +59,7 @@ def mask_input_with_mask_rate(
     if mask_rate == 0.0:
         return input_tensor.detach().clone()
     if mask_strategy == "random":
-        values *= kept(words(mask_key(seed, "", name), 0, values.numel()), 1.0 - mask_rate, wide)
+        values *= torch.from_numpy(kept(words(mask_key(seed, "", name), 0, values.numel()), 1.0 - mask_rate))
     else:
         values = _keep_largest(values, values.numel() - int(mask_rate * values.numel()))
     if use_rescale and mask_rate < 1.0:

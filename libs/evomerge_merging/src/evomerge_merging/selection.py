@@ -1,10 +1,11 @@
-"""The k-th largest magnitude of a tensor that is read piece by piece: exact, without sorting it."""
+"""The k-th largest magnitude of a tensor that is read piece by piece: exact, without sorting it; and what is kept."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +13,8 @@ from torch.nn import functional
 
 _SMALL = 1 << 18
 _SAMPLE_EVERY, _SAMPLE_RUN = 32_768, 1_024
+_BINS = 1 << 16
+Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,23 @@ class Cut:
 KEEP_ALL = Cut(0.0, -1)
 KEEP_NONE = Cut(math.inf, -1)
 
+
+@dataclass(frozen=True)
+class Bits:
+    """What is kept as one bit an element, eight to a byte."""
+
+    packed: np.ndarray[Any, np.dtype[np.uint8]]
+
+    def apply(self, values: torch.Tensor, start: int) -> torch.Tensor:
+        """A piece with zeros for what is not kept, written into it."""
+        skip = start % 8
+        count = skip + values.numel()
+        bits = np.unpackbits(self.packed[start // 8 : (start + values.numel() + 7) // 8], count=count)[skip:]
+        piece = values.numpy()
+        np.multiply(piece, bits.view(np.bool_), out=piece)
+        return values
+
+
 Magnitudes = Callable[[int, int], Sequence[torch.Tensor]]
 """Elements [start, stop) → magnitudes of several tensors of one size."""
 
@@ -47,87 +67,112 @@ Magnitudes = Callable[[int, int], Sequence[torch.Tensor]]
 def cuts(read: Magnitudes, pieces: Iterable[tuple[int, int]], size: int, counts: Sequence[int]) -> list[Cut]:
     """For the i-th tensor, the cut that keeps its `counts[i]` largest magnitudes.
 
-    Large tensors: a sample gives an interval that almost surely holds the k-th value; one pass counts what lies above
-    and collects what lies inside. If the sample misled, everything is collected: slower, and the same answer.
+    A sample gives an interval that almost surely holds the k-th value; one pass counts what lies above and collects
+    what lies inside. If the sample misled, a radix histogram narrows the interval down to the value: slower, the same
+    answer, and little memory either way.
     """
     ranges = list(pieces)
     found: dict[int, Cut] = {i: KEEP_NONE if k <= 0 else KEEP_ALL for i, k in enumerate(counts) if not 0 < k < size}
     open_ = [i for i in range(len(counts)) if i not in found]
     if open_:
-        intervals = _intervals(read, size, counts, open_) if size > _SMALL else dict.fromkeys(open_, (-1.0, math.inf))
-        while open_:
-            found.update(_within(read, ranges, counts, {i: intervals[i] for i in open_}))
-            open_ = [i for i in open_ if i not in found]
-            intervals = dict.fromkeys(open_, (-1.0, math.inf))
+        found.update(_within(read, ranges, counts, _intervals(read, size, counts, open_)))
+    misled = [i for i in open_ if i not in found]
+    if misled:
+        found.update(_within(read, ranges, counts, _narrowed(read, ranges, counts, misled)))
     return [found[i] for i in range(len(counts))]
 
 
-def _intervals(
-    read: Magnitudes, size: int, counts: Sequence[int], wanted: Sequence[int]
-) -> dict[int, tuple[float, float]]:
-    sample: dict[int, list[torch.Tensor]] = {i: [] for i in wanted}
+Intervals = dict[int, tuple[float, float]]
+
+
+def _intervals(read: Magnitudes, size: int, counts: Sequence[int], wanted: Sequence[int]) -> Intervals:
+    if size <= _SMALL:
+        return dict.fromkeys(wanted, (0.0, math.inf))
+    samples: dict[int, list[Array]] = {i: [] for i in wanted}
     for start in range(0, size, _SAMPLE_EVERY):
         values = read(start, min(start + _SAMPLE_RUN, size))
         for i in wanted:
-            sample[i].append(values[i])
+            samples[i].append(values[i].numpy())
     result = {}
     for i in wanted:
-        ordered = torch.cat(sample[i]).sort(descending=True).values
-        place, margin = counts[i] / size * len(ordered), 0.01 * len(ordered) + 8
-        above, below = int(place - margin), int(place + margin)
+        ordered = np.sort(np.concatenate(samples[i]))
+        place, margin = len(ordered) * (1 - counts[i] / size), 0.01 * len(ordered) + 8
+        low, high = math.floor(place - margin), math.ceil(place + margin)
         result[i] = (
-            # Just below: a value that many elements share may be both ends, and must be inside.
-            ordered[below].nextafter(-torch.ones_like(ordered[below])).item() if below < len(ordered) else -1.0,
-            ordered[above].item() if above > 0 else math.inf,
+            float(ordered[low]) if low >= 0 else 0.0,
+            float(ordered[high]) if high < len(ordered) else math.inf,
         )
     return result
 
 
 def _within(
-    read: Magnitudes,
-    ranges: Sequence[tuple[int, int]],
-    counts: Sequence[int],
-    intervals: dict[int, tuple[float, float]],
+    read: Magnitudes, ranges: Sequence[tuple[int, int]], counts: Sequence[int], intervals: Intervals
 ) -> dict[int, Cut]:
-    """The cuts whose thresholds lie in their intervals (low, high]."""
+    """The cuts whose thresholds lie in their intervals, ends included."""
     above = dict.fromkeys(intervals, 0)
-    inside: dict[int, list[torch.Tensor]] = {i: [] for i in intervals}
+    inside: dict[int, list[tuple[Array, Array]]] = {i: [] for i in intervals}
     for start, stop in ranges:
         values = read(start, stop)
         for i, (low, high) in intervals.items():
-            piece = values[i].numpy()  # whose comparisons and boolean indexing are several times faster than torch's
-            over_high = piece > high
-            above[i] += int(np.count_nonzero(over_high))
-            inside[i].append(torch.from_numpy(piece[(piece > low) ^ over_high]))
+            piece = values[i].numpy()
+            over = piece > high
+            above[i] += int(np.count_nonzero(over))
+            # Weights of bfloat16 make few different changes: distinct values with their numbers take little room.
+            inside[i].append(np.unique(piece[(piece >= low) ^ over], return_counts=True))
     result: dict[int, Cut] = {}
-    ties: dict[int, tuple[float, int]] = {}
-    for i in intervals:
-        candidates = torch.cat(inside[i])
-        k = counts[i] - above[i]
-        if not 0 < k <= len(candidates):
+    for i, found in inside.items():
+        distinct = np.concatenate([values for values, _ in found])
+        order = np.argsort(distinct)[::-1]
+        running = above[i] + np.concatenate([numbers for _, numbers in found])[order].cumsum()
+        if above[i] >= counts[i] or not len(running) or running[-1] < counts[i]:
             continue
-        threshold = candidates.kthvalue(len(candidates) - k + 1).values.item()
-        room = k - int((candidates > threshold).sum())
-        if int((candidates == threshold).sum()) == room:
-            result[i] = Cut(threshold, 2**62)
-        else:
-            ties[i] = (threshold, room)
-    if ties:
-        result.update(_tied(read, ranges, ties))
+        threshold = distinct[order[np.searchsorted(running, counts[i])]]
+        first = np.searchsorted(-distinct[order], -threshold)
+        room = counts[i] - int(running[first - 1] if first else above[i])
+        result[i] = Cut(float(threshold), _last(read, ranges, i, found, threshold, room))
     return result
 
 
-def _tied(read: Magnitudes, ranges: Sequence[tuple[int, int]], ties: dict[int, tuple[float, int]]) -> dict[int, Cut]:
-    """Finds the last of the equal elements for which there is room."""
-    result: dict[int, Cut] = {}
-    room = {i: count for i, (_, count) in ties.items()}
-    for start, stop in ranges:
-        if len(result) == len(ties):
-            break
-        values = read(start, stop)
-        for i in ties.keys() - result.keys():
-            places = (values[i] == ties[i][0]).nonzero()[:, 0]
-            if len(places) >= room[i]:
-                result[i] = Cut(ties[i][0], start + int(places[room[i] - 1]))
-            room[i] -= len(places)
+def _last(
+    read: Magnitudes,
+    ranges: Sequence[tuple[int, int]],
+    i: int,
+    found: Sequence[tuple[Array, Array]],
+    threshold: float,
+    room: int,
+) -> int:
+    """The place of the last element equal to the threshold for which there is room; beyond all if there is for all."""
+    ties = [int(numbers[values == threshold].sum()) for values, numbers in found]
+    if sum(ties) == room:
+        return 2**62
+    for (start, stop), number in zip(ranges, ties, strict=True):
+        if number >= room:
+            return start + int(np.flatnonzero(read(start, stop)[i].numpy() == threshold)[room - 1])
+        room -= number
+    raise AssertionError("fewer equal elements than were counted")
+
+
+def _narrowed(
+    read: Magnitudes, ranges: Sequence[tuple[int, int]], counts: Sequence[int], wanted: Sequence[int]
+) -> Intervals:
+    """The k-th values themselves: 16 bits a pass, from the most significant, of the bits of the floats (not negative,
+    they order as integers do).
+    """
+    result: Intervals = {}
+    for i in wanted:
+        prefix, left = 0, counts[i]
+        kind = read(*ranges[0])[i].numpy().dtype
+        integer = np.dtype(f"u{kind.itemsize}")
+        for shift in range(8 * kind.itemsize - 16, -1, -16):
+            histogram = np.zeros(_BINS, np.int64)
+            for start, stop in ranges:
+                bits = read(start, stop)[i].numpy().view(integer) >> shift
+                same = bits[bits >> 16 == prefix] if prefix or shift < 8 * kind.itemsize - 16 else bits
+                histogram += np.bincount((same & (_BINS - 1)).astype(np.int64), minlength=_BINS)
+            running = histogram[::-1].cumsum()
+            place = int(np.searchsorted(running, left))
+            left -= int(running[place - 1]) if place else 0
+            prefix = (prefix << 16) | (_BINS - 1 - place)
+        value = float(np.array(prefix, integer).view(kind))
+        result[i] = (value, value)
     return result

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from evomerge_common.errors import RecipeError, did_you_mean
@@ -42,7 +43,7 @@ def _masked(values: Tensor, block: Block, rate: float, strategy: str, *, rescale
     if rate == 0.0:
         return values
     if strategy == "random":
-        result = values * kept(block.words(0), 1.0 - rate, values.dtype)
+        result = values * torch.from_numpy(kept(block.words(0), 1.0 - rate))
     else:
         result = block.statistics.apply(values, block.start)
     return result / (1.0 - rate) if rescale and rate < 1.0 else result

@@ -15,7 +15,7 @@ from evomerge_common.errors import RecipeError
 from evomerge_merging.methods.registry import Block, PerModel, View, merge_method
 from evomerge_merging.methods.task_vectors import Keep, Thinning, deltas_of, merge_task_vectors, rescaled
 from evomerge_merging.rows import row_length, row_ranges, total
-from evomerge_merging.selection import KEEP_ALL, KEEP_NONE, Cut, cuts
+from evomerge_merging.selection import KEEP_ALL, KEEP_NONE, Bits, Cut, cuts
 
 _EPSILON = 1e-8
 Flags = np.ndarray[Any, np.dtype[np.bool_]]
@@ -99,20 +99,6 @@ def breadcrumbs_ties(
         tensors, base, block,
         elect=True, weight=weight, density=density, normalize=normalize, scale=lambda_,
     )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Bits:
-    """What is kept as one bit an element, eight to a byte."""
-
-    packed: np.ndarray[Any, np.dtype[np.uint8]]
-
-    def apply(self, values: Tensor, start: int) -> Tensor:
-        """A piece with zeros for what is not kept."""
-        skip = start % 8
-        count = skip + values.numel()
-        bits = np.unpackbits(self.packed[start // 8 : (start // 8) + (count + 7) // 8], count=count)[skip:]
-        return values.mul_(torch.from_numpy(bits).to(values.dtype))
 
 
 def kept_by_rank(magnitudes: Tensor, words: Tensor, density: float, epsilon: float) -> Flags:

@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from evomerge_merging.folds import Sums
 from evomerge_merging.methods.registry import Block, PerModel, View, merge_method
 from evomerge_merging.random_words import kept
-from evomerge_merging.selection import KEEP_ALL, cuts
+from evomerge_merging.selection import KEEP_ALL, Bits, cuts
 
 _EPSILON = 1e-8
 
@@ -35,21 +36,17 @@ class Thinning:
     """What the whole tensor tells of thinning it out.
 
     Attributes:
-        cuts: for each task vector, what is kept; None: that is told by random words, element by element.
+        cuts: for each task vector, what is kept.
         factors: for each task vector, what makes up for what is not kept.
 
     """
 
-    cuts: Sequence[Keep] | None
+    cuts: Sequence[Keep]
     factors: Sequence[float]
 
-    def apply(self, i: int, delta: Tensor, block: Block, density: float) -> Tensor:
+    def apply(self, i: int, delta: Tensor, start: int, density: float) -> Tensor:
         """A piece of the i-th task vector, thinned out, not yet rescaled; `delta` may be written into."""
-        if density >= 1.0:
-            return delta
-        if self.cuts is not None:
-            return self.cuts[i].apply(delta, block.start)
-        return delta.mul_(kept(block.words(i), density, delta.dtype))
+        return delta if density >= 1.0 else self.cuts[i].apply(delta, start)
 
 
 def thin_by_magnitude(view: View, *, density: Sequence[float], rescale: bool) -> Thinning:
@@ -65,8 +62,14 @@ def thin_by_magnitude(view: View, *, density: Sequence[float], rescale: bool) ->
 
 
 def thin_at_random(view: View, *, density: Sequence[float], rescale: bool) -> Thinning:
-    """Nothing but the factors needs to be known beforehand."""
-    return rescaled(view, density, None, rescale=rescale)
+    """Draws what is kept, and holds it as a bit an element: drawing it twice would cost more."""
+    keep: list[Keep] = [KEEP_ALL] * len(density)
+    for i, share in enumerate(density):
+        if share < 1.0:
+            # Pieces begin at multiples of eight, so their bits can be put together.
+            parts = [np.packbits(kept(view.block(*piece).words(i), share)) for piece in view.pieces()]
+            keep[i] = Bits(np.concatenate([*parts, np.empty(0, np.uint8)]))
+    return rescaled(view, density, keep, rescale=rescale)
 
 
 def deltas_of(view: View, start: int, stop: int) -> list[Tensor]:
@@ -75,7 +78,7 @@ def deltas_of(view: View, start: int, stop: int) -> list[Tensor]:
     return [tensor - base for tensor in tensors] if base is not None else tensors
 
 
-def rescaled(view: View, density: Sequence[float], found: Sequence[Keep] | None, *, rescale: bool) -> Thinning:
+def rescaled(view: View, density: Sequence[float], found: Sequence[Keep], *, rescale: bool) -> Thinning:
     """With the factors that give each task vector its L1 norm back (on average 1 / density at random)."""
     thinning = Thinning(found, [1.0] * len(density))
     thinned = [i for i, share in enumerate(density) if share < 1.0]
@@ -83,10 +86,11 @@ def rescaled(view: View, density: Sequence[float], found: Sequence[Keep] | None,
         return thinning
     sums = Sums(*[f"{name}{i}" for i in thinned for name in ("all", "kept")])
     for start, stop in view.pieces():
-        deltas, block = deltas_of(view, start, stop), view.block(start, stop)
+        deltas = deltas_of(view, start, stop)
         for i in thinned:
-            sums.add(**{f"all{i}": deltas[i].abs()})
-            sums.add(**{f"kept{i}": thinning.apply(i, deltas[i], block, density[i]).abs_()})
+            magnitudes = deltas[i].abs()
+            sums.add(**{f"all{i}": magnitudes})
+            sums.add(**{f"kept{i}": thinning.apply(i, magnitudes, start, density[i])})
     factors = [1.0] * len(density)
     for i in thinned:
         whole, part = sums[f"all{i}"], sums[f"kept{i}"]
@@ -112,7 +116,7 @@ def merge_task_vectors(
         delta = tensor - base
         factor = weight[i]
         if thinning is not None:
-            delta = thinning.apply(i, delta, block, density[i])
+            delta = thinning.apply(i, delta, block.start, density[i])
             factor *= thinning.factors[i]
         weighted.append(delta.mul_(factor))
     total = weighted[0].clone()
