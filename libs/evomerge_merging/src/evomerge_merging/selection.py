@@ -96,7 +96,7 @@ def _intervals(read: Magnitudes, size: int, counts: Sequence[int], wanted: Seque
     result = {}
     for i in wanted:
         ordered = np.sort(np.concatenate(samples[i]))
-        place, margin = len(ordered) * (1 - counts[i] / size), 0.01 * len(ordered) + 8
+        place, margin = len(ordered) * (1 - counts[i] / size), 0.005 * len(ordered) + 8
         low, high = math.floor(place - margin), math.ceil(place + margin)
         result[i] = (
             float(ordered[low]) if low >= 0 else 0.0,
