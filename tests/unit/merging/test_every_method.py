@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny_merging import random_tensors, raw_model, weights
 
 from evomerge_common.domain.recipe import ModelReference, Recipe
-from evomerge_common.errors import RecipeError
+from evomerge_common.errors import RecipeError, ShapeMismatch
 from evomerge_merging import merge_in_memory, plan_merge
 from evomerge_merging.methods import methods
 from evomerge_merging.methods.pruning import kept_by_rank
@@ -31,6 +32,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "della_linear": {"weight": 0.5, "density": 0.4, "epsilon": 0.2},
     "dfs": {"scale": 1.0},
     "expo": {"alpha": 0.3},
+    "fisher": {},
     "frankenmerge": {"scale": 0.5},
     "iso_c": {},
     "karcher": {},
@@ -42,6 +44,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "nearswap": {"t": 0.3},
     "nuslerp": {"weight": 0.5},
     "passthrough": {"scale": 0.5},
+    "regmean": {},
     "sce": {"select_topk": 0.4},
     "slerp": {"t": 0.3},
     "task_arithmetic": {"weight": 0.5},
@@ -76,7 +79,23 @@ def recipe(name: str, models: list[ModelReference], own: Mapping[str, Any], *, b
     how = methods()[name]
     inputs = models[1:] if how.inputs is None else models[1 : 1 + how.inputs]
     needed = models[0] if base and how.base != "none" else None
-    return Recipe.of_models(name, [(model, {}) for model in inputs], base=needed, parameters=own)
+    pairs = [
+        (model, {"statistics": calibrated(model, name)} if "statistics" in how.parameters else {}) for model in inputs
+    ]
+    return Recipe.of_models(name, pairs, base=needed, parameters=own)
+
+
+def calibrated(model: ModelReference, name: str) -> str:
+    """A file of random statistics for the model, beside it."""
+    path = Path(f"{model.name}-{name}.safetensors")
+    if not path.exists():
+        generator = torch.Generator().manual_seed(sum(map(ord, path.name)))
+        noise = {n: torch.randn(t.shape, generator=generator) for n, t in weights(Path(model.name)).items()}
+        told = {n: t.square() for n, t in noise.items()}
+        if name == "regmean":
+            told = {n: t.T @ t for n, t in noise.items() if t.dim() == 2}
+        save_file({n: t.contiguous() for n, t in told.items()}, path)
+    return str(path)
 
 
 def merged(what: Recipe, models: Mapping[str, Path] | None = None, **options: Any) -> dict[str, torch.Tensor]:
@@ -349,3 +368,43 @@ def test_tsv_keeps_what_does_not_interfere(tmp_path: Path) -> None:
     result = merged(recipe("tsv", [ModelReference(str(folder)) for folder in folders], {}))
     torch.testing.assert_close(result["w"], base["w"] + sum(steps), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(result["b"], torch.ones(12))
+
+
+def test_fisher_weighs_each_element_by_its_information(models: list[ModelReference]) -> None:
+    what = recipe("fisher", models, {})
+    told = [load_file(calibrated(model, "fisher"))[WIDE].double() for model in models[1:]]
+    values = [source(model)[WIDE].double() for model in models[1:]]
+    mean = sum(f * v for f, v in zip(told, values, strict=True)) / sum(told)
+    torch.testing.assert_close(merged(what)[WIDE].double(), mean, rtol=1e-4, atol=1e-5)
+
+
+def test_regmean_is_the_least_squares_fit_of_all_models_outputs(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    pairs, inputs, outputs = [], [], []
+    for i in range(2):
+        weight, bias = torch.randn(5, 8, generator=generator), torch.full((5,), float(i))
+        texts = torch.randn(30, 8, generator=generator)
+        folder = raw_model(tmp_path / f"{i}", {"fc.weight": weight, "fc.bias": bias})
+        save_file({"fc.weight": texts.T @ texts}, tmp_path / f"{i}.safetensors")
+        pairs.append((ModelReference(str(folder)), {"statistics": str(tmp_path / f"{i}.safetensors")}))
+        inputs.append(texts)
+        outputs.append(texts @ weight.T)
+    result = merged(Recipe.of_models("regmean", pairs, parameters={"alpha": 1.0}))
+    fit = torch.linalg.lstsq(torch.cat(inputs), torch.cat(outputs)).solution.T
+    torch.testing.assert_close(result["fc.weight"], fit, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(result["fc.bias"], torch.full((5,), 0.5))
+    save_file({"fc.weight": torch.zeros(8, 8)}, tmp_path / "0.safetensors")
+    # A model whose layer no text excited has no say.
+    other = weights(tmp_path / "1")["fc.weight"]
+    torch.testing.assert_close(merged(Recipe.of_models("regmean", pairs))["fc.weight"], other, rtol=1e-4, atol=1e-4)
+
+
+def test_statistics_that_are_not_there_or_do_not_fit_are_told(models: list[ModelReference], tmp_path: Path) -> None:
+    pairs = [(model, {"statistics": str(tmp_path / "none.safetensors")}) for model in models[:2]]
+    with pytest.raises(RecipeError, match="cannot be read"):
+        plan_merge(Recipe.of_models("fisher", pairs))
+    save_file({WIDE: torch.ones(2, 3)}, tmp_path / "none.safetensors")
+    with pytest.raises(ShapeMismatch, match=r"must be 36,900 floats"):
+        merged(Recipe.of_models("fisher", pairs))
+    with pytest.raises(ShapeMismatch, match=r"\[123, 123\]"):
+        merged(Recipe.of_models("regmean", pairs))

@@ -43,6 +43,7 @@ class Apply:
         parameters: by recipe name; per-model ones as tuples as long as `inputs`.
         masks: key of each input's random words.
         dtype: what the result is written in if the recipe names none.
+        names: the tensor's name in each input.
 
     """
 
@@ -53,6 +54,7 @@ class Apply:
     masks: tuple[tuple[int, int], ...]
     shape: tuple[int, ...]
     dtype: torch.dtype
+    names: tuple[str, ...] = ()
 
 
 Node = Load | Apply
@@ -143,9 +145,8 @@ class Evaluation:
             self._whole[id(node)] = result.reshape(-1)
 
     def _block(self, node: Apply, start: int, stop: int) -> Block:
-        return Block(
-            start, stop, self.size, lambda i: words(node.masks[i], start, stop), self._statistics.get(id(node))
-        )
+        known = self._statistics.get(id(node))
+        return Block(start, stop, self.size, lambda i: words(node.masks[i], start, stop), known, node.names)
 
     def _evaluate(self, node: Node, start: int, stop: int, done: dict[int, Tensor]) -> Tensor:
         """A piece of a node; `done` keeps what several parents share. Results must not be written into."""

@@ -33,7 +33,7 @@ def _flattened(node: Apply, done: dict[int, Node]) -> Node:
     inputs = tuple(flatten(child, done) for child in node.inputs)
     base = None if node.base is None else flatten(node.base, done)
     if inputs != node.inputs or base is not node.base:
-        node = Apply(node.method, inputs, base, node.parameters, node.masks, node.shape, node.dtype)
+        node = Apply(node.method, inputs, base, node.parameters, node.masks, node.shape, node.dtype, node.names)
     if not _is_linear(node) or not any(_is_linear(child) for child in children(node)):
         return node
     terms: dict[object, tuple[Node, float]] = {}

@@ -336,7 +336,8 @@ class Planner:
         if how.name in {"passthrough", "frankenmerge"}:
             return self._scaled(first, parameters["scale"][0])
         masks = tuple(mask_key(recipe.seed, part.model.identity, name) for part in inputs)
-        return Apply(how, children, base, parameters, masks, first.shape, first.dtype)
+        names = tuple(part.name(rest, layer) for part in inputs)
+        return Apply(how, children, base, parameters, masks, first.shape, first.dtype, names)
 
     @staticmethod
     def _average(nodes: tuple[Node, ...]) -> Node:

@@ -42,7 +42,18 @@ PerModel = Annotated[tuple[T, ...], _PER_MODEL]
 
 Function = TypeVar("Function", bound=Callable[..., Tensor])
 ENTRY_POINTS = "evomerge.merge_methods"
-_BUILT_IN = ("elementwise", "slerp", "task_vectors", "pruning", "spheres", "consensus", "pairs", "spectral", "masks")
+_BUILT_IN = (
+    "elementwise",
+    "slerp",
+    "task_vectors",
+    "pruning",
+    "spheres",
+    "consensus",
+    "pairs",
+    "spectral",
+    "masks",
+    "calibrated",
+)
 
 
 class View(Protocol):
@@ -79,6 +90,7 @@ class Block:
         start, stop: elements of the flattened tensor.
         size: number of elements of the whole tensor.
         statistics: what the method's statistics function returned, else None.
+        names: the tensor's name in each input.
         words: `words(i)` gives an int32 for each element, uniform over all 2**32 values, that depends on nothing but
             the recipe's seed, the i-th input's identity, the tensor's name and the element's place.
 
@@ -89,6 +101,7 @@ class Block:
     size: int
     words: Callable[[int], Tensor]
     statistics: Any = None
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
