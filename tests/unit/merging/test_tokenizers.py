@@ -153,6 +153,32 @@ def test_tokens_of_ones_own(two: tuple[ModelReference, ...], tmp_path: Path) -> 
         plan_merge(replace(what, tokenizer="nobody"))
 
 
+def test_tokens_without_a_row_are_left_out_and_a_tokenizer_may_come_from_elsewhere(tmp_path: Path) -> None:
+    rows = make_tokenizer(tmp_path / "probe", ENGLISH)
+    one = model(tmp_path / "a", ENGLISH, 1, rows=rows, added=("<rowless>",))
+    assert tokens_of(tmp_path / "a")["<rowless>"] == rows
+    report = merge_recipe(linear(one, base=one, tokenizer="base"), {}, tmp_path / "out")
+    assert any("have no row ('<rowless>'" in note for note in report.notes)
+    assert tokens_of(tmp_path / "out").keys() == tokens_of(tmp_path / "a").keys() - {"<rowless>"}
+    assert weights(tmp_path / "out")[EMBEDDING].shape[0] == rows
+    other = model(tmp_path / "b", GERMAN, 2)
+    merge_recipe(linear(one, tokenizer=str(other)), {}, tmp_path / "theirs")
+    merged, known = weights(tmp_path / "theirs")[EMBEDDING], tokens_of(tmp_path / "a")
+    for token, row in tokens_of(tmp_path / "b").items():
+        expected = weights(tmp_path / "a")[EMBEDDING][known[token]] if token in known else torch.zeros(16)
+        assert torch.equal(merged[row], expected)
+
+
+def test_the_digest_counts_models_by_content_in_the_tokenizers_words_too() -> None:
+    here, there = (
+        linear(ModelReference(name, digest="sha256:1"), tokenizer=name, tokens={"x": {"source": name}})
+        for name in ("./here", "/elsewhere")
+    )
+    assert here.digest == there.digest
+    assert here.digest != linear(ModelReference("./here", digest="sha256:1")).digest
+    assert Recipe.from_json(here.to_json()) == here
+
+
 def test_pieces_and_threads_make_no_difference_to_gathered_rows(two: tuple[ModelReference, ...]) -> None:
     def merged(**options: int) -> dict[str, torch.Tensor]:
         with plan_merge(linear(*two, tokenizer="union", pad_to_multiple_of=128)) as plan:

@@ -19,8 +19,8 @@ from evomerge_merging.check import check_recipe
 from evomerge_merging.expression import Node, loads, whole_bytes
 from evomerge_merging.flatten import flatten
 from evomerge_merging.io.dtypes import RECIPE_NAMES, config_name
-from evomerge_merging.source import Source
-from evomerge_merging.tokenizer import TokenizerPlan, plan_tokenizer
+from evomerge_merging.source import Source, open_source
+from evomerge_merging.tokenizer import TokenizerPlan, named_outside, plan_tokenizer
 from evomerge_merging.virtual import Planner
 
 _PIECES_HELD = 16
@@ -124,7 +124,11 @@ def plan_merge(recipe: Recipe, models: Mapping[str, Path] | None = None) -> Plan
     planner = Planner({key: Path(path) for key, path in (models or {}).items()})
     try:
         sources = {reference.key: planner.source(reference) for reference in recipe.sources()}
-        tokenizer, aligned, told = plan_tokenizer(recipe, sources)
+        elsewhere = named_outside(recipe)
+        outside = None if elsewhere is None else open_source(elsewhere, {})
+        if outside is not None:
+            outside.store.close()
+        tokenizer, aligned, told = plan_tokenizer(recipe, sources, outside)
         planner.sources.update(aligned)
         for text in told:
             planner.note(text)

@@ -81,6 +81,7 @@ class _Choice:
     rule: Recipe
     sources: Mapping[str, Source]
     notes: list[str]
+    outside: Source | None = None
 
     def __post_init__(self) -> None:
         self.words = {
@@ -89,9 +90,12 @@ class _Choice:
             for word in (reference.name, str(reference), reference.key)
         }
         self.everyone = list(self.sources.values())
-        self.vocabularies = {source.key: vocabulary(source.folder) for source in self.everyone}
+        opened = [*self.everyone, *([self.outside] if self.outside else [])]
+        self.vocabularies = {source.key: vocabulary(source.folder) for source in opened}
 
     def named(self, text: str) -> Source:
+        if self.outside is not None:
+            return self.outside
         key = self.words.get(text) or next((k for k, s in self.sources.items() if text in {k, s.label}), None)
         if key is None:
             hint = did_you_mean(text, ["base", "union", *self.words])
@@ -101,13 +105,25 @@ class _Choice:
         return self.sources[key]
 
 
-def plan_tokenizer(recipe: Recipe, sources: Mapping[str, Source]) -> tuple[TokenizerPlan, dict[str, Source], list[str]]:
+def named_outside(recipe: Recipe) -> ModelReference | None:
+    """The folder whose tokenizer is asked for, where that is none of the recipe's models."""
+    text = next(_rules(recipe), recipe).tokenizer
+    known = {word for item in recipe.sources() for word in (item.name, str(item), item.key)}
+    if text in {"", "base", "union", *known} or not Path(text).expanduser().is_dir():
+        return None
+    return ModelReference.parse(text)
+
+
+def plan_tokenizer(
+    recipe: Recipe, sources: Mapping[str, Source], outside: Source | None = None
+) -> tuple[TokenizerPlan, dict[str, Source], list[str]]:
     """The tokenizer of a recipe's model, its sources in that vocabulary, and what is to be said about it.
 
     Args:
         recipe: its `tokenizer`, `tokens`, `pad_to_multiple_of` and `chat_template`; of a nested recipe the outermost
             that sets a tokenizer rules all.
         sources: of all inputs, the one that gives the config first.
+        outside: see `named_outside`.
 
     Raises:
         ModelError: the vocabularies differ and the recipe does not say what to do, or cannot be united.
@@ -120,7 +136,7 @@ def plan_tokenizer(recipe: Recipe, sources: Mapping[str, Source]) -> tuple[Token
         notes.append(
             f"the tokenizer setting {rule.tokenizer or 'of a nested recipe'!r} of a nested recipe holds for all"
         )
-    choice = _Choice(rule, sources, notes)
+    choice = _Choice(rule, sources, notes, outside)
     explicit = bool(rule.tokenizer or rule.tokens or rule.pad_to_multiple_of)
     if explicit:
         plan, aligned = _explicit(choice)
@@ -207,6 +223,9 @@ def _explicit(choice: _Choice) -> tuple[TokenizerPlan, dict[str, Source]]:
         return TokenizerPlan(chosen.folder, default=rule.tokenizer in {"", "union"}), dict(choice.sources)
     tokens = {token: row for token, row in first.items() if row < embedding_rows(chosen)}
     files = [chosen]
+    lost = [token for token in first if token not in tokens]
+    if lost:
+        choice.notes.append(f"{len(lost)} tokens of {chosen.label} have no row ({lost[0]!r}, …): they are left out")
     if rule.tokenizer == "union":
         for source in choice.everyone:
             rows = embedding_rows(source)
@@ -220,7 +239,7 @@ def _explicit(choice: _Choice) -> tuple[TokenizerPlan, dict[str, Source]]:
     own = [token for token in rule.tokens if token not in tokens]
     tokens = _extended(tokens, own)
     united: dict[str, Any] = {}
-    if len(files) > 1 or own:
+    if len(files) > 1 or own or lost:
         united = unite([(source.label, _tokenizer_json(source)) for source in files], tokens, own)
     return _aligned(choice, chosen, Target.of(tokens, rule.pad_to_multiple_of), united)
 

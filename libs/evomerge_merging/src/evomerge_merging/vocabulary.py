@@ -199,25 +199,30 @@ class AlignedStore:
             return self._store.block(self.heads.get(name, name), start + shift, stop + shift)
         return self._rows(name, first, last).reshape(-1)[start - first * width : stop - first * width]
 
+    def rows(self, name: str, rows: torch.Tensor) -> torch.Tensor:
+        """A copy of some rows, in the order asked for."""
+        return self.tensor(name)[rows] if name in self._aligned else self._store.rows(name, rows)
+
     def close(self) -> None:
         """Lets the source's files go."""
         self._store.close()
 
     def _rows(self, name: str, first: int, last: int, *, padding: bool = True) -> torch.Tensor:
         own = self._own[first:last]
-        mapped = self._store.tensor(self.heads.get(name, name))
+        stored = self.heads.get(name, name)
         if (own >= 0).all():
-            return mapped[torch.from_numpy(own)]
-        wide = torch.float64 if mapped.dtype == torch.float64 else torch.float32
-        result = torch.zeros((last - first, *mapped.shape[1:]), dtype=wide)
-        _put(result, own >= 0, mapped, own)
+            return self._store.rows(stored, torch.from_numpy(own))
+        info = self.tensors[name]
+        wide = torch.float64 if info.dtype == torch.float64 else torch.float32
+        result = torch.zeros((last - first, *info.shape[1:]), dtype=wide)
+        _put(result, own >= 0, self._store, stored, own)
         count = np.zeros(last - first)
         lacking = own == _GIVEN
         for key, rows in self._given.items():
             there = lacking & (rows[first:last] >= 0)
-            tensor = _counterpart(self._stores[key], name) if there.any() else None
-            if tensor is not None:
-                _put(result, there, tensor, rows[first:last])
+            counterpart = _counterpart(self._stores[key], name)
+            if counterpart is not None:
+                _put(result, there, self._stores[key], counterpart, rows[first:last])
                 count[there] += 1
         several = torch.from_numpy(np.maximum(count, 1.0)).to(wide)
         result /= several.reshape(-1, *[1] * (result.dim() - 1))
@@ -242,18 +247,17 @@ def is_vocabulary(name: str) -> bool:
     return architecture.is_token_embedding(name) or architecture.is_head(name) or _HEAD_BIAS.search(name) is not None
 
 
-def _put(result: torch.Tensor, where: NDArray[np.bool_], tensor: torch.Tensor, rows: Rows) -> None:
-    """Adds `tensor`'s rows to the result's where asked."""
+def _put(result: torch.Tensor, where: NDArray[np.bool_], store: TensorStore, name: str, rows: Rows) -> None:
+    """Adds a tensor's rows to the result's where asked."""
     if where.any():
-        result[torch.from_numpy(where)] += tensor[torch.from_numpy(rows[where])].to(result.dtype)
+        result[torch.from_numpy(where)] += store.rows(name, torch.from_numpy(rows[where])).to(result.dtype)
 
 
-def _counterpart(store: TensorStore, name: str) -> torch.Tensor | None:
-    """The tensor of that name; for a head that is tied there, the embedding."""
+def _counterpart(store: TensorStore, name: str) -> str | None:
+    """The name of the same tensor in another store: for a head that is tied there, the embedding."""
     if name in store.tensors:
-        return store.tensor(name)
-    tied = architecture.input_embedding(store.tensors) if architecture.is_head(name) else None
-    return store.tensor(tied) if tied else None
+        return name
+    return architecture.input_embedding(store.tensors) if architecture.is_head(name) else None
 
 
 def known_rows(sources: Sequence[Source], vocabularies: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, int]]:

@@ -185,6 +185,11 @@ class Recipe:
                 parameters=dict(item.parameters),
             )
 
+        digests = {} if names else {w: s.digest for s in self.sources() if s.digest for w in (str(s), s.name)}
+
+        def of_token(own: Mapping[str, Any]) -> dict[str, Any]:
+            return {**own, **({"source": digests.get(own["source"], own["source"])} if "source" in own else {})}
+
         return _present(
             method=self.method,
             slices=[
@@ -195,10 +200,10 @@ class Recipe:
             parameters=dict(self.parameters),
             dtype=self.dtype,
             out_dtype=self.out_dtype,
-            tokenizer=self.tokenizer,
+            tokenizer=digests.get(self.tokenizer, self.tokenizer),
             chat_template=self.chat_template,
             seed=self.seed,
-            tokens={token: dict(own) for token, own in self.tokens.items()},
+            tokens={token: of_token(own) for token, own in self.tokens.items()},
             pad_to_multiple_of=self.pad_to_multiple_of,
         )
 

@@ -32,6 +32,10 @@ class TensorStore(Protocol):
         """Elements [start, stop) of the flattened tensor as stored."""
         ...
 
+    def rows(self, name: str, rows: torch.Tensor) -> torch.Tensor:
+        """A copy of some rows, in the order asked for, as stored."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -51,6 +55,9 @@ class MemoryStore:
     def block(self, name: str, start: int, stop: int) -> torch.Tensor:
         return self._data[name].reshape(-1)[start:stop]
 
+    def rows(self, name: str, rows: torch.Tensor) -> torch.Tensor:
+        return self._data[name][rows]
+
     def close(self) -> None:
         self._data = {}
 
@@ -68,6 +75,9 @@ class ShardedStore:
 
     def block(self, name: str, start: int, stop: int) -> torch.Tensor:
         return self._of[name].block(name, start, stop)
+
+    def rows(self, name: str, rows: torch.Tensor) -> torch.Tensor:
+        return self._of[name].rows(name, rows)
 
     def close(self) -> None:
         for file in self._files:

@@ -94,6 +94,22 @@ class SafetensorsFile:
             return torch.frombuffer(data, dtype=info.dtype).reshape(info.shape)
         return torch.frombuffer(self._map, dtype=info.dtype, count=info.numel, offset=info.start).reshape(info.shape)
 
+    def rows(self, name: str, rows: torch.Tensor) -> torch.Tensor:
+        """Some rows of a tensor, copied; the pages that were mapped for it are let go, so that memory stays small.
+
+        Raises:
+            UnsafeFile: the file became shorter.
+
+        """
+        info = self.tensors[name]
+        if os.fstat(self._fd).st_size < info.stop:
+            raise UnsafeFile(f"{self.path} became shorter while it was read; download or copy the model again")
+        result = self.tensor(name)[rows]
+        if self._map is not None and info.numel:
+            start = info.start // mmap.PAGESIZE * mmap.PAGESIZE
+            self._map.madvise(mmap.MADV_DONTNEED, start, info.stop - start)
+        return result
+
     def block(self, name: str, start: int, stop: int) -> torch.Tensor:
         """Elements [start, stop) of the flattened tensor, read with `pread`.
 
