@@ -147,8 +147,11 @@ def test_a_value_that_many_elements_share_costs_no_pass_over_everything() -> Non
 def test_words_belong_to_elements_and_are_uniform() -> None:
     key = mask_key(1, "source", "tensor")
     whole = words(key, 0, 100_003)
+    short = words(key, 0, 100_003, 16)
     for start, stop in ((0, 1), (1, 9), (7, 8), (13, 99_999), (100_002, 100_003)):
         assert torch.equal(words(key, start, stop), whole[start:stop])
+        assert torch.equal(words(key, start, stop, 16), short[start:stop])
+    assert [kept(short, share).mean() for share in (0.0, 0.25, 1.0)] == pytest.approx([0.0, 0.25, 1.0], abs=0.006)
     assert not torch.equal(words(mask_key(1, "source", "other"), 0, 100), whole[:100])
     counts = np.histogram(whole.numpy(), bins=16, range=(-(2**31), 2**31))[0]
     assert np.abs(counts / len(whole) - 1 / 16).max() < 0.004

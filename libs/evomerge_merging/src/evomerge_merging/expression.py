@@ -146,7 +146,9 @@ class Evaluation:
 
     def _block(self, node: Apply, start: int, stop: int) -> Block:
         known = self._statistics.get(id(node))
-        return Block(start, stop, self.size, lambda i: words(node.masks[i], start, stop), known, node.names)
+        return Block(
+            start, stop, self.size, lambda i, bits=32: words(node.masks[i], start, stop, bits), known, node.names
+        )
 
     def _evaluate(self, node: Node, start: int, stop: int, done: dict[int, Tensor]) -> Tensor:
         """A piece of a node; `done` keeps what several parents share. Results must not be written into."""

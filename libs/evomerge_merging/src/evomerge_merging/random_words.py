@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,8 +18,8 @@ def mask_key(seed: int, source: str, tensor: str) -> tuple[int, int]:
     return int.from_bytes(digest[:8], "little"), int.from_bytes(digest[8:], "little")
 
 
-def words(key: tuple[int, int], start: int, stop: int) -> torch.Tensor:
-    """One int32 for each element of [start, stop), uniform over all 2**32 values: half of a 64-bit word each.
+def words(key: tuple[int, int], start: int, stop: int, bits: Literal[16, 32] = 32) -> torch.Tensor:
+    """One int32 (or int16) for each element of [start, stop), uniform over all values: a part of a 64-bit word each.
 
     PCG64 DXSM (O'Neill 2014), which can be set forward to any place at once. The key gives its state and its stream.
     """
@@ -30,16 +30,17 @@ def words(key: tuple[int, int], start: int, stop: int) -> torch.Tensor:
         "has_uint32": 0,
         "uinteger": 0,
     }
-    generator.advance(start // 2)
-    skip = start % 2
-    wide = generator.random_raw((skip + stop - start + 1) // 2)
-    narrow = torch.from_numpy(wide.astype("<u8", copy=False).view("<i4"))
+    first, skip = divmod(start, 64 // bits)
+    generator.advance(first)
+    wide = generator.random_raw(-(-(skip + stop - start) * bits // 64))
+    narrow = torch.from_numpy(wide.astype("<u8", copy=False).view(f"<i{bits // 8}"))
     return narrow[skip : skip + stop - start]
 
 
 def kept(values: torch.Tensor, density: float) -> Flags:
-    """True with probability `density`, from uniform words."""
-    limit = round(density * 2**32) - 2**31
-    if limit >= 2**31:
+    """True with probability `density` (rounded to the words' 32 or 16 bits), from uniform words."""
+    half = 1 << (8 * values.element_size() - 1)
+    limit = round(density * 2 * half) - half
+    if limit >= half:
         return np.ones(values.shape, np.bool_)
-    return np.asarray(values.numpy() < max(limit, -(2**31)))
+    return np.asarray(values.numpy() < max(limit, -half))

@@ -91,7 +91,8 @@ class Block:
         size: number of elements of the whole tensor.
         statistics: what the method's statistics function returned, else None.
         names: the tensor's name in each input.
-        words: `words(i)` gives an int32 for each element, uniform over all 2**32 values, that depends on nothing but
+        words: `words(i)` gives an int32 for each element (`words(i, 16)` an int16 in half the time), uniform over all
+            values, that depends on nothing but
             the recipe's seed, the i-th input's identity, the tensor's name and the element's place.
 
     """
@@ -99,7 +100,7 @@ class Block:
     start: int
     stop: int
     size: int
-    words: Callable[[int], Tensor]
+    words: Callable[..., Tensor]
     statistics: Any = None
     names: tuple[str, ...] = ()
 

@@ -62,14 +62,27 @@ def thin_by_magnitude(view: View, *, density: Sequence[float], rescale: bool) ->
 
 
 def thin_at_random(view: View, *, density: Sequence[float], rescale: bool) -> Thinning:
-    """Draws what is kept, and holds it as a bit an element: drawing it twice would cost more."""
+    """Draws what is kept, from 16 bits an element: shares are rounded to multiples of 1 / 65536.
+
+    The outcome is held as a bit an element, since drawing it twice would cost more. See `rescaled` for the factors.
+    """
+    drawn = [i for i, share in enumerate(density) if share < 1.0]
+    bits: dict[int, list[Any]] = {i: [] for i in drawn}
+    sums = Sums(*[f"{name}{i}" for i in drawn for name in ("all", "kept")])
+    for start, stop in view.pieces() if drawn else ():
+        deltas, block = deltas_of(view, start, stop) if rescale else [], view.block(start, stop)
+        for i in drawn:
+            flags = kept(block.words(i, 16), density[i])
+            bits[i].append(np.packbits(flags))  # pieces begin at multiples of eight
+            if rescale:
+                magnitudes = deltas[i].abs()
+                sums.add(**{f"all{i}": magnitudes})
+                np.multiply(magnitudes.numpy(), flags, out=magnitudes.numpy())
+                sums.add(**{f"kept{i}": magnitudes})
     keep: list[Keep] = [KEEP_ALL] * len(density)
-    for i, share in enumerate(density):
-        if share < 1.0:
-            # Pieces begin at multiples of eight, so their bits can be put together.
-            parts = [np.packbits(kept(view.block(*piece).words(i), share)) for piece in view.pieces()]
-            keep[i] = Bits(np.concatenate([*parts, np.empty(0, np.uint8)]))
-    return rescaled(view, density, keep, rescale=rescale)
+    for i in drawn:
+        keep[i] = Bits(np.concatenate([*bits.pop(i), np.empty(0, np.uint8)]))
+    return Thinning(keep, _factors(sums, drawn if rescale else [], len(density)))
 
 
 def deltas_of(view: View, start: int, stop: int) -> list[Tensor]:
@@ -91,11 +104,15 @@ def rescaled(view: View, density: Sequence[float], found: Sequence[Keep], *, res
             magnitudes = deltas[i].abs()
             sums.add(**{f"all{i}": magnitudes})
             sums.add(**{f"kept{i}": thinning.apply(i, magnitudes, start, density[i])})
-    factors = [1.0] * len(density)
+    return Thinning(found, _factors(sums, thinned, len(density)))
+
+
+def _factors(sums: Sums, thinned: Sequence[int], count: int) -> list[float]:
+    factors = [1.0] * count
     for i in thinned:
         whole, part = sums[f"all{i}"], sums[f"kept{i}"]
         factors[i] = whole / part if min(whole, part) > _EPSILON else 1.0
-    return Thinning(found, factors)
+    return factors
 
 
 def merge_task_vectors(
