@@ -55,7 +55,7 @@ def mutate(genome: Genome, space: SearchSpace, rng: Random) -> Genome:
     )
     method = genome.method
     others = [m for m in space.methods if m in PARAMETER_METHODS and m != method]
-    if others and rng.random() < 0.15:
+    if others and rng.random() < 0.06:
         method = rng.choice(others)
     return _complete(replace(genome, method=method, weights=weights, density=density, sigma=sigma), rng, space)
 
@@ -109,6 +109,28 @@ def crossover(first: Genome, second: Genome, space: SearchSpace, rng: Random) ->
         sigma=math.sqrt(first.sigma * second.sigma),
     )
     return _complete(child, rng, space)
+
+
+def differential(target: Genome, first: Genome, second: Genome, space: SearchSpace, rng: Random) -> Genome | None:
+    """A step from the target along the difference of two others (differential evolution, Storn & Price 1997).
+
+    The pool's own spread sets length and direction of the step. None when the three are not of one shape.
+    """
+    three = (target, first, second)
+    if any(one.method in PATH_METHODS or one.ingredients for one in three) or len({len(o.weights) for o in three}) > 1:
+        return None
+    scale = rng.uniform(0.3, 1.0)
+    weights = tuple(
+        tuple(_clip(t + scale * (a - b), MAX_WEIGHT) for t, a, b in zip(*rows, strict=True))
+        for rows in zip(target.weights, first.weights, second.weights, strict=True)
+    )
+    density = target.density
+    if first.density and second.density and density:
+        density = tuple(
+            _clip(t + scale * (a - b), 1.0, low=0.1)
+            for t, a, b in zip(density, first.density, second.density, strict=True)
+        )
+    return _complete(replace(target, weights=weights, density=density), rng, space)
 
 
 def merge_of_merges(parents: Sequence[Genome], space: SearchSpace, rng: Random) -> Genome:

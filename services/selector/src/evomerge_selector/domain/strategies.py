@@ -13,9 +13,13 @@ from typing import Protocol
 from evomerge_common.domain.genome import Genome, SearchSpace
 from evomerge_common.domain.pareto import Point, crowding, fronts
 from evomerge_common.domain.spec import SearchSpec
-from evomerge_selector.domain.operators import crossover, merge_of_merges, mutate, random_genome
+from evomerge_selector.domain.operators import crossover, differential, merge_of_merges, mutate, random_genome
+from evomerge_selector.domain.screening import Screen
 
-CROSSOVER_RATE = 0.55
+CROSSOVER_RATE = 0.35
+DIFFERENTIAL_RATE = 0.35
+CHILDREN = 16
+"""How many children are made for each that is proposed."""
 
 
 @dataclass(frozen=True)
@@ -85,13 +89,19 @@ class Evolution:
         if not self.pool:
             return Proposal(random_genome(self.space, rng), "random")
         first = self._parent(rng)
-        if rng.random() < CROSSOVER_RATE:
+        draw = rng.random()
+        if draw < CROSSOVER_RATE:
             second = self._parent(rng)
             if second.digest != first.digest:
                 child = crossover(first.genome, second.genome, self.space, rng)
                 if rng.random() < 0.5:
                     child = mutate(child, self.space, rng)
                 return Proposal(child, "crossover", (first.digest, second.digest))
+        elif draw < CROSSOVER_RATE + DIFFERENTIAL_RATE and len(self.pool) > 2:
+            second, third = rng.sample([one for one in self.pool if one.digest != first.digest], 2)
+            step = differential(first.genome, second.genome, third.genome, self.space, rng)
+            if step is not None:
+                return Proposal(step, "differential", (first.digest, second.digest, third.digest))
         return Proposal(mutate(first.genome, self.space, rng), "mutation", (first.digest,))
 
     def _parent(self, rng: Random) -> Individual:
@@ -109,6 +119,10 @@ class TournamentSearch(Evolution):
 
     best: float = float("-inf")
     stale: int = 0
+    screen: Screen = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.screen = Screen(self.space.methods)
 
     def tell(self, individual: Individual) -> None:
         self.pool = sorted([*self.pool, individual], key=lambda one: one.rank)[: self.spec.population]
@@ -116,13 +130,16 @@ class TournamentSearch(Evolution):
             self.best, self.stale = individual.fitness, 0
         else:
             self.stale += 1
+        self.screen.tell(individual.genome, individual.fitness, individual.index)
 
     def ask(self, index: int, rng: Random) -> Proposal:
         if self.pool and self.spec.breeding == "classic":
             return self._classic(index, rng)
         if self.pool and self.stale > 2 * self.spec.population and rng.random() < 0.25:
             return Proposal(random_genome(self.space, rng), "fresh")
-        return super().ask(index, rng)
+        # One question in five goes unscreened: the model may be wrong everywhere that it has not seen.
+        children = [super(TournamentSearch, self).ask(index, rng) for _ in range(CHILDREN if rng.random() < 0.8 else 1)]
+        return children[self.screen.choose([child.genome for child in children])]
 
     def _parent(self, rng: Random) -> Individual:
         return min((rng.choice(self.pool) for _ in range(self.spec.tournament_size)), key=lambda one: one.rank)
