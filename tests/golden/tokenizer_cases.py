@@ -37,6 +37,19 @@ CASES: dict[str, str] = {
     "slerp union": _SLERP + "tokenizer_source: union\n",
     "slerp base": _SLERP + "tokenizer_source: base\n",
     "linear union padded": _LINEAR + "tokenizer: {source: union, pad_to_multiple_of: 64}\n",
+    "linear of a module": """
+merge_method: linear
+modules:
+  default:
+    models:
+      - {model: A, parameters: {weight: 0.7}}
+      - {model: B}
+    parameters: {weight: 0.4}
+parameters: {normalize: true}
+tokenizer_source: union
+dtype: float32
+out_dtype: bfloat16
+""",
     "task_arithmetic with tokens": _TASK
     + """
 tokenizer:
