@@ -317,7 +317,7 @@ def draw(rows: list[Row], in_process: dict[str, Any], path: Path, size: str) -> 
         if row.ratio:
             left.barh(place, row.ratio, 0.6, color=blue)
             text = f" {row.ratio:.1f} x   {_median(row.ours)} s against {_median(row.mergekit)} s"
-            left.text(row.ratio, place, text, va="center", fontsize=9)
+            left.text(max(row.ratio, BARS[row.method]), place, text, va="center", fontsize=9)
         left.plot([BARS[row.method]] * 2, [place - 0.42, place + 0.42], color=red, linewidth=2)
     left.set_xlim(0, 1.6 * max([row.ratio or 0.0 for row in rows] + [BARS[row.method] for row in rows]))
     left.set_title("times faster than mergekit, whole processes (red: what is to be reached)", fontsize=10, loc="left")
