@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from contextlib import aclosing
 from pathlib import Path
@@ -56,10 +57,15 @@ async def test_nothing_acknowledged_is_lost_and_everybody_goes_on(nats_server: B
     assert await late == decision + 1
     await publishing
     await held.heartbeat()
-    await held.ack()
-    second = await ports.queue.fetch("download", 5.0)
-    assert second is not None
-    assert second.job.job_id == "job-2"
+    with contextlib.suppress(Unavailable):  # a killed broker may have forgotten that it delivered this
+        await held.ack()
+    fetched: list[str] = []
+    while "job-2" not in fetched:
+        delivery = await ports.queue.fetch("download", 5.0)
+        assert delivery is not None
+        fetched.append(delivery.job.job_id)
+        await delivery.ack()
+    assert set(fetched) <= {"job", "job-2"}
     assert await ports.log.append_decision(
         Event(run_id="run", payload=CandidateProposed(index=0)), expected_last=decision
     )
