@@ -16,13 +16,13 @@ from statistics import median
 
 from evomerge_common.domain.genome import Genome
 
-BEST, LATEST = 32, 16
+BEST, LATEST = 24, 12
 """How many of the fittest and of the newest individuals the model is made of."""
 RIDGE = 0.02
 CURIOSITY = 0.6
 """Worth of one typical distance from everything known, in standard deviations of fitness."""
 METHOD_APART = 0.7
-STEPS = 12
+STEPS = 8
 
 Vector = tuple[float, ...]
 

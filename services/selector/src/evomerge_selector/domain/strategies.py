@@ -18,7 +18,7 @@ from evomerge_selector.domain.screening import Screen
 
 CROSSOVER_RATE = 0.35
 DIFFERENTIAL_RATE = 0.35
-CHILDREN = 16
+CHILDREN = 12
 """How many children are made for each that is proposed."""
 
 
