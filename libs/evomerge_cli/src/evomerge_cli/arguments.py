@@ -6,6 +6,7 @@ import argparse
 import re
 from typing import NoReturn
 
+from evomerge_common.domain.spec import DFS_TECHNIQUES, MASK_STRATEGIES, PS_TECHNIQUES_1, PS_TECHNIQUES_2
 from evomerge_common.errors import did_you_mean
 
 DEFAULT_MODELS = (
@@ -15,10 +16,6 @@ DEFAULT_MODELS = (
 )
 """Stand in for --model1, --model2, --model3 where one is not given."""
 
-PS_TECHNIQUES1 = ("linear", "slerp")
-PS_TECHNIQUES2 = ("ties", "dare")
-DFS_TECHNIQUES = ("frankenmerge", "dfs")
-MASK_STRATEGIES = ("random", "magnitude")
 
 CLASSIC_ACTIONS = ("--run", "--download-and-merge", "--evaluate", "--generate", "--generate-config")
 
@@ -216,8 +213,8 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
 
 def _add_technique_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("classic merge techniques")
-    group.add_argument("--ps-technique1", choices=PS_TECHNIQUES1, help="first merge in parameter space")
-    group.add_argument("--ps-technique2", choices=PS_TECHNIQUES2, help="second merge in parameter space")
+    group.add_argument("--ps-technique1", choices=PS_TECHNIQUES_1, help="first merge in parameter space")
+    group.add_argument("--ps-technique2", choices=PS_TECHNIQUES_2, help="second merge in parameter space")
     group.add_argument("--dfs-technique", choices=DFS_TECHNIQUES, help="merge in data-flow space (layers)")
     group.add_argument("--weight-mask-rate", type=_rate, metavar="R", help="share of each task vector dropped, 0 to 1")
     group.add_argument("--use-weight-rescale", action="store_true", help="scale what a mask keeps by 1/(1 - rate)")

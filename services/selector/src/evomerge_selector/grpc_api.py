@@ -14,8 +14,8 @@ from evomerge_common import codec
 from evomerge_common.domain.messages import TERMINAL
 from evomerge_common.domain.spec import RunSpec
 from evomerge_common.errors import SpecError
-from evomerge_common.ports import Recorded
 from evomerge_common.runtime.ports_factory import Ports
+from evomerge_common.streams import until
 from evomerge_selector.domain.tournament import EvolutionaryTournament, Phase
 from evomerge_selector.runs import Runs
 
@@ -56,12 +56,16 @@ class SelectorServicer(selector_pb2_grpc.SelectorServiceServicer):
         self, request: selector_pb2.WatchRunRequest, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[selector_pb2.WatchRunResponse]:
         await self._runs.find(request.run_id)
-        async for recorded in _until_stop(
-            self._ports.log.follow(request.run_id, from_sequence=request.from_sequence), self._ports.stop
-        ):
-            yield selector_pb2.WatchRunResponse(sequence=recorded.sequence, event=codec.to_proto(recorded.event))
-            if isinstance(recorded.event.payload, TERMINAL):
-                return
+        events = self._ports.log.follow(request.run_id, from_sequence=request.from_sequence)
+        stopping = asyncio.ensure_future(self._ports.stop.wait())  # an open stream must not use up the whole grace
+        try:
+            async with contextlib.aclosing(until(events, stopping)) as live:
+                async for one in live:
+                    yield selector_pb2.WatchRunResponse(sequence=one.sequence, event=codec.to_proto(one.event))
+                    if isinstance(one.event.payload, TERMINAL):
+                        return
+        finally:
+            stopping.cancel()
 
     async def PauseRun(
         self, request: selector_pb2.PauseRunRequest, context: grpc.aio.ServicerContext
@@ -104,26 +108,3 @@ def _run(tournament: EvolutionaryTournament) -> selector_pb2.Run:
         champion_digest=tournament.champion.proposed.recipe_digest if scored else "",
         message=f"{tournament.error.type}: {tournament.error.message}" if tournament.error else "",
     )
-
-
-async def _until_stop(events: AsyncIterator[Recorded], stop: asyncio.Event) -> AsyncIterator[Recorded]:
-    """The events until the service stops: an open stream must not use up the whole grace."""
-    stopping = asyncio.ensure_future(stop.wait())
-    try:
-        while not stop.is_set():
-            step = asyncio.ensure_future(anext(events))
-            done, _ = await asyncio.wait({step, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            if step not in done:
-                step.cancel()
-                with contextlib.suppress(asyncio.CancelledError, StopAsyncIteration):
-                    await step
-                return
-            try:
-                yield step.result()
-            except StopAsyncIteration:
-                return
-    finally:
-        stopping.cancel()
-        close = getattr(events, "aclose", None)
-        if close is not None:
-            await close()

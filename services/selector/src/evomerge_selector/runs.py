@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import json
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 
 import structlog
 
@@ -21,6 +21,7 @@ from evomerge_common.domain.spec import RunSpec
 from evomerge_common.errors import BackPressure, EvoMergeException, Fenced, InvalidInput, NotFound, Unavailable
 from evomerge_common.ports import Recorded
 from evomerge_common.runtime.ports_factory import Ports
+from evomerge_common.streams import until
 from evomerge_selector.domain.tournament import EvolutionaryTournament, Phase
 
 log = structlog.get_logger()
@@ -76,22 +77,18 @@ class RunActor:
         try:
             async with self._lock:
                 await self._settle()
-            while not self.tournament.phase.is_terminal:
-                step = asyncio.ensure_future(anext(following))
-                done, _ = await asyncio.wait({step, ticker}, return_when=asyncio.FIRST_COMPLETED)
-                if ticker in done:
-                    step.cancel()
-                    with contextlib.suppress(asyncio.CancelledError, StopAsyncIteration):
-                        await step
-                    ticker.result()
-                    continue
-                async with self._lock:
-                    await self._take(step.result())
+            async with contextlib.aclosing(until(following, ticker)) as events:
+                while not self.tournament.phase.is_terminal and (recorded := await anext(events, None)):
+                    async with self._lock:
+                        await self._take(recorded)
+            if ticker.done():
+                ticker.result()  # raises what went wrong at a tick
+            if not self.tournament.phase.is_terminal:
+                raise Unavailable(f"the log of run {self._run_id} ended before the run")
         finally:
             ticker.cancel()
             with contextlib.suppress(asyncio.CancelledError, EvoMergeException):
                 await ticker
-            await _close(following)
 
     async def _fold(self) -> None:
         """Reads the whole log of the run into a fresh state machine."""
@@ -180,12 +177,6 @@ class RunActor:
             await asyncio.sleep(1.0)
 
 
-async def _close(iterator: AsyncIterator[Recorded]) -> None:
-    close = getattr(iterator, "aclose", None)
-    if close is not None:
-        await close()
-
-
 class Runs:
     """All runs of this selector."""
 
@@ -199,9 +190,7 @@ class Runs:
         while not stop.is_set():
             try:
                 for run_id in await self._ports.kv.keys("runs"):
-                    entry = await self._ports.kv.get("runs", run_id)
-                    if entry and json.loads(entry[0])["state"] == "active":
-                        self._drive(run_id)
+                    await self._drive_if_active(run_id)
                 break
             except Unavailable as error:
                 log.warning("the broker does not answer yet", error=str(error))
@@ -238,9 +227,7 @@ class Runs:
                     f"request id {request_id!r} belongs to run {run_id}, which has another spec; "
                     "use another request id for another run"
                 ) from None
-        entry = await self._ports.kv.get("runs", run_id)
-        if entry and json.loads(entry[0])["state"] == "active":
-            self._drive(run_id)
+        await self._drive_if_active(run_id)
         return run_id
 
     async def find(self, run_id: str) -> EvolutionaryTournament:
@@ -299,8 +286,9 @@ class Runs:
         await actor.decide(make)
         return actor.tournament
 
-    def _drive(self, run_id: str) -> None:
-        if run_id in self._actors:
+    async def _drive_if_active(self, run_id: str) -> None:
+        entry = await self._ports.kv.get("runs", run_id)
+        if entry is None or json.loads(entry[0])["state"] != "active" or run_id in self._actors:
             return
         actor = RunActor(run_id, self._ports)
         self._actors[run_id] = actor

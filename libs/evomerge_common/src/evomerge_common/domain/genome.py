@@ -18,7 +18,8 @@ from typing import Any
 from evomerge_common.domain.recipe import Input, ModelReference, Parameters, Recipe, Slice
 from evomerge_common.errors import RecipeError
 
-PARAMETER_METHODS = ("linear", "slerp", "task_arithmetic", "ties", "dare_linear", "dare_ties")
+TASK_VECTOR_METHODS = ("task_arithmetic", "ties", "dare_linear", "dare_ties")
+PARAMETER_METHODS = ("linear", "slerp", *TASK_VECTOR_METHODS)
 PATH_METHODS = ("frankenmerge", "dfs")
 DENSITY_METHODS = ("ties", "dare_linear", "dare_ties")
 RANDOM_METHODS = ("dare_linear", "dare_ties")

@@ -7,20 +7,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from evomerge_common.domain.genome import PARAMETER_METHODS, PATH_METHODS
 from evomerge_common.domain.recipe import DTYPES, ModelReference, check_keys
 from evomerge_common.domain.suite import Suite
 from evomerge_common.errors import Path, SpecError, did_you_mean
 
-METHODS = (
-    "linear",
-    "slerp",
-    "task_arithmetic",
-    "ties",
-    "dare_linear",
-    "dare_ties",
-    "frankenmerge",
-    "dfs",
-)
+METHODS = (*PARAMETER_METHODS, *PATH_METHODS)
 """Merge methods that the search draws from."""
 STRATEGIES = ("tournament", "nsga2", "map_elites", "cmaes", "tpe", "gp", "random")
 SCHEDULES = ("steady", "generational")

@@ -12,12 +12,12 @@ from evomerge_common.domain.genome import (
     PARAMETER_METHODS,
     PATH_METHODS,
     RANDOM_METHODS,
+    TASK_VECTOR_METHODS,
     Genome,
     Hop,
     SearchSpace,
 )
 
-TASK_VECTOR_METHODS = ("task_arithmetic", "ties", "dare_linear", "dare_ties")
 MAX_WEIGHT = 2.0
 MIN_SIGMA, MAX_SIGMA = 0.02, 0.6
 
@@ -32,7 +32,7 @@ def random_genome(space: SearchSpace, rng: Random, *, method: str = "") -> Genom
         tuple(_clip(value * math.exp(rng.gauss(0.0, 0.25)), MAX_WEIGHT) for value in strength)
         for _ in range(space.rows)
     )
-    return _complete(Genome(method, weights=weights, density=_random_density(space, rng)), rng)
+    return _complete(Genome(method, weights=weights, density=_random_density(space, rng)), rng, space)
 
 
 def mutate(genome: Genome, space: SearchSpace, rng: Random) -> Genome:
@@ -68,8 +68,7 @@ def crossover(first: Genome, second: Genome, space: SearchSpace, rng: Random) ->
     if first.method in PATH_METHODS and second.method in PATH_METHODS and first.ingredients == second.ingredients:
         cut = rng.random()
         head = first.path[: round(cut * len(first.path))]
-        child = replace(first, path=(head + second.path[round(cut * len(second.path)) :]) or first.path)
-        return child
+        return replace(first, path=(head + second.path[round(cut * len(second.path)) :]) or first.path)
     if (
         first.method in PATH_METHODS
         or second.method in PATH_METHODS
@@ -135,16 +134,16 @@ def differential(target: Genome, first: Genome, second: Genome, space: SearchSpa
 
 def merge_of_merges(parents: Sequence[Genome], space: SearchSpace, rng: Random) -> Genome:
     """Breeds whole candidates: their recipes become the ingredients of a linear merge."""
-    recipes = tuple(space.recipe(replace(parent)) for parent in parents)
+    recipes = tuple(space.recipe(parent) for parent in parents)
     weights = [rng.uniform(0.5, 1.5) for _ in recipes]
     return Genome("linear", weights=(tuple(weights),) * space.rows, ingredients=recipes)
 
 
-def _complete(genome: Genome, rng: Random, space: SearchSpace | None = None) -> Genome:
+def _complete(genome: Genome, rng: Random, space: SearchSpace) -> Genome:
     """Gives a genome what its method needs and takes what it does not read, so that equal models look equal."""
     density = genome.density if genome.method in DENSITY_METHODS else ()
     if genome.method in DENSITY_METHODS and not density:
-        density = _random_density(space, rng) if space else ()
+        density = _random_density(space, rng)
     seed = (genome.seed or rng.randrange(1, 2**31)) if genome.method in RANDOM_METHODS else 0
     return replace(genome, density=density, seed=seed)
 

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
-from evomerge_common.domain.genome import PARAMETER_METHODS, Genome, Hop, SearchSpace
+from evomerge_common.domain.genome import Genome, Hop, SearchSpace
 from evomerge_common.domain.recipe import Recipe
 from evomerge_common.domain.spec import DFS_TECHNIQUES, PS_TECHNIQUES_1, PS_TECHNIQUES_2, ClassicSpec
 
 
 def population_zero(space: SearchSpace, classic: ClassicSpec) -> list[tuple[str, Genome]]:
     """(operator, genome) of the fixed first merges; the sources themselves go before them, random genomes after."""
-    models = len(space.models)
     found: list[tuple[str, Genome]] = [("average", space.uniform("linear", weight=1.0))]
     # Task vectors scaled together: 1/n is the average again, 1 is plain addition; what is best lies between.
-    for method, weight in (("task_arithmetic", 0.5 + 0.5 / models), ("task_arithmetic", 1.0), ("ties", 1.0)):
+    for method, weight in (("task_arithmetic", _weight(space)), ("task_arithmetic", 1.0), ("ties", 1.0)):
         if method in space.methods:
-            found.append(("scaled", space.uniform(method, weight=round(weight, 4), density=0.7)))
+            found.append(("scaled", space.uniform(method, weight=weight, density=0.7)))
     found.extend(("classic", genome) for genome in classic_population(space, classic))
     return found
 
@@ -56,15 +56,11 @@ def _second(space: SearchSpace, technique: str, classic: ClassicSpec) -> Recipe:
 
 def _masked(space: SearchSpace, method: str, classic: ClassicSpec) -> Recipe:
     """Masking a share of each task vector is what density says; dare rescales what is left, unless told not to."""
-    if method not in PARAMETER_METHODS:
-        raise ValueError(method)
     recipe = space.recipe(
         space.uniform(method, weight=_weight(space), density=round(1.0 - classic.weight_mask_rate, 4), seed=1)
     )
     if method.startswith("dare") and not classic.use_weight_rescale:
-        recipe = Recipe(
-            recipe.method, recipe.slices, recipe.base, {**recipe.parameters, "rescale": False}, recipe.dtype, seed=1
-        )
+        recipe = replace(recipe, parameters={**recipe.parameters, "rescale": False})
     return recipe
 
 

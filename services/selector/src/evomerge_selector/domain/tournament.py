@@ -261,18 +261,13 @@ class EvolutionaryTournament:
         except SpecError as error:
             self._fail("SpecError", str(error))
             return
-        one_hot = [
-            self._space.uniform("linear", weight=0.0),
-            *(
-                Genome(
-                    "linear", weights=(tuple(float(i == j) for j in range(len(self.spec.models))),) * self._space.rows
-                )
-                for i in range(len(self.spec.models))
-            ),
+        count = len(self.spec.models)
+        sources = [
+            ("source", Genome("linear", weights=(tuple(float(i == j) for j in range(count)),) * self._space.rows))
+            for i in range(count)
         ]
-        sources = [("source", genome) for genome in one_hot[1:]]
-        if len(self.spec.sources) > len(self.spec.models):
-            sources.append(("source", one_hot[0]))
+        if len(self.spec.sources) > count:  # the base, of which no model is a part
+            sources.append(("source", self._space.uniform("linear", weight=0.0)))
         self._zero = (sources + population_zero(self._space, self.spec.classic))[: search.evaluations]
         self.phase = Phase.RUNNING
 
@@ -280,8 +275,7 @@ class EvolutionaryTournament:
         self._index[event.recipe_digest] = len(self.candidates)
         self.candidates.append(Candidate(event))
         if event.operator == "source":
-            model = self._model_of(Recipe.from_json(event.recipe_json).sources()[0])
-            self._queue_evaluation(event.recipe_digest, "search", model.uri)
+            self._queue_evaluation(event.recipe_digest, "search", self._source_uri(event))
         else:
             self._queue(
                 "merge",
@@ -311,8 +305,7 @@ class EvolutionaryTournament:
         candidate = self.candidates[index] if index is not None else None
         if index is None or candidate is None or candidate.fitness is not None:
             return
-        if job and isinstance(job.payload, EvaluateJob) and candidate.proposed.operator != "source":
-            self.discarded.append(job.payload.artifact_uri)
+        self._release(job)
         fitness = event.fitness if math.isfinite(event.fitness) else FAILED
         scores = tuple(one.score for one in event.scores) if fitness > FAILED else ()
         self.candidates[index] = replace(candidate, fitness=fitness, scores=scores)
@@ -334,8 +327,7 @@ class EvolutionaryTournament:
         index = self._index.get(event.recipe_digest)
         if index is None or self.candidates[index].fitness is not None:
             return
-        if job and isinstance(job.payload, EvaluateJob) and self.candidates[index].proposed.operator != "source":
-            self.discarded.append(job.payload.artifact_uri)
+        self._release(job)
         self.failed += 1
         self.candidates[index] = replace(self.candidates[index], fitness=FAILED, error=event.error)
         self._count()
@@ -505,8 +497,7 @@ class EvolutionaryTournament:
         """The search is over: what is in flight no longer counts; champion and sources are proven on the holdout."""
         assert self.spec is not None
         for job in self._outstanding.values():
-            if isinstance(job.payload, EvaluateJob) and self._is_merge(job.payload.recipe_digest):
-                self.discarded.append(job.payload.artifact_uri)
+            self._release(job)
         self._outstanding.clear()
         self._pending = deque(one for one in self._pending if one == event)
         self.ended = event
@@ -517,9 +508,7 @@ class EvolutionaryTournament:
             for candidate in self.candidates:
                 proposed = candidate.proposed
                 if proposed.operator == "source" or proposed.recipe_digest == event.champion_digest:
-                    uri = ""
-                    if proposed.operator == "source":
-                        uri = self._model_of(Recipe.from_json(proposed.recipe_json).sources()[0]).uri
+                    uri = self._source_uri(proposed) if proposed.operator == "source" else ""
                     self._queue_evaluation(proposed.recipe_digest, "holdout", uri)
                     self._proof_missing.add(proposed.recipe_digest)
         recipe = Recipe.from_json(champion.recipe_json)
@@ -558,14 +547,17 @@ class EvolutionaryTournament:
 
     def _close(self, phase: Phase, error: ErrorInfo | None) -> None:
         for job in self._outstanding.values():
-            if isinstance(job.payload, EvaluateJob) and self._is_merge(job.payload.recipe_digest):
-                self.discarded.append(job.payload.artifact_uri)
+            self._release(job)
         self.phase, self.error = phase, error
         self._outstanding.clear()
         self._pending.clear()
 
-    def _is_merge(self, digest: str) -> bool:
-        return self.candidates[self._index[digest]].proposed.operator != "source"
+    def _release(self, job: Job | None) -> None:
+        """Merged weights that a job was to score are needed no more; a source's own files are not ours to delete."""
+        if job is not None and isinstance(job.payload, EvaluateJob):
+            proposed = self.candidates[self._index[job.payload.recipe_digest]].proposed
+            if proposed.operator != "source":
+                self.discarded.append(job.payload.artifact_uri)
 
     # ---- jobs ----
 
@@ -595,5 +587,7 @@ class EvolutionaryTournament:
             ),
         )
 
-    def _model_of(self, source: ModelReference) -> Model:
-        return next(model for model in self.models.values() if model.digest == source.digest)
+    def _source_uri(self, proposed: CandidateProposed) -> str:
+        """Where the files of a candidate lie that is a source as it is."""
+        source = Recipe.from_json(proposed.recipe_json).sources()[0]
+        return next(model.uri for model in self.models.values() if model.digest == source.digest)
