@@ -87,10 +87,13 @@ class NatsJobQueue:
         return NatsDelivery(self.link, message, job)
 
     async def depth(self, kind: str) -> int:
-        """Jobs waiting or in work."""
-        subjects.work_subject(kind)
-        info = await self.link.api(f"depth of {kind}", f"CONSUMER.INFO.{subjects.WORK}.{kind}")
-        return int(info["num_pending"]) + int(info["num_ack_pending"])
+        """Jobs waiting or in work.
+
+        Told by the stream, which holds a job until its ack: a consumer's count follows a publish only moments later.
+        """
+        subject = subjects.work_subject(kind)
+        info = await self.link.api(f"depth of {kind}", f"STREAM.INFO.{subjects.WORK}", {"subjects_filter": subject})
+        return int((info["state"].get("subjects") or {}).get(subject, 0))
 
 
 class NatsDelivery:
