@@ -18,7 +18,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -206,7 +206,7 @@ class Surrogate:
     def __init__(self, entries: Sequence[dict[str, Any]], tasks: Sequence[str]) -> None:
         self._tasks = tasks
         self._models: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray, float, np.ndarray]] = {}
-        self._known = {entry["digest"]: entry for entry in entries}
+        self._known = {_key(Genome.from_json(json.dumps(entry["genome"]))): entry for entry in entries}
         self.errors: dict[str, tuple[int, float, float]] = {}
         self._paths: list[tuple[Genome, dict[str, Any]]] = []
         groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
@@ -239,10 +239,10 @@ class Surrogate:
         self.errors[method] = (len(inputs), error**0.5, 1.0 - error / spread if spread else 0.0)
 
     def __call__(self, candidate: CandidateProposed) -> Scores:
-        entry = self._known.get(candidate.recipe_digest)
+        genome = Genome.from_json(candidate.genome_json)
+        entry = self._known.get(_key(genome))
         if entry is not None:
             return entry["search"], entry["holdout"]
-        genome = Genome.from_json(candidate.genome_json)
         if genome.method in self._models and not genome.ingredients:
             inputs, weights, mean, width, outputs = self._models[genome.method]
             values = mean + _kernel(np.array([_features(genome)]), inputs, width)[0] @ weights
@@ -253,6 +253,12 @@ class Surrogate:
             )
         _, nearest = min(self._paths, key=lambda pair: (genome.distance(pair[0]), pair[1]["digest"]))
         return nearest["search"], nearest["holdout"]
+
+
+def _key(genome: Genome) -> str:
+    """The genes that a score follows from; of a merge of merges, the methods inside."""
+    own = replace(genome, sigma=0.2, ingredients=())
+    return own.to_json() + ",".join(recipe.method for recipe in genome.ingredients)
 
 
 def _features(genome: Genome) -> list[float]:

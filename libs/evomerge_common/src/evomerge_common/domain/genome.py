@@ -2,9 +2,10 @@
 recipe are one candidate.
 
 Two shapes share the class. A *parameter-space* genome (linear, slerp, task_arithmetic, ties, dare_*) has a weight for
-each ingredient and a density in each row; row 0 is the embeddings, rows 1 … G are groups of consecutive layers, and
-the head follows the last group. A *data-flow-space* genome (frankenmerge, dfs) has a path through the ingredients'
-layers (Akiba et al. 2024, "Evolutionary Optimization of Model Merging Recipes").
+each ingredient and a density in each row; row 0 is the embeddings, rows 1 … G are groups of consecutive layers (where
+one ends and the next begins may evolve: `cuts`), and the head follows the last group. Its ingredients may be masked
+before they are merged (`mask`). A *data-flow-space* genome (frankenmerge, dfs) has a path through the ingredients'
+layers, in any order and with repeats (Akiba et al. 2024, "Evolutionary Optimization of Model Merging Recipes").
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
-from evomerge_common.domain.recipe import Input, ModelReference, Parameters, Recipe, Slice
+from evomerge_common.domain.recipe import Input, ModelReference, Recipe, Slice
 from evomerge_common.errors import RecipeError
 
 TASK_VECTOR_METHODS = ("task_arithmetic", "ties", "dare_linear", "dare_ties")
@@ -23,6 +25,8 @@ PARAMETER_METHODS = ("linear", "slerp", *TASK_VECTOR_METHODS)
 PATH_METHODS = ("frankenmerge", "dfs")
 DENSITY_METHODS = ("ties", "dare_linear", "dare_ties")
 RANDOM_METHODS = ("dare_linear", "dare_ties")
+GENES = ("boundaries", "masks", "nesting")
+"""Genes that a run may leave out; weights, densities, methods and paths always evolve."""
 EMBEDDING_FILTERS = ("embed_tokens", "wte", "wpe", "embeddings")
 """Parts of tensor names that mean embeddings, over the architectures that we know."""
 
@@ -43,6 +47,8 @@ class Genome:
     Attributes:
         weights: row → ingredient → weight.
         density: row → share of each task vector that is kept, 0 … 1.
+        cuts: first layer of the second group, of the third …; empty: groups as even as can be.
+        mask: ingredient → share of its changes that is dropped at random, the rest scaled up; empty: none.
         ingredients: what is merged, when it is not the run's models: recipes, for merges of merges.
         sigma: mutation strength, itself inherited and mutated (self-adaptation, Schwefel 1981).
         seed: of random masks.
@@ -56,6 +62,8 @@ class Genome:
     ingredients: tuple[Recipe, ...] = ()
     sigma: float = 0.2
     seed: int = 0
+    cuts: tuple[int, ...] = ()
+    mask: tuple[float, ...] = ()
 
     def to_json(self) -> str:
         """Canonical JSON."""
@@ -70,6 +78,10 @@ class Genome:
             data["ingredients"] = [recipe.to_dict() for recipe in self.ingredients]
         if self.seed:
             data["seed"] = self.seed
+        if self.cuts:
+            data["cuts"] = list(self.cuts)
+        if self.mask:
+            data["mask"] = list(self.mask)
         return json.dumps(data, sort_keys=True, separators=(",", ":"))
 
     @classmethod
@@ -84,6 +96,8 @@ class Genome:
             ingredients=tuple(Recipe.from_dict(recipe) for recipe in data.get("ingredients", [])),
             sigma=data["sigma"],
             seed=data.get("seed", 0),
+            cuts=tuple(data.get("cuts", [])),
+            mask=tuple(data.get("mask", [])),
         )
 
     def distance(self, other: Genome) -> float:
@@ -100,6 +114,8 @@ class Genome:
         ours, theirs = [w for row in self.weights for w in row], [w for row in other.weights for w in row]
         if len(ours) != len(theirs) or not ours:
             return 1.0
+        if self.cuts != other.cuts or self.mask != other.mask:
+            apart = min(0.25, apart + 0.1)
         return apart + 0.75 * min(1.0, sum(abs(a - b) for a, b in zip(ours, theirs, strict=True)) / len(ours))
 
 
@@ -112,6 +128,7 @@ class SearchSpace:
         base: what task vectors are taken against, or None (the engine then uses the models' average).
         num_layers: transformer layers of each model.
         groups: layer groups, at most num_layers.
+        genes: which of `GENES` evolve.
 
     """
 
@@ -121,6 +138,7 @@ class SearchSpace:
     groups: int
     methods: tuple[str, ...]
     dtype: str = ""
+    genes: tuple[str, ...] = ()
 
     @property
     def rows(self) -> int:
@@ -132,11 +150,33 @@ class SearchSpace:
         """Layer groups that there really are."""
         return max(1, min(self.groups, self.num_layers))
 
-    def spans(self) -> list[tuple[int, int]]:
-        """Half-open layer range of each group, as even as can be."""
+    @cached_property
+    def even_cuts(self) -> tuple[int, ...]:
+        """The cuts of groups that are as even as can be."""
         count = self.spans_count
-        cuts = [round(i * self.num_layers / count) for i in range(count + 1)]
-        return list(pairwise(cuts))
+        return tuple(round(i * self.num_layers / count) for i in range(1, count))
+
+    @property
+    def has_movable_cuts(self) -> bool:
+        """Whether groups can be cut in more than one way, and may be."""
+        return "boundaries" in self.genes and 1 < self.spans_count < self.num_layers
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether changes can be masked: they are told from a base."""
+        return "masks" in self.genes and self.base is not None
+
+    def spans(self, cuts: tuple[int, ...] = ()) -> list[tuple[int, int]]:
+        """Half-open layer range of each group.
+
+        Raises:
+            RecipeError: the cuts leave the layers, or a group empty.
+
+        """
+        edges = (0, *(cuts or self.even_cuts), self.num_layers)
+        if len(edges) != self.spans_count + 1 or any(start >= stop for start, stop in pairwise(edges)):
+            raise RecipeError(f"cuts {list(cuts)} do not make {self.spans_count} groups of {self.num_layers} layers")
+        return list(pairwise(edges))
 
     def source(self, model: ModelReference) -> Recipe:
         """The recipe of a source as it is."""
@@ -156,18 +196,19 @@ class SearchSpace:
             raise RecipeError(f"the search does not know method {genome.method!r}")
         if len(genome.weights) != self.rows or any(len(row) != len(ingredients) for row in genome.weights):
             raise RecipeError(f"a genome of {self.rows} rows × {len(ingredients)} weights is needed")
+        ingredients = tuple(self._masked(genome, ingredients))
         if genome.method == "slerp":
             return self._slerp(genome, ingredients)
-        per_slice: list[Parameters] = []
-        if genome.method in DENSITY_METHODS:
-            per_slice = [{"density": value} for value in self._by_slice(genome.density)]
-        parts = [
-            Slice(
-                tuple(Input(model, span, {"weight": value}) for model, value in zip(ingredients, values, strict=True)),
-                per_slice[i] if per_slice else {},
+        density = genome.density if genome.method in DENSITY_METHODS else (1.0,) * self.rows
+        parts = []
+        for span, row, at_bottom in self._stretches(genome.cuts, list(zip(genome.weights, density, strict=True))):
+            weights = [self._value([one[i] for one in genome.weights], row, at_bottom) for i in range(len(ingredients))]
+            parts.append(
+                Slice(
+                    tuple(Input(m, span, {"weight": w}) for m, w in zip(ingredients, weights, strict=True)),
+                    {"density": self._value(density, row, at_bottom)} if genome.method in DENSITY_METHODS else {},
+                )
             )
-            for i, (span, values) in enumerate(zip(self.spans(), self._weights(genome), strict=True))
-        ]
         return Recipe(
             genome.method,
             tuple(parts),
@@ -177,17 +218,38 @@ class SearchSpace:
             seed=genome.seed if genome.method in RANDOM_METHODS else 0,
         )
 
-    def _weights(self, genome: Genome) -> list[list[Any]]:
-        """Group → ingredient → parameter value, the embeddings' row folded into the first group by filters."""
-        columns = [self._by_slice([row[i] for row in genome.weights]) for i in range(len(genome.weights[0]))]
-        return [[column[group] for column in columns] for group in range(self.spans_count)]
+    def _masked(self, genome: Genome, ingredients: Sequence[ModelReference | Recipe]) -> list[ModelReference | Recipe]:
+        """Each ingredient with its mask around it: a nested recipe that drops a share of its changes."""
+        if not genome.mask or self.base is None:
+            return list(ingredients)
+        if len(genome.mask) != len(ingredients):
+            raise RecipeError(f"{len(genome.mask)} mask rates for {len(ingredients)} ingredients")
+        masked: list[ModelReference | Recipe] = []
+        for model, rate in zip(ingredients, genome.mask, strict=True):
+            mask = Recipe("mask_delta", (Slice((Input(model),)),), self.base, {"rate": rate}, self.dtype)
+            masked.append(replace(mask, seed=genome.seed) if rate else model)
+        return masked
 
-    def _by_slice(self, rows: Sequence[float]) -> list[Any]:
-        """A row for each slice; the first says by filter what the embeddings get."""
-        first: Any = rows[1]
-        if rows[0] != rows[1]:
-            first = [{"filter": name, "value": rows[0]} for name in EMBEDDING_FILTERS] + [{"value": rows[1]}]
-        return [first, *rows[2:]]
+    def _stretches(
+        self, cuts: tuple[int, ...], genes: Sequence[tuple[Any, ...]]
+    ) -> list[tuple[tuple[int, int], int, bool]]:
+        """(layer range, row, whether the embeddings lie under it): neighbours of equal genes are one slice, so that
+        models that are equal have equal recipes, wherever a cut between equals lies.
+        """
+        found: list[tuple[tuple[int, int], int, bool]] = []
+        for row, (start, stop) in enumerate(self.spans(cuts), start=1):
+            if found and genes[found[-1][1]] == genes[row]:
+                (first, _), earlier, at_bottom = found[-1]
+                found[-1] = ((first, stop), earlier, at_bottom)
+            else:
+                found.append(((start, stop), row, row == 1))
+        return found
+
+    def _value(self, rows: Sequence[float], row: int, at_bottom: bool) -> Any:
+        """A slice's value of a gene; the lowest slice says by filter what the embeddings get."""
+        if at_bottom and rows[0] != rows[row]:
+            return [*({"filter": name, "value": rows[0]} for name in EMBEDDING_FILTERS), {"value": rows[row]}]
+        return rows[row]
 
     def _slerp(self, genome: Genome, ingredients: tuple[ModelReference | Recipe, ...]) -> Recipe:
         """Slerp takes two models, so more are folded in one by one: t is the newcomer's share of the weight so far."""
@@ -198,8 +260,8 @@ class SearchSpace:
                 total = sum(row[: index + 1])
                 shares.append(row[index] / total if total > 0 else 1 / (index + 1))
             parts = tuple(
-                Slice((Input(merged, span), Input(model, span)), {"t": t})
-                for span, t in zip(self.spans(), self._by_slice(shares), strict=True)
+                Slice((Input(merged, span), Input(model, span)), {"t": self._value(shares, row, at_bottom)})
+                for span, row, at_bottom in self._stretches(genome.cuts, [(share,) for share in shares])
             )
             merged = Recipe("slerp", parts, dtype=self.dtype)  # without a base, t = 0 is the first input
         if not isinstance(merged, Recipe):

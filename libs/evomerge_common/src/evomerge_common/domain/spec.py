@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from evomerge_common.domain.genome import PARAMETER_METHODS, PATH_METHODS
+from evomerge_common.domain.genome import GENES, PARAMETER_METHODS, PATH_METHODS
 from evomerge_common.domain.recipe import DTYPES, ModelReference, check_keys
 from evomerge_common.domain.suite import Suite
 from evomerge_common.errors import Path, SpecError, did_you_mean
@@ -34,6 +34,8 @@ class SearchSpec:
         evaluations: budget of scored candidates, sources included.
         patience: ends the search after so many candidates without an improvement of `min_delta`; 0 never does.
         layer_groups: groups of consecutive layers with parameters of their own.
+        genes: what evolves beside weights, densities, methods and paths: where the groups are cut (boundaries), masks
+            on the sources' changes (masks), merges of whole candidates (nesting).
 
     """
 
@@ -46,6 +48,7 @@ class SearchSpec:
     tournament_size: int = 3
     methods: tuple[str, ...] = METHODS
     layer_groups: int = 4
+    genes: tuple[str, ...] = ("boundaries", "nesting")
     breeding: str = "blend"
     patience: int = 0
     min_delta: float = 0.0
@@ -95,7 +98,7 @@ class RunSpec:
     def to_dict(self) -> dict[str, Any]:
         """Plain data in the form that `from_dict` reads, without the suite."""
         search = {key: value for key, value in asdict(self.search).items() if value is not None}
-        search["methods"] = list(self.search.methods)
+        search |= {"methods": list(self.search.methods), "genes": list(self.search.genes)}
         return {
             "models": list(self.models),
             "base": self.base,
@@ -166,14 +169,6 @@ CLASSIC_KEYS = tuple(ClassicSpec.__dataclass_fields__)
 def _search(data: Mapping[str, Any], path: Path) -> SearchSpec:
     part = _section(data, "search", SEARCH_KEYS, path)
     path = (*path, "search")
-    methods = part.get("methods", list(METHODS))
-    if not isinstance(methods, list) or not methods:
-        raise SpecError("must be a list of merge methods", (*path, "methods"))
-    for index, method in enumerate(methods):
-        if method not in METHODS:
-            raise SpecError(
-                f"unknown method {method!r}; {did_you_mean(str(method), METHODS)}", (*path, "methods", index)
-            )
     default = SearchSpec()
     search = SearchSpec(
         strategy=_word(part, "strategy", default.strategy, STRATEGIES, path),
@@ -183,14 +178,17 @@ def _search(data: Mapping[str, Any], path: Path) -> SearchSpec:
         evaluations=_integer(part, "evaluations", default.evaluations, path, low=1, high=1_000_000),
         elites=_integer(part, "elites", default.elites, path, low=0, high=1_000),
         tournament_size=_integer(part, "tournament_size", default.tournament_size, path, low=1, high=1_000),
-        methods=tuple(dict.fromkeys(methods)),
+        methods=_words(part, "methods", METHODS, METHODS, path),
         layer_groups=_integer(part, "layer_groups", default.layer_groups, path, low=1, high=256),
+        genes=_words(part, "genes", default.genes, GENES, path),
         breeding=_word(part, "breeding", default.breeding, BREEDING, path),
         patience=_integer(part, "patience", default.patience, path, low=0),
         min_delta=_number(part, "min_delta", default.min_delta, path, low=0.0),
         target=_optional(part, "target", path),
         hours=_optional(part, "hours", path, low=0.0),
     )
+    if not search.methods:
+        raise SpecError("must be a list of merge methods", (*path, "methods"))
     if search.elites >= search.population:
         raise SpecError(f"must be below the population ({search.population})", (*path, "elites"))
     return search
@@ -225,6 +223,18 @@ def _word(data: Mapping[str, Any], key: str, default: str, valid: tuple[str, ...
     if value not in valid:
         raise SpecError(f"unknown word {value!r}; {did_you_mean(str(value), [v for v in valid if v])}", (*path, key))
     return str(value)
+
+
+def _words(
+    data: Mapping[str, Any], key: str, default: tuple[str, ...], valid: tuple[str, ...], path: Path
+) -> tuple[str, ...]:
+    values = data.get(key, list(default))
+    if not isinstance(values, list):
+        raise SpecError(f"must be a list of words: {', '.join(valid)}", (*path, key))
+    for index, value in enumerate(values):
+        if value not in valid:
+            raise SpecError(f"unknown word {value!r}; {did_you_mean(str(value), valid)}", (*path, key, index))
+    return tuple(dict.fromkeys(values))
 
 
 def _text(data: Mapping[str, Any], key: str, path: Path) -> str:

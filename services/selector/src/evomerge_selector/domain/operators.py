@@ -14,32 +14,40 @@ from evomerge_common.domain.genome import (
     RANDOM_METHODS,
     TASK_VECTOR_METHODS,
     Genome,
-    Hop,
     SearchSpace,
 )
+from evomerge_selector.domain.paths import cross_paths, mutate_path, random_path
 
 MAX_WEIGHT = 2.0
 MIN_SIGMA, MAX_SIGMA = 0.02, 0.6
+MAX_MASK = 0.9
 
 
 def random_genome(space: SearchSpace, rng: Random, *, method: str = "") -> Genome:
     """A genome from the whole space: a method, then weights that differ by ingredient more than by row."""
     method = method or rng.choice(space.methods)
     if method in PATH_METHODS:
-        return _random_path(space, rng, method)
+        return Genome(method, path=random_path(space, rng, method))
     strength = [rng.uniform(0.1, 1.2) for _ in space.models]
     weights = tuple(
         tuple(_clip(value * math.exp(rng.gauss(0.0, 0.25)), MAX_WEIGHT) for value in strength)
         for _ in range(space.rows)
     )
-    return _complete(Genome(method, weights=weights, density=_random_density(space, rng)), rng, space)
+    genome = Genome(
+        method,
+        weights=weights,
+        density=_random_density(space, rng),
+        cuts=_random_cuts(space, rng) if space.has_movable_cuts else (),
+        mask=_random_mask(space, rng) if space.has_masks and rng.random() < 0.3 else (),
+    )
+    return _complete(genome, rng, space)
 
 
 def mutate(genome: Genome, space: SearchSpace, rng: Random) -> Genome:
     """Gaussian steps on about a third of the genes, a rare change of method; the step size evolves with the genome."""
     sigma = min(MAX_SIGMA, max(MIN_SIGMA, genome.sigma * math.exp(rng.gauss(0.0, 0.3))))
     if genome.method in PATH_METHODS:
-        return replace(genome, path=_mutate_path(genome, space, rng), sigma=sigma)
+        return replace(genome, path=mutate_path(genome, space, rng), sigma=sigma)
     columns = len(genome.weights[0])
     # Ingredient by ingredient first: the whole column moves together, then single rows around it.
     shift = [rng.gauss(0.0, sigma) if rng.random() < 0.5 else 0.0 for _ in range(columns)]
@@ -57,7 +65,12 @@ def mutate(genome: Genome, space: SearchSpace, rng: Random) -> Genome:
     others = [m for m in space.methods if m in PARAMETER_METHODS and m != method]
     if others and rng.random() < 0.06:
         method = rng.choice(others)
-    return _complete(replace(genome, method=method, weights=weights, density=density, sigma=sigma), rng, space)
+    child = replace(genome, method=method, weights=weights, density=density, sigma=sigma)
+    if space.has_movable_cuts and rng.random() < 0.15:
+        child = replace(child, cuts=_move_cut(child.cuts, space, rng))
+    if space.has_masks and rng.random() < 0.1:
+        child = replace(child, mask=_mutate_mask(child, space, rng, sigma))
+    return _complete(child, rng, space)
 
 
 def crossover(first: Genome, second: Genome, space: SearchSpace, rng: Random) -> Genome:
@@ -66,9 +79,7 @@ def crossover(first: Genome, second: Genome, space: SearchSpace, rng: Random) ->
     Parents of different shape cannot exchange genes: the child is then a mutant of the first.
     """
     if first.method in PATH_METHODS and second.method in PATH_METHODS and first.ingredients == second.ingredients:
-        cut = rng.random()
-        head = first.path[: round(cut * len(first.path))]
-        return replace(first, path=(head + second.path[round(cut * len(second.path)) :]) or first.path)
+        return replace(first, path=cross_paths(first.path, second.path, space, rng))
     if (
         first.method in PATH_METHODS
         or second.method in PATH_METHODS
@@ -100,8 +111,15 @@ def crossover(first: Genome, second: Genome, space: SearchSpace, rng: Random) ->
             for ours, theirs in zip(first.weights, second.weights, strict=True)
         )
     density = first.density if rng.random() < 0.5 else second.density
+    cuts, mask = first.cuts, first.mask
+    if first.cuts != second.cuts and rng.random() < 0.5:
+        cuts = second.cuts
+    if first.mask != second.mask and rng.random() < 0.5:
+        mask = second.mask
     child = replace(
         first,
+        cuts=cuts,
+        mask=mask,
         method=rng.choice(methods),
         weights=weights,
         density=density or first.density or second.density,
@@ -133,10 +151,45 @@ def differential(target: Genome, first: Genome, second: Genome, space: SearchSpa
 
 
 def merge_of_merges(parents: Sequence[Genome], space: SearchSpace, rng: Random) -> Genome:
-    """Breeds whole candidates: their recipes become the ingredients of a linear merge."""
+    """Breeds whole candidates: their recipes become the ingredients of a linear merge.
+
+    Where the algebra is exact the child is flat: a weighted mean of weighted sums is a weighted sum.
+    """
+    weights = [rng.uniform(0.5, 1.5) for _ in parents]
+    flat = flattened(parents, weights, space)
+    if flat is not None:
+        return flat
     recipes = tuple(space.recipe(parent) for parent in parents)
-    weights = [rng.uniform(0.5, 1.5) for _ in recipes]
-    return Genome("linear", weights=(tuple(weights),) * space.rows, ingredients=recipes)
+    return Genome("linear", weights=(tuple(_clip(w, MAX_WEIGHT) for w in weights),) * space.rows, ingredients=recipes)
+
+
+def flattened(parents: Sequence[Genome], weights: Sequence[float], space: SearchSpace) -> Genome | None:
+    """The weighted mean of merges as one merge of the sources; None when a parent is no weighted sum of them.
+
+    `linear` is a mean Σ cᵢmᵢ with Σ cᵢ = 1, `task_arithmetic` the sum b + Σ cᵢ(mᵢ − b): with a base, both are of the
+    second form, and so is their mean.
+    """
+    kinds = {parent.method for parent in parents}
+    if any(p.ingredients or any(p.mask) for p in parents) or len({p.cuts for p in parents}) > 1:
+        return None
+    if not kinds <= {"linear", "task_arithmetic"} or (space.base is None and len(kinds) > 1):
+        return None
+    total, rows = sum(weights), []
+    for row in range(space.rows):
+        terms = [parent.weights[row] for parent in parents]
+        if any(p.method == "linear" and sum(own) <= 0.0 for p, own in zip(parents, terms, strict=True)):
+            return None
+        terms = [
+            tuple(w / sum(own) for w in own) if p.method == "linear" else own
+            for p, own in zip(parents, terms, strict=True)
+        ]
+        rows.append(
+            tuple(_clip(sum(s * w for s, w in zip(weights, column, strict=True)) / total, MAX_WEIGHT)
+                  for column in zip(*terms, strict=True))
+        )  # fmt: skip
+    method = "task_arithmetic" if "task_arithmetic" in kinds else "linear"
+    sigma = math.exp(sum(math.log(parent.sigma) for parent in parents) / len(parents))
+    return Genome(method, weights=tuple(rows), cuts=parents[0].cuts, sigma=sigma)
 
 
 def _complete(genome: Genome, rng: Random, space: SearchSpace) -> Genome:
@@ -144,8 +197,10 @@ def _complete(genome: Genome, rng: Random, space: SearchSpace) -> Genome:
     density = genome.density if genome.method in DENSITY_METHODS else ()
     if genome.method in DENSITY_METHODS and not density:
         density = _random_density(space, rng)
-    seed = (genome.seed or rng.randrange(1, 2**31)) if genome.method in RANDOM_METHODS else 0
-    return replace(genome, density=density, seed=seed)
+    cuts = () if genome.cuts == space.even_cuts else genome.cuts
+    mask = genome.mask if any(genome.mask) and genome.method not in RANDOM_METHODS else ()
+    seed = (genome.seed or rng.randrange(1, 2**31)) if genome.method in RANDOM_METHODS or mask else 0
+    return replace(genome, density=density, seed=seed, cuts=cuts, mask=mask)
 
 
 def _random_density(space: SearchSpace, rng: Random) -> tuple[float, ...]:
@@ -153,34 +208,36 @@ def _random_density(space: SearchSpace, rng: Random) -> tuple[float, ...]:
     return tuple(_clip(level + rng.gauss(0.0, 0.1), 1.0, low=0.1) for _ in range(space.rows))
 
 
-def _random_path(space: SearchSpace, rng: Random, method: str) -> Genome:
-    """Depth kept, each stretch of layers from one source; dfs also scales, and may skip or repeat a layer."""
-    path: list[Hop] = []
-    source = rng.randrange(len(space.models))
-    for layer in range(space.num_layers):
-        if rng.random() < 0.4:
-            source = rng.randrange(len(space.models))
-        scale = 1.0 if method == "frankenmerge" else round(rng.uniform(0.8, 1.2), 3)
-        path.append(Hop(source, layer, scale))
-    genome = Genome(method, path=tuple(path))
-    return replace(genome, path=_mutate_path(genome, space, rng)) if method == "dfs" else genome
+def _random_cuts(space: SearchSpace, rng: Random) -> tuple[int, ...]:
+    """Even groups as often as any others."""
+    if rng.random() < 0.5:
+        return ()
+    return tuple(sorted(rng.sample(range(1, space.num_layers), space.spans_count - 1)))
 
 
-def _mutate_path(genome: Genome, space: SearchSpace, rng: Random) -> tuple[Hop, ...]:
-    path = list(genome.path)
-    choices = len(genome.ingredients or space.models)
-    position = rng.randrange(len(path))
-    hop = path[position]
-    move = rng.random()
-    if move < 0.6 or genome.method == "frankenmerge":
-        path[position] = replace(hop, ingredient=rng.randrange(choices))
-    elif move < 0.8:
-        path[position] = replace(hop, scale=round(_clip(hop.scale + rng.gauss(0.0, 0.1), 1.5, low=0.5), 3))
-    elif move < 0.9 and len(path) < space.num_layers * 5 // 4:
-        path.insert(position, hop)
-    elif len(path) > max(1, space.num_layers * 3 // 4):
-        del path[position]
-    return tuple(path)
+def _move_cut(cuts: tuple[int, ...], space: SearchSpace, rng: Random) -> tuple[int, ...]:
+    """One cut moves between its neighbours, by an eighth of the depth at most."""
+    edges = [0, *(cuts or space.even_cuts), space.num_layers]
+    place = rng.randrange(1, len(edges) - 1)
+    reach = max(1, space.num_layers // 8)
+    low, high = max(edges[place - 1] + 1, edges[place] - reach), min(edges[place + 1] - 1, edges[place] + reach)
+    edges[place] = rng.randint(low, high)
+    return tuple(edges[1:-1])
+
+
+def _random_mask(space: SearchSpace, rng: Random) -> tuple[float, ...]:
+    return tuple(_clip(rng.uniform(0.0, 0.6), MAX_MASK) if rng.random() < 0.5 else 0.0 for _ in space.models)
+
+
+def _mutate_mask(genome: Genome, space: SearchSpace, rng: Random, sigma: float) -> tuple[float, ...]:
+    """One ingredient's mask comes, goes or changes its rate."""
+    mask = list(genome.mask or (0.0,) * len(genome.ingredients or space.models))
+    place = rng.randrange(len(mask))
+    if mask[place] and rng.random() < 0.3:
+        mask[place] = 0.0
+    else:
+        mask[place] = _clip((mask[place] or 0.3) + rng.gauss(0.0, sigma), MAX_MASK)
+    return tuple(mask)
 
 
 def _clip(value: float, high: float, *, low: float = 0.0) -> float:

@@ -18,6 +18,7 @@ from evomerge_selector.domain.screening import Screen
 
 CROSSOVER_RATE = 0.35
 DIFFERENTIAL_RATE = 0.35
+NESTING_RATE = 0.03
 CHILDREN = 12
 """How many children are made for each that is proposed."""
 
@@ -102,6 +103,12 @@ class Evolution:
             step = differential(first.genome, second.genome, third.genome, self.space, rng)
             if step is not None:
                 return Proposal(step, "differential", (first.digest, second.digest, third.digest))
+        elif draw > 1.0 - NESTING_RATE and "nesting" in self.space.genes:
+            second = self._parent(rng)
+            # A merge of merges of merges would grow without end: only first-hand genomes are bred.
+            if second.digest != first.digest and not (first.genome.ingredients or second.genome.ingredients):
+                child = merge_of_merges([first.genome, second.genome], self.space, rng)
+                return Proposal(child, "breed", (first.digest, second.digest))
         return Proposal(mutate(first.genome, self.space, rng), "mutation", (first.digest,))
 
     def _parent(self, rng: Random) -> Individual:

@@ -255,6 +255,7 @@ class EvolutionaryTournament:
             groups=search.layer_groups,
             methods=search.methods,
             dtype=self.spec.dtype,
+            genes=search.genes,
         )
         try:
             self._strategy = make_strategy(self._space, search, seed=self.spec.seed)
