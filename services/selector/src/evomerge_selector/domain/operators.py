@@ -79,7 +79,10 @@ def crossover(first: Genome, second: Genome, space: SearchSpace, rng: Random) ->
     Parents of different shape cannot exchange genes: the child is then a mutant of the first.
     """
     if first.method in PATH_METHODS and second.method in PATH_METHODS and first.ingredients == second.ingredients:
-        return replace(first, path=cross_paths(first.path, second.path, space, rng))
+        path = cross_paths(first.path, second.path, space, rng)
+        if first.method == "frankenmerge":  # the other parent may have scaled its layers
+            path = tuple(replace(hop, scale=1.0) for hop in path)
+        return replace(first, path=path)
     if (
         first.method in PATH_METHODS
         or second.method in PATH_METHODS
