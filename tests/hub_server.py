@@ -47,6 +47,17 @@ def write_model_folder(folder: Path, fill: int = 0) -> Path:
     return folder
 
 
+def write_adapter(folder: Path, module: str = "a", *, base: str = "", size: int = 16, **config: Any) -> Path:
+    """A LoRA adapter of rank 4 on one square matrix of such a model."""
+    folder.mkdir(parents=True)
+    told = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": [module], "base_model_name_or_path": base}
+    (folder / "adapter_config.json").write_text(json.dumps({**told, **config}))
+    name = f"base_model.model.{module}.lora_"
+    factors = {f"{name}A.weight": (4, size), f"{name}B.weight": (size, 4)}
+    write_safetensors(folder / "adapter_model.safetensors", factors)
+    return folder
+
+
 @dataclass
 class Repository:
     """A folder as the hub shows it."""

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hub_server import HubServer, write_model_folder
+from hub_server import HubServer, write_adapter, write_model_folder
 
 from evomerge_common.domain.messages import DownloadJob, Job
 from evomerge_common.errors import ModelNotFound, NotAModel, Unavailable, UnsafeFile
+from evomerge_common.lora_folder import read_pair
 from evomerge_downloader.fetch import Fetcher
 from evomerge_downloader.handlers import DownloadHandler
 from evomerge_downloader.hub import Hub
@@ -179,3 +180,19 @@ def test_no_url_reaches_the_log(
     fetcher.fetch("org/small")
     assert hub.files_fetched().count("model.safetensors") == 2
     assert "http://" not in caplog.text + capfd.readouterr().err
+
+
+async def test_adapters_of_the_hub(hub: HubServer, store: ModelStore, fetcher: Fetcher, tmp_path: Path) -> None:
+    write_adapter(hub.root / "org" / "adapter", base="org/small")
+    job = Job(job_id="j", run_id="r", payload=DownloadJob(reference="org/adapter"))
+    model = (await DownloadHandler(fetcher)(job)).model
+    assert (model.reference, model.architecture) == ("org/adapter", "LlamaForCausalLM")
+    assert model.base == fetcher.fetch("org/small").digest
+    pair = read_pair(store.folder(model))
+    assert pair is not None
+    assert (pair[1] / "adapter_model.safetensors").is_file()
+    assert fetcher.fetch("org/small+org/adapter").digest == model.digest
+    other = write_model_folder(tmp_path / "other", fill=1)
+    job = Job(job_id="j", run_id="r", payload=DownloadJob(reference="org/adapter", base=str(other)))
+    assert (await DownloadHandler(fetcher)(job)).model.base == fetcher.fetch(str(other)).digest
+    assert fetcher.fetch(f"{other}+org/adapter").base == fetcher.fetch(str(other)).digest

@@ -6,9 +6,18 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from hub_server import write_model_folder
+from hub_server import write_adapter, write_model_folder
 
-from evomerge_common.errors import DiskFull, InvalidInput, ModelError, ModelNotFound, NotFound, Unavailable
+from evomerge_common.errors import (
+    DiskFull,
+    InvalidInput,
+    ModelError,
+    ModelNotFound,
+    NotFound,
+    ShapeMismatch,
+    Unavailable,
+)
+from evomerge_common.lora_folder import read_pair
 from evomerge_downloader import hashes
 from evomerge_downloader.fetch import Fetcher
 from evomerge_downloader.hub import Hub, RemoteModel
@@ -114,9 +123,47 @@ def test_what_is_neither_folder_nor_hub_id(fetcher: Fetcher, reference: str) -> 
         fetcher.fetch(reference)
 
 
-def test_adapters_are_for_later(fetcher: Fetcher) -> None:
-    with pytest.raises(ModelError, match="adapters are not read yet"):
-        fetcher.fetch("org/base+org/adapter")
+def test_an_adapter_on_its_base_is_an_entry_of_its_own(tmp_path: Path, store: ModelStore, fetcher: Fetcher) -> None:
+    base = write_model_folder(tmp_path / "base")
+    adapter = write_adapter(tmp_path / "adapter", base="../base")
+    model = fetcher.fetch(f"{base}+{adapter}")
+    whole = fetcher.fetch(str(base))
+    assert (model.architecture, model.num_layers, model.base) == (whole.architecture, whole.num_layers, whole.digest)
+    assert model.digest != whole.digest
+    folder = store.folder(model)
+    assert read_pair(folder) == (base, adapter)
+    assert (folder / "config.json").read_text() == (base / "config.json").read_text()
+    assert not list(folder.glob("*.safetensors"))
+    assert fetcher.fetch(str(adapter)).digest == model.digest, "alone, it is on the base that it names"
+    assert store.get(model.digest).base == whole.digest
+    copied = Fetcher(store, NoHub(), link=False).fetch(f"{base}+{adapter}")
+    assert copied.digest == model.digest
+    store.evict(whole.digest)
+    with pytest.raises(NotFound):
+        store.get(model.digest)
+
+
+def test_an_adapter_alone_is_on_the_base_that_the_run_names(tmp_path: Path, fetcher: Fetcher) -> None:
+    base = write_model_folder(tmp_path / "base")
+    adapter = write_adapter(tmp_path / "adapter", base="/gone")
+    assert fetcher.fetch(str(adapter), str(base)).base == fetcher.fetch(str(base)).digest
+    assert fetcher.fetch(str(base), str(base)).base == ""
+    with pytest.raises(ModelNotFound):
+        fetcher.fetch(str(adapter))
+
+
+def test_what_is_no_pair_is_refused(tmp_path: Path, fetcher: Fetcher) -> None:
+    base = write_model_folder(tmp_path / "base")
+    adapter = write_adapter(tmp_path / "adapter")
+    other = write_adapter(tmp_path / "other", "other")
+    with pytest.raises(ModelError, match="is no LoRA adapter"):
+        fetcher.fetch(f"{base}+{base}")
+    with pytest.raises(ModelError, match="is an adapter itself"):
+        fetcher.fetch(f"{adapter}+{adapter}")
+    with pytest.raises(ShapeMismatch, match=r"'other', but .* has no tensor"):
+        fetcher.fetch(f"{base}+{other}")
+    with pytest.raises(ModelError, match="does not tell its base"):
+        fetcher.fetch(str(adapter))
 
 
 def test_disk_full_names_need_and_free(tmp_path: Path, store: ModelStore, monkeypatch: pytest.MonkeyPatch) -> None:

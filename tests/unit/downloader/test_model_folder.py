@@ -47,7 +47,8 @@ def test_takes_no_code_and_no_other_files() -> None:
         (FULL, NotAModel, "no weights"),
         ([*FULL, "training_args.bin"], NotAModel, "no weights"),
         (["config.json", "model.safetensors"], NotAModel, "no tokenizer"),
-        (["adapter_config.json", "adapter_model.safetensors"], ModelError, "LoRA"),
+        (["adapter_config.json", "adapter_model.bin"], UnsafeFile, "a pickle, which is not read"),
+        (["adapter_config.json"], NotAModel, "no adapter_model.safetensors"),
         (["x-q4_0.gguf"], ModelError, "GGUF"),
     ],
 )

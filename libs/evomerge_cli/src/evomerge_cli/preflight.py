@@ -6,8 +6,9 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from evomerge_common.errors import EvoMergeException, ModelNotFound, ShapeMismatch
-from evomerge_common.model_folder import ModelDescription, describe_model, read_safetensors_header, select_files
+from evomerge_common.errors import EvoMergeException, ModelError, ModelNotFound, ShapeMismatch
+from evomerge_common.lora_folder import describe_pair, is_adapter_folder, read_adapter, split_reference
+from evomerge_common.model_folder import ADAPTER_CONFIG, ModelDescription, describe_model, tensor_shapes
 
 HUB_SECONDS = 2.0
 
@@ -24,11 +25,27 @@ def check_models(references: Sequence[str], *, hub: bool = True, store: Path | N
         ModelNotFound, NotAModel, UnsafeFile, ModelError, ShapeMismatch, Unavailable.
 
     """
-    folders = [Path(r) for r in references if r.startswith("/")]
-    described = {folder: describe_model(folder) for folder in folders}
-    check_fit(described)
+    pairs = [split_reference(reference) for reference in references]
+    for base, adapter in pairs:
+        _check_adapter(base, adapter)
+    wholes = list(dict.fromkeys(base for base, _ in pairs))
+    check_fit({folder: describe_model(folder) for folder in map(Path, wholes) if folder.is_absolute()})
     if hub:
-        _check_hub([r for r in references if not r.startswith("/")], store)
+        names = [*wholes, *(adapter for _, adapter in pairs if adapter)]
+        _check_hub([name for name in dict.fromkeys(names) if not name.startswith("/")], store)
+
+
+def _check_adapter(base: str, adapter: str) -> None:
+    """An adapter that is here: sound, and made for its base where that is here too."""
+    if not adapter.startswith("/"):
+        return
+    if not is_adapter_folder(Path(adapter)):
+        describe_model(Path(adapter))  # says what is wrong with it, if anything is
+        raise ModelError(f"{adapter} is a whole model; after the plus sign comes a LoRA adapter ({ADAPTER_CONFIG})")
+    if base.startswith("/"):
+        describe_pair(Path(base), Path(adapter))
+    else:
+        read_adapter(Path(adapter))
 
 
 def check_fit(described: dict[Path, ModelDescription]) -> None:
@@ -60,17 +77,6 @@ def check_fit(described: dict[Path, ModelDescription]) -> None:
                 f"{first} has {described[first].num_layers} layers, {other} {described[other].num_layers}: "
                 "they cannot be merged; choose models of one size"
             )
-
-
-def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Tensor name → shape, from the safetensors headers; empty for .bin weights, which are not opened."""
-    chosen = select_files((item.name for item in folder.iterdir() if item.is_file()), str(folder))
-    return {
-        name: tuple(entry["shape"])
-        for file in chosen.weights
-        if file.endswith(".safetensors")
-        for name, entry in read_safetensors_header(folder / file).items()
-    }
 
 
 def _check_hub(references: Sequence[str], store: Path | None) -> None:

@@ -18,10 +18,13 @@ from evomerge_common.domain.recipe import check_keys
 from evomerge_common.domain.spec import SPEC_KEYS, RunSpec
 from evomerge_common.domain.suite import Suite
 from evomerge_common.errors import InvalidInput, SpecError, SuiteError
+from evomerge_common.lora_folder import base_beside, is_adapter_folder, split_reference
 from evomerge_common.suite_file import inline_suite, load_suite
 from evomerge_common.yaml_lines import LineMap, load_yaml, locate
 
 BUILT_IN_SUITES = Path(__file__).parent / "suites"
+ADAPTER_METHODS = ("linear", "task_arithmetic", "frankenmerge")
+"""What the search draws from when all models are adapters of one base: methods whose results are such adapters too."""
 CLASSIC_FLAGS = ("ps_technique1", "ps_technique2", "dfs_technique", "weight_mask_rate", "mask_strategy")
 
 
@@ -70,7 +73,7 @@ def prepare(args: argparse.Namespace) -> Prepared:
     suite = resolve_suite(args.suite or data.get("suite"), folder, file=name, lines=lines, flag=bool(args.suite))
     data["suite"] = json.loads(suite.to_json())
     try:
-        _localise(data, folder)
+        _localise(data, folder, notes)
         spec = RunSpec.from_dict(data)
     except SpecError as error:
         raise (locate(error, name, lines) if name else error) from error
@@ -136,19 +139,49 @@ def local_path(reference: str, folder: Path) -> Path | None:
     return folder / path if looks_like_a_path else None
 
 
-def _localise(data: dict[str, Any], folder: Path) -> None:
-    """Local folders become absolute: the services that read the spec stand elsewhere."""
+def _localise(data: dict[str, Any], folder: Path, notes: list[str]) -> None:
+    """Local folders become absolute, since the services that read the spec stand elsewhere; and adapters alone get
+    the base that they belong to: the spec's, else their own.
+    """
 
     def absolute(reference: Any) -> Any:
         if not isinstance(reference, str) or not reference.strip():
             return reference
-        path = local_path(reference, folder)
-        return reference if path is None else str(path.absolute().resolve())
+        parts = (part for part in split_reference(reference, folder, Path()) if part)
+        return "+".join(part if (path := local_path(part, folder)) is None else str(path.resolve()) for part in parts)
 
-    if isinstance(data.get("models"), list):
-        data["models"] = [absolute(model) for model in data["models"]]
     if data.get("base"):
         data["base"] = absolute(data["base"])
+    if isinstance(data.get("models"), list):
+        data["models"] = [_with_base(absolute(model), data.get("base"), folder, notes) for model in data["models"]]
+        _stay_in_adapter_space(data, notes)
+
+
+def _with_base(reference: Any, base: Any, folder: Path, notes: list[str]) -> Any:
+    """base+adapter for a folder that is an adapter; anything else as it is."""
+    if not isinstance(reference, str) or not reference.startswith("/") or not is_adapter_folder(Path(reference)):
+        return reference
+    told = base_beside(Path(reference), folder)
+    own = str(Path(told).resolve()) if Path(told).is_dir() else told
+    if base and base != own:
+        notes.append(f"{reference} says that it is an adapter of {told}; it is applied to the run's base, {base}")
+    return f"{base or own}+{reference}"
+
+
+def _stay_in_adapter_space(data: dict[str, Any], notes: list[str]) -> None:
+    """Of models that are all adapters of one base the base is the run's; sums of updates are small and exact."""
+    pairs = [split_reference(model) if isinstance(model, str) else ("", "") for model in data["models"]]
+    bases = {base for base, adapter in pairs if adapter}
+    if len(bases) != 1 or not all(adapter for _, adapter in pairs) or (data.get("base") or "") not in {"", *bases}:
+        return
+    data["base"] = bases.pop()
+    search = data.get("search") or {}
+    if isinstance(search, Mapping) and "methods" not in search:
+        data["search"] = {**search, "methods": list(ADAPTER_METHODS)}
+        notes.append(
+            f"all models are adapters of {data['base']}: the search adds up their updates "
+            f"({', '.join(ADAPTER_METHODS)}); set search.methods for others"
+        )
 
 
 def classic_models(args: argparse.Namespace, notes: list[str]) -> list[str]:

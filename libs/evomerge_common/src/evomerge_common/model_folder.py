@@ -1,7 +1,8 @@
 """What a model folder holds, from names and headers alone: no weights are read and nothing is unpickled.
 
 A usable folder has config.json, weights (safetensors; PyTorch's .bin only where there are none) and a tokenizer, all
-at its top level. Of everything else in it (other frameworks' weights, ONNX, Python code) nothing is read or fetched.
+at its top level; or it is a LoRA adapter, or stands for a base with one (`lora_folder`).
+Of everything else in it (other frameworks' weights, ONNX, Python code) nothing is read or fetched.
 """
 
 from __future__ import annotations
@@ -23,8 +24,11 @@ __all__ = [
     "Selection",
     "check_model_folder",
     "describe_model",
+    "read_json_object",
     "read_safetensors_header",
     "select_files",
+    "tensor_shapes",
+    "weights_among",
 ]
 
 MAX_HEADER_BYTES = 100 * 1000 * 1000  # the limit of the safetensors format itself
@@ -41,6 +45,7 @@ SUPPORT_FILES = frozenset(
 TOKENIZER_FILES = frozenset(
     {"tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt"}
 )
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", ("adapter_model.safetensors", "adapter_model.bin")
 SAFETENSORS_INDEX, BIN_INDEX = "model.safetensors.index.json", "pytorch_model.bin.index.json"
 _SHARD = re.compile(r"(model|pytorch_model)-\d+-of-\d+\.(safetensors|bin)")
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
@@ -59,6 +64,11 @@ class Selection:
     weights: tuple[str, ...]
 
     @property
+    def is_adapter(self) -> bool:
+        """Whether it is a LoRA adapter, which needs a base."""
+        return ADAPTER_CONFIG in self.support
+
+    @property
     def files(self) -> tuple[str, ...]:
         """All of them, sorted."""
         return tuple(sorted({*self.support, *self.weights}))
@@ -69,7 +79,7 @@ class ModelDescription:
     """What config and headers tell.
 
     Attributes:
-        architecture: such as LlamaForCausalLM.
+        architecture: such as LlamaForCausalLM; "" for an adapter without its base.
         num_layers: hidden layers; 0 where the config does not say.
         parameters: elements of all stored tensors; 0 for .bin weights, which are not opened to count them.
         bytes: of the selected files.
@@ -88,19 +98,17 @@ def select_files(names: Iterable[str], where: str) -> Selection:
     """Chooses what to take from the names of a folder or repository (`where`: how to call it in an error).
 
     Raises:
-        ModelError: an adapter or GGUF files alone, which are not read yet.
+        ModelError: GGUF files alone, which are not read yet.
         NotAModel: config, weights or tokenizer are missing.
+        UnsafeFile: an adapter whose weights are a pickle.
 
     """
     top = {name for name in names if "/" not in name and _PLAIN_NAME.fullmatch(name)}
-    weights = _weights(top)
-    if "config.json" not in top or not weights:
-        if "adapter_config.json" in top:
-            raise ModelError(
-                f"{where} is a LoRA adapter; adapters are not read yet: merge it into its base model first"
-            )
-        if any(name.endswith(".gguf") for name in top):
-            raise ModelError(f"{where} holds GGUF files only; GGUF is not read yet: give the model in safetensors form")
+    weights = weights_among(top)
+    if ADAPTER_CONFIG in top and not weights:
+        return _select_adapter(top, where)
+    if ("config.json" not in top or not weights) and any(name.endswith(".gguf") for name in top):
+        raise ModelError(f"{where} holds GGUF files only; GGUF is not read yet: give the model in safetensors form")
     found = f"it has {', '.join(sorted(top)[:8])}{' …' if len(top) > 8 else ''}" if top else "it is empty"
     if "config.json" not in top:
         raise NotAModel(f"{where} has no config.json, so it is no model folder ({found}); give the folder that has it")
@@ -112,8 +120,26 @@ def select_files(names: Iterable[str], where: str) -> Selection:
     return Selection(tuple(sorted(top & SUPPORT_FILES | indexes)), weights)
 
 
-def _weights(top: set[str]) -> tuple[str, ...]:
-    """Safetensors before .bin; the standard names before others (a `consolidated` copy would double the download)."""
+def _select_adapter(top: set[str], where: str) -> Selection:
+    safe, pickled = ADAPTER_WEIGHTS
+    if safe not in top:
+        if pickled in top:
+            raise UnsafeFile(
+                f"{where} is a LoRA adapter with {pickled} only, a pickle, which is not read; load it with PEFT where "
+                f"you trust it and save it again as {safe}"
+            )
+        raise NotAModel(
+            f"{where} has {ADAPTER_CONFIG} but no {safe}; its download is not complete, or it is no adapter"
+        )
+    support = top & SUPPORT_FILES - {"config.json", "generation_config.json"} if top & TOKENIZER_FILES else set()
+    return Selection(tuple(sorted(support | {ADAPTER_CONFIG})), (safe,))
+
+
+def weights_among(top: set[str]) -> tuple[str, ...]:
+    """The weights of a model among a folder's file names; an adapter's are none.
+
+    Safetensors before .bin; the standard names before others (a `consolidated` copy would double the download).
+    """
     for index, single, ending in (
         (SAFETENSORS_INDEX, "model.safetensors", ".safetensors"),
         (BIN_INDEX, "pytorch_model.bin", ".bin"),
@@ -137,7 +163,7 @@ def check_model_folder(path: Path) -> None:
         ModelNotFound: there is no such folder.
         NotAModel: config, weights, a shard or the tokenizer is missing.
         UnsafeFile: a header or an index that lies or points out of the folder.
-        ModelError: an adapter or GGUF, which are not read yet.
+        ModelError: an adapter that is not applied; GGUF, which is not read yet.
 
     """
     describe_model(path)
@@ -156,8 +182,15 @@ def describe_model(path: Path) -> ModelDescription:
         if path.suffix == ".gguf":
             raise ModelError(f"{path} is a GGUF file; GGUF is not read yet: give the model in safetensors form")
         raise NotAModel(f"{path} is a file; give the folder that holds config.json, the weights and the tokenizer")
+    from evomerge_common import lora_folder
+
+    if pair := lora_folder.read_pair(path):
+        return lora_folder.describe_pair(*pair)
     chosen = select_files((item.name for item in path.iterdir() if item.is_file()), str(path))
-    config = _read_json(path / "config.json")
+    if chosen.is_adapter:
+        size = sum((path / name).stat().st_size for name in chosen.files)
+        return ModelDescription("", 0, lora_folder.read_adapter(path).parameters, size, chosen.files)
+    config = read_json_object(path / "config.json")
     for index in {SAFETENSORS_INDEX, BIN_INDEX} & set(chosen.support):
         _check_index(path / index)
     shapes = (shape for name in chosen.weights if name.endswith(".safetensors") for shape in _shapes(path / name))
@@ -228,13 +261,24 @@ def read_safetensors_header(path: Path) -> dict[str, dict[str, Any]]:
     return header
 
 
+def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Tensor name → shape, from the safetensors headers; empty for .bin weights, which are not opened."""
+    chosen = select_files((item.name for item in folder.iterdir() if item.is_file()), str(folder))
+    return {
+        name: tuple(entry["shape"])
+        for file in chosen.weights
+        if file.endswith(".safetensors")
+        for name, entry in read_safetensors_header(folder / file).items()
+    }
+
+
 def _shapes(path: Path) -> Iterator[list[int]]:
     for entry in read_safetensors_header(path).values():
         yield entry["shape"]
 
 
 def _check_index(path: Path) -> None:
-    weight_map = _read_json(path).get("weight_map")
+    weight_map = read_json_object(path).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise UnsafeFile(f"{path} has no weight_map; fetch the model again")
     for file in sorted({str(value) for value in weight_map.values()}):
@@ -244,7 +288,13 @@ def _check_index(path: Path) -> None:
             raise NotAModel(f"{path.parent} lacks {file}, which its index names; fetch the model again")
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json_object(path: Path) -> dict[str, Any]:
+    """A JSON object of a sane size.
+
+    Raises:
+        NotAModel, UnsafeFile: it is something else, or larger than any such file needs to be.
+
+    """
     if path.stat().st_size > MAX_JSON_BYTES:
         raise UnsafeFile(f"{path} is {path.stat().st_size} bytes; more than {MAX_JSON_BYTES} are not read")
     try:

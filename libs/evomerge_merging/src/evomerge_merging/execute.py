@@ -11,9 +11,9 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -90,9 +90,16 @@ def execute(
 
 
 def merge_in_memory(
-    plan: Plan, *, threads: int = 2, progress: Progress | None = None, piece_elements: int = PIECE_ELEMENTS
+    plan: Plan,
+    *,
+    threads: int = 2,
+    progress: Progress | None = None,
+    piece_elements: int = PIECE_ELEMENTS,
+    without: Collection[str] = (),
 ) -> dict[str, torch.Tensor]:
-    """The merged tensors by name, in memory and bit for bit what `execute` writes."""
+    """The merged tensors by name (but those of `without`), in memory and bit for bit what `execute` writes."""
+    if without:
+        plan = replace(plan, tensors=tuple(tensor for tensor in plan.tensors if tensor.name not in without))
     tensors = {tensor.name: torch.empty(tensor.numel, dtype=tensor.dtype) for tensor in plan.tensors}
 
     def write(name: str, start: int, values: torch.Tensor) -> None:

@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
-from evomerge_common.domain.recipe import Recipe
+from evomerge_common.domain.recipe import ModelReference, Recipe
 from evomerge_common.errors import ModelError, ShapeMismatch
 from evomerge_merging.architecture import text_config
 from evomerge_merging.check import check_recipe
-from evomerge_merging.expression import Node, loads, whole_bytes
+from evomerge_merging.expression import Load, Node, loads, whole_bytes
 from evomerge_merging.flatten import flatten
 from evomerge_merging.io.dtypes import RECIPE_NAMES, config_name
 from evomerge_merging.source import Source, open_source
@@ -58,6 +58,25 @@ class Plan:
     tokenizer: TokenizerPlan
     sources: Mapping[str, Source]
     notes: tuple[str, ...]
+
+    def kept(self) -> tuple[Source, frozenset[str]] | None:
+        """The base of which all adapters among the sources are, and the tensors that are as they are there.
+
+        None where there are no adapters, or several bases.
+        """
+        roots = {source.root for source in self.sources.values() if source.root}
+        if len(roots) != 1:
+            return None
+        root = roots.pop()
+        names = {
+            tensor.name
+            for tensor in self.tensors
+            if isinstance(node := tensor.node, Load)
+            and (node.source, node.name) == (root, tensor.name)
+            and node.cast in {None, node.dtype}
+            and tensor.dtype == node.dtype
+        }
+        return self.sources[root], frozenset(names)
 
     @property
     def bytes(self) -> int:
@@ -121,9 +140,12 @@ def plan_merge(recipe: Recipe, models: Mapping[str, Path] | None = None) -> Plan
 
     """
     check_recipe(recipe)
-    planner = Planner({key: Path(path) for key, path in (models or {}).items()})
+    base = recipe.base if isinstance(recipe.base, ModelReference) else None
+    planner = Planner({key: Path(path) for key, path in (models or {}).items()}, base)
     try:
-        sources = {reference.key: planner.source(reference) for reference in recipe.sources()}
+        keys = [planner.source(reference).key for reference in recipe.sources()]
+        planner.share_bases()
+        sources = {key: planner.sources[key] for key in keys}
         elsewhere = named_outside(recipe)
         outside = None if elsewhere is None else open_source(elsewhere, {})
         if outside is not None:

@@ -7,7 +7,7 @@ headers and configs are read.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +16,18 @@ import torch
 from evomerge_common.domain.recipe import Input, ModelReference, Recipe, Slice
 from evomerge_common.errors import ModelError, RecipeError, ShapeMismatch
 from evomerge_merging import architecture
+from evomerge_merging.adapted import AdaptedStore
 from evomerge_merging.ancestry import common_ancestor
 from evomerge_merging.architecture import LayerStack
 from evomerge_merging.check import identity
 from evomerge_merging.expression import Apply, Load, Node
 from evomerge_merging.io.dtypes import RECIPE_NAMES
+from evomerge_merging.io.model_folder import read_json
 from evomerge_merging.methods.registry import Method, method
 from evomerge_merging.parameters import parameters_of, value_at
 from evomerge_merging.random_words import mask_key
 from evomerge_merging.source import Source, open_source
+from evomerge_merging.vocabulary import AlignedStore, is_vocabulary
 
 _TOLD = (
     "rope_theta", "rope_scaling", "rope_parameters", "rms_norm_eps", "layer_norm_eps", "hidden_act", "sliding_window",
@@ -93,6 +96,7 @@ class Planner:
     """Opens each source once and turns recipes into `Virtual` models, collecting notes on the way."""
 
     models: Mapping[str, Path]
+    base: ModelReference | None = None
     sources: dict[str, Source] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     _made: dict[tuple[str, torch.dtype | None], Virtual] = field(default_factory=dict)
@@ -112,17 +116,32 @@ class Planner:
     def source(self, reference: ModelReference) -> Source:
         """The source, opened."""
         if reference.key not in self.sources:
-            self.sources[reference.key] = open_source(reference, self.models)
+            self.sources[reference.key] = open_source(reference, self.models, self.base)
         return self.sources[reference.key]
+
+    def share_bases(self) -> None:
+        """Lets adapters over one base share its tensors, so that what no adapter changes is seen to be the same.
+
+        A base that is no source of its own becomes one more of `sources`.
+        """
+        keys = {source.folder.resolve(): key for key, source in self.sources.items() if source.base is None}
+        for key, source in list(self.sources.items()):
+            if isinstance(source.store, AdaptedStore) and source.base is not None:
+                if source.base not in keys:
+                    root = keys[source.base] = f"base of {key}"
+                    config = read_json(source.base / "config.json")
+                    self.sources[root] = Source(root, source.base.name, source.base, config, source.store.base)
+                self.sources[key] = replace(source, root=keys[source.base])
 
     def _source(self, reference: ModelReference, cast: torch.dtype | None) -> Virtual:
         source = self.source(reference)
-        tensors: dict[str, Node] = {
-            name: Load(
-                source.key, source.label, name, info.shape, info.dtype, cast if info.dtype.is_floating_point else None
-            )
-            for name, info in source.store.tensors.items()
-        }
+        aligned = isinstance(source.store, AlignedStore)
+        tensors: dict[str, Node] = {}
+        for name, info in source.store.tensors.items():
+            shared = source.root and name not in source.changed and not (aligned and is_vocabulary(name))
+            origin = self.sources[source.root] if shared else source
+            rounded = cast if info.dtype.is_floating_point else None
+            tensors[name] = Load(origin.key, origin.label, name, info.shape, info.dtype, rounded)
         stack = architecture.layer_stack(tensors, source.config)
         tied = architecture.is_tied(source.config, tensors)
         return Virtual(source.label, reference.key, source.config, tensors, stack, tied, source)
@@ -233,6 +252,11 @@ class Planner:
         references = [part.item.model for part in parts]
         if all(isinstance(item, ModelReference) for item in references):
             sources = [self.source(item) for item in references if isinstance(item, ModelReference)]
+            roots = {source.root for source in sources}
+            if len(roots) == 1 and "" not in roots:
+                root = self.sources[roots.pop()]
+                self.note(f"the models are adapters of {root.label}: task vectors are taken against it")
+                return self._source(ModelReference(root.key), cast), False
             candidates = {self.source(item).key: item for item in recipe.sources()}
             found = common_ancestor(sources, [self.sources[key] for key in candidates])
             if found is not None and any(source.key != found.key for source in sources):

@@ -12,6 +12,7 @@ import structlog
 from evomerge_common.domain.messages import Model
 from evomerge_common.domain.recipe import ModelReference
 from evomerge_common.errors import InvalidInput, ModelError, ModelNotFound, RecipeError, Unavailable
+from evomerge_common.lora_folder import CONFIG, base_beside, describe_pair, is_adapter_folder, split_reference
 from evomerge_common.model_folder import ModelDescription, describe_model
 from evomerge_downloader.hub import COMMIT, HUB_ID, Hub, RemoteModel
 from evomerge_downloader.store import ModelStore, remove
@@ -32,16 +33,32 @@ class Fetcher:
         self._hub = hub
         self._link = link
 
-    def fetch(self, reference: str) -> Model:
-        """The entry of a hub id or local folder, fetched only if the store lacks it.
+    def fetch(self, reference: str, base: str = "") -> Model:
+        """The entry of a hub id, local folder, or base+adapter of such, fetched only if the store lacks it.
 
         A name that exists as a folder is that folder: a local path is never asked for on the hub.
+
+        Args:
+            reference: what to bring.
+            base: what an adapter that is named alone is applied to; "": the base that it names itself.
 
         Raises:
             ModelError: it cannot be used (see the classes below it); trying again will not help.
             DiskFull, Unavailable: trying again may help.
 
         """
+        whole, adapter = split_reference(reference)
+        if adapter:
+            return self._pair(reference, self._one(whole), self._one(adapter))
+        model = self._one(reference)
+        folder = self._store.folder(model)
+        if not is_adapter_folder(folder):
+            return model
+        wanted = base or base_beside(folder, *([place] if (place := local_folder(reference)) else []))
+        return self._pair(reference, self._one(wanted), model)
+
+    def _one(self, reference: str) -> Model:
+        """A model or an adapter by itself."""
         folder = local_folder(reference)
         if folder is not None:
             return self._local(reference, folder)
@@ -49,13 +66,28 @@ class Fetcher:
             parsed = ModelReference.parse(reference)
         except RecipeError as error:
             raise ModelNotFound(str(error)) from error
-        if parsed.adapter:
-            raise ModelError(f"{reference}: adapters are not read yet; merge {parsed.adapter} into {parsed.name} first")
         if parsed.name.startswith((".", "/", "~")) or not HUB_ID.fullmatch(parsed.name):
             raise ModelNotFound(
                 f"there is no folder {parsed.name}; give an existing model folder or a hub id such as org/name"
             )
         return self._from_hub(reference, parsed.name, parsed.revision)
+
+    def _pair(self, reference: str, base: Model, adapter: Model) -> Model:
+        """The entry of a base with an adapter applied: links, and the proof that they fit each other.
+
+        Raises:
+            ModelError: the base is an adapter too, the adapter is none, or it does not fit.
+
+        """
+        if is_adapter_folder(self._store.folder(base)) or base.base:
+            raise ModelError(
+                f"{reference}: {base.reference} is an adapter itself; give the whole model that it changes"
+            )
+        if not is_adapter_folder(self._store.folder(adapter)):
+            raise ModelError(f"{reference}: {adapter.reference} is no LoRA adapter (no {CONFIG}); write base+adapter")
+        described = describe_pair(self._store.folder(base), self._store.folder(adapter))
+        record = dataclasses.replace(_record(reference, described, adapter.commit or base.commit), base=base.digest)
+        return self._store.put_pair(record, base, adapter)
 
     # ---- local folders ----
 

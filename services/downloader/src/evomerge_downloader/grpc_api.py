@@ -28,7 +28,7 @@ class DownloaderServicer(downloader_pb2_grpc.DownloaderServiceServicer):
         """Waits for the download; when the caller gives up it goes on, and asking again finds it."""
         if not request.reference.strip():
             raise InvalidInput("reference is empty; give a hub id (org/name, perhaps @revision) or a folder")
-        return _message(await in_daemon_thread(self._fetcher.fetch, request.reference))
+        return _message(await in_daemon_thread(self._fetcher.fetch, request.reference, request.base))
 
     async def GetModel(
         self, request: downloader_pb2.GetModelRequest, context: grpc.aio.ServicerContext[Any, Any]

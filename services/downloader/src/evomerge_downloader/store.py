@@ -1,6 +1,7 @@
 """The model store: one folder, entries named by digest, written by the downloader alone.
 
 <digest>            the model's files, or a symlink to the user's own folder
+                    or, of a base with an adapter applied, links to the small files and the names of both entries
 <digest>.json       its Model record
 .incoming/          downloads under way; kept when interrupted, renamed to <digest> when complete
 .hub/<repository>/  which digest a commit has, and which commit a revision had when last seen
@@ -12,10 +13,12 @@ from __future__ import annotations
 import dataclasses
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import re
 import shutil
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +26,8 @@ from urllib.parse import quote
 
 from evomerge_common.domain.messages import Model
 from evomerge_common.errors import DiskFull, InvalidInput, NotFound
+from evomerge_common.lora_folder import CONFIG as ADAPTER_CONFIG
+from evomerge_common.lora_folder import write_pair
 from evomerge_downloader.hashes import HashCache, folder_digest, write_atomically
 
 _HEX = re.compile(r"[0-9a-f]{64}")
@@ -108,6 +113,34 @@ class ModelStore:
         write_atomically(self.root / f"{digest}.json", json.dumps(dataclasses.asdict(record), indent=1).encode())
         return record
 
+    def put_pair(self, model: Model, base: Model, adapter: Model) -> Model:
+        """Makes the entry of a base with an adapter applied; both are entries already.
+
+        Returns:
+            The record with digest and uri.
+
+        """
+        parts = [_hex(one.digest) for one in (base, adapter)]
+        digest = hashlib.sha256("+".join(parts).encode()).hexdigest()
+        path = self.root / digest
+        fresh = self.root / f".{digest}.{os.getpid()}.{threading.get_ident()}"  # beside it: the links are relative
+        remove(fresh)
+        fresh.mkdir()
+        write_pair(fresh, *(Path("..") / part for part in parts))
+        try:
+            fresh.rename(path)
+        except OSError as error:
+            remove(fresh)
+            if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
+                raise
+        record = dataclasses.replace(model, digest=f"sha256:{digest}", uri=path.absolute().as_uri())
+        write_atomically(self.root / f"{digest}.json", json.dumps(dataclasses.asdict(record), indent=1).encode())
+        return record
+
+    def folder(self, model: Model) -> Path:
+        """Where an entry's files are."""
+        return self.root / _hex(model.digest)
+
     def _link(self, path: Path, folder: Path, digest: str, names: tuple[str, ...]) -> None:
         """A link whose folder has changed since is pointed to the one that has these files."""
         if path.exists():
@@ -128,7 +161,8 @@ class ModelStore:
             model = Model(**data)
         except (OSError, ValueError, TypeError):
             return None
-        return model if (self.root / name / "config.json").is_file() else None
+        there = any((self.root / name / one).is_file() for one in ("config.json", ADAPTER_CONFIG))
+        return model if there else None
 
     # ---- what the hub said ----
 

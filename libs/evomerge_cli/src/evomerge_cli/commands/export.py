@@ -24,7 +24,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     if args.dtype:
         recipe = replace(recipe, out_dtype=args.dtype)
     out = Path(args.out).expanduser()
-    models = fetch(recipe.sources(), console)
+    models = fetch(recipe.sources(), console, recipe.base)
     with stages(console, "exporting") as progress:
         report = merge_recipe(
             recipe, models, out, progress=lambda done, total: progress("exporting", done / max(1, total))

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import contextlib
 import gc
+import shutil
+import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from evomerge_cli.byte_progress import bytes_bar, human
@@ -15,7 +19,9 @@ from evomerge_cli.spec_source import classic_models, local_path
 from evomerge_common.domain.genome import SearchSpace
 from evomerge_common.domain.recipe import ModelReference, Recipe
 from evomerge_common.domain.spec import METHODS, ClassicSpec
-from evomerge_common.errors import ShapeMismatch
+from evomerge_common.errors import ModelError, ShapeMismatch
+from evomerge_common.lora_folder import base_beside, describe_pair, is_adapter_folder, write_pair
+from evomerge_common.model_folder import check_model_folder
 from evomerge_common.runtime.settings import Settings
 from evomerge_common.uris import path_of_uri
 
@@ -28,7 +34,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
     recipe = _classic(args, console) if args.recipe is None else read_recipe_yaml(Path(args.recipe).expanduser())
     out = Path(args.out or "evomerge-out").expanduser()
-    models = fetch(recipe.sources(), console)
+    models = fetch(recipe.sources(), console, recipe.base)
     threads = getattr(args, "threads", 2)
     with plan_merge(recipe, models) as plan:
         for note in plan.notes:
@@ -68,30 +74,53 @@ def _no_garbage() -> Iterator[None]:
         gc.enable()
 
 
-def fetch(sources: list[ModelReference], console: Console) -> dict[str, Path]:
-    """Folder of each source: local ones as they are, hub ids through the model store."""
-    from evomerge_common.model_folder import check_model_folder
+def fetch(
+    sources: list[ModelReference], console: Console, base: ModelReference | Recipe | None = None
+) -> dict[str, Path]:
+    """Folder of each source: local ones as they are, hub ids through the model store.
 
-    found: dict[str, Path] = {}
-    for source in sources:
-        folder = local_path(source.name, Path())
-        if folder is None:
-            found[source.key] = _download(str(source), Settings.from_env(), console)
-        else:
-            if not (folder / "config.json").exists() and (folder / "model" / "config.json").exists():
-                folder = folder / "model"  # the output folder of a run: its champion
-            check_model_folder(folder)
-            found[source.key] = folder
-    return found
+    Of an adapter on its base it is a folder that stands for both; an adapter alone is one on `base`, else on the base
+    that it names.
+    """
+    return {source.key: _fetched(source, console, base) for source in sources}
 
 
-def _download(reference: str, settings: Settings, console: Console) -> Path:
+def _fetched(source: ModelReference, console: Console, base: ModelReference | Recipe | None) -> Path:
+    whole, adapter = local_path(source.name, Path()), local_path(source.adapter, Path()) if source.adapter else None
+    if whole is None or (source.adapter and adapter is None):
+        told = str(base) if isinstance(base, ModelReference) and base.key != source.key else ""
+        return _download(str(source), told, Settings.from_env(), console)
+    if adapter is None and is_adapter_folder(whole):
+        found = base if isinstance(base, ModelReference) and base.key != source.key else None
+        owner = found or ModelReference.parse(base_beside(whole))
+        return _paired(_fetched(replace(owner, adapter=""), console, None), whole)
+    if not (whole / "config.json").exists() and (whole / "model" / "config.json").exists():
+        whole = whole / "model"  # the output folder of a run: its champion
+    if adapter is not None:
+        return _paired(whole, adapter)
+    check_model_folder(whole)
+    return whole
+
+
+def _paired(base: Path, adapter: Path) -> Path:
+    """A folder that stands for both as long as this process lives."""
+    if not is_adapter_folder(adapter):
+        check_model_folder(adapter)
+        raise ModelError(f"{adapter} is a whole model; after the plus sign comes a LoRA adapter")
+    describe_pair(base, adapter)
+    folder = Path(tempfile.mkdtemp(prefix="evomerge-pair-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    write_pair(folder, base.absolute(), adapter.absolute())
+    return folder
+
+
+def _download(reference: str, base: str, settings: Settings, console: Console) -> Path:
     from evomerge_downloader.fetch import Fetcher
     from evomerge_downloader.hub import Hub
     from evomerge_downloader.store import ModelStore
 
     console.say(f"fetching {reference}")
-    model = Fetcher(ModelStore(settings.model_store), Hub(), link=settings.link_models).fetch(reference)
+    model = Fetcher(ModelStore(settings.model_store), Hub(), link=settings.link_models).fetch(reference, base)
     path = path_of_uri(model.uri)
     assert path is not None
     return path
@@ -110,7 +139,7 @@ def _classic(args: argparse.Namespace, console: Console) -> Recipe:
     for note in notes:
         console.say(f"note: {note}")
     base = ModelReference.parse(args.base) if args.base else None
-    folders = fetch([*models, *([base] if base else [])], console)
+    folders = fetch([*models, *([base] if base else [])], console, base)
     layers = {describe_model(folder).num_layers for folder in folders.values()}
     if len(layers) > 1:
         raise ShapeMismatch(

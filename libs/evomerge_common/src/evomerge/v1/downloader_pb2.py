@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from evomerge.v1 import types_pb2 as evomerge_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x65vomerge/v1/downloader.proto\x12\x0b\x65vomerge.v1\x1a\x17\x65vomerge/v1/types.proto\"$\n\x0f\x44ownloadRequest\x12\x11\n\treference\x18\x01 \x01(\t\"!\n\x0fGetModelRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\"\x13\n\x11ListModelsRequest\"8\n\x12ListModelsResponse\x12\"\n\x06models\x18\x01 \x03(\x0b\x32\x12.evomerge.v1.Model\"#\n\x11\x45victModelRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\")\n\x12\x45victModelResponse\x12\x13\n\x0b\x66reed_bytes\x18\x01 \x01(\x03\x32\xad\x02\n\x11\x44ownloaderService\x12<\n\x08\x44ownload\x12\x1c.evomerge.v1.DownloadRequest\x1a\x12.evomerge.v1.Model\x12<\n\x08GetModel\x12\x1c.evomerge.v1.GetModelRequest\x1a\x12.evomerge.v1.Model\x12M\n\nListModels\x12\x1e.evomerge.v1.ListModelsRequest\x1a\x1f.evomerge.v1.ListModelsResponse\x12M\n\nEvictModel\x12\x1e.evomerge.v1.EvictModelRequest\x1a\x1f.evomerge.v1.EvictModelResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x65vomerge/v1/downloader.proto\x12\x0b\x65vomerge.v1\x1a\x17\x65vomerge/v1/types.proto\"2\n\x0f\x44ownloadRequest\x12\x11\n\treference\x18\x01 \x01(\t\x12\x0c\n\x04\x62\x61se\x18\x02 \x01(\t\"!\n\x0fGetModelRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\"\x13\n\x11ListModelsRequest\"8\n\x12ListModelsResponse\x12\"\n\x06models\x18\x01 \x03(\x0b\x32\x12.evomerge.v1.Model\"#\n\x11\x45victModelRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\")\n\x12\x45victModelResponse\x12\x13\n\x0b\x66reed_bytes\x18\x01 \x01(\x03\x32\xad\x02\n\x11\x44ownloaderService\x12<\n\x08\x44ownload\x12\x1c.evomerge.v1.DownloadRequest\x1a\x12.evomerge.v1.Model\x12<\n\x08GetModel\x12\x1c.evomerge.v1.GetModelRequest\x1a\x12.evomerge.v1.Model\x12M\n\nListModels\x12\x1e.evomerge.v1.ListModelsRequest\x1a\x1f.evomerge.v1.ListModelsResponse\x12M\n\nEvictModel\x12\x1e.evomerge.v1.EvictModelRequest\x1a\x1f.evomerge.v1.EvictModelResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,17 +33,17 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'evomerge.v1.downloader_pb2'
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_DOWNLOADREQUEST']._serialized_start=70
-  _globals['_DOWNLOADREQUEST']._serialized_end=106
-  _globals['_GETMODELREQUEST']._serialized_start=108
-  _globals['_GETMODELREQUEST']._serialized_end=141
-  _globals['_LISTMODELSREQUEST']._serialized_start=143
-  _globals['_LISTMODELSREQUEST']._serialized_end=162
-  _globals['_LISTMODELSRESPONSE']._serialized_start=164
-  _globals['_LISTMODELSRESPONSE']._serialized_end=220
-  _globals['_EVICTMODELREQUEST']._serialized_start=222
-  _globals['_EVICTMODELREQUEST']._serialized_end=257
-  _globals['_EVICTMODELRESPONSE']._serialized_start=259
-  _globals['_EVICTMODELRESPONSE']._serialized_end=300
-  _globals['_DOWNLOADERSERVICE']._serialized_start=303
-  _globals['_DOWNLOADERSERVICE']._serialized_end=604
+  _globals['_DOWNLOADREQUEST']._serialized_end=120
+  _globals['_GETMODELREQUEST']._serialized_start=122
+  _globals['_GETMODELREQUEST']._serialized_end=155
+  _globals['_LISTMODELSREQUEST']._serialized_start=157
+  _globals['_LISTMODELSREQUEST']._serialized_end=176
+  _globals['_LISTMODELSRESPONSE']._serialized_start=178
+  _globals['_LISTMODELSRESPONSE']._serialized_end=234
+  _globals['_EVICTMODELREQUEST']._serialized_start=236
+  _globals['_EVICTMODELREQUEST']._serialized_end=271
+  _globals['_EVICTMODELRESPONSE']._serialized_start=273
+  _globals['_EVICTMODELRESPONSE']._serialized_end=314
+  _globals['_DOWNLOADERSERVICE']._serialized_start=317
+  _globals['_DOWNLOADERSERVICE']._serialized_end=618
 # @@protoc_insertion_point(module_scope)

@@ -24,10 +24,12 @@ class Job(_message.Message):
     def __init__(self, job_id: _Optional[str] = ..., run_id: _Optional[str] = ..., download: _Optional[_Union[DownloadJob, _Mapping]] = ..., merge: _Optional[_Union[MergeJob, _Mapping]] = ..., evaluate: _Optional[_Union[EvaluateJob, _Mapping]] = ..., export: _Optional[_Union[ExportJob, _Mapping]] = ...) -> None: ...
 
 class DownloadJob(_message.Message):
-    __slots__ = ("reference",)
+    __slots__ = ("reference", "base")
     REFERENCE_FIELD_NUMBER: _ClassVar[int]
+    BASE_FIELD_NUMBER: _ClassVar[int]
     reference: str
-    def __init__(self, reference: _Optional[str] = ...) -> None: ...
+    base: str
+    def __init__(self, reference: _Optional[str] = ..., base: _Optional[str] = ...) -> None: ...
 
 class MergeJob(_message.Message):
     __slots__ = ("recipe_json", "recipe_digest", "sources")

@@ -7,7 +7,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Model(_message.Message):
-    __slots__ = ("reference", "digest", "uri", "commit", "architecture", "num_layers", "parameters", "bytes")
+    __slots__ = ("reference", "digest", "uri", "commit", "architecture", "num_layers", "parameters", "bytes", "base")
     REFERENCE_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     URI_FIELD_NUMBER: _ClassVar[int]
@@ -16,6 +16,7 @@ class Model(_message.Message):
     NUM_LAYERS_FIELD_NUMBER: _ClassVar[int]
     PARAMETERS_FIELD_NUMBER: _ClassVar[int]
     BYTES_FIELD_NUMBER: _ClassVar[int]
+    BASE_FIELD_NUMBER: _ClassVar[int]
     reference: str
     digest: str
     uri: str
@@ -24,7 +25,8 @@ class Model(_message.Message):
     num_layers: int
     parameters: int
     bytes: int
-    def __init__(self, reference: _Optional[str] = ..., digest: _Optional[str] = ..., uri: _Optional[str] = ..., commit: _Optional[str] = ..., architecture: _Optional[str] = ..., num_layers: _Optional[int] = ..., parameters: _Optional[int] = ..., bytes: _Optional[int] = ...) -> None: ...
+    base: str
+    def __init__(self, reference: _Optional[str] = ..., digest: _Optional[str] = ..., uri: _Optional[str] = ..., commit: _Optional[str] = ..., architecture: _Optional[str] = ..., num_layers: _Optional[int] = ..., parameters: _Optional[int] = ..., bytes: _Optional[int] = ..., base: _Optional[str] = ...) -> None: ...
 
 class TaskScore(_message.Message):
     __slots__ = ("task", "score", "metric", "metric_value", "item_scores")

@@ -17,6 +17,7 @@ class Model:
     num_layers: int = 0
     parameters: int = 0
     bytes: int = 0
+    base: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,7 @@ class ErrorInfo:
 @dataclass(frozen=True, kw_only=True)
 class DownloadJob:
     reference: str = ""
+    base: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

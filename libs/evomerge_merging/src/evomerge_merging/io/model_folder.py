@@ -119,7 +119,7 @@ def check_folder(folder: Path) -> None:
         raise NotAModel(f"{folder} is a file; give the folder of a model, with config.json in it")
     if not (folder / "config.json").is_file():
         if (folder / "adapter_config.json").is_file():
-            raise ModelError(f"{folder} is a LoRA adapter; this version merges whole models: merge it into its base")
+            raise ModelError(f"{folder} is a LoRA adapter, and the base of another cannot be one: merge it first")
         raise NotAModel(f"{folder} has no config.json; give the folder of a model in Hugging Face form")
 
 

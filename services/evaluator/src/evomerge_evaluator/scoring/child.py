@@ -5,9 +5,7 @@ Importing this module imports no torch, so that the service can name its functio
 
 from __future__ import annotations
 
-import json
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -105,18 +103,14 @@ def _plain_source(recipe: Recipe, models: Mapping[str, Path]) -> Path | None:
 
 def _score_recipe(recipe: Recipe, request: ScoreRequest, scorer: Scorer) -> ScoreReport:
     """Executes the recipe here: no weights came with the job, or this machine cannot reach them."""
-    from evomerge_merging import merge_in_memory, plan_merge
+    from evomerge_merging import plan_merge
 
     missing = [str(source) for source in recipe.sources() if source.key not in request.models]
     if missing:
         raise Unavailable(f"neither the candidate's weights nor its source {missing[0]} are on this machine")
-    with plan_merge(recipe, request.models) as plan, tempfile.TemporaryDirectory(prefix="evomerge-") as folder:
-        place = Path(folder)
-        plan.tokenizer.write(place)
-        (place / "config.json").write_text(json.dumps(dict(plan.config)), "utf-8")
-        tensors = merge_in_memory(plan, threads=request.threads)
-        return scorer.score_tensors(
-            tensors, place, request.suite, request.split, threads=request.threads, suite_digest=request.suite_digest
+    with plan_merge(recipe, request.models) as plan:
+        return scorer.score_plan(
+            plan, request.suite, request.split, threads=request.threads, suite_digest=request.suite_digest
         )
 
 

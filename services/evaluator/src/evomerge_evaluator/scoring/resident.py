@@ -9,21 +9,28 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
+from evomerge_common.domain.recipe import ModelReference, Recipe
 from evomerge_common.errors import EvoMergeException, ModelError, NotAModel, ShapeMismatch, UnsafeFile
+from evomerge_common.lora_folder import read_pair
 from evomerge_common.model_folder import describe_model
 from evomerge_evaluator.scoring.devices import choose_dtype
 from evomerge_evaluator.scoring.forward import Gather
+
+if TYPE_CHECKING:
+    from evomerge_merging import Plan
+    from evomerge_merging.io.model_folder import TensorStore
 
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
@@ -77,8 +84,11 @@ class Resident:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.loads = 0
+        self.copied = 0
         self.swaps = 0
         self._key = ""
+        self._weights = ""  # of which all tensors in the module are, but `_changed`
+        self._changed: frozenset[str] = frozenset()
         self._module: Any = None
         self._gather: Gather | None = None
         self._tokenizer: Any = None
@@ -91,9 +101,39 @@ class Resident:
             ModelError: it is missing, no model, unsafe, or its tensors do not fit its config.
 
         """
-        names = describe_model(folder).files
-        files = [folder / name for name in names if name.endswith(".safetensors")]
-        return self._load(folder, folder, list(_tensors_of(files)) if files else None)
+        if read_pair(folder) is not None:
+            from evomerge_merging import plan_merge
+
+            with _model_errors(folder), plan_merge(Recipe.of_source(ModelReference(str(folder)))) as plan:
+                return self.load_plan(plan)
+        files = weight_files(folder)
+        if not files:
+            return self._load(folder, folder, None)
+        tensors = list(_tensors_of(files))
+        return self._load(folder, folder, tensors, _identity(folder), frozenset(name for name, _ in tensors))
+
+    def load_plan(self, plan: Plan, *, threads: int = 2) -> LoadedModel:
+        """Makes the model of a merge plan the resident one, without a file of it anywhere.
+
+        Of adapters over one base only what they change is made and put in place, where the base is resident already.
+
+        Raises:
+            ModelError: the merge cannot be made, or its result is no model.
+
+        """
+        from evomerge_merging import merge_in_memory
+
+        with tempfile.TemporaryDirectory(prefix="evomerge-") as name:
+            folder = Path(name)
+            plan.tokenizer.write(folder)
+            (folder / "config.json").write_text(json.dumps(dict(plan.config)), "utf-8")
+            found = plan.kept()
+            if found is None:
+                return self._load(folder, None, list(merge_in_memory(plan, threads=threads).items()))
+            root, kept = found
+            tensors: list[tuple[str, Any]] = list(merge_in_memory(plan, threads=threads, without=kept).items())
+            tensors += [(name, _Stored(root.store, name)) for name in kept]
+            return self._load(folder, None, tensors, _identity(root.folder), kept)
 
     def load_tensors(self, tensors: Mapping[str, torch.Tensor], config_folder: Path) -> LoadedModel:
         """Makes tensors in memory the resident model; config and tokenizer come from a folder.
@@ -104,14 +144,22 @@ class Resident:
         """
         return self._load(config_folder, None, list(tensors.items()))
 
-    def _load(self, folder: Path, weights: Path | None, tensors: list[tuple[str, Any]] | None) -> LoadedModel:
+    def _load(
+        self,
+        folder: Path,
+        weights: Path | None,
+        tensors: list[tuple[str, Any]] | None,
+        origin: str = "",
+        kept: frozenset[str] = frozenset(),
+    ) -> LoadedModel:
+        """`kept`: names of tensors that are those of the weights with the identity `origin`."""
         with _model_errors(folder):
             config = AutoConfig.from_pretrained(folder, **_LOCAL)
             count = sum(_numel(tensor) for _, tensor in tensors) if tensors else 0
             dtype = choose_dtype(self.device, parameters=count)
             masked = _is_masked(config)
             key = _config_key(folder, dtype)
-            if key == self._key and tensors is not None and self._swap(tensors):
+            if key == self._key and tensors is not None and self._swap(tensors, origin, kept):
                 self.swaps += 1
             else:
                 self._forget()
@@ -119,6 +167,8 @@ class Resident:
                 self._gather = Gather(self._module)
                 self._key = key
                 self.loads += 1
+            self._weights = origin
+            self._changed = frozenset(name for name, _ in tensors or ()) - kept
             tokenizer = self._load_tokenizer(folder, config.model_type)
         assert self._gather is not None
         return LoadedModel(
@@ -135,7 +185,7 @@ class Resident:
 
     def _forget(self) -> None:
         self._module = self._gather = None
-        self._key = ""
+        self._key = self._weights = ""
 
     def _fresh(self, config: Any, weights: Path | None, tensors: Any, dtype: torch.dtype, masked: bool) -> Any:
         auto = AutoModelForMaskedLM if masked else AutoModelForCausalLM
@@ -163,8 +213,12 @@ class Resident:
         own_memory(module)
         return module.to(self.device).eval().requires_grad_(False)
 
-    def _swap(self, tensors: list[tuple[str, Any]]) -> bool:
-        """Copies the tensors into the resident module; False (and nothing copied) where names or shapes differ."""
+    def _swap(self, tensors: list[tuple[str, Any]], origin: str, kept: frozenset[str]) -> bool:
+        """Copies the tensors into the resident module; False (and nothing copied) where names or shapes differ.
+
+        Those that are there already, from the same files, are left alone.
+        """
+        there = kept - self._changed if origin and origin == self._weights else frozenset()
         own = self._module.state_dict(keep_vars=True)
         given = dict(tensors)
         covered: dict[int, str] = {}
@@ -176,9 +230,12 @@ class Resident:
                 return False  # tied here, not tied there
         if any(tensor.data_ptr() not in covered for tensor in own.values()):
             return False
+        self._weights = ""  # until all are in place
         with torch.no_grad():
             for name in covered.values():
-                own[name].copy_(_read(given[name]))
+                if name not in there:
+                    own[name].copy_(_read(given[name]))
+                    self.copied += 1
         return True
 
     def _load_tokenizer(self, folder: Path, model_type: str) -> Any:
@@ -190,6 +247,17 @@ class Resident:
             self._tokenizer = AutoTokenizer.from_pretrained(folder, **_LOCAL)
             self._tokenizer_digest = digest
         return self._tokenizer
+
+
+class _Stored:
+    """A tensor in an open store, read when it is needed."""
+
+    def __init__(self, store: TensorStore, name: str) -> None:
+        self._store, self._name = store, name
+        self.shape = store.tensors[name].shape
+
+    def read(self) -> torch.Tensor:
+        return self._store.tensor(self._name)
 
 
 class _Lazy:
@@ -211,8 +279,19 @@ def _tensors_of(files: Iterable[Path]) -> Iterator[tuple[str, _Lazy]]:
         yield from ((name, _Lazy(file, name)) for name in names)
 
 
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a model folder, after checking it; empty for .bin weights."""
+    return [folder / name for name in describe_model(folder).files if name.endswith(".safetensors")]
+
+
+def _identity(folder: Path) -> str:
+    """What tells one folder's weights from others, and from their own earlier state; "" where that is not known."""
+    stats = [(str(path.resolve()), path.stat()) for path in weight_files(folder)]
+    return repr([(name, stat.st_size, stat.st_mtime_ns, stat.st_ino) for name, stat in stats]) if stats else ""
+
+
 def _read(tensor: Any) -> torch.Tensor:
-    found: torch.Tensor = tensor.read() if isinstance(tensor, _Lazy) else tensor
+    found: torch.Tensor = tensor.read() if isinstance(tensor, _Lazy | _Stored) else tensor
     return found
 
 

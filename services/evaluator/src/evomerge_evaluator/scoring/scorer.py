@@ -9,6 +9,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -21,6 +22,9 @@ from evomerge_evaluator.scoring.forward import token_logprobs
 from evomerge_evaluator.scoring.generation import Stop, cut, generate
 from evomerge_evaluator.scoring.report import GenerateResult, ScoreReport
 from evomerge_evaluator.scoring.resident import LoadedModel, Resident
+
+if TYPE_CHECKING:
+    from evomerge_merging import Plan
 
 Progress = Callable[[int, int], None]
 ENCODINGS_KEPT = 4
@@ -48,6 +52,15 @@ class Scorer:
         """Scores weights in memory; config and tokenizer come from a folder."""
         start = time.perf_counter()
         model = self.resident.load_tensors(tensors, config_folder)
+        return self._score(model, suite, split, threads, progress, suite_digest, start)
+
+    def score_plan(
+        self, plan: Plan, suite: Suite, split: str, *, threads: int = 2, progress: Progress | None = None,
+        suite_digest: str = "",
+    ) -> ScoreReport:  # fmt: skip
+        """Scores the model that a merge plan makes, without writing it anywhere."""
+        start = time.perf_counter()
+        model = self.resident.load_plan(plan, threads=threads)
         return self._score(model, suite, split, threads, progress, suite_digest, start)
 
     def generate(

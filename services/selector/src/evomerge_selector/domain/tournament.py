@@ -59,6 +59,15 @@ FAILED = float("-inf")
 """Fitness of a candidate that could not be merged or scored: the worst there is."""
 
 
+_LINEAR = ("linear", "task_arithmetic", "passthrough", "frankenmerge")
+
+
+def _is_linear(recipe: Recipe) -> bool:
+    """Whether each tensor is a weighted sum of the sources'."""
+    nested = (item for item in recipe.inputs() if isinstance(item, Recipe))
+    return recipe.method in _LINEAR and all(_is_linear(item) for item in nested)
+
+
 class Phase(Enum):
     """Where a run stands."""
 
@@ -117,6 +126,7 @@ class EvolutionaryTournament:
         self._last_improvement = 0
         self._generations = 0
         self._proof_missing: set[str] = set()
+        self._adapters = False  # all models are adapters of one base
         self._space: SearchSpace | None = None
         self._strategy: Strategy | None = None
         self._zero: list[tuple[str, Genome]] = []
@@ -222,7 +232,8 @@ class EvolutionaryTournament:
         self.spec = RunSpec.from_json(event.spec_json, Suite(()))
         self.phase = Phase.PREPARING
         for reference in self.spec.sources:
-            self._queue("download", reference, DownloadJob(reference=reference))
+            base = self.spec.base if reference != self.spec.base else ""
+            self._queue("download", reference, DownloadJob(reference=reference, base=base))
 
     def _model_ready(self, event: ModelReady) -> None:
         assert self.spec is not None
@@ -262,6 +273,9 @@ class EvolutionaryTournament:
         except SpecError as error:
             self._fail("SpecError", str(error))
             return
+        bases = {self.models[name].base for name in self.spec.models}
+        whole = {self.models[self.spec.base].digest} if self.spec.base else bases
+        self._adapters = "" not in bases and len(bases) == 1 and whole == bases
         count = len(self.spec.models)
         sources = [
             ("source", Genome("linear", weights=(tuple(float(i == j) for j in range(count)),) * self._space.rows))
@@ -277,6 +291,9 @@ class EvolutionaryTournament:
         self.candidates.append(Candidate(event))
         if event.operator == "source":
             self._queue_evaluation(event.recipe_digest, "search", self._source_uri(event))
+        elif self._adapters and _is_linear(Recipe.from_json(event.recipe_json)):
+            # A few low-rank updates of one base: the evaluator makes them faster than it could read a model.
+            self._queue_evaluation(event.recipe_digest, "search", "")
         else:
             self._queue(
                 "merge",
@@ -557,7 +574,7 @@ class EvolutionaryTournament:
         """Merged weights that a job was to score are needed no more; a source's own files are not ours to delete."""
         if job is not None and isinstance(job.payload, EvaluateJob):
             proposed = self.candidates[self._index[job.payload.recipe_digest]].proposed
-            if proposed.operator != "source":
+            if proposed.operator != "source" and job.payload.artifact_uri:
                 self.discarded.append(job.payload.artifact_uri)
 
     # ---- jobs ----
