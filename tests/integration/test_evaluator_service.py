@@ -22,6 +22,7 @@ from evomerge_common.codec import to_proto
 from evomerge_common.domain.messages import EvaluateJob, Job, Model
 from evomerge_common.domain.recipe import ModelReference, Recipe
 from evomerge_common.domain.suite import Suite
+from evomerge_common.domain.task_kinds import KINDS
 from evomerge_common.errors import (
     InvalidInput,
     ModelNotFound,
@@ -198,7 +199,7 @@ async def _calls(stub: Any, models: Path) -> None:
     assert (failed.state, failed.error.type) == ("failed", "NonFiniteScore")
 
     kinds = [kind.name for kind in (await stub.ListTasks(evaluator_pb2.ListTasksRequest())).kinds]
-    assert kinds == ["multiple_choice", "exact_match", "perplexity"]
+    assert kinds == list(KINDS)
     (cpu,) = (await stub.GetDevices(evaluator_pb2.GetDevicesRequest())).devices
     assert (cpu.kind, cpu.dtype) == ("cpu", "float32")
     assert 0 < cpu.memory_used_bytes < cpu.memory_bytes

@@ -14,16 +14,20 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokeniz
 from evomerge_common.domain.suite import Suite
 from evomerge_common.errors import ModelError, NonFiniteScore, SuiteError
 from evomerge_evaluator.scoring import generate_text, score_folder
+from evomerge_evaluator.scoring.asking import sums_of
 from evomerge_evaluator.scoring.encode import TREE_TYPES, tree_limit
 from evomerge_evaluator.scoring.generation import Stop, cut, generate
-from evomerge_evaluator.scoring.scorer import Scorer, choose, extracted, loglikelihoods
+from evomerge_evaluator.scoring.scorer import Scorer
+from evomerge_evaluator.scoring.tasks import Choices, Documents, choose, extracted, prepare
 
 
 def lls(folder: Path, suite: Suite) -> list[list[float]]:
     scorer = Scorer(device="cpu")
     model = scorer.resident.load_folder(folder)
     (task,) = suite.tasks
-    return loglikelihoods(model, scorer.encoder(model).task(task, task.items), suite.batch_size)
+    prepared = prepare(task, task.items, scorer.encoder(model))
+    assert isinstance(prepared, Choices | Documents)
+    return sums_of(model, prepared.encoded, suite.batch_size)
 
 
 def logprobs(model: Any, ids: list[int]) -> torch.Tensor:

@@ -231,7 +231,13 @@ def _add_evaluate_flags(parser: argparse.ArgumentParser) -> None:
         "--json", nargs="?", const="-", default="", dest="json_file", metavar="FILE",
         help="print data as JSON on stdout; with FILE, write it there, item scores included",
     )  # fmt: skip
+    parser.add_argument("--batch-size", type=_positive, metavar="N", help="rows at once (default: the suite's)")
+    _add_compute_flags(parser)
+
+
+def _add_compute_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=_positive, default=2, metavar="N", help="default: %(default)s")
+    parser.add_argument("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps (default: EVOMERGE_DEVICE)")
 
 
 def _add_generate_flags(parser: argparse.ArgumentParser, *, required: bool) -> None:
@@ -239,6 +245,7 @@ def _add_generate_flags(parser: argparse.ArgumentParser, *, required: bool) -> N
     parser.add_argument("--max-new-tokens", type=_positive, default=64, metavar="N", help="default: %(default)s")
     if required:
         parser.add_argument("--chat", action="store_true", help="put the prompt through the model's chat template")
+        _add_compute_flags(parser)
 
 
 def _add_init_flags(parser: argparse.ArgumentParser) -> None:

@@ -6,9 +6,11 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from evomerge_common.errors import EvoMergeException, ModelError, ModelNotFound, ShapeMismatch
+from evomerge_common.domain.suite import Suite
+from evomerge_common.errors import EvoMergeException, ModelError, ModelNotFound, ShapeMismatch, SuiteError
 from evomerge_common.lora_folder import describe_pair, is_adapter_folder, read_adapter, split_reference
 from evomerge_common.model_folder import ADAPTER_CONFIG, ModelDescription, describe_model, tensor_shapes
+from evomerge_common.runtime.settings import Settings
 
 HUB_SECONDS = 2.0
 
@@ -46,6 +48,21 @@ def _check_adapter(base: str, adapter: str) -> None:
         describe_pair(Path(base), Path(adapter))
     else:
         read_adapter(Path(adapter))
+
+
+def check_code_allowed(suite: Suite, settings: Settings) -> None:
+    """Whether what models write may be run here, where the suite asks for it.
+
+    Raises:
+        SuiteError: says how to allow it.
+
+    """
+    asking = [task.name for task in suite.tasks if task.kind == "code"]
+    if asking and not settings.allow_code:
+        raise SuiteError(
+            f"task {asking[0]!r} runs programs that models write; allow it with EVOMERGE_ALLOW_CODE=true (they run in "
+            "a sandbox without files, network and other processes)"
+        )
 
 
 def check_fit(described: dict[Path, ModelDescription]) -> None:

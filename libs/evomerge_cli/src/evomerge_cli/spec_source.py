@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge_cli.arguments import DEFAULT_MODELS
+from evomerge_common.domain.benchmarks import selection_warnings
 from evomerge_common.domain.recipe import check_keys
 from evomerge_common.domain.spec import SPEC_KEYS, RunSpec
 from evomerge_common.domain.suite import Suite
@@ -21,6 +22,7 @@ from evomerge_common.errors import InvalidInput, SpecError, SuiteError
 from evomerge_common.lora_folder import base_beside, is_adapter_folder, split_reference
 from evomerge_common.suite_file import inline_suite, load_suite
 from evomerge_common.yaml_lines import LineMap, load_yaml, locate
+from evomerge_evaluator.scoring.expand import expand_task
 
 BUILT_IN_SUITES = Path(__file__).parent / "suites"
 ADAPTER_METHODS = ("linear", "task_arithmetic", "frankenmerge")
@@ -71,6 +73,7 @@ def prepare(args: argparse.Namespace) -> Prepared:
         raise InvalidInput("give models in the spec file or by --model1 … --model3, not both")
     _apply_flags(data, args, notes)
     suite = resolve_suite(args.suite or data.get("suite"), folder, file=name, lines=lines, flag=bool(args.suite))
+    notes += [f"warning: {text}" for text in selection_warnings(suite)]
     data["suite"] = json.loads(suite.to_json())
     try:
         _localise(data, folder, notes)
@@ -115,11 +118,11 @@ def resolve_suite(
                 )
         except SuiteError as error:
             raise (locate(error, file, lines) if file and lines and not flag else error) from error
-        return load_suite(path)
+        return load_suite(path, expand=expand_task)
     if value is None:
         missing = SpecError("a run needs a suite: a file, `general`, or tasks written here", ("suite",))
         raise locate(missing, file, lines) if lines else missing
-    return inline_suite(value, folder, file=file, lines=lines, path=("suite",))
+    return inline_suite(value, folder, file=file, lines=lines, path=("suite",), expand=expand_task)
 
 
 def local_path(reference: str, folder: Path) -> Path | None:

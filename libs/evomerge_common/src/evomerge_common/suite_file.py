@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from evomerge_common.domain.recipe import check_keys
-from evomerge_common.domain.suite import SUITE_KEYS, TASK_KEYS, Suite
+from evomerge_common.domain.suite import SUITE_KEYS, Suite, check_task_keys
+from evomerge_common.domain.task_kinds import KINDS
 from evomerge_common.errors import Path as Place
 from evomerge_common.errors import SpecError, SuiteError
 from evomerge_common.yaml_lines import LineMap, load_yaml, locate
@@ -20,11 +21,15 @@ MAX_DATA_BYTES = 64 * 1024 * 1024
 MAX_DOCUMENT_CHARS = 1024 * 1024
 
 
-def load_suite(path: Path) -> Suite:
+Expand = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+"""Gives a task that brings its own items (lm_eval, plugin) with these items; raises SuiteError."""
+
+
+def load_suite(path: Path, *, expand: Expand | None = None) -> Suite:
     """Reads a suite's YAML file and the data files that it names, relative to it.
 
-    A task's `data` is JSONL (one item a line), `.json` (a list of items), or, for perplexity, any other text file, cut
-    into documents at blank lines.
+    A task's `data` is JSONL (one item a line), `.json` (a list of items), or, for perplexity and coherence, any other
+    text file, cut into documents at blank lines.
 
     Raises:
         SuiteError: a file is missing, or says something that cannot work; with file and line.
@@ -34,13 +39,22 @@ def load_suite(path: Path) -> Suite:
         data, lines = load_yaml(path)
     except SpecError as error:
         raise SuiteError(error.problem, error.path, file=error.file, line=error.line) from error
-    return inline_suite(data, path.parent, file=str(path), lines=lines)
+    return inline_suite(data, path.parent, file=str(path), lines=lines, expand=expand)
 
 
-def inline_suite(data: Any, folder: Path, *, file: str = "", lines: LineMap | None = None, path: Place = ()) -> Suite:
+def inline_suite(
+    data: Any,
+    folder: Path,
+    *,
+    file: str = "",
+    lines: LineMap | None = None,
+    path: Place = (),
+    expand: Expand | None = None,
+) -> Suite:
     """A suite written inside another document (such as a run spec); `path` is its place there.
 
-    `data` files are relative to `folder`. `file` and `lines` tell where the document came from.
+    `data` files are relative to `folder`. `file` and `lines` tell where the document came from. `expand` fetches the
+    items of tasks that bring their own; without it such tasks must have theirs already.
 
     Raises:
         SuiteError: see `load_suite`.
@@ -51,7 +65,7 @@ def inline_suite(data: Any, folder: Path, *, file: str = "", lines: LineMap | No
     try:
         if data is None:
             raise SuiteError("the suite is empty; it needs `tasks`", path)
-        return Suite.from_dict(_with_items(data, folder, path, read), path)
+        return Suite.from_dict(_with_items(data, folder, path, read, expand), path)
     except SuiteError as error:
         depth = len(path) + 3  # … "tasks", index, "items"
         source = read.get(error.path[:depth])
@@ -74,7 +88,16 @@ class _DataFile:
         return SuiteError(error.problem, path, file=self.name)
 
 
-def _with_items(data: Any, folder: Path, path: Place, read: dict[Place, _DataFile]) -> Any:
+def _expanded(task: Mapping[str, Any], expand: Expand, place: Place) -> Mapping[str, Any]:
+    try:
+        return expand(task)
+    except SuiteError as error:
+        raise SuiteError(error.problem, (*place, *error.path)) from error
+
+
+def _with_items(
+    data: Any, folder: Path, path: Place, read: dict[Place, _DataFile], expand: Expand | None = None
+) -> Any:
     """The same suite with each task's `data` replaced by the `items` that it names."""
     check_keys(data, SUITE_KEYS, path, SuiteError)
     tasks = data.get("tasks")
@@ -83,8 +106,12 @@ def _with_items(data: Any, folder: Path, path: Place, read: dict[Place, _DataFil
     whole = []
     for index, task in enumerate(tasks):
         here = (*path, "tasks", index)
-        check_keys(task, TASK_KEYS, here, SuiteError)
+        check_task_keys(task, here)
+        if task.get("folder"):  # of a lm_eval task: whoever scores stands elsewhere
+            task = {**task, "folder": str((folder / Path(str(task["folder"])).expanduser()).resolve())}  # noqa: PLW2901
         if "data" not in task:
+            if expand is not None and "items" not in task and KINDS[task["kind"]].own_items:
+                task = _expanded(task, expand, here)  # noqa: PLW2901
             whole.append(task)
             continue
         if "items" in task:
@@ -117,7 +144,7 @@ def _read(path: Path, kind: str, place: Place) -> tuple[list[Any], _DataFile]:
         raise SuiteError(f"not UTF-8 text ({error.reason})", file=name, line=line) from error
     if path.suffix == ".json":
         return _json_items(text, name)
-    if kind == "perplexity" and path.suffix not in (".jsonl", ".ndjson"):
+    if kind in ("perplexity", "coherence") and path.suffix not in (".jsonl", ".ndjson"):
         return _documents(text, name)
     return _json_lines(text, name)
 

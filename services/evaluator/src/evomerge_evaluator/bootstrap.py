@@ -18,11 +18,12 @@ from evomerge_evaluator.scoring import child as scoring
 
 async def bootstrap(settings: Settings, ports: Ports) -> Service:
     """One scoring process, one worker, the gRPC API, and NVML's numbers where there are any."""
-    child = ChildProcess(initializer=scoring.initialise, initargs=(settings.device,))
+    how = (settings.device, settings.backend, settings.allow_code)
+    child = ChildProcess(initializer=scoring.initialise, initargs=how)
     nvml = load_nvml()
     monitor = None if nvml is None else GpuMonitor(nvml)
     servicer = EvaluatorServicer(ports=ports, child=child, settings=settings, monitor=monitor)
-    handler = EvaluateHandler(ports=ports, child=child)
+    handler = EvaluateHandler(ports=ports, child=child, timeout=settings.score_timeout)
 
     async def close() -> None:
         await asyncio.to_thread(child.close)

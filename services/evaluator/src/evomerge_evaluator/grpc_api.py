@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.metadata
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,13 @@ from evomerge_common import codec
 from evomerge_common.domain.messages import CandidateFailed, EvaluateJob, Event, Job, Model
 from evomerge_common.domain.recipe import ModelReference, Recipe
 from evomerge_common.domain.suite import SPLITS, Suite
+from evomerge_common.domain.task_kinds import KINDS
 from evomerge_common.errors import InvalidInput, ModelNotFound, NotFound, did_you_mean
 from evomerge_common.runtime.child import ChildProcess
 from evomerge_common.runtime.ports_factory import Ports
 from evomerge_common.runtime.settings import Settings
 from evomerge_common.uris import path_of_uri
+from evomerge_common.user_tasks import ENTRY_POINTS
 from evomerge_evaluator.gpu import GpuMonitor
 from evomerge_evaluator.handlers import DEFAULT_THREADS
 from evomerge_evaluator.scoring import child as scoring
@@ -26,11 +29,6 @@ RUN_ID = "adhoc"
 MAX_NEW_TOKENS = 2048
 MAX_PROMPT_CHARS = 1_000_000
 GENERATE_SECONDS = 120.0
-KINDS = {
-    "multiple_choice": "log-likelihood of each choice after the prompt; acc or acc_norm (per byte)",
-    "exact_match": "greedy generation up to a stop string, compared with the answer",
-    "perplexity": "bits per byte of documents; item score 2 ** -bits",
-}
 
 
 class EvaluatorServicer(evaluator_pb2_grpc.EvaluatorServiceServicer):
@@ -100,8 +98,10 @@ class EvaluatorServicer(evaluator_pb2_grpc.EvaluatorServiceServicer):
     async def ListTasks(
         self, request: evaluator_pb2.ListTasksRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> evaluator_pb2.ListTasksResponse:
-        """Kinds of task that a suite may hold."""
-        kinds = [evaluator_pb2.TaskKind(name=name, summary=summary) for name, summary in KINDS.items()]
+        """Kinds of task that a suite may hold; a user's own, installed here, are named plugin:NAME."""
+        kinds = [evaluator_pb2.TaskKind(name=name, summary=kind.summary) for name, kind in KINDS.items()]
+        for name in sorted({entry.name for entry in importlib.metadata.entry_points(group=ENTRY_POINTS)}):
+            kinds.append(evaluator_pb2.TaskKind(name=f"plugin:{name}", summary="a task of your own"))
         return evaluator_pb2.ListTasksResponse(kinds=kinds)
 
     async def GetDevices(
@@ -134,7 +134,7 @@ class EvaluatorServicer(evaluator_pb2_grpc.EvaluatorServiceServicer):
         seconds = GENERATE_SECONDS if left is None else min(left, GENERATE_SECONDS)
         folder = self._folder(codec.from_proto(request.model))
         result = await self._child.call(
-            scoring.generate, folder, request.prompt, count, DEFAULT_THREADS, timeout=max(seconds, 0.001)
+            scoring.generate, folder, request.prompt, count, DEFAULT_THREADS, request.chat, timeout=max(seconds, 0.001)
         )
         return evaluator_pb2.GenerateResponse(text=result.text, tokens=result.tokens, seconds=result.seconds)
 

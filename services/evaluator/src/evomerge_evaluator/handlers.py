@@ -27,7 +27,15 @@ SUITES_KEPT = 8
 class EvaluateHandler:
     """Scores a candidate, unless its score is known: nothing is scored twice, in any run."""
 
-    def __init__(self, *, ports: Ports, child: ChildProcess, metrics: EvaluatorMetrics = EVALUATOR_METRICS) -> None:
+    def __init__(
+        self,
+        *,
+        ports: Ports,
+        child: ChildProcess,
+        metrics: EvaluatorMetrics = EVALUATOR_METRICS,
+        timeout: float | None = None,
+    ) -> None:
+        self._timeout = timeout
         self._ports = ports
         self._child = child
         self._metrics = metrics
@@ -39,7 +47,8 @@ class EvaluateHandler:
 
         Raises:
             InvalidInput: no such suite, an unusable model or recipe.
-            WorkFailed: the model answers NaN; WorkerCrashed: the child process died.
+            WorkFailed: the model answers NaN; WorkerCrashed: the child process died; DeadlineExceeded: it took longer
+                than `timeout` seconds.
             Unavailable: a source model is not on this machine.
 
         """
@@ -80,7 +89,7 @@ class EvaluateHandler:
             threads=payload.threads or DEFAULT_THREADS,
         )
         try:
-            report = await self._child.call(scoring.score, request)
+            report = await self._child.call(scoring.score, request, timeout=self._timeout)
         except FileNotFoundError as error:
             raise Unavailable(f"the weights went away while they were read: {error}") from error
         for task, score in zip(suite.tasks, report.scores, strict=True):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from evomerge_cli.commands.merge import fetch
 from evomerge_cli.console import Console
+from evomerge_cli.preflight import check_code_allowed
 from evomerge_cli.progress import stages
 from evomerge_cli.run_folder import write_atomically
 from evomerge_cli.spec_source import resolve_suite
@@ -18,9 +20,14 @@ from evomerge_common.domain.statistics import mean_interval
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """See the module's text."""
+    from evomerge_common.runtime.settings import Settings
     from evomerge_evaluator.scoring import score_folder
 
+    settings = Settings.from_env()
     suite = resolve_suite(args.suite or "general", Path(), flag=True)
+    check_code_allowed(suite, settings)
+    if getattr(args, "batch_size", None):
+        suite = replace(suite, batch_size=args.batch_size)
     reference = ModelReference.parse(args.model)
     folder = fetch([reference], console)[reference.key]
     with stages(console, "scoring") as progress:
@@ -29,6 +36,9 @@ def run(args: argparse.Namespace, console: Console) -> int:
             suite,
             args.split,
             threads=getattr(args, "threads", 2),
+            device=getattr(args, "device", None) or settings.device,
+            backend=settings.backend,
+            allow_code=settings.allow_code,
             progress=lambda done, total: progress("scoring", done / max(1, total)),
         )
     weights = {task.name: task.weight for task in suite.tasks}
@@ -56,6 +66,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
         "items": report.items,
         "seconds": report.seconds,
         "items_per_second": report.items / max(report.seconds, 1e-9),
+        "batch_size": suite.batch_size,
+        "truncated": report.truncated,
         "device": report.device,
     }
     if args.json_file not in {"", "-"}:
@@ -69,5 +81,6 @@ def run(args: argparse.Namespace, console: Console) -> int:
         ]  # fmt: skip
         rows.append(["all", f"{report.fitness:.4f}", f"[{whole.low:.3f}, {whole.high:.3f}]", "", str(report.items)])
         console.table(["task", "score", "95%", "metric", "items"], rows)
-        console.out(f"{report.items} items in {report.seconds:.1f} s on {report.device}")
+        speed = result["items_per_second"]
+        console.out(f"{report.items} items in {report.seconds:.1f} s ({speed:.1f} items/s) on {report.device}")
     return 0

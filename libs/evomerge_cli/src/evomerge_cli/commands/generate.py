@@ -12,11 +12,19 @@ from evomerge_common.domain.recipe import ModelReference
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """See the module's text."""
+    from evomerge_common.runtime.settings import Settings
     from evomerge_evaluator.scoring import generate_text
 
     reference = ModelReference.parse(args.model)
     folder = fetch([reference], console)[reference.key]
-    result = generate_text(folder, args.prompt, args.max_new_tokens, chat=getattr(args, "chat", False))
+    result = generate_text(
+        folder,
+        args.prompt,
+        args.max_new_tokens,
+        threads=getattr(args, "threads", 2),
+        device=getattr(args, "device", None) or Settings.from_env().device,
+        chat=getattr(args, "chat", False),
+    )
     if not console.data(asdict(result)):
         console.out(result.text)
     return 0

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from evomerge_cli.console import Console
 from evomerge_cli.failure import INTERRUPTED, OK, exit_code, interrupt_on_signals
-from evomerge_cli.preflight import check_models
+from evomerge_cli.preflight import check_code_allowed, check_models
 from evomerge_cli.run_folder import RunFolder
 from evomerge_cli.spec_source import Prepared, prepare
 from evomerge_common.errors import WorkFailed, error_from_info
@@ -27,6 +27,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
     settings = Settings.from_env()
     prepared = prepare(args)
+    if not args.server:  # a server has settings of its own
+        check_code_allowed(prepared.spec.suite, settings)
     for note in prepared.notes:
         console.say(f"note: {note}")
     sources = prepared.spec.sources

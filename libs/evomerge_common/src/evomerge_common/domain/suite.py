@@ -5,31 +5,25 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from evomerge_common.domain.recipe import check_keys
+from evomerge_common.domain.task_kinds import KINDS, check_item, check_labels, read_options
 from evomerge_common.errors import Path, SuiteError, did_you_mean
 
 SPLITS = ("search", "holdout", "all")
 
-ITEM_FIELDS: dict[str, tuple[str, ...]] = {
-    "multiple_choice": ("prompt", "choices", "answer"),
-    "exact_match": ("prompt", "answer"),
-    "perplexity": ("text",),
-}
-"""Kind of task → the fields that each of its items needs."""
-
 TASK_KEYS = (
     "name", "kind", "data", "items", "weight", "limit", "max_new_tokens", "stop", "metric", "extract", "chat",
 )  # fmt: skip
+"""Keys of a task of every kind; each kind has some of its own (`task_kinds.Kind.options`)."""
 SUITE_KEYS = ("name", "tasks", "holdout", "seed", "batch_size")
-METRICS = {"multiple_choice": ("acc", "acc_norm"), "exact_match": ("exact_match",), "perplexity": ("bits_per_byte",)}
 
 
 @dataclass(frozen=True)
 class Item:
-    """One question. `content` holds the fields of its kind (see ITEM_FIELDS)."""
+    """One question. `content` holds the fields of its kind (see `task_kinds.KINDS`)."""
 
     id: str
     content: Mapping[str, Any]
@@ -45,10 +39,11 @@ class Task:
     """Items of one kind and how they are scored.
 
     Attributes:
-        metric: acc or acc_norm (multiple_choice), exact_match, bits_per_byte (perplexity).
-        max_new_tokens, stop, extract: of exact_match: generation ends at a stop string (default: the first line
-            break); `extract` is a regular expression whose first group is compared.
+        metric: one of the kind's (see `task_kinds.KINDS`).
+        max_new_tokens, stop, extract: of kinds that generate: generation ends at a stop string (default: the first
+            line break); `extract` is a regular expression whose first group is judged.
         chat: puts the prompt through the model's chat template.
+        options: the kind's own keys.
 
     """
 
@@ -61,6 +56,7 @@ class Task:
     stop: tuple[str, ...] = ("\n",)
     extract: str = ""
     chat: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -77,7 +73,7 @@ class Suite:
         """The task's items of a split ("search", "holdout", "all"), in the suite's order."""
         if split not in SPLITS:
             raise SuiteError(f"unknown split {split!r}; {did_you_mean(split, SPLITS)}")
-        if split == "all":
+        if split == "all" or task.kind == "efficiency":  # a model costs the same, whoever asks
             return task.items
         wanted = split == "holdout"
         return tuple(i for i in task.items if i.is_holdout(seed=self.seed, share=self.holdout) == wanted)
@@ -91,7 +87,7 @@ class Suite:
         tasks = [
             {
                 "name": t.name, "kind": t.kind, "weight": t.weight, "metric": t.metric, "stop": list(t.stop),
-                "max_new_tokens": t.max_new_tokens, "extract": t.extract, "chat": t.chat,
+                "max_new_tokens": t.max_new_tokens, "extract": t.extract, "chat": t.chat, **t.options,
                 "items": [{"id": i.id, **i.content} for i in t.items],
             }
             for t in self.tasks
@@ -157,58 +153,65 @@ class Suite:
         return suite
 
 
+def check_task_keys(data: Any, path: Path) -> None:
+    """Whether a task has a known kind and no key that its kind does not know.
+
+    Raises:
+        SuiteError: names the nearest valid word.
+
+    """
+    kind = data.get("kind") if isinstance(data, Mapping) else None
+    own = KINDS[kind].options if isinstance(kind, str) and kind in KINDS else {}
+    check_keys(data, (*TASK_KEYS, *own), path, SuiteError)
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise SuiteError(f"unknown kind of task {kind or ''!r}; {did_you_mean(str(kind), KINDS)}", (*path, "kind"))
+
+
 def _task(data: Any, path: Path) -> Task:
-    check_keys(data, TASK_KEYS, path, SuiteError)
-    kind = data.get("kind", "")
-    if kind not in ITEM_FIELDS:
-        raise SuiteError(f"unknown kind of task {kind!r}; {did_you_mean(str(kind), ITEM_FIELDS)}", (*path, "kind"))
-    name = data.get("name")
+    check_task_keys(data, path)
+    name, kind = data.get("name"), KINDS[data["kind"]]
     if not isinstance(name, str) or not name:
         raise SuiteError("a task needs a name", (*path, "name"))
-    metric = data.get("metric") or METRICS[kind][0]
-    if metric not in METRICS[kind]:
+    metric = data.get("metric") or (kind.metrics[0] if kind.metrics else "")
+    if not isinstance(metric, str) or (kind.metrics and metric not in kind.metrics):
         raise SuiteError(
-            f"{kind} has no metric {metric!r}; {did_you_mean(str(metric), METRICS[kind])}", (*path, "metric")
+            f"{data['kind']} has no metric {metric!r}; {did_you_mean(str(metric), kind.metrics)}", (*path, "metric")
         )
-    stop = data.get("stop") or ["\n"]
-    items = data.get("items")
+    stop = data.get("stop") or kind.stop
+    options = read_options(data["kind"], data, path)
+    items = [{"id": "model"}] if data["kind"] == "efficiency" else data.get("items")
     if not items:
         raise SuiteError(f"task {name!r} has no items", (*path, "items"))
     limit = int(_number(data, "limit", 0, path, low=0)) or len(items)
+    chosen = tuple(_item(item, data["kind"], i, (*path, "items", i)) for i, item in enumerate(items[:limit]))
+    if data["kind"] == "classification":
+        check_labels(options["labels"], [item.content for item in chosen], path)
     return Task(
         name=name,
-        kind=kind,
-        items=tuple(_item(item, kind, i, (*path, "items", i)) for i, item in enumerate(items[:limit])),
+        kind=data["kind"],
+        items=chosen,
         weight=_number(data, "weight", 1.0, path, low=0.0),
         metric=metric,
-        max_new_tokens=int(_number(data, "max_new_tokens", 32, path, low=1, high=4096)),
+        max_new_tokens=int(_number(data, "max_new_tokens", kind.max_new_tokens, path, low=1, high=4096)),
         stop=tuple([stop] if isinstance(stop, str) else stop),
         extract=str(data.get("extract", "")),
         chat=bool(data.get("chat", False)),
+        options=options,
     )
 
 
 def _item(data: Any, kind: str, index: int, path: Path) -> Item:
     if not isinstance(data, Mapping):
         raise SuiteError(f"an item must be an object, found {data!r}", path)
-    fields = ITEM_FIELDS[kind]
+    fields = KINDS[kind].fields
     for key in fields:
         if key not in data:
             raise SuiteError(f"an item of {kind} needs {key!r}", path)
-    content = {key: data[key] for key in fields}
-    for key in ("prompt", "text"):
-        if key in content and not isinstance(content[key], str):
-            raise SuiteError(f"{key!r} must be text", (*path, key))
-    if kind == "multiple_choice":
-        choices, answer = content["choices"], content["answer"]
-        if not isinstance(choices, list) or len(choices) < 2 or not all(isinstance(c, str) and c for c in choices):
-            raise SuiteError("`choices` must be two or more texts, none empty", (*path, "choices"))
-        if not isinstance(answer, int) or isinstance(answer, bool) or not 0 <= answer < len(choices):
-            raise SuiteError(f"`answer` must be the index of a choice, 0 to {len(choices) - 1}", (*path, "answer"))
-    elif kind == "exact_match" and (not isinstance(content["answer"], str) or not content["answer"]):
-        raise SuiteError("`answer` must be text and not empty", (*path, "answer"))
-    elif kind == "perplexity" and not content["text"]:
-        raise SuiteError("`text` is empty", (*path, "text"))
+    if kind == "plugin":
+        content = {key: value for key, value in data.items() if key != "id"}
+    else:
+        content = {key: data[key] for key in (*fields, *KINDS[kind].optional) if key in data}
+    check_item(kind, content, path)
     return Item(str(data.get("id", index)), content)
 
 

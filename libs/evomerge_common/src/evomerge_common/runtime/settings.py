@@ -17,6 +17,7 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("console", "json")
 _CACHE = Path("~/.cache/evomerge").expanduser()
 _STATE = Path("~/.local/state/evomerge").expanduser()
+BACKENDS = ("auto", "torch", "vllm")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
@@ -43,6 +44,9 @@ class Settings:
         drain_timeout: seconds that a job in work has to finish after SIGTERM; then it is given back.
         shutdown_grace: seconds that open calls have to finish after that.
         device: auto, cpu, cuda, cuda:N or mps.
+        backend: what computes scores: auto (vllm where it is installed and there is a GPU), torch or vllm.
+        allow_code: tasks of kind `code` may run what models write (in a sandbox).
+        score_timeout: seconds that scoring one candidate may take.
         link_models: local model folders are symlinked into the model store, not copied.
 
     """
@@ -72,6 +76,9 @@ class Settings:
     log_level: str = "info"
     log_format: str = "console"
     device: str = "auto"
+    backend: str = "auto"
+    allow_code: bool = False
+    score_timeout: float = 6 * 3600.0
     link_models: bool = True
 
     def __post_init__(self) -> None:
@@ -85,13 +92,14 @@ class Settings:
                 )
         for name in ("grpc_address", "health_address", "metrics_address", "http_address"):
             _check_address(name, getattr(self, name), optional=name in {"health_address", "metrics_address"})
-        for name, valid in (("log_level", LOG_LEVELS), ("log_format", LOG_FORMATS)):
+        for name, valid in (("log_level", LOG_LEVELS), ("log_format", LOG_FORMATS), ("backend", BACKENDS)):
             if getattr(self, name) not in valid:
                 raise _bad(name, getattr(self, name), did_you_mean(getattr(self, name), valid))
         device, _, index = self.device.partition(":")
         if device not in DEVICES or (index and not (device == "cuda" and index.isdigit())):
             raise _bad("device", self.device, did_you_mean(device, DEVICES))
-        for name, low in (("ack_wait", 0.1), ("max_deliver", 1), ("max_pending", 1), ("replicas", 1)):
+        lowest = {"ack_wait": 0.1, "score_timeout": 0.1, "max_deliver": 1, "max_pending": 1, "replicas": 1}
+        for name, low in lowest.items():
             if not getattr(self, name) >= low:
                 raise _bad(name, getattr(self, name), f"at least {low}")
         for name in ("drain_timeout", "shutdown_grace"):

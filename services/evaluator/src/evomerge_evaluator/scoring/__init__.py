@@ -23,6 +23,8 @@ def score_folder(
     *,
     threads: int = 2,
     device: str = "auto",
+    backend: str = "auto",
+    allow_code: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> ScoreReport:
     """Scores a model folder on one split of a suite, in this process.
@@ -33,6 +35,8 @@ def score_folder(
         split: "search", "holdout" or "all".
         threads: intra-op threads of torch, at most; scores are bit-stable for one number of threads.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
+        backend: "auto" (vLLM where it is installed and the device is a GPU), "torch" or "vllm".
+        allow_code: tasks of kind `code` may run what the model writes, in a sandbox.
         progress: called with items done and items in all.
 
     Raises:
@@ -44,7 +48,8 @@ def score_folder(
     """
     from evomerge_evaluator.scoring.scorer import Scorer
 
-    return Scorer(device=device).score_folder(folder, suite, split, threads=threads, progress=progress)
+    scorer = Scorer(device=device, backend=backend, allow_code=allow_code)
+    return scorer.score_folder(folder, suite, split, threads=threads, progress=progress)
 
 
 def generate_text(

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from evomerge_common.domain.recipe import Recipe
 from evomerge_common.domain.suite import Suite
@@ -20,7 +20,7 @@ from evomerge_evaluator.scoring.report import DeviceInfo, GenerateResult, ScoreR
 if TYPE_CHECKING:
     from evomerge_evaluator.scoring.scorer import Scorer
 
-_device = "auto"
+_options: dict[str, Any] = {}
 _scorer: Scorer | None = None
 
 
@@ -44,10 +44,9 @@ class ScoreRequest:
     threads: int
 
 
-def initialise(device: str) -> None:
-    """Remembers the device; torch is imported at the first call."""
-    global _device  # noqa: PLW0603 - a process scores with one device all its life
-    _device = device
+def initialise(device: str, backend: str = "auto", allow_code: bool = False) -> None:
+    """Remembers how to score; torch is imported at the first call."""
+    _options.update(device=device, backend=backend, allow_code=allow_code)
 
 
 def score(request: ScoreRequest) -> ScoreReport:
@@ -56,10 +55,10 @@ def score(request: ScoreRequest) -> ScoreReport:
         return _score(request, _resident())
 
 
-def generate(folder: Path, prompt: str, max_new_tokens: int, threads: int) -> GenerateResult:
+def generate(folder: Path, prompt: str, max_new_tokens: int, threads: int, chat: bool = False) -> GenerateResult:
     """Continues a prompt; see `scoring.generate_text`."""
     with _torch_errors():
-        return _resident().generate(folder, prompt, max_new_tokens, threads=threads)
+        return _resident().generate(folder, prompt, max_new_tokens, threads=threads, chat=chat)
 
 
 def devices() -> tuple[DeviceInfo, ...]:
@@ -77,7 +76,7 @@ def _resident() -> Scorer:
         from evomerge_evaluator.scoring.scorer import Scorer
 
         torch.set_num_interop_threads(1)
-        _scorer = Scorer(device=_device)
+        _scorer = Scorer(**_options)
     return _scorer
 
 

@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from evomerge_common.domain.suite import Item, Task
 from evomerge_common.errors import ModelError, SuiteError
 from evomerge_evaluator.scoring.forward import Row
 
 CHARS_PER_TOKEN = 16
 """A prompt longer than context window × this is cut before it is tokenised, which could take minutes."""
+TREE_TOKENS = 8192
+"""Choices share a row no longer than this: its mask is quadratic."""
 MAX_DOCUMENT_CHARS = 4 * 1024 * 1024
 TREE_TYPES = frozenset(
     ("gemma", "gemma2", "gemma3_text", "gpt2", "gpt_neox", "granite", "llama", "mistral", "olmo2", "phi", "phi3",
@@ -41,10 +42,10 @@ class EncodedTask:
     """Rows of a task and how its items are put together from them.
 
     Attributes:
-        rows: what the model reads (multiple_choice, perplexity).
-        groups: item → choice → (row, query) pairs whose log-probabilities are summed; perplexity has one choice.
-        constants: item → log-probability of tokens that nothing conditions (perplexity without BOS).
-        prompts: item → tokens to continue (exact_match).
+        rows: what the model reads (choices, documents).
+        groups: item → choice → (row, query) pairs whose log-probabilities are summed; a document is one choice.
+        constants: item → log-probability of tokens that nothing conditions (documents without BOS).
+        prompts: item → tokens to continue.
         truncated: how many items were cut to fit.
 
     """
@@ -80,40 +81,32 @@ class Encoder:
         if masked and tokenizer.mask_token_id is None:
             raise ModelError("a masked language model whose tokenizer has no mask token cannot be scored")
 
-    def task(self, task: Task, items: Sequence[Item]) -> EncodedTask:
-        """Encodes a task's items.
-
-        Raises:
-            SuiteError: the kind of task does not go with the kind of model, or a document is too long.
-            ModelError: the task asks for a chat template and the model has none.
-
-        """
-        if task.kind == "multiple_choice":
-            return self._multiple_choice(task, items)
-        if task.kind == "perplexity":
-            return self._perplexity(task, items)
-        if task.kind == "exact_match":
-            return self._exact_match(task, items)
-        raise SuiteError(f"task {task.name!r}: no evaluator for tasks of kind {task.kind!r}")
-
     # ---- multiple choice ----
 
-    def _multiple_choice(self, task: Task, items: Sequence[Item]) -> EncodedTask:
-        pairs = [
-            _split_spaces(self._text(task, item), str(choice)) for item in items for choice in item.content["choices"]
-        ]
+    def choices(self, questions: Sequence[tuple[str, Sequence[str]]], *, chat: bool = False) -> EncodedTask:
+        """Each question's choices after its prompt; a group of `EncodedTask.groups` a question, in order.
+
+        Raises:
+            ModelError: `chat` asks for a chat template and the model has none.
+
+        """
         limit = self.context * CHARS_PER_TOKEN
+        pairs = []
+        for prompt, choices in questions:
+            text = self._text(prompt, chat=chat)
+            pairs += [_split_spaces(text, choice) for choice in choices]
         cut = [len(context) > limit for context, _ in pairs]
         pairs = [
-            (context[-limit:] if long else context, choice) for (context, choice), long in zip(pairs, cut, strict=True)
+            (context[-limit:] if long else context, choice[:limit])
+            for (context, choice), long in zip(pairs, cut, strict=True)
         ]
         contexts = self._encode([context for context, _ in pairs])
         wholes = self._encode([context + choice for context, choice in pairs])
         encoded = EncodedTask()
         position = 0
-        for item in items:
-            end = position + len(item.content["choices"])
-            lead = self.lead if not task.chat else []
+        for _, choices in questions:
+            end = position + len(choices)
+            lead = self.lead if not chat else []
             sequences = []
             for context, whole in zip(contexts[position:end], wholes[position:end], strict=True):
                 first = lead or ([] if context or self.masked else self.start)
@@ -136,7 +129,7 @@ class Encoder:
         reads = [ids[:-1] for ids, _ in sequences]
         shared = _common_prefix(reads)
         length = shared + sum(len(ids) - shared for ids in reads)
-        if length > self.tree:
+        if length > min(self.tree, TREE_TOKENS):
             groups = []
             for ids, start in sequences:
                 queries = [(p - 1, ids[p]) for p in range(start, len(ids))]
@@ -157,38 +150,56 @@ class Encoder:
 
     # ---- perplexity ----
 
-    def _perplexity(self, task: Task, items: Sequence[Item]) -> EncodedTask:
-        texts = [str(item.content["text"]) for item in items]
-        for item, text in zip(items, texts, strict=True):
+    def documents(self, documents: Sequence[tuple[str, str]], *, name: str = "") -> EncodedTask:
+        """(prompt, text) pairs: every token of each text is asked for, and none of its prompt; one choice a group.
+
+        Texts longer than the context window are cut into windows side by side; each one's first token is predicted
+        from the last of the window before.
+
+        Raises:
+            SuiteError: a document is too long; `name` is the task's.
+
+        """
+        for number, (_, text) in enumerate(documents):
             if len(text) > MAX_DOCUMENT_CHARS:
                 raise SuiteError(
-                    f"task {task.name!r}: document {item.id!r} has {len(text)} characters; split it into documents of "
+                    f"task {name!r}: document {number} has {len(text)} characters; split it into documents of "
                     f"at most {MAX_DOCUMENT_CHARS}"
                 )
-        encoded = EncodedTask()
-        for ids in self._encode(texts):
+        limit = self.context * CHARS_PER_TOKEN
+        wholes = self._encode([prompt[-limit:] + text for prompt, text in documents])
+        prompts = self._encode([prompt[-limit:] for prompt, _ in documents])
+        encoded = EncodedTask(truncated=sum(len(prompt) > limit for prompt, _ in documents))
+        for ids, before in zip(wholes, prompts, strict=True):
             encoded.constants.append(0.0)
+            known = min(len(before), len(ids) - 1)
             if self.masked:
-                encoded.groups.append([self._pseudo_windows(encoded, ids)])
+                encoded.groups.append([self._pseudo_windows(encoded, ids, known)])
                 continue
             tokens = [*self.start, *ids]
-            if not self.start:  # nothing conditions the first token: charge it as if all were equally likely
+            if not self.start and not known:  # nothing conditions the first token: as if all were equally likely
                 encoded.constants[-1] = -math.log(self.vocabulary)
-            pairs = []
+            known = max(known + len(self.start), 1)
+            spare = max(0, known - self.context // 2) if len(tokens) > self.context + 1 else 0
+            if spare:  # a long prompt: its end matters
+                tokens, known = [*self.start, *tokens[len(self.start) + spare :]], known - spare
+                encoded.truncated += 1
+            pairs_of_text = []
             for begin in range(0, len(tokens) - 1, self.context):
                 window = tokens[begin : begin + self.context + 1]
-                queries = [(p, token) for p, token in enumerate(window[1:])]
-                pairs += [(len(encoded.rows), q) for q in range(len(queries))]
+                queries = [(p, token) for p, token in enumerate(window[1:]) if begin + p + 1 >= known]
+                pairs_of_text += [(len(encoded.rows), q) for q in range(len(queries))]
                 encoded.rows.append(Row.plain(window[:-1], queries))
-            encoded.groups.append([pairs])
+            encoded.groups.append([pairs_of_text])
         return encoded
 
-    def _pseudo_windows(self, encoded: EncodedTask, ids: Sequence[int]) -> list[tuple[int, int]]:
+    def _pseudo_windows(self, encoded: EncodedTask, ids: Sequence[int], known: int) -> list[tuple[int, int]]:
         room = self.context - len(self.lead) - len(self.trail)
         pairs = []
         for begin in range(0, len(ids), room):
             window = [*self.lead, *ids[begin : begin + room]]
-            pairs += self._pseudo(encoded, window, range(len(self.lead), len(window)))
+            first = len(self.lead) + max(0, known - begin)
+            pairs += self._pseudo(encoded, window, range(first, len(window)))
         return pairs
 
     def _pseudo(self, encoded: EncodedTask, ids: Sequence[int], positions: range) -> list[tuple[int, int]]:
@@ -201,20 +212,27 @@ class Encoder:
             encoded.rows.append(Row.plain(row, [(position, ids[position])]))
         return pairs
 
-    # ---- exact match ----
+    # ---- generation ----
 
-    def _exact_match(self, task: Task, items: Sequence[Item]) -> EncodedTask:
+    def prompts(self, texts: Sequence[str], max_new_tokens: int, *, chat: bool = False, name: str = "") -> EncodedTask:
+        """Texts to continue, each cut from the left so that `max_new_tokens` fit behind it.
+
+        Raises:
+            SuiteError: the model is a masked one, or an empty prompt meets a tokenizer without a first token.
+            ModelError: `chat` asks for a chat template and the model has none.
+
+        """
         if self.masked:
-            raise SuiteError(f"task {task.name!r}: a masked language model cannot continue a text (exact_match)")
+            raise SuiteError(f"task {name!r}: a masked language model cannot continue a text")
         limit = self.context * CHARS_PER_TOKEN
-        texts = [self._text(task, item) for item in items]
+        asked = [self._text(text, chat=chat) for text in texts]
         encoded = EncodedTask()
-        room = max(1, self.context - task.max_new_tokens)
-        for text, ids in zip(texts, self._encode([text[-limit:] for text in texts]), strict=True):
-            lead = self.lead if not task.chat else []
+        room = max(1, self.context - max_new_tokens)
+        for text, ids in zip(asked, self._encode([text[-limit:] for text in asked]), strict=True):
+            lead = self.lead if not chat else []
             tokens = [*lead, *ids] or list(self.start)
             if not tokens:
-                raise SuiteError(f"task {task.name!r}: an empty prompt, and the tokenizer has no first token")
+                raise SuiteError(f"task {name!r}: an empty prompt, and the tokenizer has no first token")
             over = len(tokens) > room
             if over:
                 kept = lead if len(lead) < room else []
@@ -225,9 +243,8 @@ class Encoder:
 
     # ---- text ----
 
-    def _text(self, task: Task, item: Item) -> str:
-        prompt = str(item.content["prompt"])
-        return chat_text(self.tokenizer, prompt[-self.context * CHARS_PER_TOKEN :]) if task.chat else prompt
+    def _text(self, prompt: str, *, chat: bool) -> str:
+        return chat_text(self.tokenizer, prompt[-self.context * CHARS_PER_TOKEN :]) if chat else prompt
 
     def _encode(self, texts: list[str]) -> list[list[int]]:
         found = self.tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]

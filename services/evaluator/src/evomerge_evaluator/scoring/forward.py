@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -84,24 +84,45 @@ class Gather:
             self._chosen = None
 
 
-def token_logprobs(
-    model: LoadedModel, rows: Sequence[Row], size: int, progress: Callable[[Sequence[int]], None] | None = None
-) -> list[list[float]]:
-    """Natural log-probability of each row's queried tokens, in the order of its queries.
+@dataclass(frozen=True)
+class Answer:
+    """A row's queries answered, in their order.
+
+    Attributes:
+        logprobs: natural log-probability of each queried token.
+        greedy: whether it is the likeliest of all tokens; empty unless asked for.
+
+    """
+
+    logprobs: list[float]
+    greedy: list[bool] = field(default_factory=list)
+
+
+def token_answers(
+    model: LoadedModel,
+    rows: Sequence[Row],
+    size: int,
+    progress: Callable[[Sequence[int]], None] | None = None,
+    *,
+    greedy: bool = False,
+) -> list[Answer]:
+    """How likely each row's queried tokens are.
 
     Args:
         model: the resident model.
         rows: any number of them.
-        size: rows a batch.
+        size: rows a batch, at most.
         progress: called with the numbers of the rows of a finished batch.
+        greedy: also tell whether each token is the likeliest.
 
     Raises:
         NonFiniteScore: the model answered NaN or infinity.
         OutOfMemory: not even one row fits.
 
     """
-    result: list[list[float]] = [[] for _ in rows]
+    result: list[Answer] = [Answer([]) for _ in rows]
     branched = any(row.branches for row in rows)
+    options = {"greedy": True} if greedy else {}
 
     def fits(count: int, longest: int) -> bool:
         tokens = count * longest
@@ -112,9 +133,9 @@ def token_logprobs(
         )
 
     for batch in compose([len(row.ids) for row in rows], size, fits=fits):
-        answers = halving(lambda part: _score(model, [rows[i] for i in part]), batch)
-        for index, values in zip(batch, answers, strict=True):
-            result[index] = values
+        answers = halving(lambda part: _score(model, [rows[i] for i in part], **options), batch)
+        for index, answer in zip(batch, answers, strict=True):
+            result[index] = answer
         if progress:
             progress(batch)
     return result
@@ -140,7 +161,7 @@ def halving(work: Callable[[list[int]], list[Any]], batch: list[int]) -> list[An
     return halving(work, batch[:middle]) + halving(work, batch[middle:])
 
 
-def _score(model: LoadedModel, rows: list[Row]) -> list[list[float]]:
+def _score(model: LoadedModel, rows: list[Row], *, greedy: bool = False) -> list[Answer]:
     width = max(len(row.ids) for row in rows)
     ids = torch.zeros((len(rows), width), dtype=torch.long)
     pad = model.tokenizer.pad_token_id or 0
@@ -153,7 +174,7 @@ def _score(model: LoadedModel, rows: list[Row]) -> list[list[float]]:
         for index, row in enumerate(rows)
     ]
     if not places:
-        return [[] for _ in rows]
+        return [Answer([]) for _ in rows]
     where = torch.tensor(list(places), device=model.device)
     arguments: dict[str, Any] = {"input_ids": ids.to(model.device), **_attention(model, rows, width)}
     with torch.inference_mode(), model.gather.positions(where[:, 0], where[:, 1]) as pick:
@@ -161,14 +182,16 @@ def _score(model: LoadedModel, rows: list[Row]) -> list[list[float]]:
         lines = torch.tensor([line for lines in wanted for line in lines], device=model.device)
         targets = torch.tensor([token for row in rows for _, token in row.queries], device=model.device)
         values = _log_softmax_at(logits, lines, targets)
+        likeliest = (logits.argmax(-1)[lines] == targets).tolist() if greedy else []
     flat = values.tolist()
     if not all(map(math.isfinite, flat)):
         raise NonFiniteScore("the model answered NaN or infinity; its weights are broken or overflow in this dtype")
     answers = []
     start = 0
     for row in rows:
-        answers.append(flat[start : start + len(row.queries)])
-        start += len(row.queries)
+        end = start + len(row.queries)
+        answers.append(Answer(flat[start:end], likeliest[start:end]))
+        start = end
     return answers
 
 

@@ -10,7 +10,7 @@ import hashlib
 import json
 import pickle
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +25,11 @@ from evomerge_common.domain.recipe import ModelReference, Recipe
 from evomerge_common.errors import EvoMergeException, ModelError, NotAModel, ShapeMismatch, UnsafeFile
 from evomerge_common.lora_folder import read_pair
 from evomerge_common.model_folder import describe_model
-from evomerge_evaluator.scoring.devices import choose_dtype
-from evomerge_evaluator.scoring.forward import Gather
+from evomerge_evaluator.scoring.devices import choose_dtype, describe
+from evomerge_evaluator.scoring.encode import tree_limit
+from evomerge_evaluator.scoring.forward import Answer, Gather, Row, token_answers
+from evomerge_evaluator.scoring.generation import Stop, generate
+from evomerge_evaluator.scoring.model import Progress
 
 if TYPE_CHECKING:
     from evomerge_merging import Plan
@@ -67,6 +70,33 @@ class LoadedModel:
     end_ids: frozenset[int]
     device: torch.device
     dtype: torch.dtype
+
+    @property
+    def tree(self) -> int:
+        """See `encode.tree_limit`."""
+        return tree_limit(self.module.config.get_text_config())
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the weights in the dtype that the model is stored in."""
+        stored = getattr(self.module.config, "dtype", None)
+        return self.parameters * int((stored if isinstance(stored, torch.dtype) else torch.float32).itemsize)
+
+    def answers(
+        self, rows: Sequence[Row], size: int, progress: Progress | None = None, *, greedy: bool = False
+    ) -> list[Answer]:
+        """See `forward.token_answers`."""
+        return token_answers(self, rows, size, progress, greedy=greedy)
+
+    def continuations(
+        self, prompts: Sequence[Sequence[int]], stop: Stop, size: int, progress: Progress | None = None
+    ) -> list[list[int]]:
+        """See `generation.generate`."""
+        return generate(self, prompts, stop, size, progress)
+
+    def describe(self, threads: int) -> str:
+        """Where and how it computes."""
+        return describe(self.device, self.dtype, threads)
 
     @property
     def parameters(self) -> int:

@@ -1,0 +1,262 @@
+"""Scoring against lm-evaluation-harness's HF model: items a second on the same model, items, dtype, batch size.
+
+Four-choice items, exact match and perplexity are taken from the built-in suite `general`. Both sides hold the model in
+memory, in float32, with the same number of threads, and are asked alternately; medians count. Answers are compared:
+choices and generated texts one by one, perplexity to four digits. Needs the evaluator's extra `lm-eval` and accelerate.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import torch
+
+from evomerge_cli.console import Console
+from evomerge_cli.spec_source import resolve_suite
+from evomerge_common.domain.suite import Suite
+from evomerge_common.domain.task_kinds import lower
+from evomerge_evaluator.scoring.asking import continued, sums_of
+from evomerge_evaluator.scoring.generation import Stop
+from evomerge_evaluator.scoring.scorer import Scorer
+from evomerge_evaluator.scoring.tasks import choose
+
+BARS = {"four-choice": 2.0, "exact match": 1.2, "perplexity": 1.0}
+
+
+@dataclass
+class Row:
+    """One kind of item on one model: seconds of each repeat, and whether both sides said the same."""
+
+    model: str
+    kind: str
+    items: int
+    ours: list[float] = field(default_factory=list)
+    harness: list[float] = field(default_factory=list)
+    same: str = ""
+    identical: bool = False
+
+    @property
+    def ratio(self) -> float:
+        return statistics.median(self.harness) / statistics.median(self.ours)
+
+
+def main() -> int:
+    args = _arguments()
+    torch.set_num_threads(args.threads)
+    suite = resolve_suite("general", Path(), flag=True)
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as scratch:
+        models = {"tiny": make_tiny(Path(scratch) / "tiny", suite)}
+        models.update({folder.parent.name if folder.name == "model" else folder.name: folder for folder in args.model})
+        for name, folder in models.items():
+            rows += measure(name, folder, suite, args)
+    args.out.mkdir(parents=True, exist_ok=True)
+    result = {
+        "threads": args.threads, "batch_size": args.batch_size, "dtype": "float32", "torch": torch.__version__,
+        "rows": [
+            {**vars(row), "items_per_second": row.items / statistics.median(row.ours), "ratio": row.ratio,
+             "bar": BARS[row.kind]}
+            for row in rows
+        ],
+    }  # fmt: skip
+    (args.out / "evaluate.json").write_text(json.dumps(result, indent=2) + "\n")
+    draw(rows, args.out / "evaluate.png")
+    with (args.out / "evaluate.txt").open("w") as file:
+        for console in (Console(stdout=file), Console()):
+            report(rows, args, console)
+    return 0 if all(row.identical and row.ratio >= BARS[row.kind] for row in rows) else 1
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, action="append", default=[], help="also this model folder")
+    parser.add_argument("--batch-size", type=int, default=16, help="default: %(default)s")
+    parser.add_argument("--items", type=int, default=100, help="of each task, at most (default: %(default)s)")
+    parser.add_argument("--repeat", type=int, default=3, help="default: %(default)s")
+    parser.add_argument("--threads", type=int, default=2, help="default: %(default)s")
+    parser.add_argument("--out", type=Path, default=Path("bench-evaluate"), help="folder of the results")
+    return parser.parse_args()
+
+
+def make_tiny(folder: Path, suite: Suite) -> Path:
+    """A random llama of 3 M parameters whose tokenizer knows the suite's words."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=2000, special_tokens=["<s>", "</s>"], show_progress=False,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+    )  # fmt: skip
+    texts = [json.dumps(dict(item.content), ensure_ascii=False) for task in suite.tasks for item in task.items]
+    bpe.train_from_iterator(texts, trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token="<s>", eos_token="</s>", pad_token="</s>")
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=192, intermediate_size=512, num_hidden_layers=6, num_attention_heads=6,
+        num_key_value_heads=2, max_position_embeddings=1024, bos_token_id=0, eos_token_id=1,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(4)  # so that its answers differ clearly
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+# ---- the same questions for both ----
+
+
+def four_choices(suite: Suite, limit: int) -> list[dict[str, Any]]:
+    """Coding and coherence: short and long choices of four."""
+    chosen = []
+    for name in ("coding", "coherence"):
+        task = next(task for task in suite.tasks if task.name == name)
+        contents = [dict(lower(task.kind, task.options, item.content, ())) for item in task.items]
+        chosen += [c for c in contents if len(c["choices"]) == 4][:limit]
+    return chosen
+
+
+def of_task(suite: Suite, name: str, limit: int) -> list[dict[str, Any]]:
+    return [dict(i.content) for i in next(t for t in suite.tasks if t.name == name).items[:limit]]
+
+
+def measure(name: str, folder: Path, suite: Suite, args: argparse.Namespace) -> list[Row]:
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.huggingface import HFLM
+
+    warnings.simplefilter("ignore")
+    scorer = Scorer(device="cpu", backend="torch")
+    model = scorer.resident.load_folder(folder)
+    assert model.dtype == torch.float32
+    harness = HFLM(pretrained=str(folder), device="cpu", dtype="float32", batch_size=args.batch_size)
+    size = args.batch_size
+
+    def ask(kind: str, arguments: list[tuple[Any, ...]]) -> list[Any]:
+        requests = [Instance(kind, {}, argument, n, ("t", n, 1)) for n, argument in enumerate(arguments)]
+        return list(getattr(harness, kind)(requests, disable_tqdm=True))
+
+    rows = []
+
+    # four-choice
+    choices = four_choices(suite, args.items)
+    row = Row(name, "four-choice", len(choices))
+    pairs = [(c["prompt"], choice) for c in choices for choice in c["choices"]]
+
+    def ours_choices() -> list[int]:
+        encoded = scorer.encoder(model).choices([(c["prompt"], c["choices"]) for c in choices])
+        return [
+            choose(c["choices"], sums, "acc") for c, sums in zip(choices, sums_of(model, encoded, size), strict=True)
+        ]
+
+    def their_choices() -> list[int]:
+        found = [ll for ll, _ in ask("loglikelihood", pairs)]
+        return [choose(c["choices"], found[4 * n : 4 * n + 4], "acc") for n, c in enumerate(choices)]
+
+    mine, theirs = alternate(row, ours_choices, their_choices, args.repeat)
+    same = sum(a == b for a, b in zip(mine, theirs, strict=True))
+    row.same, row.identical = f"{same}/{len(mine)} choices", mine == theirs
+    rows.append(row)
+
+    # exact match
+    questions = of_task(suite, "mathematics", args.items)
+    row = Row(name, "exact match", len(questions))
+    stop = Stop(("\n",), 16)
+
+    def ours_texts() -> list[str]:
+        encoded = scorer.encoder(model).prompts([q["prompt"] for q in questions], stop.max_new_tokens)
+        return continued(model, encoded, stop, size)
+
+    def their_texts() -> list[str]:
+        options = {"until": ["\n"], "max_gen_toks": stop.max_new_tokens, "do_sample": False}
+        return [str(text) for text in ask("generate_until", [(q["prompt"], dict(options)) for q in questions])]
+
+    said, they_said = alternate(row, ours_texts, their_texts, args.repeat)
+    same = sum(a == b for a, b in zip(said, they_said, strict=True))
+    row.same, row.identical = f"{same}/{len(said)} answers", said == they_said
+    rows.append(row)
+
+    # perplexity
+    texts = [d["text"] for d in of_task(suite, "perplexity", args.items)]
+    row = Row(name, "perplexity", len(texts))
+    size_in_bytes = sum(len(text.encode()) for text in texts)
+
+    def ours_bits() -> float:
+        encoded = scorer.encoder(model).documents([("", text) for text in texts])
+        return sum(choices[0] for choices in sums_of(model, encoded, size))
+
+    def their_bits() -> float:
+        return sum(float(ll) for ll in ask("loglikelihood_rolling", [(text,) for text in texts]))
+
+    a, b = alternate(row, ours_bits, their_bits, args.repeat)
+    a, b = math.exp(-a / size_in_bytes), math.exp(-b / size_in_bytes)
+    row.same, row.identical = f"{a:.6f} / {b:.6f} a byte", f"{a:.4g}" == f"{b:.4g}"
+    rows.append(row)
+    return rows
+
+
+def alternate(row: Row, ours: Callable[[], Any], theirs: Callable[[], Any], repeat: int) -> tuple[Any, Any]:
+    """Both in turn, after one round of each that does not count."""
+    answers = ours(), theirs()
+    for _ in range(repeat):
+        for work, seconds in ((ours, row.ours), (theirs, row.harness)):
+            start = time.perf_counter()
+            work()
+            seconds.append(time.perf_counter() - start)
+    return answers
+
+
+# ---- what came of it ----
+
+
+def report(rows: list[Row], args: argparse.Namespace, console: Console) -> None:
+    console.table(
+        ["model, items", "ours items/s", "harness items/s", "ratio", "bar", "same"],
+        [
+            [f"{row.model}, {row.items} {row.kind}", f"{row.items / statistics.median(row.ours):.1f}",
+             f"{row.items / statistics.median(row.harness):.1f}", f"{row.ratio:.2f}", f"{BARS[row.kind]:g}", row.same]
+            for row in rows
+        ],
+        title=f"Scoring: EvoMerge and lm-evaluation-harness's HF model (float32, {args.threads} threads, "
+        f"batch {args.batch_size}, median of {args.repeat})",
+    )  # fmt: skip
+
+
+def draw(rows: list[Row], path: Path) -> None:
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(8, 0.7 * len(rows) + 1.5), layout="constrained")
+    places = range(len(rows))
+    axes.barh(list(places), [row.ratio for row in rows], color="#2a6f97", height=0.55)
+    for place, row in zip(places, rows, strict=True):
+        axes.plot([BARS[row.kind]] * 2, [place - 0.4, place + 0.4], color="#d62828", linewidth=2)
+        axes.text(row.ratio, place, f" {row.ratio:.2f}×", va="center")
+    axes.set_yticks(list(places), [f"{row.model}: {row.kind}" for row in rows])
+    axes.invert_yaxis()
+    axes.set_xlabel("items per second, as a multiple of lm-evaluation-harness's (red: the bar to reach)")
+    axes.set_xlim(0, max(row.ratio for row in rows) * 1.15)
+    figure.savefig(path, dpi=120)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,39 @@
+"""Whether a suite selects on what others test on: a model chosen on a benchmark's test items says nothing about it."""
+
+from __future__ import annotations
+
+import re
+
+from evomerge_common.domain.suite import Suite
+
+KNOWN = (
+    "agieval", "aime", "arc_challenge", "arc_easy", "bbh", "belebele", "boolq", "copa", "drop", "gpqa", "gsm8k",
+    "hellaswag", "humaneval", "ifeval", "lambada", "livecodebench", "math_500", "mbpp", "mgsm", "mmlu", "mmlu_pro",
+    "musr", "naturalquestions", "openbookqa", "piqa", "race", "siqa", "squad", "swe_bench", "triviaqa", "truthfulqa",
+    "wikitext", "winogrande", "xcopa", "xnli",
+)  # fmt: skip
+"""Names of public benchmarks, in lower case."""
+FAIR = ("train", "dev", "valid", "validation", "search")
+"""Words of a task's name that say that its items are not the test split."""
+
+
+def selection_warnings(suite: Suite) -> tuple[str, ...]:
+    """One sentence for each task whose items look like a known benchmark's test split."""
+    found = []
+    for task in suite.tasks:
+        if task.kind == "lm_eval" and not task.options.get("folder"):
+            if task.options.get("split") == "test":
+                found.append(_sentence(task.name, str(task.options["task"])))
+            continue
+        words = re.sub(r"[^a-z0-9]+", "_", task.name.lower())
+        known = next((name for name in KNOWN if re.search(rf"(^|_){name}(_|$)", words)), "")
+        if known and not any(word in words.split("_") for word in FAIR):
+            found.append(_sentence(task.name, known))
+    return tuple(found)
+
+
+def _sentence(task: str, benchmark: str) -> str:
+    return (
+        f"task {task!r} looks like the test split of {benchmark}: a model selected on it has seen the test, so its "
+        "score there proves nothing; select on the training or validation split"
+    )
