@@ -69,6 +69,7 @@ class Scorer:
     ) -> ScoreReport:  # fmt: skip
         """Scores the model that a merge plan makes, without writing it anywhere."""
         start = time.perf_counter()
+        self._check(suite)
         model = self.resident.load_plan(plan, threads=threads)
         return self._score(model, suite, split, threads, progress, suite_digest, start)
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import gc
 import importlib.util
 import math
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -20,6 +21,9 @@ from evomerge_common.model_folder import describe_model
 from evomerge_evaluator.scoring.forward import Answer, Row
 from evomerge_evaluator.scoring.generation import Stop
 from evomerge_evaluator.scoring.model import Progress
+
+if TYPE_CHECKING:
+    from evomerge_merging import Plan
 
 
 def use_vllm(backend: str, device: str) -> bool:
@@ -126,6 +130,14 @@ class VllmResident:
         self._model = VllmModel(llm, folder)
         self.loads += 1
         return self._model
+
+    def load_plan(self, plan: Plan, *, threads: int = 2) -> VllmModel:
+        """Merges into a folder that lives as long as the engine needs to read it."""
+        from evomerge_merging import execute
+
+        with tempfile.TemporaryDirectory(prefix="evomerge-") as name:
+            execute(plan, Path(name) / "model", threads=threads)
+            return self.load_folder(Path(name) / "model")
 
     def load_tensors(self, tensors: Mapping[str, torch.Tensor], config_folder: Path) -> VllmModel:
         """Not possible: vLLM reads folders."""
