@@ -27,6 +27,7 @@ import yaml
 
 from evomerge_cli.console import Console
 from evomerge_merging import execute, plan_merge, read_recipe_yaml
+from evomerge_merging.io.dtypes import BF16
 from evomerge_merging.io.writer import SafetensorsWriter, TensorSpec
 from evomerge_merging.methods import methods
 
@@ -138,12 +139,12 @@ def _llama(hidden: int, layers: int, wide: int) -> Iterator[TensorSpec]:
         "mlp.gate_proj": (wide, hidden), "mlp.up_proj": (wide, hidden), "mlp.down_proj": (hidden, wide),
         "input_layernorm": (hidden,), "post_attention_layernorm": (hidden,),
     }  # fmt: skip
-    yield "model.embed_tokens.weight", (VOCABULARY, hidden), torch.bfloat16
+    yield "model.embed_tokens.weight", (VOCABULARY, hidden), BF16
     for layer in range(layers):
         for name, shape in shapes.items():
-            yield f"model.layers.{layer}.{name}.weight", shape, torch.bfloat16
-    yield "model.norm.weight", (hidden,), torch.bfloat16
-    yield "lm_head.weight", (VOCABULARY, hidden), torch.bfloat16
+            yield f"model.layers.{layer}.{name}.weight", shape, BF16
+    yield "model.norm.weight", (hidden,), BF16
+    yield "lm_head.weight", (VOCABULARY, hidden), BF16
 
 
 def _write_small_files(folder: Path, hidden: int, layers: int, wide: int) -> None:

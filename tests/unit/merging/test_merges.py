@@ -253,7 +253,7 @@ def test_nan_in_a_source_is_told_and_nothing_is_left(tmp_path: Path, value: floa
 
 def test_a_result_that_does_not_fit_its_type_is_told(models: list[ModelReference]) -> None:
     what = replace(recipe("linear", [models[0]], weight=1e6, normalize=False), out_dtype="float16")
-    with pytest.raises(NonFiniteWeights, match=r"do not fit into torch\.float16"):
+    with pytest.raises(NonFiniteWeights, match=r"do not fit into float16"):
         merged(what)
 
 
@@ -275,7 +275,7 @@ def test_element_types(tmp_path: Path) -> None:
     assert torch.equal(result["layers.0.wide"], tensors["layers.0.wide"])
     with plan_merge(replace(recipe("linear", [one]), dtype="bfloat16")) as plan:
         assert plan.config["torch_dtype"] == "bfloat16"
-        result = {tensor.name: tensor.dtype for tensor in plan.tensors}
+        result = {tensor.name: tensor.dtype.torch_dtype for tensor in plan.tensors}
     assert result["ids"] == torch.int64
     assert result[LARGE] == torch.bfloat16
 

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from tiny_merging import random_tensors, raw_model
 
 from evomerge_common.errors import DiskFull, EvoMergeException, ModelError, ModelNotFound, NotAModel, UnsafeFile
+from evomerge_merging.io.dtypes import F32, element_type
 from evomerge_merging.io.model_folder import check_folder, open_weights
 from evomerge_merging.io.safetensors_file import SafetensorsFile
 from evomerge_merging.io.writer import SafetensorsWriter, shard
@@ -136,7 +137,9 @@ def test_a_file_that_becomes_shorter_is_an_error_not_a_crash(tmp_path: Path) -> 
 
 def test_writes_in_any_order_what_the_library_reads(tmp_path: Path) -> None:
     tensors = {"a": torch.randn(10), "b": torch.tensor([True]), "c": torch.randn(3, 3).to(torch.bfloat16)}
-    writer = SafetensorsWriter(tmp_path / "x", [(n, tuple(t.shape), t.dtype) for n, t in tensors.items()], {"k": "v"})
+    writer = SafetensorsWriter(
+        tmp_path / "x", [(n, tuple(t.shape), element_type(t.dtype)) for n, t in tensors.items()], {"k": "v"}
+    )
     writer.write("c", 4, tensors["c"].reshape(-1)[4:])
     writer.write("a", 0, tensors["a"])
     writer.write("c", 0, tensors["c"].reshape(-1)[:4])
@@ -152,7 +155,7 @@ def test_no_room_left_is_a_typed_error(tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr("os.pwrite", refuse)
     with pytest.raises(DiskFull, match="free some space"):
-        SafetensorsWriter(tmp_path / "x", [("a", (1,), torch.float32)])
+        SafetensorsWriter(tmp_path / "x", [("a", (1,), F32)])
 
 
 def test_shards_hold_at_most_what_they_may() -> None:

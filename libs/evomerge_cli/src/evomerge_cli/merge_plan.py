@@ -55,7 +55,7 @@ def groups(plan: Plan) -> list[dict[str, Any]]:
     found: dict[tuple[Any, ...], list[str]] = {}
     for tensor in plan.tensors:
         pattern = _LAYER.sub("*", tensor.name, count=1)
-        key = (pattern, tensor.shape, str(tensor.dtype).removeprefix("torch."), _words(tensor.node, labels))
+        key = (pattern, tensor.shape, tensor.dtype.word, _words(tensor.node, labels))
         match = _LAYER.search(tensor.name)
         found.setdefault(key, []).append(match[0] if match else "")
     return [

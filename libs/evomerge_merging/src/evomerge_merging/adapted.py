@@ -12,14 +12,19 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from evomerge_common.lora_folder import WEIGHTS, Adapter, Change, changes, read_adapter
 from evomerge_merging import architecture
+from evomerge_merging.io.dtypes import F64
 from evomerge_merging.io.model_folder import TensorStore
 from evomerge_merging.io.safetensors_file import SafetensorsFile, TensorInfo
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    from evomerge_merging.torch_later import torch
 
 _BLOCK_ELEMENTS = 1 << 15
 _TINY = 1e-30
@@ -98,7 +103,7 @@ class AdaptedStore:
         if change is None:
             return self.base.tensor(name)
         info = self.tensors[name]
-        return self.block(name, 0, info.numel).to(info.dtype).reshape(info.shape)
+        return self.block(name, 0, info.numel).to(info.dtype.torch_dtype).reshape(info.shape)
 
     def block(self, name: str, start: int, stop: int) -> Tensor:
         """Elements [start, stop) of the flattened tensor."""
@@ -144,7 +149,7 @@ class AdaptedStore:
     # ---- one tensor ----
 
     def _wide(self, change: Change) -> torch.dtype:
-        return torch.float64 if self.base.tensors[change.start].dtype == torch.float64 else torch.float32
+        return torch.float64 if self.base.tensors[change.start].dtype == F64 else torch.float32
 
     @staticmethod
     def _step(change: Change) -> int:

@@ -15,14 +15,18 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from evomerge_common.errors import DiskFull, InvalidInput, NonFiniteWeights
 from evomerge_merging.expression import Evaluation, Load, needs_statistics
 from evomerge_merging.io.model_folder import INDEX, SINGLE
 from evomerge_merging.io.writer import SafetensorsWriter, TensorSpec, shard, write_text
 from evomerge_merging.plan import OutputTensor, Plan
+
+if TYPE_CHECKING:
+    import torch
+else:
+    from evomerge_merging.torch_later import torch
 
 PIECE_ELEMENTS = 1 << 18
 """Elements worked on at once by one thread: a float32 piece of 1 MiB, so that a method's few pieces stay in cache."""
@@ -100,7 +104,7 @@ def merge_in_memory(
     """The merged tensors by name (but those of `without`), in memory and bit for bit what `execute` writes."""
     if without:
         plan = replace(plan, tensors=tuple(tensor for tensor in plan.tensors if tensor.name not in without))
-    tensors = {tensor.name: torch.empty(tensor.numel, dtype=tensor.dtype) for tensor in plan.tensors}
+    tensors = {tensor.name: torch.empty(tensor.numel, dtype=tensor.dtype.torch_dtype) for tensor in plan.tensors}
 
     def write(name: str, start: int, values: torch.Tensor) -> None:
         tensors[name][start : start + values.numel()] = values
@@ -191,7 +195,7 @@ def _write_weights(
     return files
 
 
-Write = Callable[[str, int, torch.Tensor], None]
+Write = Callable[[str, int, "torch.Tensor"], None]
 
 
 class _Meter:
@@ -282,7 +286,7 @@ def _rounded(evaluation: Evaluation, tensor: OutputTensor, start: int, stop: int
     if isinstance(node, Load) and not node.dtype.is_floating_point:
         return evaluation.raw(node, start, stop)
     values = evaluation.piece(start, stop)
-    result = values.to(tensor.dtype)
+    result = values.to(tensor.dtype.torch_dtype)
     if not _finite(result):
         cause = f"values up to {values.abs().max().item():g} do not fit into {tensor.dtype}" if _finite(values) else (
             "the result is not finite")  # fmt: skip

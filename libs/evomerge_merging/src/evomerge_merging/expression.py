@@ -11,16 +11,20 @@ import dataclasses
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from evomerge_common.errors import NonFiniteWeights
 from evomerge_merging.folds import CELL
+from evomerge_merging.io.dtypes import F64, ElementType
 from evomerge_merging.io.model_folder import TensorStore
 from evomerge_merging.methods.registry import Block, Method, keywords
 from evomerge_merging.random_words import words
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    from evomerge_merging.torch_later import torch
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,8 +35,8 @@ class Load:
     label: str
     name: str
     shape: tuple[int, ...]
-    dtype: torch.dtype
-    cast: torch.dtype | None = None
+    dtype: ElementType
+    cast: ElementType | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +57,7 @@ class Apply:
     parameters: Mapping[str, Any]
     masks: tuple[tuple[int, int], ...]
     shape: tuple[int, ...]
-    dtype: torch.dtype
+    dtype: ElementType
     names: tuple[str, ...] = ()
 
 
@@ -99,7 +103,7 @@ class Evaluation:
         self._step = max(CELL, piece_elements // CELL * CELL)
         self._statistics: dict[int, Any] = {}
         self._whole: dict[int, Tensor] = {}
-        wide = any((load.cast or load.dtype) == torch.float64 for load in loads(node))
+        wide = any((load.cast or load.dtype) == F64 for load in loads(node))
         self.dtype = torch.float64 if wide else torch.float32
 
     def prepare(self) -> None:
@@ -168,8 +172,8 @@ class Evaluation:
 
     def _load(self, node: Load, start: int, stop: int) -> Tensor:
         values = self._sources[node.source].block(node.name, start, stop)
-        if node.cast is not None and node.cast != values.dtype:
-            values = values.to(node.cast)
+        if node.cast is not None:
+            values = values.to(node.cast.torch_dtype)
         values = values.to(self.dtype)
         # A sum is finite only if all its terms are; the reverse is checked where it is not.
         if not math.isfinite(values.sum().item()) and not bool(torch.isfinite(values).all()):

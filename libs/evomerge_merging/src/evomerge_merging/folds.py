@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
+else:
+    from evomerge_merging.torch_later import torch
+
 
 CELL = 16_384
 """Pieces begin at multiples of this many elements. Each cell is summed by itself, in float32 (float64 for such), and

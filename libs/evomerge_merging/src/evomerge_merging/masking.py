@@ -9,14 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from evomerge_common.errors import InvalidInput, did_you_mean
 from evomerge_merging.random_words import kept, mask_key, words
 from evomerge_merging.selection import Cut, cuts
 from evomerge_merging.task_vector import StateDict, TaskVector
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    from evomerge_merging.torch_later import torch
 
 STRATEGIES = ("random", "magnitude")
 

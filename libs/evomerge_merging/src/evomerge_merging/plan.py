@@ -10,15 +10,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import torch
-
 from evomerge_common.domain.recipe import ModelReference, Recipe
 from evomerge_common.errors import ModelError, ShapeMismatch
 from evomerge_merging.architecture import text_config
 from evomerge_merging.check import check_recipe
 from evomerge_merging.expression import Load, Node, loads, whole_bytes
 from evomerge_merging.flatten import flatten
-from evomerge_merging.io.dtypes import RECIPE_NAMES, config_name
+from evomerge_merging.io.dtypes import RECIPE_NAMES, ElementType
 from evomerge_merging.source import Source, open_source
 from evomerge_merging.tokenizer import TokenizerPlan, named_outside, plan_tokenizer
 from evomerge_merging.virtual import Planner
@@ -33,7 +31,7 @@ class OutputTensor:
 
     name: str
     shape: tuple[int, ...]
-    dtype: torch.dtype
+    dtype: ElementType
     node: Node
 
     @property
@@ -185,12 +183,12 @@ def _config(
     if part is not config:
         result["text_config"] = {**part, **changes}
     result.update(changes if part is config else {key: value for key, value in changes.items() if key in result})
-    counts: dict[torch.dtype, int] = {}
+    counts: dict[ElementType, int] = {}
     for tensor in tensors:
         if tensor.dtype.is_floating_point:
             counts[tensor.dtype] = counts.get(tensor.dtype, 0) + tensor.numel
     if counts:
-        name = config_name(max(counts, key=lambda dtype: counts[dtype]))
+        name = max(counts, key=lambda dtype: counts[dtype]).word
         keys = [key for key in ("dtype", "torch_dtype") if key in result] or ["torch_dtype"]
         result.update(dict.fromkeys(keys, name))
     if result.pop("auto_map", None):

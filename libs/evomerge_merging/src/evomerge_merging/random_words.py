@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch
+else:
+    from evomerge_merging.torch_later import torch
 
 Flags = np.ndarray[Any, np.dtype[np.bool_]]
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch.nn import functional
+
+if TYPE_CHECKING:
+    import torch
+else:
+    from evomerge_merging.torch_later import torch
 
 _SMALL = 1 << 18
 _SAMPLE_EVERY, _SAMPLE_RUN = 32_768, 1_024
@@ -33,10 +36,10 @@ class Cut:
         # hardshrink keeps what is above its limit, in one vectorised pass: a limit just below the threshold keeps ties.
         just_below = torch.tensor(self.threshold, dtype=values.dtype).nextafter(torch.zeros((), dtype=values.dtype))
         if equal == values.numel():
-            return functional.hardshrink(values, just_below.item())
-        result = functional.hardshrink(values, self.threshold)
+            return torch.nn.functional.hardshrink(values, just_below.item())
+        result = torch.nn.functional.hardshrink(values, self.threshold)
         if equal:
-            result[:equal] = functional.hardshrink(values[:equal], just_below.item())
+            result[:equal] = torch.nn.functional.hardshrink(values[:equal], just_below.item())
         return result
 
 
@@ -60,7 +63,7 @@ class Bits:
         return values
 
 
-Magnitudes = Callable[[int, int], Sequence[torch.Tensor]]
+Magnitudes = Callable[[int, int], Sequence["torch.Tensor"]]
 """Elements [start, stop) → magnitudes of several tensors of one size."""
 
 

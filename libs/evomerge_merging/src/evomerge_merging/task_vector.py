@@ -5,19 +5,24 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from evomerge_common.errors import ShapeMismatch
+from evomerge_merging.io.dtypes import element_type
 from evomerge_merging.io.model_folder import check_folder, open_weights
 from evomerge_merging.io.safetensors_file import SafetensorsFile
 from evomerge_merging.io.writer import SafetensorsWriter
 
-StateDict = Mapping[str, Tensor]
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    from evomerge_merging.torch_later import torch
+
+StateDict = Mapping[str, "Tensor"]
 
 
-class TaskVector(Mapping[str, Tensor]):
+class TaskVector(Mapping[str, "Tensor"]):
     """Differences by tensor name, in float32 (float64 for such). Adds, subtracts, scales; nothing is changed in place.
 
     A tensor that only one of two vectors has counts as zero in the other.
@@ -95,7 +100,7 @@ class TaskVector(Mapping[str, Tensor]):
         path = Path(path)
         temporary = path.with_name(f".{path.name}.partial-{os.getpid()}")
         temporary.unlink(missing_ok=True)
-        specs = [(name, tuple(delta.shape), delta.dtype) for name, delta in self.items()]
+        specs = [(name, tuple(delta.shape), element_type(delta.dtype)) for name, delta in self.items()]
         try:
             writer = SafetensorsWriter(temporary, specs, {"format": "pt", "kind": "task_vector"})
             try:

@@ -11,8 +11,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from evomerge_common.domain.recipe import Input, ModelReference, Recipe, Slice
 from evomerge_common.errors import ModelError, RecipeError, ShapeMismatch
 from evomerge_merging import architecture
@@ -21,7 +19,7 @@ from evomerge_merging.ancestry import common_ancestor
 from evomerge_merging.architecture import LayerStack
 from evomerge_merging.check import identity
 from evomerge_merging.expression import Apply, Load, Node
-from evomerge_merging.io.dtypes import RECIPE_NAMES
+from evomerge_merging.io.dtypes import RECIPE_NAMES, ElementType
 from evomerge_merging.io.model_folder import read_json
 from evomerge_merging.methods.registry import Method, method
 from evomerge_merging.parameters import parameters_of, value_at
@@ -99,14 +97,14 @@ class Planner:
     base: ModelReference | None = None
     sources: dict[str, Source] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    _made: dict[tuple[str, torch.dtype | None], Virtual] = field(default_factory=dict)
+    _made: dict[tuple[str, ElementType | None], Virtual] = field(default_factory=dict)
 
     def note(self, text: str) -> None:
         """Tells the user something, once."""
         if text not in self.notes:
             self.notes.append(text)
 
-    def model(self, item: ModelReference | Recipe, cast: torch.dtype | None = None) -> Virtual:
+    def model(self, item: ModelReference | Recipe, cast: ElementType | None = None) -> Virtual:
         """The model of an input; the same object when asked again, so that shared parts are evaluated once."""
         key = (identity(item), cast)
         if key not in self._made:
@@ -133,7 +131,7 @@ class Planner:
                     self.sources[root] = Source(root, source.base.name, source.base, config, source.store.base)
                 self.sources[key] = replace(source, root=keys[source.base])
 
-    def _source(self, reference: ModelReference, cast: torch.dtype | None) -> Virtual:
+    def _source(self, reference: ModelReference, cast: ElementType | None) -> Virtual:
         source = self.source(reference)
         aligned = isinstance(source.store, AlignedStore)
         tensors: dict[str, Node] = {}
@@ -148,7 +146,7 @@ class Planner:
 
     # ---- a recipe ----
 
-    def recipe(self, recipe: Recipe, cast: torch.dtype | None = None) -> Virtual:
+    def recipe(self, recipe: Recipe, cast: ElementType | None = None) -> Virtual:
         """The model that a recipe makes.
 
         Raises:
@@ -201,7 +199,7 @@ class Planner:
         return Virtual(f"a {recipe.method} merge", identity(recipe), config, tensors, stack, tied, donor.donor)
 
     def _row(
-        self, how: Method, recipe: Recipe, base: Virtual | None, part: Slice, cast: torch.dtype | None, index: int
+        self, how: Method, recipe: Recipe, base: Virtual | None, part: Slice, cast: ElementType | None, index: int
     ) -> _Row:
         path = ("slices", index, "inputs")
         parts = []
@@ -246,7 +244,7 @@ class Planner:
         return _Row(part, others, own, own, layers)
 
     def _derived_base(
-        self, recipe: Recipe, parts: Sequence[_Part], cast: torch.dtype | None
+        self, recipe: Recipe, parts: Sequence[_Part], cast: ElementType | None
     ) -> tuple[Virtual | None, bool]:
         """The inputs' common ancestor; else None and True: their average."""
         references = [part.item.model for part in parts]

@@ -14,18 +14,23 @@ import re
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from evomerge_common.domain.recipe import Recipe
 from evomerge_common.errors import ModelError, RecipeError, did_you_mean
 from evomerge_merging import architecture
+from evomerge_merging.io.dtypes import F64
 from evomerge_merging.io.model_folder import TensorStore
 from evomerge_merging.io.safetensors_file import TensorInfo
 from evomerge_merging.source import Source
+
+if TYPE_CHECKING:
+    import torch
+else:
+    from evomerge_merging.torch_later import torch
 
 Rows = NDArray[np.int64]
 _GIVEN, _PADDING = -1, -2
@@ -185,7 +190,7 @@ class AlignedStore:
         if name not in self._aligned:
             return self._store.tensor(name)
         info = self.tensors[name]
-        return self.block(name, 0, math.prod(info.shape)).to(info.dtype).reshape(info.shape)
+        return self.block(name, 0, math.prod(info.shape)).to(info.dtype.torch_dtype).reshape(info.shape)
 
     def block(self, name: str, start: int, stop: int) -> torch.Tensor:
         """Elements [start, stop) of the flattened tensor."""
@@ -213,7 +218,7 @@ class AlignedStore:
         if (own >= 0).all():
             return self._store.rows(stored, torch.from_numpy(own))
         info = self.tensors[name]
-        wide = torch.float64 if info.dtype == torch.float64 else torch.float32
+        wide = torch.float64 if info.dtype == F64 else torch.float32
         result = torch.zeros((last - first, *info.shape[1:]), dtype=wide)
         _put(result, own >= 0, self._store, stored, own)
         count = np.zeros(last - first)

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import argparse
 import atexit
-import contextlib
-import gc
 import shutil
 import tempfile
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,9 +25,8 @@ from evomerge_common.uris import path_of_uri
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """See the module's text."""
-    with _no_garbage():
-        from evomerge_merging import merge_recipe, plan_merge, read_recipe_yaml
-        from evomerge_merging.execute import MAX_SHARD_BYTES
+    from evomerge_merging import merge_recipe, plan_merge, read_recipe_yaml
+    from evomerge_merging.execute import MAX_SHARD_BYTES
 
     recipe = _classic(args, console) if args.recipe is None else read_recipe_yaml(Path(args.recipe).expanduser())
     out = Path(args.out or "evomerge-out").expanduser()
@@ -58,20 +54,6 @@ def run(args: argparse.Namespace, console: Console) -> int:
         rate = human(report.bytes / max(report.seconds, 1e-9))
         console.out(f"{out}: {report.parameters:,} parameters, {report.seconds:.1f} s, {rate}/s written")
     return 0
-
-
-@contextlib.contextmanager
-def _no_garbage() -> Iterator[None]:
-    """For the import of torch: its half a million objects stay, and looking through them costs a quarter of it.
-
-    Nor are they looked through when the process ends.
-    """
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()
-        gc.enable()
 
 
 def fetch(

@@ -7,12 +7,16 @@ import pickle
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
-
-import torch
+from typing import TYPE_CHECKING, Any, Protocol
 
 from evomerge_common.errors import ModelError, ModelNotFound, NotAModel, UnsafeFile
+from evomerge_merging.io.dtypes import element_type
 from evomerge_merging.io.safetensors_file import SafetensorsFile, TensorInfo
+
+if TYPE_CHECKING:
+    import torch
+else:
+    from evomerge_merging.torch_later import torch
 
 MAX_JSON_BYTES = 64_000_000
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -45,7 +49,7 @@ class MemoryStore:
     def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
         self._data = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
         self.tensors: Mapping[str, TensorInfo] = {
-            name: TensorInfo(name, tuple(t.shape), t.dtype, 0, t.numel() * t.element_size())
+            name: TensorInfo(name, tuple(t.shape), element_type(t.dtype), 0, t.numel() * t.element_size())
             for name, t in self._data.items()
         }
 

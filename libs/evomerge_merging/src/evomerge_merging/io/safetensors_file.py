@@ -14,12 +14,15 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from evomerge_common.errors import UnsafeFile
-from evomerge_merging.io.dtypes import TORCH
+from evomerge_merging.io.dtypes import TYPES, ElementType
+
+if TYPE_CHECKING:
+    import torch
+else:
+    from evomerge_merging.torch_later import torch
 
 MAX_HEADER_BYTES = 100_000_000
 MAX_DIMENSIONS = 16
@@ -32,7 +35,7 @@ class TensorInfo:
 
     name: str
     shape: tuple[int, ...]
-    dtype: torch.dtype
+    dtype: ElementType
     start: int
     stop: int
 
@@ -83,7 +86,7 @@ class SafetensorsFile:
         """The whole tensor, mapped (copy on write), not copied. Shape and dtype as stored."""
         info = self.tensors[name]
         if info.numel == 0:
-            return torch.empty(info.shape, dtype=info.dtype)
+            return torch.empty(info.shape, dtype=info.dtype.torch_dtype)
         if self._map is None:
             # Private and writable: torch asks for writable memory, and the file itself is never written.
             self._map = mmap.mmap(
@@ -91,8 +94,10 @@ class SafetensorsFile:
             )
         if info.start % info.dtype.itemsize:
             data = bytearray(self._map[info.start : info.stop])
-            return torch.frombuffer(data, dtype=info.dtype).reshape(info.shape)
-        return torch.frombuffer(self._map, dtype=info.dtype, count=info.numel, offset=info.start).reshape(info.shape)
+            return torch.frombuffer(data, dtype=info.dtype.torch_dtype).reshape(info.shape)
+        return torch.frombuffer(self._map, dtype=info.dtype.torch_dtype, count=info.numel, offset=info.start).reshape(
+            info.shape
+        )
 
     def rows(self, name: str, rows: torch.Tensor) -> torch.Tensor:
         """Some rows of a tensor, copied; the pages that were mapped for it are let go, so that memory stays small.
@@ -123,7 +128,7 @@ class SafetensorsFile:
         info = self.tensors[name]
         wanted = (stop - start) * info.dtype.itemsize
         if wanted == 0:
-            return torch.empty(0, dtype=info.dtype)
+            return torch.empty(0, dtype=info.dtype.torch_dtype)
         raw = torch.empty(wanted, dtype=torch.uint8)
         view = memoryview(raw.numpy())
         offset, done = info.start + start * info.dtype.itemsize, 0
@@ -132,7 +137,7 @@ class SafetensorsFile:
             if count == 0:
                 raise UnsafeFile(f"{self.path} became shorter while it was read; download or copy the model again")
             done += count
-        return raw.view(info.dtype)
+        return raw.view(info.dtype.torch_dtype)
 
 
 def _header(path: Path, fd: int, size: int) -> bytes:
@@ -184,9 +189,9 @@ def _info(path: Path, name: str, entry: object, origin: int, size: int) -> Tenso
 
     if not isinstance(entry, Mapping) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise lie("is not described by dtype, shape and data_offsets")
-    dtype = TORCH.get(entry["dtype"]) if isinstance(entry["dtype"], str) else None
+    dtype = TYPES.get(entry["dtype"]) if isinstance(entry["dtype"], str) else None
     if dtype is None:
-        raise lie(f"has the dtype {entry['dtype']!r}, which is none of {', '.join(TORCH)}")
+        raise lie(f"has the dtype {entry['dtype']!r}, which is none of {', '.join(TYPES)}")
     shape, offsets = entry["shape"], entry["data_offsets"]
     if not _naturals(shape) or len(shape) > MAX_DIMENSIONS:
         raise lie(f"has no proper shape ({str(shape)[:80]})")

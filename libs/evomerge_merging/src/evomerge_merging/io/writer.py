@@ -8,13 +8,17 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from evomerge_common.errors import DiskFull
-from evomerge_merging.io.dtypes import NAMES
+from evomerge_merging.io.dtypes import ElementType, element_type
 
-TensorSpec = tuple[str, tuple[int, ...], torch.dtype]
+if TYPE_CHECKING:
+    import torch
+else:
+    from evomerge_merging.torch_later import torch
+
+TensorSpec = tuple[str, tuple[int, ...], ElementType]
 """Name, shape and element type of a tensor to write."""
 
 
@@ -28,7 +32,7 @@ def header_bytes(tensors: Sequence[TensorSpec], metadata: Mapping[str, str]) -> 
     at = 0
     for name, shape, dtype in sorted(tensors, key=lambda item: (-item[2].itemsize, item[0])):
         stop = at + math.prod(shape) * dtype.itemsize
-        entries[name] = {"dtype": NAMES[dtype], "shape": list(shape), "data_offsets": [at, stop]}
+        entries[name] = {"dtype": dtype.name, "shape": list(shape), "data_offsets": [at, stop]}
         starts[name], at = at, stop
     text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
@@ -59,7 +63,7 @@ class SafetensorsWriter:
 
     def write(self, name: str, start: int, values: torch.Tensor) -> None:
         """Puts elements from `start` on; `values` is flat, contiguous and of the tensor's own dtype."""
-        if values.dtype != self._dtypes[name]:
+        if element_type(values.dtype) != self._dtypes[name]:
             raise TypeError(f"{name} is {self._dtypes[name]}, not {values.dtype}")
         if values.numel():
             data = memoryview(values.reshape(-1).view(torch.uint8).numpy())

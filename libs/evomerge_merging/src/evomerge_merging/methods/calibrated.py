@@ -9,15 +9,18 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from evomerge_common.errors import RecipeError, ShapeMismatch
 from evomerge_merging.io.safetensors_file import SafetensorsFile
 from evomerge_merging.methods.elementwise import linear
 from evomerge_merging.methods.registry import Block, PerModel, merge_method
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    from evomerge_merging.torch_later import torch
 
 _SMALLEST = 1e-30
 

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from evomerge_merging.folds import Sums
 from evomerge_merging.methods.registry import Block, View, merge_method
@@ -15,6 +12,12 @@ from evomerge_merging.methods.spheres import gram
 from evomerge_merging.methods.task_vectors import deltas_of
 from evomerge_merging.rows import along_rows, row_length, row_ranges
 from evomerge_merging.selection import KEEP_ALL, KEEP_NONE, Cut, cuts
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    from evomerge_merging.torch_later import torch
 
 _SMALL = 1e-6
 

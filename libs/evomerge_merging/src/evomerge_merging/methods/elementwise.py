@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from evomerge_merging.methods.registry import PerModel, merge_method
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _EPSILON = 1e-8
 

@@ -7,14 +7,18 @@ with rescaling are DARE's (Yu et al. 2023, arXiv:2311.03099) without its correct
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from evomerge_common.errors import RecipeError, did_you_mean
 from evomerge_merging.methods.registry import Block, View, merge_method
 from evomerge_merging.random_words import kept
 from evomerge_merging.selection import Cut, cuts
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    from evomerge_merging.torch_later import torch
 
 STRATEGIES = ("random", "magnitude")
 

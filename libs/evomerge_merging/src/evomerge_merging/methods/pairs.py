@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from evomerge_merging.methods.registry import Block, View, merge_method
 from evomerge_merging.rows import along_rows, row_length, row_ranges
 from evomerge_merging.selection import cuts
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    from evomerge_merging.torch_later import torch
 
 _SMALL_TENSOR = 1 << 14
 

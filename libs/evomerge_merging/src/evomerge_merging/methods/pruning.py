@@ -5,17 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from evomerge_common.errors import RecipeError
 from evomerge_merging.methods.registry import Block, PerModel, View, merge_method
 from evomerge_merging.methods.task_vectors import Keep, Thinning, deltas_of, merge_task_vectors, rescaled
 from evomerge_merging.rows import row_length, row_ranges, total
 from evomerge_merging.selection import KEEP_ALL, KEEP_NONE, Bits, Cut, cuts
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    from evomerge_merging.torch_later import torch
 
 _EPSILON = 1e-8
 Flags = np.ndarray[Any, np.dtype[np.bool_]]

@@ -25,22 +25,24 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
-from typing import Annotated, Any, Literal, Protocol, TypeVar
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, TypeVar
 
 from evomerge_common.errors import RecipeError, did_you_mean
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 T = TypeVar("T")
 _PER_MODEL = "per model"
 PerModel = Annotated[tuple[T, ...], _PER_MODEL]
 """One value for each of `tensors`. A default is written as a tuple of one: `(1.0,)`."""
 
-Function = TypeVar("Function", bound=Callable[..., Tensor])
+Function = TypeVar("Function", bound="Callable[..., Tensor]")
 ENTRY_POINTS = "evomerge.merge_methods"
 _BUILT_IN = (
     "elementwise",
@@ -206,14 +208,13 @@ def merge_method(
 
 
 def _schema(function: Callable[..., Any]) -> tuple[list[str], dict[str, Parameter]]:
-    hints = typing.get_type_hints(function, include_extras=True)
-    positional: list[str] = []
+    items = list(inspect.signature(function).parameters.values())
+    positional = [item.name for item in items if item.kind is not inspect.Parameter.KEYWORD_ONLY]
     parameters: dict[str, Parameter] = {}
-    for item in inspect.signature(function).parameters.values():
-        if item.kind is not inspect.Parameter.KEYWORD_ONLY:
-            positional.append(item.name)
-            continue
-        hint = hints[item.name]
+    for item in items[len(positional) :]:
+        # One at a time, since the others name tensors, and torch is not imported for a schema.
+        alone = types.SimpleNamespace(__annotations__={"hint": item.annotation})
+        hint = typing.get_type_hints(alone, function.__globals__, include_extras=True)["hint"]
         per_model = typing.get_origin(hint) is Annotated and _PER_MODEL in hint.__metadata__
         kind = typing.get_args(typing.get_args(hint)[0])[0] if per_model else hint
         if kind not in {float, int, bool, str}:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from evomerge_merging.folds import Sums
 from evomerge_merging.methods.elementwise import weighted_sum
 from evomerge_merging.methods.registry import Block, View, merge_method
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _NEARLY_PARALLEL = 0.9995
 _EPSILON = 1e-8

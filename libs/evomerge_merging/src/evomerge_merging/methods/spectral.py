@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from evomerge_merging.methods.registry import PerModel, merge_method
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    from evomerge_merging.torch_later import torch
 
 
 def _changes(tensors: Sequence[Tensor], base: Tensor, weight: Sequence[float]) -> list[Tensor]:

@@ -9,11 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from evomerge_common.errors import RecipeError
 from evomerge_merging.folds import Sums
@@ -21,6 +19,12 @@ from evomerge_merging.methods.elementwise import weighted_sum
 from evomerge_merging.methods.registry import Block, PerModel, View, merge_method
 from evomerge_merging.methods.task_vectors import deltas_of
 from evomerge_merging.rows import along_columns, along_rows, ranges_of, row_length, row_ranges
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    from evomerge_merging.torch_later import torch
 
 _NEARLY_PARALLEL = 1.0 - 1e-8
 _SMALLEST_NORM = 1e-7

@@ -9,16 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from evomerge_merging.folds import Sums
 from evomerge_merging.methods.registry import Block, PerModel, View, merge_method
 from evomerge_merging.random_words import kept
 from evomerge_merging.selection import KEEP_ALL, Bits, cuts
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    from evomerge_merging.torch_later import torch
 
 _EPSILON = 1e-8
 
