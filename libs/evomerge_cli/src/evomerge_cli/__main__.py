@@ -20,7 +20,7 @@ def main(argv: list[str] | None = None) -> int:
     from evomerge_cli.failure import guarded
 
     console = Console(json_output=getattr(args, "json_output", False), verbose=args.verbose)
-    name = "stack" if args.command in {"up", "down", "status"} else args.command
+    name = "stack" if args.command in {"up", "down", "status"} else args.command.replace("-", "_")
     return guarded(lambda: int(import_module(f"evomerge_cli.commands.{name}").run(args, console)), console)
 
 

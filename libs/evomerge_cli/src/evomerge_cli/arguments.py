@@ -31,7 +31,8 @@ COMMANDS = {
     "status": "tell how it is",
     "runs": "list, show, watch, pause, resume, cancel runs; print their events",
     "report": "report again from the event log",
-    "export": "write a model as a finished Hugging Face folder",
+    "export": "write a model as a finished Hugging Face folder, or a run's champion as a LoRA adapter",
+    "extract-lora": "write what a fine-tuned model changed in its base as a LoRA adapter",
     "doctor": "what this machine has, and what to do about what it lacks",
     "bench": "the performance benchmarks",
 }
@@ -83,7 +84,19 @@ def _parser() -> Parser:
         command.add_argument(
             "--verbose", action="store_true", default=argparse.SUPPRESS, help="say more; show tracebacks"
         )
-    for name in ("demo", "run", "merge", "generate", "status", "up", "report", "export", "doctor", "bench"):
+    for name in (
+        "demo",
+        "run",
+        "merge",
+        "generate",
+        "status",
+        "up",
+        "report",
+        "export",
+        "extract-lora",
+        "doctor",
+        "bench",
+    ):
         made[name].add_argument("--json", action="store_true", dest="json_output", help="print data as JSON on stdout")
 
     demo = made["demo"]
@@ -149,7 +162,22 @@ def _parser() -> Parser:
     export.add_argument("model", metavar="MODEL", help="a run's output folder, a model folder, or a recipe file")
     export.add_argument("out", metavar="OUT")
     export.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: the model's own")
+    export.add_argument(
+        "--adapter", action="store_true", help="a LoRA adapter for PEFT, of a run or recipe over adapters of one base"
+    )
+    export.add_argument("--rank", type=_positive, metavar="R", help="of the adapter, at most (default: exact)")
     export.add_argument("--gguf", metavar="TYPE", help="f16, bf16, q8_0, q4_0 … (not yet)")
+
+    extract = made["extract-lora"]
+    extract.add_argument("model", metavar="FINETUNED")
+    extract.add_argument("--base", required=True, metavar="BASE", help="what it was fine-tuned from")
+    extract.add_argument("--rank", type=_positive, default=16, metavar="R", help="default: %(default)s")
+    extract.add_argument("--out", required=True, metavar="DIR")
+    extract.add_argument(
+        "--embeddings", choices=("save", "lora", "skip"), default="save",
+        help="changed embeddings and head: kept whole, decomposed too, or left out (default: %(default)s)",
+    )  # fmt: skip
+    extract.add_argument("--threads", type=_positive, default=2, metavar="N", help="default: %(default)s")
 
     bench = made["bench"]
     bench.add_argument("name", nargs="?", metavar="NAME", help="run this one; without a name, list them")

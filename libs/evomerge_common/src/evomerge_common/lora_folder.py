@@ -56,7 +56,7 @@ _KEY = re.compile(
 )
 _EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|word_embeddings|embed_in|tok_embeddings|shared)\.weight$")
 _HEAD = re.compile(r"(^|\.)(lm_head|embed_out)\.weight$|(^|\.)cls\.predictions\.decoder\.weight$")
-_CONV1D = frozenset({"gpt2", "openai-gpt", "imagegpt", "decision_transformer"})
+CONV1D_TYPES = frozenset({"gpt2", "openai-gpt", "imagegpt", "decision_transformer"})
 """Model types whose linear layers store (in, out)."""
 _PLAIN = re.compile(r"\^?[\w.\-]+")
 _MAX_PATTERN = 300
@@ -451,7 +451,7 @@ class _Fitting:
         if product != change.shape and not flipped:
             raise self._misfit(f"{module} (B·A)", product, name, change.shape)
         square = product[0] == product[1]
-        transposed = embedding or (flipped and (not square or self._type in _CONV1D))
+        transposed = embedding or (flipped and (not square or self._type in CONV1D_TYPES))
         alpha = next(value for pattern, value in self._alphas if pattern.match(module))
         scale = alpha / (math.sqrt(rank) if self._adapter.config.get("use_rslora") else rank)
         magnitude = parts.get("lora_magnitude_vector", "")

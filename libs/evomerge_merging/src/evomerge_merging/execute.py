@@ -76,7 +76,7 @@ def execute(
     """
     begun = time.monotonic()
     out_dir = Path(out_dir)
-    with _workplace(out_dir, staged=staged) as folder:
+    with workplace(out_dir, staged=staged) as folder:
         free = shutil.disk_usage(folder).free
         if plan.disk_bytes > free:
             raise DiskFull(
@@ -114,7 +114,7 @@ def merge_in_memory(
 
 
 @contextlib.contextmanager
-def _workplace(out_dir: Path, *, staged: bool) -> Iterator[Path]:
+def workplace(out_dir: Path, *, staged: bool) -> Iterator[Path]:
     """A folder to write in that becomes `out_dir` when all went well, and is gone when not."""
     if staged:
         yield out_dir

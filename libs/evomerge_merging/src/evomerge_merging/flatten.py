@@ -64,6 +64,11 @@ def _flattened(node: Apply, done: dict[int, Node]) -> Node:
     return Apply(method("linear"), leaves, None, parameters, (), node.shape, node.dtype)
 
 
+def terms_of(node: Node) -> list[tuple[Node, float]]:
+    """Leaves and factors of the sum that the node is; of what is no linear merge itself, with the factor 1."""
+    return _terms(node, 1.0)
+
+
 def _only_leaf(node: Apply) -> Load | None:
     """The source tensor that the node is nothing but, if there is one."""
     leaves = [child for child in children(node) if isinstance(child, Load)]

@@ -1,0 +1,132 @@
+"""Writes a LoRA adapter in PEFT's format: factors of linear layers, and tensors that are kept whole."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from evomerge_common.lora_folder import CONFIG, CONV1D_TYPES, WEIGHTS
+from evomerge_merging import architecture
+from evomerge_merging.io.writer import SafetensorsWriter, write_text
+from evomerge_merging.low_rank import Product
+
+_PREFIX = "base_model.model."
+
+
+@dataclass
+class AdapterParts:
+    """What an adapter changes, by the base's tensor names.
+
+    Attributes:
+        products: in the orientation in which the base stores the tensor.
+        whole: tensors that replace the base's.
+
+    """
+
+    products: dict[str, Product] = field(default_factory=dict)
+    whole: dict[str, Tensor] = field(default_factory=dict)
+
+
+def write_adapter(
+    folder: Path,
+    parts: AdapterParts,
+    base: Collection[str],
+    config: Mapping[str, Any],
+    base_name: str,
+    *,
+    tied: bool = False,
+) -> int:
+    """Writes adapter_config.json and adapter_model.safetensors; returns the latter's bytes.
+
+    Args:
+        folder: exists.
+        parts: what changes.
+        base: names of all of the base's tensors.
+        config: the base's config.json.
+        base_name: hub id or folder, for those who load the adapter.
+        tied: the result's head is its embedding, as the base's is.
+
+    """
+    conv = config.get("model_type") in CONV1D_TYPES
+    tensors: dict[str, Tensor] = {}
+    ranks: dict[str, int] = {}
+    for name, product in parts.products.items():
+        module = name.removesuffix(".weight")
+        ranks[module] = product.rank
+        left, right = product.left, product.right
+        if architecture.is_token_embedding(name):
+            tensors[f"{_PREFIX}{module}.lora_embedding_A"] = left.T
+            tensors[f"{_PREFIX}{module}.lora_embedding_B"] = right.T
+            continue
+        if conv and not architecture.is_head(name):
+            left, right = right.T, left.T
+        tensors[f"{_PREFIX}{module}.lora_A.weight"] = right
+        tensors[f"{_PREFIX}{module}.lora_B.weight"] = left
+    saved = set()
+    biases = False
+    for name, tensor in parts.whole.items():
+        module, _, part = name.rpartition(".")
+        if module in ranks or (part == "bias" and f"{module}.weight" not in parts.whole):
+            biases = True
+            tensors[f"{_PREFIX}{module}.{'base_layer.' if module in ranks else ''}{part}"] = tensor
+        else:
+            saved.add(module)
+            tensors[_PREFIX + name] = tensor
+    rank = max(ranks.values(), default=1)
+    odd = {module: value for module, value in sorted(ranks.items()) if value != rank}
+    modules = {name.rpartition(".")[0] for name in base}
+    embedding = next((name for name in parts.whole if architecture.is_token_embedding(name)), "")
+    causal = any(kind in str(config.get("architectures")) for kind in ("CausalLM", "LMHead"))
+    together = bool(tied and embedding and causal)
+    if together:  # PEFT wants both names of the one tensor
+        tensors[f"{_PREFIX}lm_head.weight"] = parts.whole[embedding]
+    data = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM" if "CausalLM" in str(config.get("architectures")) else None,
+        "base_model_name_or_path": base_name,
+        "r": rank,
+        "lora_alpha": rank,
+        "lora_dropout": 0.0,
+        "target_modules": _short(ranks.keys(), modules),
+        "modules_to_save": _short(saved, modules) or None,
+        "rank_pattern": odd,
+        "alpha_pattern": odd,
+        "bias": "all" if biases else "none",
+        "fan_in_fan_out": conv,
+        "ensure_weight_tying": together,
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "use_dora": False,
+        "use_rslora": False,
+    }
+    specs = [(name, tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()]
+    writer = SafetensorsWriter(folder / WEIGHTS, specs, {"format": "pt"})
+    try:
+        for name, tensor in tensors.items():
+            writer.write(name, 0, tensor.contiguous().reshape(-1))
+        writer.close()
+    finally:
+        writer.abort()
+    write_text(folder / CONFIG, json.dumps(data, indent=2) + "\n")
+    return (folder / WEIGHTS).stat().st_size
+
+
+def _short(wanted: Collection[str], modules: Collection[str]) -> list[str]:
+    """Last parts of names where they mean just these modules, else whole names: how PEFT finds them again."""
+    result = set()
+    for module in wanted:
+        last = module.rpartition(".")[2]
+        same = {other for other in modules if other.rpartition(".")[2] == last}
+        result.add(last if same <= set(wanted) and not last.isdigit() else module)
+    return sorted(result)
+
+
+def same(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors hold the same numbers."""
+    return one.shape == other.shape and bool(torch.equal(one, other.to(one.dtype)))
