@@ -71,3 +71,29 @@ def write_family(folder: Path) -> Path:
     spec.write_text(SPEC)
     (folder / "suite.yaml").write_text(textwrap.dedent(SUITE))
     return spec
+
+
+def write_adapters(folder: Path) -> Path:
+    """Three LoRA adapters of the family's base, as PEFT saves them, and adapters.yaml that evolves nothing else."""
+    import warnings
+
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import LlamaForCausalLM
+
+    for seed, name in enumerate("xyz"):
+        torch.manual_seed(seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model = get_peft_model(
+                LlamaForCausalLM.from_pretrained(folder / "base"),
+                LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj", "down_proj"], task_type="CAUSAL_LM"),
+            )
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    if parameter.requires_grad:
+                        parameter.add_(torch.randn_like(parameter) * 0.1)
+            model.save_pretrained(folder / f"lora-{name}")
+    spec = folder / "adapters.yaml"
+    spec.write_text(SPEC.replace("models: [a, b, c]\nbase: base\n", "models: [lora-x, lora-y, lora-z]\n"))
+    return spec

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from tiny_models import CHOICES, PROMPTS, TEXTS, make, suite_of
 from transformers import AutoModelForCausalLM
 
+from evomerge_common.domain.recipe import ModelReference, Recipe
 from evomerge_common.domain.suite import Suite
 from evomerge_common.errors import (
     EvoMergeException,
@@ -22,10 +24,12 @@ from evomerge_common.errors import (
     ShapeMismatch,
     UnsafeFile,
 )
+from evomerge_common.lora_folder import write_pair
 from evomerge_evaluator.scoring import forward, score_folder
 from evomerge_evaluator.scoring.batches import compose
 from evomerge_evaluator.scoring.devices import choose_threads
 from evomerge_evaluator.scoring.scorer import Scorer
+from evomerge_merging import merge_recipe, plan_merge
 
 SUITE = Suite.from_dict(
     {
@@ -197,3 +201,80 @@ def test_batches_depend_on_lengths_alone() -> None:
     assert compose([5, 6, 7], 8, fits=lambda rows, longest: rows * longest <= 13) == [[2], [1, 0]]
     assert compose([100], 8, fits=lambda *_: False) == [[0]]
     assert compose([], 8) == []
+
+
+def adapter_of(base: Path, folder: Path, seed: int, **options: Any) -> Path:
+    from peft import LoraConfig, get_peft_model
+
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.manual_seed(seed)
+        config = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], **options)
+        model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), config)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.requires_grad:
+                    parameter.add_(torch.randn_like(parameter))
+        model.save_pretrained(folder)
+    return folder
+
+
+def test_of_adapters_only_what_they_change_is_swapped(tmp_path: Path) -> None:
+    """Over one base, in any order with whole models in between, and bit for bit as from files."""
+    base, other = make(tmp_path / "base"), make(tmp_path / "other", seed=5)
+    pairs = []
+    for seed in range(2):
+        pairs.append(tmp_path / f"pair-{seed}")
+        pairs[-1].mkdir()
+        write_pair(pairs[-1], base, adapter_of(base, tmp_path / f"adapter-{seed}", seed))
+    names = [(ModelReference(str(pair)), {"weight": 0.6}) for pair in pairs]
+    recipes = [Recipe.of_models("task_arithmetic", names, base=ModelReference(str(base)))]
+    recipes += [Recipe.of_source(reference) for reference, _ in names]
+    expected = []
+    for i, recipe in enumerate(recipes):
+        merge_recipe(recipe, {}, tmp_path / f"merged-{i}")
+        expected.append(fresh(tmp_path / f"merged-{i}"))
+    assert len(set(expected)) == 3
+    scorer = Scorer(device="cpu")
+    resident = scorer.resident
+    assert scorer.score_folder(base, SUITE, "all").scores == fresh(base)
+    total = len(load_file(base / "model.safetensors"))
+    for i in (1, 0, 2, 1):
+        before = resident.copied
+        if i:
+            assert scorer.score_folder(pairs[i - 1], SUITE, "all").scores == expected[i]
+        else:
+            with plan_merge(recipes[0]) as plan:
+                assert scorer.score_plan(plan, SUITE, "all").scores == expected[0]
+        assert resident.copied - before == 4, "two matrices in each of two layers"
+    before = resident.copied
+    assert scorer.score_folder(base, SUITE, "all").scores == fresh(base)
+    assert resident.copied - before == 4
+    assert scorer.score_folder(other, SUITE, "all").scores == fresh(other)
+    before = resident.copied
+    assert scorer.score_folder(pairs[0], SUITE, "all").scores == expected[1]
+    assert resident.copied - before == total
+    assert resident.loads == 1
+
+
+def test_an_adapter_with_a_head_of_its_own_over_a_tied_base(tmp_path: Path) -> None:
+    base = make(tmp_path / "base", tie_word_embeddings=True)
+    adapter = adapter_of(base, tmp_path / "adapter", 1, modules_to_save=["embed_tokens"])
+    (tmp_path / "pair").mkdir()
+    write_pair(tmp_path / "pair", base, adapter)
+    merge_recipe(Recipe.of_source(ModelReference(str(base), adapter=str(adapter))), {}, tmp_path / "merged")
+    scorer = Scorer(device="cpu")
+    for folder in (base, tmp_path / "pair", base, tmp_path / "pair"):
+        same_as = tmp_path / "merged" if folder.name == "pair" else base
+        assert scorer.score_folder(folder, SUITE, "all").scores == fresh(same_as)
+
+
+def test_a_base_that_changed_under_its_adapter_is_read_again(tmp_path: Path) -> None:
+    base = make(tmp_path / "base")
+    (tmp_path / "pair").mkdir()
+    write_pair(tmp_path / "pair", base, adapter_of(base, tmp_path / "adapter", 1))
+    scorer = Scorer(device="cpu")
+    before = scorer.score_folder(tmp_path / "pair", SUITE, "all").scores
+    make(base, seed=9)
+    after = scorer.score_folder(tmp_path / "pair", SUITE, "all").scores
+    assert after == fresh(tmp_path / "pair") != before

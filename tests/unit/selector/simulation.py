@@ -41,6 +41,13 @@ def make_spec(models: int = 3, seed: int = 7, **search: Any) -> RunSpec:
     return RunSpec.from_dict({"models": names, "base": "org/base", "suite": SUITE, "search": search, "seed": seed})
 
 
+def adapters_spec(*bases: str, methods: tuple[str, ...] = ("linear", "task_arithmetic", "ties")) -> RunSpec:
+    """A run over an adapter of each of the bases."""
+    models = [f"{base}+org/m{i}" for i, base in enumerate(bases)]
+    search = {"evaluations": 30, "population": 8, "methods": list(methods)}
+    return RunSpec.from_dict({"models": models, "base": "org/base", "suite": SUITE, "search": search, "seed": 7})
+
+
 def landscape(recipe_json: str) -> float:
     """A smooth made-up fitness: the closer the weights are to a hidden optimum, the better."""
     data = json.loads(recipe_json)
@@ -77,9 +84,11 @@ def answer(job: Job, *, fail: frozenset[int] = frozenset(), layers: int = 6) -> 
     match payload:
         case DownloadJob():
             name = payload.reference
+            base, _, adapter = name.partition("+")
             model = Model(
-                reference=name, digest=f"sha256:{name}", uri=f"file:///{name}", architecture="L", num_layers=layers
-            )
+                reference=name, digest=f"sha256:{name}", uri=f"file:///{name}", architecture="L", num_layers=layers,
+                base=f"sha256:{base}" if adapter else "",
+            )  # fmt: skip
             return ModelReady(job_id=job.job_id, model=model)
         case MergeJob():
             uri = ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from statistics import median
 
 import pytest
@@ -12,6 +13,8 @@ from evomerge_common.domain.genome import SearchSpace
 from evomerge_common.domain.messages import (
     CandidateEvaluated,
     CandidateFailed,
+    CandidateMerged,
+    DownloadJob,
     ErrorInfo,
     Event,
     RunFailed,
@@ -25,7 +28,7 @@ from evomerge_common.domain.spec import STRATEGIES, RunSpec
 from evomerge_common.errors import SpecError
 from evomerge_selector.domain.strategies import Individual, MapElitesSearch
 from evomerge_selector.domain.tournament import EvolutionaryTournament, Phase
-from simulation import SUITE, Simulation, make_spec
+from simulation import SUITE, Simulation, adapters_spec, make_spec
 
 SCHEDULES = ("steady", "generational")
 SPACE = SearchSpace((ModelReference("a"), ModelReference("b"), ModelReference("c")), None, 6, 4, ("linear",))
@@ -213,3 +216,43 @@ def test_spec_mistakes_name_the_key_and_the_nearest_word(change: dict[str, objec
     data = {"models": ["a", "b"], "suite": SUITE, **change}
     with pytest.raises(SpecError, match=words):
         RunSpec.from_dict(data)
+
+
+def test_linear_merges_of_adapters_of_one_base_are_left_to_the_evaluator() -> None:
+    """No weights travel: the recipe is enough. Other methods are merged as ever, and nothing else changes."""
+    run = Simulation(adapters_spec(*["org/base"] * 3), workers=3, order=1, replay_every=5)
+    methods = {
+        one.proposed.recipe_digest: Recipe.from_json(one.proposed.recipe_json).method
+        for one in run.tournament.candidates
+        if one.proposed.operator != "source"
+    }
+    merged = {event.payload.recipe_digest for event in run.events if isinstance(event.payload, CandidateMerged)}
+    assert {"linear", "task_arithmetic", "ties"} == set(methods.values())
+    assert {methods[digest] for digest in merged} == {"ties"}
+    assert merged == {digest for digest, method in methods.items() if method == "ties"}
+    assert all(uri == "" for uri in run.tournament.discarded)
+    assert run.tournament.phase is Phase.FINISHED
+
+
+def test_adapters_of_several_bases_are_merged_as_whole_models() -> None:
+    run = Simulation(adapters_spec("org/base", "org/other", methods=("linear",)), workers=3, order=1)
+    made = [one for one in run.tournament.candidates if one.proposed.operator != "source"]
+    merged = {event.payload.recipe_digest for event in run.events if isinstance(event.payload, CandidateMerged)}
+    assert merged == {one.proposed.recipe_digest for one in made}
+
+
+def test_an_adapter_named_alone_is_fetched_with_the_runs_base() -> None:
+    run = Simulation(adapters_spec(*["org/base"] * 2), workers=1, order=1)
+    state = EvolutionaryTournament("r")
+    state.apply(run.events[0])
+    wanted = {job.payload.reference: job.payload.base for job in state.jobs() if isinstance(job.payload, DownloadJob)}
+    assert wanted == {"org/base+org/m0": "org/base", "org/base+org/m1": "org/base", "org/base": ""}
+
+
+@pytest.mark.parametrize("preserve", [True, False, None])
+def test_preserve_instruction_is_in_every_candidates_recipe(preserve: bool | None) -> None:
+    spec = replace(make_spec(evaluations=16, population=6), preserve_instruction=preserve)
+    assert RunSpec.from_json(spec.to_json(), spec.suite) == spec
+    for one in Simulation(spec, workers=2, order=1).tournament.candidates:
+        recipe = Recipe.from_json(one.proposed.recipe_json)
+        assert recipe.preserve_instruction is (None if one.proposed.operator == "source" else preserve)

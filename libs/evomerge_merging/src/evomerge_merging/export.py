@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
@@ -12,8 +13,11 @@ from evomerge_merging.io.writer import write_text
 from evomerge_merging.recipe_to_yaml import recipe_to_mergekit
 
 
-def model_card(recipe: Recipe) -> str:
-    """README.md of a model made by a recipe: front matter as the Hub reads it, what went in, and how."""
+def model_card(recipe: Recipe, notes: Sequence[str] = ()) -> str:
+    """README.md of a model made by a recipe: front matter as the Hub reads it, what went in, and how.
+
+    `notes` say what was kept, adapted or left out.
+    """
     sources = recipe.sources()
     front = {
         "base_model": [_public_name(source) for source in sources],
@@ -33,6 +37,7 @@ def model_card(recipe: Recipe) -> str:
         "",
         *(f"* {_public_name(source)}" + (f" (`{source.digest}`)" if source.digest else "") for source in sources),
         "",
+        *(["What was kept, adapted or left out:", "", *(f"* {note}" for note in notes), ""] if notes else []),
         f"The recipe below is the model's identity (digest `{recipe.digest}`): it makes the same weights again.",
         "",
         f"```{language}",
@@ -49,10 +54,10 @@ def _public_name(source: ModelReference) -> str:
     return Path(source.name).name if local else source.name
 
 
-def write_card(recipe: Recipe, folder: Path, card: str = "") -> None:
+def write_card(recipe: Recipe, folder: Path, card: str = "", notes: Sequence[str] = ()) -> None:
     """Writes recipe.json, mergekit_config.yml where mergekit has words for it, and README.md (`card`, or one made)."""
     write_text(folder / "recipe.json", json.dumps(recipe.to_dict(), indent=2, sort_keys=True) + "\n")
     spoken = recipe_to_mergekit(recipe)
     if spoken:
         write_text(folder / "mergekit_config.yml", spoken)
-    write_text(folder / "README.md", card or model_card(recipe))
+    write_text(folder / "README.md", card or model_card(recipe, notes))

@@ -57,6 +57,15 @@ class Plan:
     sources: Mapping[str, Source]
     notes: tuple[str, ...]
 
+    def public(self, note: str) -> str:
+        """A note without the author's folders: a local source is called by its own name."""
+        for source in sorted(self.sources.values(), key=lambda source: -len(source.label)):
+            shown = "+".join(
+                Path(part).name if "/" in part and part[0] in "./~" else part for part in source.label.split("+")
+            )
+            note = note.replace(source.label, shown)
+        return note
+
     def kept(self) -> tuple[Source, frozenset[str]] | None:
         """The base of which all adapters among the sources are, and the tensors that are as they are there.
 

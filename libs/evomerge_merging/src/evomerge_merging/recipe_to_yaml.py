@@ -26,6 +26,8 @@ def recipe_to_mergekit(recipe: Recipe) -> str | None:
     models = [item.model for item in everything] + ([recipe.base] if recipe.base is not None else [])
     if name is None or any(isinstance(m, Recipe) or m.name.startswith("sha256:") for m in models):
         return None
+    if recipe.preserve_instruction:
+        return None
     if recipe.method == "dfs" and any("scale" in level for level in _levels(recipe)):
         return None
     if name == "slerp" and recipe.base is None:

@@ -114,6 +114,13 @@ def dtype_word(data: Mapping[str, Any], key: str, path: Path) -> str:
     return "" if value == "auto" else word(value, (*path, key))
 
 
+def yes_or_no(data: Mapping[str, Any], key: str, path: Path) -> bool | None:
+    value = data.get(key)
+    if value is not None and not isinstance(value, bool):
+        raise RecipeError(f"must be true or false, not {value!r}", (*path, key))
+    return value
+
+
 def layer_range(value: Any, path: Path) -> tuple[int, int] | None:
     if value is None:
         return None

@@ -1,8 +1,8 @@
-"""Recipes as people write them: mergekit's YAML as it is, and three words more.
+"""Recipes as people write them: mergekit's YAML as it is, and four words more.
 
-The three: `seed` (of random masks), `weight_mask` (each input is masked before it is merged: `methods/masks.py`), and
-a nested recipe wherever a model may stand: a mapping with `merge_method`, or the `name` of another document (`---`) of
-the same text, as mergekit-multi has it.
+The four: `seed` (of random masks), `weight_mask` (each input is masked before it is merged: `methods/masks.py`),
+`preserve_instruction` (`instruction.py`), and a nested recipe wherever a model may stand: a mapping with
+`merge_method`, or the `name` of another document (`---`) of the same text, as mergekit-multi has it.
 Unlike mergekit, unknown keys are errors; each error has file, line, place and the nearest valid word, and everything
 is checked against the method registry before a model is opened.
 """
@@ -28,12 +28,13 @@ from evomerge_merging.recipe_values import (
     whole_number,
     with_mask,
     word,
+    yes_or_no,
 )
 from evomerge_merging.yaml_lines import read_yaml
 
 KEYS = (
     "merge_method", "models", "slices", "base_model", "parameters", "dtype", "out_dtype", "tokenizer_source",
-    "tokenizer", "chat_template", "seed", "name", "weight_mask",
+    "tokenizer", "chat_template", "seed", "name", "weight_mask", "preserve_instruction",
 )  # fmt: skip
 _MODEL_KEYS = ("model", "parameters")
 _SOURCE_KEYS = ("model", "layer_range", "parameters")
@@ -137,6 +138,7 @@ class _Reader:
             out_dtype=dtype_word(data, "out_dtype", whole),
             chat_template=word(data.get("chat_template") or "", (*whole, "chat_template")),
             seed=whole_number(data.get("seed", 0), (*whole, "seed")),
+            preserve_instruction=yes_or_no(data, "preserve_instruction", whole),
             **tokenizer_fields(data, whole),
         )
         mask = data.get("weight_mask")

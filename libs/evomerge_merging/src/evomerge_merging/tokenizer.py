@@ -14,6 +14,7 @@ from evomerge_common.domain.recipe import ModelReference, Recipe
 from evomerge_common.errors import ModelError, RecipeError, did_you_mean
 from evomerge_merging.architecture import text_config
 from evomerge_merging.chat_templates import chat_template, template_of
+from evomerge_merging.instruction import Instruction, instruction_of, renumbered
 from evomerge_merging.io.small_files import MAX_BYTES, read_object
 from evomerge_merging.io.writer import write_text
 from evomerge_merging.source import Source
@@ -42,6 +43,9 @@ class TokenizerPlan:
         template: the chat template, where it is not the folder's own.
         tokenizer: content of tokenizer.json, where it is not the folder's own; files of older formats are left out.
         config: fields of the model's config that follow the vocabulary.
+        generation: content of generation_config.json, where it is not the folder's own.
+        end: the tokenizer's end token, where it is not the folder's own.
+        kept: what stays of an instruction-tuned source, in words.
         default: nothing speaks for another source than the one that gives the config.
 
     """
@@ -50,6 +54,9 @@ class TokenizerPlan:
     template: str = ""
     tokenizer: Mapping[str, Any] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
+    generation: Mapping[str, Any] = field(default_factory=dict)
+    end: str = ""
+    kept: tuple[str, ...] = ()
     default: bool = False
 
     def write(self, out: Path) -> None:
@@ -63,6 +70,11 @@ class TokenizerPlan:
             write_text(out / "chat_template.jinja", self.template)
             (out / "chat_template.json").unlink(missing_ok=True)
             config.pop("chat_template", None)
+        if self.generation:
+            write_text(out / "generation_config.json", json.dumps(dict(self.generation), indent=2) + "\n")
+        if self.end:
+            config["eos_token"] = self.end
+            (out / "special_tokens_map.json").unlink(missing_ok=True)  # it would say otherwise
         if self.tokenizer:
             write_text(out / "tokenizer.json", json.dumps(self.tokenizer, ensure_ascii=False) + "\n")
             if "added_tokens_decoder" in config:
@@ -82,6 +94,7 @@ class _Choice:
     sources: Mapping[str, Source]
     notes: list[str]
     outside: Source | None = None
+    preserve: bool | None = None
 
     def __post_init__(self) -> None:
         self.words = {
@@ -92,6 +105,18 @@ class _Choice:
         self.everyone = list(self.sources.values())
         opened = [*self.everyone, *([self.outside] if self.outside else [])]
         self.vocabularies = {source.key: vocabulary(source.folder) for source in opened}
+        found = [
+            instruction_of(source, self.vocabularies[source.key], embedding_rows(source))
+            for source in self.everyone
+            if self.preserve is not False
+        ]
+        self.instructions = {one.source.key: one for one in found if one is not None}
+        if self.preserve and not self.instructions:
+            raise RecipeError(
+                "no model is instruction-tuned (with a chat template that writes one of its end tokens), so there is "
+                "nothing to preserve",
+                ("preserve_instruction",),
+            )
 
     def named(self, text: str) -> Source:
         if self.outside is not None:
@@ -136,13 +161,16 @@ def plan_tokenizer(
         notes.append(
             f"the tokenizer setting {rule.tokenizer or 'of a nested recipe'!r} of a nested recipe holds for all"
         )
-    choice = _Choice(rule, sources, notes, outside)
+    preserve = rule.preserve_instruction if recipe.preserve_instruction is None else recipe.preserve_instruction
+    choice = _Choice(rule, sources, notes, outside, preserve)
     explicit = bool(rule.tokenizer or rule.tokens or rule.pad_to_multiple_of)
     if explicit:
         plan, aligned = _explicit(choice)
     else:
         plan, aligned = _implicit(choice)
-    return _with_template(recipe, plan, choice), aligned, notes
+    plan = _with_template(recipe, plan, choice)
+    notes.extend(plan.kept)
+    return plan, aligned, notes
 
 
 def _rules(recipe: Recipe) -> Iterator[Recipe]:
@@ -159,8 +187,10 @@ def _implicit(choice: _Choice) -> tuple[TokenizerPlan, dict[str, Source]]:
     for source in choice.everyone[1:]:
         _compare(choice, donor, source)
     chosen = donor
-    tuned = next((source for source in choice.everyone if template_of(source.folder)), None)
-    if tuned is not None and not template_of(donor.folder) and choice.vocabularies[tuned.key]:
+    tuned = next((one.source for one in choice.instructions.values()), None)
+    if tuned is None and choice.preserve is not False and not template_of(donor.folder):
+        tuned = next((source for source in choice.everyone if template_of(source.folder)), None)
+    if tuned is not None and donor.key not in choice.instructions and choice.vocabularies[tuned.key]:
         chosen = tuned
         special = [token for token in _added(tuned.folder) if token not in choice.vocabularies[donor.key]]
         told = f" and its own tokens {', '.join(map(repr, special[:6]))}" if special else ""
@@ -168,6 +198,10 @@ def _implicit(choice: _Choice) -> tuple[TokenizerPlan, dict[str, Source]]:
             f"the tokenizer of {tuned.label}, which is instruction-tuned, is kept with its chat template{told}"
         )
     rows = {embedding_rows(source) for source in choice.everyone}
+    kept = _kept(choice, chosen)
+    if kept and len(rows) == 1 and 0 not in rows:
+        tokens = {token: row for token, row in choice.vocabularies[chosen.key].items() if row < embedding_rows(chosen)}
+        return _aligned(choice, chosen, Target(tokens, embedding_rows(chosen)), {}, kept)
     if len(rows) == 1 or 0 in rows or not choice.vocabularies[chosen.key]:
         config = _special_ids(chosen, donor)
         return TokenizerPlan(chosen.folder, config=config, default=chosen is donor), dict(choice.sources)
@@ -176,7 +210,19 @@ def _implicit(choice: _Choice) -> tuple[TokenizerPlan, dict[str, Source]]:
         f"the embeddings have {' and '.join(map(str, sorted(rows)))} rows: the result has {chosen.label}'s tokens in "
         f"{target.rows} rows"
     )
-    return _aligned(choice, chosen, target, {})
+    return _aligned(choice, chosen, target, {}, kept)
+
+
+def _kept(choice: _Choice, chosen: Source | None) -> list[Instruction]:
+    """The instruction-tuned sources whose special tokens' rows stay as they are: those that speak like `chosen`.
+
+    None where all sources are tuned alike, since their rows then merge like all others.
+    """
+    tuned = list(choice.instructions.values())
+    if not tuned or len(tuned) == len(choice.everyone):
+        return []
+    template = next((one.template for one in tuned if chosen is not None and one.source is chosen), tuned[0].template)
+    return [one for one in tuned if one.template.strip() == template.strip()]
 
 
 def _compare(choice: _Choice, donor: Source, source: Source) -> None:
@@ -236,22 +282,51 @@ def _explicit(choice: _Choice) -> tuple[TokenizerPlan, dict[str, Source]]:
                 tokens = _extended(tokens, new)
                 told = ", ".join(repr(token) for token in new[:3])
                 choice.notes.append(f"{len(new)} tokens of {source.label} are added to {chosen.label}'s ({told}, …)")
+    kept = _kept(choice, None if chosen.key not in choice.instructions else chosen) if choice.preserve else []
+    for one in kept:
+        new = [token for token in one.tokens if token not in tokens]
+        if new:
+            files.append(one.source)
+            tokens = _extended(tokens, new)
     own = [token for token in rule.tokens if token not in tokens]
     tokens = _extended(tokens, own)
     united: dict[str, Any] = {}
     if len(files) > 1 or own or lost:
         united = unite([(source.label, _tokenizer_json(source)) for source in files], tokens, own)
-    return _aligned(choice, chosen, Target.of(tokens, rule.pad_to_multiple_of), united)
+    plan, aligned = _aligned(choice, chosen, Target.of(tokens, rule.pad_to_multiple_of), united, kept)
+    first_tuned = next(iter(choice.instructions.values()), None)
+    if choice.preserve and first_tuned is not None and chosen.key not in choice.instructions:
+        plan = _ending_like(plan, first_tuned, choice.vocabularies[first_tuned.source.key], tokens)
+    return plan, aligned
+
+
+def _ending_like(
+    plan: TokenizerPlan, tuned: Instruction, before: Mapping[str, int], after: Mapping[str, int]
+) -> TokenizerPlan:
+    """The plan with another source's template, end token and generation settings, its ids those of the result."""
+    ids = {key: value for key, value in text_config(tuned.source.config).items() if key.endswith("_token_id")}
+    return replace(
+        plan,
+        template=tuned.template,
+        generation=renumbered(tuned.generation, before, after),
+        end=tuned.ends[0],
+        config={**plan.config, **renumbered(ids, before, after)},
+    )
 
 
 def _aligned(
-    choice: _Choice, chosen: Source, target: Target, united: Mapping[str, Any]
+    choice: _Choice, chosen: Source, target: Target, united: Mapping[str, Any], kept: Sequence[Instruction] = ()
 ) -> tuple[TokenizerPlan, dict[str, Source]]:
     rule = choice.rule
     vocabularies = {key: found or choice.vocabularies[chosen.key] for key, found in choice.vocabularies.items()}
     known = known_rows(choice.everyone, vocabularies)
     base = rule.base.key if isinstance(rule.base, ModelReference) else None
     given = origins(target, known, base, rule, choice.words)
+    spoken: tuple[str, ...] = ()
+    if kept:
+        tokens = [token for token in kept[0].tokens if token in target.tokens and token not in rule.tokens]
+        given = given.forced_from([one.source.key for one in kept], tokens, target, known)
+        spoken = _told(kept, tokens)
     if given.averaged:
         choice.notes.append(f"{given.averaged} tokens get the average of the sources that know them where one does not")
     if given.zero:
@@ -268,7 +343,18 @@ def _aligned(
         choice.notes.append(
             f"embedding and head of {', '.join(changed)} follow the tokens of {chosen.label}'s tokenizer"
         )
-    return TokenizerPlan(chosen.folder, tokenizer=united, config=config), aligned
+    return TokenizerPlan(chosen.folder, tokenizer=united, config=config, kept=spoken), aligned
+
+
+def _told(kept: Sequence[Instruction], tokens: Sequence[str]) -> tuple[str, ...]:
+    whose = ", ".join(one.source.label for one in kept)
+    shown = ", ".join(map(repr, tokens[:6])) + (", …" if len(tokens) > 6 else "")
+    how = f"{whose}: instruction-tuned ({kept[0].signs()}); its chat template, special tokens and end of turns are kept"
+    rows = (
+        f"the embedding and head rows of {len(tokens)} special tokens ({shown}) are those of {whose} in every model "
+        "that goes in, so that no merge changes them"
+    )
+    return how, rows
 
 
 def _extended(tokens: Mapping[str, int], new: Sequence[str]) -> dict[str, int]:
@@ -290,7 +376,7 @@ def _with_template(recipe: Recipe, plan: TokenizerPlan, choice: _Choice) -> Toke
     if recipe.chat_template == "auto":
         whose = [source.label for source in choice.everyone if template_of(source.folder).strip() == text]
         choice.notes.append(f"chat template: {', '.join(whose)}'s" if text else "no source has a chat template")
-    if not recipe.chat_template and not own:
+    if not recipe.chat_template and not plan.template and not own and choice.preserve is not False:
         tuned = next((source for source in choice.everyone if template_of(source.folder)), None)
         if tuned is not None:
             text = template_of(tuned.folder)

@@ -62,6 +62,18 @@ class Origins:
     averaged: int
     zero: tuple[str, ...]
 
+    def forced_from(
+        self, keys: Sequence[str], tokens: Sequence[str], target: Target, known: Mapping[str, Mapping[str, int]]
+    ) -> Origins:
+        """The same, but for some tokens every source takes the rows of certain ones: their average, if several."""
+        rows = {key: own.copy() for key, own in self.rows.items()}
+        for token in tokens:
+            row = target.tokens[token]
+            for key, own in rows.items():
+                own[row] = known[key].get(token, -1) if key in keys else -1
+        forced = self.forced | {target.tokens[token] for token in tokens}
+        return Origins(rows, forced, self.averaged, self.zero)
+
 
 def embedding_rows(source: Source) -> int:
     """Rows of a source's token embedding; 0 when it has none that can be told."""

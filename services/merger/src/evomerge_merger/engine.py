@@ -10,6 +10,7 @@ import yaml
 
 from evomerge_common.domain.recipe import Recipe
 
+MAX_NOTES = 50
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch loads: no spinning beside the evaluator
 
 
@@ -21,12 +22,15 @@ def merge(recipe_json: str, models: Mapping[str, str], out: str, threads: int) -
         return execute(plan, Path(out), threads=threads, staged=True).bytes
 
 
-def export(recipe_json: str, models: Mapping[str, str], out: str, threads: int, card: str) -> int:
-    """Writes a finished model with its recipe and card into `out`; returns its bytes."""
+def export(
+    recipe_json: str, models: Mapping[str, str], out: str, threads: int, card: str
+) -> tuple[int, tuple[str, ...]]:
+    """Writes a finished model with its recipe and card into `out`; returns its bytes, and what is to be said of it."""
     from evomerge_merging import merge_recipe
 
     recipe = Recipe.from_json(recipe_json)
-    return merge_recipe(recipe, _paths(models), Path(out), threads=threads, card=card, staged=True).bytes
+    report = merge_recipe(recipe, _paths(models), Path(out), threads=threads, card=card, staged=True)
+    return report.bytes, report.notes[:MAX_NOTES]
 
 
 def validate(text: str) -> tuple[str, str, list[str]]:

@@ -7,6 +7,7 @@ import shutil
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import TypeVar
 
 from evomerge_common.domain.messages import ArtifactExported, CandidateMerged, ExportJob, Job, MergeJob, Model
 from evomerge_common.errors import InvalidInput, NotFound, UnsafeFile
@@ -15,6 +16,7 @@ from evomerge_common.runtime.ports_factory import Ports
 from evomerge_common.uris import model_folders
 from evomerge_merger import engine
 
+Result = TypeVar("Result")
 THREADS = 2
 REMEMBERED = 1000
 """Artifacts that the handler knows to be stored."""
@@ -25,12 +27,12 @@ class _Handler:
         self._ports = ports
         self._child = child
 
-    async def _store(self, name: str, work: Callable[..., int], *arguments: object) -> tuple[str, int]:
+    async def _store(self, name: str, work: Callable[..., Result], *arguments: object) -> tuple[str, Result]:
         """Runs `work(…, folder, …)` in the child and makes the folder the artifact `name`."""
         staged = await asyncio.to_thread(self._ports.artifacts.stage, name)
         try:
-            size = await self._child.call(work, *(str(staged) if one is FOLDER else one for one in arguments))
-            return await asyncio.to_thread(self._ports.artifacts.commit, staged, name), size
+            result = await self._child.call(work, *(str(staged) if one is FOLDER else one for one in arguments))
+            return await asyncio.to_thread(self._ports.artifacts.commit, staged, name), result
         except BaseException:
             await asyncio.to_thread(shutil.rmtree, staged, True)
             raise
@@ -93,7 +95,7 @@ class ExportHandler(_Handler):
         if not payload.destination or "/" in payload.destination or payload.destination.startswith("."):
             raise UnsafeFile(f"export destination {payload.destination!r} must be one plain folder name")
         began = time.monotonic()
-        uri, size = await self._store(
+        uri, (size, notes) = await self._store(
             f"exports/{job.run_id}/{payload.destination}",
             engine.export,
             payload.recipe_json,
@@ -109,6 +111,7 @@ class ExportHandler(_Handler):
             uri=uri,
             bytes=size,
             seconds=time.monotonic() - began,
+            notes=notes,
         )
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from evomerge_reporter.domain.history import short_name
 
+_NAMES = re.compile(r"(?<![\w.])[/~](?:[^\s/,:;+']+/)+[^\s/,:;+']+")
 LIMITS = (
     "The scores say how the model answers this suite's items, and nothing beyond them. Merging carries over the "
     "sources' licences, biases and faults: read their cards."
@@ -30,13 +32,25 @@ def model_card(result: dict[str, Any]) -> str:
     )
     parts = [
         *front, "", "# A merged language model", "", found, "", f"**{verdict}**", "",
-        *_sources(sources), "", *_scores(result), "",
+        *_sources(sources), "", *_scores(result), "", *_notes(result),
         "## Recipe", "",
         f"Digest `{champion.get('recipe_digest', '')}`. The recipe rebuilds these weights bit for bit.", "",
         "```json", json.dumps(_public(champion.get("recipe")), indent=2, ensure_ascii=False), "```", "",
         "## Limits", "", LIMITS, "",
     ]  # fmt: skip
     return "\n".join(parts)
+
+
+def notes_of(result: dict[str, Any]) -> list[str]:
+    """What the merge of the champion said it kept, adapted or left out, without the author's folders."""
+    return [
+        _NAMES.sub(lambda match: short_name(match[0]), note) for one in result["exports"][-1:] for note in one["notes"]
+    ]
+
+
+def _notes(result: dict[str, Any]) -> list[str]:
+    notes = notes_of(result)
+    return ["## Kept, adapted, left out", "", *(f"* {note}" for note in notes), ""] if notes else []
 
 
 def _sources(sources: list[dict[str, Any]]) -> list[str]:

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from evomerge_common.codec import to_json_line
 from evomerge_common.domain.suite import Suite
 from evomerge_common.ports import Recorded
-from evomerge_reporter.card import model_card
+from evomerge_reporter.card import model_card, notes_of
 from evomerge_reporter.domain.history import History, history_of, short_name
 from evomerge_reporter.domain.result import result_of
 from evomerge_reporter.formats import FILTERS
@@ -65,6 +65,7 @@ def report_page(history: History, result: dict[str, Any]) -> str:
         .render(
             r=result,
             rows=rows,
+            notes=notes_of(result),
             recipe=json.dumps(champion["recipe"], indent=2, ensure_ascii=False) if champion else "",
             style=Markup(style.read_text()),  # noqa: S704 - our own file, nothing of a user in it
         )

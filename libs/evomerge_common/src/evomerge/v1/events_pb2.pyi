@@ -220,17 +220,19 @@ class CandidateFailed(_message.Message):
     def __init__(self, job_id: _Optional[str] = ..., kind: _Optional[str] = ..., recipe_digest: _Optional[str] = ..., split: _Optional[str] = ..., reference: _Optional[str] = ..., error: _Optional[_Union[_types_pb2.ErrorInfo, _Mapping]] = ...) -> None: ...
 
 class ArtifactExported(_message.Message):
-    __slots__ = ("job_id", "recipe_digest", "format", "uri", "bytes", "seconds")
+    __slots__ = ("job_id", "recipe_digest", "format", "uri", "bytes", "seconds", "notes")
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
     RECIPE_DIGEST_FIELD_NUMBER: _ClassVar[int]
     FORMAT_FIELD_NUMBER: _ClassVar[int]
     URI_FIELD_NUMBER: _ClassVar[int]
     BYTES_FIELD_NUMBER: _ClassVar[int]
     SECONDS_FIELD_NUMBER: _ClassVar[int]
+    NOTES_FIELD_NUMBER: _ClassVar[int]
     job_id: str
     recipe_digest: str
     format: str
     uri: str
     bytes: int
     seconds: float
-    def __init__(self, job_id: _Optional[str] = ..., recipe_digest: _Optional[str] = ..., format: _Optional[str] = ..., uri: _Optional[str] = ..., bytes: _Optional[int] = ..., seconds: _Optional[float] = ...) -> None: ...
+    notes: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, job_id: _Optional[str] = ..., recipe_digest: _Optional[str] = ..., format: _Optional[str] = ..., uri: _Optional[str] = ..., bytes: _Optional[int] = ..., seconds: _Optional[float] = ..., notes: _Optional[_Iterable[str]] = ...) -> None: ...

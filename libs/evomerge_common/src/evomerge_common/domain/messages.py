@@ -224,6 +224,7 @@ class ArtifactExported:
     uri: str = ""
     bytes: int = 0
     seconds: float = 0.0
+    notes: tuple[str, ...] = ()
 
 
 Decision = (

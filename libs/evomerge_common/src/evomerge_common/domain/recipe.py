@@ -87,6 +87,8 @@ class Recipe:
         tokenizer: "" (the base's or the first model's), "base", "union", or a model.
         tokens: by token, where its embedding comes from: {"source": model, "token" or "token_id" if it is another's},
             {"zero": true}, and "force" to replace rows that are there.
+        preserve_instruction: whether the chat template, the special tokens and their embeddings of an instruction-tuned
+            source stay as they are; None: where no tokenizer is asked for.
         pad_to_multiple_of: rows of the embedding are rounded up to a multiple of it (0: not).
         seed: of random masks.
 
@@ -103,6 +105,7 @@ class Recipe:
     seed: int = 0
     tokens: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     pad_to_multiple_of: int = 0
+    preserve_instruction: bool | None = None
 
     @classmethod
     def of_source(cls, source: ModelReference, *, dtype: str = "") -> Recipe:
@@ -190,7 +193,9 @@ class Recipe:
         def of_token(own: Mapping[str, Any]) -> dict[str, Any]:
             return {**own, **({"source": digests.get(own["source"], own["source"])} if "source" in own else {})}
 
-        return _present(
+        # Apart from the rest, since no is a decision and not the absence of one.
+        kept = {} if self.preserve_instruction is None else {"preserve_instruction": self.preserve_instruction}
+        return kept | _present(
             method=self.method,
             slices=[
                 _present(inputs=[one(item) for item in part.inputs], parameters=dict(part.parameters))
@@ -246,6 +251,7 @@ class Recipe:
                 seed=int(data.get("seed", 0)),
                 tokens={str(token): dict(own) for token, own in data.get("tokens", {}).items()},
                 pad_to_multiple_of=int(data.get("pad_to_multiple_of", 0)),
+                preserve_instruction=data.get("preserve_instruction"),
             )
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             raise RecipeError(f"not a recipe: {error!r}") from error

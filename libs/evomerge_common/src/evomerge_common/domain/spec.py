@@ -77,6 +77,7 @@ class RunSpec:
         threads: intra-op threads of a scorer. Fixed for the run, so that scores do not depend on the machine's load.
         dtype: in which candidates are computed and written ("" = the first model's).
         export_dtype: in which the champion is written ("" = dtype).
+        preserve_instruction: of every candidate's recipe; see `Recipe`.
 
     """
 
@@ -89,6 +90,7 @@ class RunSpec:
     classic: ClassicSpec = field(default_factory=ClassicSpec)
     threads: int = 2
     export_dtype: str = ""
+    preserve_instruction: bool | None = None
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -108,6 +110,7 @@ class RunSpec:
             "classic": asdict(self.classic),
             "evaluation": {"threads": self.threads},
             "export": {"dtype": self.export_dtype},
+            **({} if self.preserve_instruction is None else {"preserve_instruction": self.preserve_instruction}),
         }
 
     def to_json(self) -> str:
@@ -158,10 +161,22 @@ class RunSpec:
             classic=_classic(data, path),
             threads=_integer(evaluation, "threads", 2, (*path, "evaluation"), low=1, high=1024),
             export_dtype=_word(export, "dtype", "", ("", *DTYPES), (*path, "export")),
+            preserve_instruction=_yes_or_no(data, "preserve_instruction", path),
         )
 
 
-SPEC_KEYS = ("models", "base", "suite", "seed", "dtype", "search", "classic", "evaluation", "export")
+SPEC_KEYS = (
+    "models",
+    "base",
+    "suite",
+    "seed",
+    "dtype",
+    "search",
+    "classic",
+    "evaluation",
+    "export",
+    "preserve_instruction",
+)
 SEARCH_KEYS = tuple(SearchSpec.__dataclass_fields__)
 CLASSIC_KEYS = tuple(ClassicSpec.__dataclass_fields__)
 
@@ -235,6 +250,13 @@ def _words(
         if value not in valid:
             raise SpecError(f"unknown word {value!r}; {did_you_mean(str(value), valid)}", (*path, key, index))
     return tuple(dict.fromkeys(values))
+
+
+def _yes_or_no(data: Mapping[str, Any], key: str, path: Path) -> bool | None:
+    value = data.get(key)
+    if value is not None and not isinstance(value, bool):
+        raise SpecError(f"must be true or false, not {value!r}", (*path, key))
+    return value
 
 
 def _text(data: Mapping[str, Any], key: str, path: Path) -> str:

@@ -66,7 +66,8 @@ def result_of(history: History, suite: Suite) -> dict[str, Any]:
              "type": f.error.type, "message": f.error.message}
             for f in history.failures
         ],
-        "exports": [{"format": e.format, "uri": e.uri, "bytes": e.bytes, "recipe_digest": e.recipe_digest}
+        "exports": [{"format": e.format, "uri": e.uri, "bytes": e.bytes, "recipe_digest": e.recipe_digest,
+                     "notes": list(e.notes)}
                     for e in history.exports],
         "spec": spec,
     }  # fmt: skip

@@ -502,7 +502,9 @@ class EvolutionaryTournament:
     def _recipe(self, proposal: Proposal) -> Recipe:
         assert self._space is not None
         if proposal.operator != "source":
-            return self._space.recipe(proposal.genome)
+            recipe = self._space.recipe(proposal.genome)
+            preserve = self.spec.preserve_instruction if self.spec else None
+            return recipe if preserve is None else replace(recipe, preserve_instruction=preserve)
         row = proposal.genome.weights[0]
         if 1.0 in row:
             return self._space.source(self._space.models[row.index(1.0)])
