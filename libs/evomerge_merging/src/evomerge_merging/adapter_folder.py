@@ -6,15 +6,19 @@ import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from evomerge_common.lora_folder import CONFIG, CONV1D_TYPES, WEIGHTS
 from evomerge_merging import architecture
+from evomerge_merging.io.dtypes import element_type
 from evomerge_merging.io.writer import SafetensorsWriter, write_text
 from evomerge_merging.low_rank import Product
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    from evomerge_merging.torch_later import torch
 
 _PREFIX = "base_model.model."
 
@@ -105,7 +109,7 @@ def write_adapter(
         "use_dora": False,
         "use_rslora": False,
     }
-    specs = [(name, tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()]
+    specs = [(name, tuple(tensor.shape), element_type(tensor.dtype)) for name, tensor in tensors.items()]
     writer = SafetensorsWriter(folder / WEIGHTS, specs, {"format": "pt"})
     try:
         for name, tensor in tensors.items():

@@ -11,9 +11,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from evomerge_common.domain.recipe import ModelReference, Recipe
 from evomerge_common.errors import InvalidInput, ModelError, ShapeMismatch
@@ -27,6 +25,12 @@ from evomerge_merging.io.writer import write_text
 from evomerge_merging.low_rank import Product, decompose, reduce
 from evomerge_merging.plan import OutputTensor, Plan, plan_merge
 from evomerge_merging.source import Source, open_source
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    from evomerge_merging.torch_later import torch
 
 EMBEDDINGS = ("save", "lora", "skip")
 

@@ -5,9 +5,13 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    from evomerge_merging.torch_later import torch
 
 _OVERSAMPLING = 16
 _POWER_STEPS = 3
