@@ -25,7 +25,7 @@ from evomerge_common.yaml_lines import LineMap, load_yaml, locate
 from evomerge_evaluator.scoring.expand import expand_task
 
 BUILT_IN_SUITES = Path(__file__).parent / "suites"
-ADAPTER_METHODS = ("linear", "task_arithmetic", "frankenmerge")
+ADAPTER_METHODS = ("linear", "task_arithmetic")
 """What the search draws from when all models are adapters of one base: methods whose results are such adapters too."""
 CLASSIC_FLAGS = ("ps_technique1", "ps_technique2", "dfs_technique", "weight_mask_rate", "mask_strategy")
 

@@ -59,7 +59,7 @@ FAILED = float("-inf")
 """Fitness of a candidate that could not be merged or scored: the worst there is."""
 
 
-_LINEAR = ("linear", "task_arithmetic", "passthrough", "frankenmerge")
+_LINEAR = ("linear", "task_arithmetic", "passthrough")
 
 
 def _is_linear(recipe: Recipe) -> bool:
