@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import zlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from evomerge_common.domain.messages import JOB_KINDS, CandidateProposed, Event, RunCancelled
 from evomerge_common.errors import InvalidInput, NotFound
+from evomerge_common.ports import Recorded
 from evomerge_common.runtime.ports_factory import Ports, memory_ports
+from evomerge_selector.domain.summary import RunEntry
 from evomerge_selector.domain.tournament import Phase
 from evomerge_selector.runs import Runs
 from simulation import answer, make_spec
@@ -104,6 +108,96 @@ async def test_of_two_selectors_one_is_fenced_off_and_nothing_is_doubled(ports: 
     assert len(found) == len(set(found)) == 60
 
 
+async def test_a_snapshot_spares_the_log_and_changes_nothing(ports: Ports, tmp_path: Path, monkeypatch: Any) -> None:
+    """A selector that starts in the midst reads what came after the snapshot, and goes on with the same sequence."""
+    monkeypatch.setattr("evomerge_selector.runs.SNAPSHOT_EVENTS", 40)
+    calm_ports = memory_ports(tmp_path / "calm")
+    async with workers(calm_ports), selector(calm_ports) as runs:
+        run_id = await runs.start(make_spec(evaluations=250), "one")
+        await until(runs, run_id, Phase.FINISHED)
+    async with workers(ports):
+        async with selector(ports) as runs:
+            await runs.start(make_spec(evaluations=250), "one")
+            async with asyncio.timeout(30):
+                while len(await proposals(ports, run_id)) < 60:
+                    await asyncio.sleep(0.01)
+        entry = await ports.kv.get("runs", run_id)
+        assert entry is not None
+        uri = RunEntry.from_bytes(entry[0]).snapshot
+        assert ports.artifacts.get(uri)
+        seen: list[int] = []
+        read = ports.log.read
+
+        def watched(run: str, *, from_sequence: int = 0) -> AsyncIterator[Recorded]:
+            seen.append(from_sequence)
+            return read(run, from_sequence=from_sequence)
+
+        monkeypatch.setattr(ports.log, "read", watched)
+        async with selector(ports) as runs:
+            await until(runs, run_id, Phase.FINISHED)
+        assert max(seen) > 40
+    assert await proposals(ports, run_id) == await proposals(calm_ports, run_id)
+    with pytest.raises(NotFound):
+        ports.artifacts.get(uri)  # gone with the run's end
+
+
+@pytest.mark.parametrize("damage", [b"", b"not a snapshot", zlib.compress(b'{"format": 0, "version": "0.0"}')])
+async def test_a_snapshot_of_another_version_or_a_damaged_one_is_ignored(
+    ports: Ports, tmp_path: Path, monkeypatch: Any, damage: bytes
+) -> None:
+    monkeypatch.setattr("evomerge_selector.runs.SNAPSHOT_EVENTS", 40)
+    async with workers(ports):
+        async with selector(ports) as runs:
+            run_id = await runs.start(make_spec(evaluations=60), "one")
+            async with asyncio.timeout(30):
+                while len(await proposals(ports, run_id)) < 40:
+                    await asyncio.sleep(0.01)
+        entry = await ports.kv.get("runs", run_id)
+        assert entry is not None
+        assert RunEntry.from_bytes(entry[0]).snapshot == ports.artifacts.put(f"snapshots/{run_id}", damage)
+        async with selector(ports) as runs:
+            await until(runs, run_id, Phase.FINISHED)
+    found = await proposals(ports, run_id)
+    assert len(found) == len(set(found)) == 60
+
+
+async def test_runs_that_have_ended_are_told_without_their_logs_and_leave_memory(
+    ports: Ports, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with workers(ports), selector(ports) as runs:
+        first = await runs.start(make_spec(evaluations=12), "one")
+        second = await runs.start(make_spec(evaluations=12, seed=3), "two")
+        await until(runs, first, Phase.FINISHED)
+        await until(runs, second, Phase.FINISHED)
+        async with asyncio.timeout(5):
+            while runs._actors:
+                await asyncio.sleep(0.01)
+
+        def forbidden(*_: object, **__: object) -> None:
+            raise AssertionError("the log of a run that has ended was read")
+
+        monkeypatch.setattr(ports.log, "read", forbidden)
+        found = await runs.all()
+        assert {(one.run_id, one.phase, one.evaluated) for one in found} == {
+            (first, Phase.FINISHED, 12),
+            (second, Phase.FINISHED, 12),
+        }
+        assert all(one.champion_digest for one in found)
+
+
+async def test_a_run_that_ended_under_an_older_version_is_folded_once(ports: Ports) -> None:
+    async with workers(ports), selector(ports) as runs:
+        run_id = await runs.start(make_spec(evaluations=12), "one")
+        await until(runs, run_id, Phase.FINISHED)
+    entry = await ports.kv.get("runs", run_id)
+    assert entry is not None
+    assert await ports.kv.update("runs", run_id, b'{"state":"finished"}', revision=entry[1])
+    assert (await Runs(ports).find(run_id)).evaluated == 12
+    entry = await ports.kv.get("runs", run_id)
+    assert entry is not None
+    assert RunEntry.from_bytes(entry[0]).summary is not None
+
+
 async def test_pause_resume_and_finish_now(ports: Ports) -> None:
     async with workers(ports), selector(ports) as runs:
         run_id = await runs.start(make_spec(evaluations=2000, population=12), "one")
@@ -119,7 +213,7 @@ async def test_pause_resume_and_finish_now(ports: Ports) -> None:
                 await asyncio.sleep(0.02)
         await runs.cancel(run_id, finish=True, reason="")
         await until(runs, run_id, Phase.FINISHED)
-        assert (await runs.find(run_id)).has_champion
+        assert (await runs.find(run_id)).champion_digest
         with pytest.raises(InvalidInput, match="has ended"):
             await runs.pause(run_id)
 

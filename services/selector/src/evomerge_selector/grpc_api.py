@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 from collections.abc import AsyncIterator
 
 import grpc
@@ -16,7 +17,8 @@ from evomerge_common.domain.spec import RunSpec
 from evomerge_common.errors import SpecError
 from evomerge_common.runtime.ports_factory import Ports
 from evomerge_common.streams import until
-from evomerge_selector.domain.tournament import EvolutionaryTournament, Phase
+from evomerge_selector.domain.summary import RunSummary
+from evomerge_selector.domain.tournament import Phase
 from evomerge_selector.runs import Runs
 
 STATUS = {
@@ -92,19 +94,8 @@ def _read_spec(text: str) -> RunSpec:
     return RunSpec.from_dict(data)
 
 
-def _run(tournament: EvolutionaryTournament) -> selector_pb2.Run:
-    status = selector_pb2.RUN_STATUS_PAUSED if tournament.paused else STATUS[tournament.phase]
-    scored = tournament.has_champion
-    return selector_pb2.Run(
-        run_id=tournament.run_id,
-        status=status,
-        proposed=len(tournament.candidates),
-        evaluated=tournament.evaluated,
-        failed=tournament.failed,
-        budget=tournament.spec.search.evaluations if tournament.spec else 0,
-        generation=tournament.generation,
-        best_fitness=(tournament.champion.fitness or 0.0) if scored else 0.0,
-        mean_fitness=tournament.mean_fitness(),
-        champion_digest=tournament.champion.proposed.recipe_digest if scored else "",
-        message=f"{tournament.error.type}: {tournament.error.message}" if tournament.error else "",
-    )
+def _run(summary: RunSummary) -> selector_pb2.Run:
+    fields = dataclasses.asdict(summary)
+    status = selector_pb2.RUN_STATUS_PAUSED if fields.pop("paused") else STATUS[summary.phase]
+    del fields["phase"]
+    return selector_pb2.Run(status=status, **fields)

@@ -1,7 +1,8 @@
 """The shell around the state machine: one `RunActor` a run folds the log, appends decisions, queues jobs.
 
 It is crash-only: after any trouble with the broker it forgets everything and folds the log again, so a restart, a lost
-acknowledgement and a broker outage are one and the same case.
+acknowledgement and a broker outage are one and the same case. A snapshot of an earlier fold spares most of the log. Of
+a run that has ended only a summary is kept.
 """
 
 from __future__ import annotations
@@ -9,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import json
 import uuid
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import replace
 
 import structlog
 
@@ -22,12 +23,16 @@ from evomerge_common.errors import BackPressure, EvoMergeException, Fenced, Inva
 from evomerge_common.ports import Recorded
 from evomerge_common.runtime.ports_factory import Ports
 from evomerge_common.streams import until
+from evomerge_selector.domain import snapshot
+from evomerge_selector.domain.summary import RunEntry, RunSummary
 from evomerge_selector.domain.tournament import EvolutionaryTournament, Phase
 
 log = structlog.get_logger()
 
 STANDBY = 20.0
 """Seconds without a decision after which a fenced-off selector takes a run over again."""
+SNAPSHOT_EVENTS = 500
+"""Events after which a snapshot is worth its while; the next one waits until the log has grown by a quarter besides."""
 
 
 class RunActor:
@@ -43,6 +48,8 @@ class RunActor:
         self._decision = 0  # newest decision folded in
         self._dispatched: set[str] = set()
         self._blocked = False  # the queue refused a job: try again soon
+        self._folded = self._kept = 0  # events in the state, and in the newest snapshot
+        self._keeping: asyncio.Task[None] | None = None
 
     async def drive(self) -> None:
         """Until the run has ended; survives every broker outage."""
@@ -89,23 +96,75 @@ class RunActor:
             ticker.cancel()
             with contextlib.suppress(asyncio.CancelledError, EvoMergeException):
                 await ticker
+            if self._keeping:
+                await asyncio.gather(self._keeping, return_exceptions=True)
 
     async def _fold(self) -> None:
-        """Reads the whole log of the run into a fresh state machine."""
+        """Reads the run's log into a fresh state machine, or what came after the newest snapshot into that one's."""
         async with self._lock:
-            self.tournament = EvolutionaryTournament(self._run_id)
-            self._sequence = self._decision = 0
             self._dispatched.clear()
-            async for recorded in self._ports.log.read(self._run_id):
+            found = await self._snapshot()
+            self.tournament = found.tournament if found else EvolutionaryTournament(self._run_id)
+            self._sequence, self._decision = (found.sequence, found.decision) if found else (0, 0)
+            self._folded = self._kept = 0
+            async for recorded in self._ports.log.read(self._run_id, from_sequence=self._sequence + 1):
                 self._note(recorded)
             if self.tournament.phase is Phase.NEW:
                 raise NotFound(f"the log holds no run {self._run_id}")
             self.ready.set()
 
+    async def _snapshot(self) -> snapshot.Snapshot | None:
+        entry = await self._ports.kv.get("runs", self._run_id)
+        uri = RunEntry.from_bytes(entry[0]).snapshot if entry else ""
+        if not uri:
+            return None
+        try:
+            data = await asyncio.to_thread(self._ports.artifacts.get, uri)
+            found = await asyncio.to_thread(snapshot.decode, data)
+        except (EvoMergeException, OSError) as error:
+            log.info("the snapshot is out of reach; folding the whole log", run_id=self._run_id, error=str(error))
+            return None
+        if found is None or found.tournament.run_id != self._run_id:
+            log.info("the snapshot is another version's; folding the whole log", run_id=self._run_id)
+            return None
+        if found.decision > await self._ports.log.last_sequence():
+            log.warning("the snapshot is of another log; folding the whole log", run_id=self._run_id)
+            return None
+        return found
+
+    def _keep(self) -> None:
+        """Starts a snapshot when the log has grown enough since the last one: all of them together cost O(log)."""
+        due = self._folded - self._kept >= max(SNAPSHOT_EVENTS, self._kept // 4)
+        if not due or (self._keeping and not self._keeping.done()) or self.tournament.phase.is_terminal:
+            return
+        self._kept = self._folded
+        try:
+            packed = snapshot.pack(self.tournament)
+        except TypeError as error:
+            log.warning("no snapshot of this run", run_id=self._run_id, error=str(error))
+            return
+        place = {"sequence": self._sequence, "decision": self._decision}
+        self._keeping = asyncio.create_task(self._write(lambda: snapshot.encode(packed, **place)))
+
+    async def _write(self, encode: Callable[[], bytes]) -> None:
+        try:
+            data = await asyncio.to_thread(encode)
+            uri = await asyncio.to_thread(self._ports.artifacts.put, f"snapshots/{self._run_id}", data)
+            entry = await self._ports.kv.get("runs", self._run_id)
+            if entry and (known := RunEntry.from_bytes(entry[0])).state == "active" and known.snapshot != uri:
+                made = replace(known, snapshot=uri).to_bytes()
+                await self._ports.kv.update("runs", self._run_id, made, revision=entry[1])
+        except (EvoMergeException, OSError, TypeError) as error:  # it would only have saved time
+            log.warning("a snapshot could not be kept", run_id=self._run_id, error=str(error))
+
     def _note(self, recorded: Recorded) -> None:
-        self._sequence = max(self._sequence, recorded.sequence)
-        if not recorded.event.is_result:
+        if recorded.event.is_result:
+            self._sequence = max(self._sequence, recorded.sequence)
+        elif recorded.sequence <= self._decision:
+            return  # in the snapshot already
+        else:
             self._decision = recorded.sequence
+        self._folded += 1
         self.tournament.apply(recorded.event)
 
     async def _take(self, recorded: Recorded) -> None:
@@ -115,8 +174,10 @@ class RunActor:
                 raise Fenced(f"another selector decided {recorded.event.type} for run {self._run_id}")
             return
         self._sequence = max(self._sequence, recorded.sequence)
+        self._folded += 1
         self.tournament.apply(recorded.event)
         await self._settle()
+        self._keep()
 
     async def _settle(self) -> None:
         """Appends every decision that follows, queues every job that is new, deletes what nobody needs."""
@@ -146,6 +207,7 @@ class RunActor:
         event = Event(run_id=self._run_id, payload=decision, time=self._ports.clock.now())
         sequence = await self._ports.log.append_decision(event, expected_last=self._decision)
         self._decision = sequence
+        self._folded += 1
         self.tournament.apply(event)
 
     async def _tick(self) -> None:
@@ -215,13 +277,13 @@ class Runs:
             suite_digest=suite.digest,
             has_holdout=suite.holdout > 0,
         )
-        if await self._ports.kv.create("runs", run_id, b'{"state":"active"}'):
+        if await self._ports.kv.create("runs", run_id, RunEntry().to_bytes()):
             log.info("run started", run_id=run_id, models=len(spec.models))
         event = Event(run_id=run_id, payload=started, time=self._ports.clock.now())
         try:
             await self._ports.log.append_decision(event, expected_last=0)
         except Fenced:
-            existing = (await self.find(run_id)).started
+            existing = await self._started(run_id)
             if (existing.spec_json, existing.suite_digest) != (started.spec_json, started.suite_digest):
                 raise InvalidInput(
                     f"request id {request_id!r} belongs to run {run_id}, which has another spec; "
@@ -230,7 +292,16 @@ class Runs:
         await self._drive_if_active(run_id)
         return run_id
 
-    async def find(self, run_id: str) -> EvolutionaryTournament:
+    async def _started(self, run_id: str) -> RunStarted:
+        """How the run began: the first event of its log."""
+        events = self._ports.log.read(run_id)
+        first = await anext(events, None)
+        if isinstance(events, AsyncGenerator):
+            await events.aclose()
+        payload = first.event.payload if first else None
+        return payload if isinstance(payload, RunStarted) else RunStarted()
+
+    async def find(self, run_id: str) -> RunSummary:
         """The run's state.
 
         Raises:
@@ -238,17 +309,31 @@ class Runs:
 
         """
         actor = self._actors.get(run_id)
-        if actor:
-            await actor.ready.wait()
-            return actor.tournament
+        if actor is None:
+            entry = await self._ports.kv.get("runs", run_id)
+            summary = RunEntry.from_bytes(entry[0]).summary if entry else None
+            return summary or await self._fold(run_id)
+        await actor.ready.wait()
+        if actor.tournament.phase is Phase.NEW:
+            raise NotFound(f"the log holds no run {run_id}")
+        return RunSummary.of(actor.tournament)
+
+    async def _fold(self, run_id: str) -> RunSummary:
+        """Of a run that nobody drives and that left no summary: another version's, or dropped from the bucket."""
         tournament = EvolutionaryTournament(run_id)
         async for recorded in self._ports.log.read(run_id):
             tournament.apply(recorded.event)
         if tournament.phase is Phase.NEW:
             raise NotFound(f"there is no run {run_id!r}; ListRuns names them all")
-        return tournament
+        summary = RunSummary.of(tournament)
+        if tournament.phase.is_terminal:
+            entry = await self._ports.kv.get("runs", run_id)
+            if entry is not None:
+                kept = RunEntry(summary.phase.value, summary).to_bytes()
+                await self._ports.kv.update("runs", run_id, kept, revision=entry[1])
+        return summary
 
-    async def all(self) -> list[EvolutionaryTournament]:
+    async def all(self) -> list[RunSummary]:
         """Every run that the broker knows."""
         found = []
         for run_id in sorted(await self._ports.kv.keys("runs")):
@@ -256,15 +341,15 @@ class Runs:
                 found.append(await self.find(run_id))
         return found
 
-    async def pause(self, run_id: str) -> EvolutionaryTournament:
+    async def pause(self, run_id: str) -> RunSummary:
         """Nothing new is proposed or queued until `resume`."""
         return await self._ask(run_id, lambda t: None if t.paused else RunPaused(reason="asked"))
 
-    async def resume(self, run_id: str) -> EvolutionaryTournament:
+    async def resume(self, run_id: str) -> RunSummary:
         """Goes on after `pause`."""
         return await self._ask(run_id, lambda t: RunResumed(reason="asked") if t.paused else None)
 
-    async def cancel(self, run_id: str, *, finish: bool, reason: str) -> EvolutionaryTournament:
+    async def cancel(self, run_id: str, *, finish: bool, reason: str) -> RunSummary:
         """Ends the run at once, or, with `finish`, with the best candidate so far as champion."""
 
         def make(tournament: EvolutionaryTournament) -> Decision | None:
@@ -276,19 +361,17 @@ class Runs:
 
         return await self._ask(run_id, make)
 
-    async def _ask(
-        self, run_id: str, make: Callable[[EvolutionaryTournament], Decision | None]
-    ) -> EvolutionaryTournament:
-        tournament = await self.find(run_id)
+    async def _ask(self, run_id: str, make: Callable[[EvolutionaryTournament], Decision | None]) -> RunSummary:
+        found = await self.find(run_id)
         actor = self._actors.get(run_id)
-        if tournament.phase.is_terminal or actor is None:
-            raise InvalidInput(f"run {run_id} has ended: {tournament.phase.value}")
+        if found.phase.is_terminal or actor is None:
+            raise InvalidInput(f"run {run_id} has ended: {found.phase.value}")
         await actor.decide(make)
-        return actor.tournament
+        return RunSummary.of(actor.tournament)
 
     async def _drive_if_active(self, run_id: str) -> None:
         entry = await self._ports.kv.get("runs", run_id)
-        if entry is None or json.loads(entry[0])["state"] != "active" or run_id in self._actors:
+        if entry is None or RunEntry.from_bytes(entry[0]).state != "active" or run_id in self._actors:
             return
         actor = RunActor(run_id, self._ports)
         self._actors[run_id] = actor
@@ -305,11 +388,19 @@ class Runs:
             actor.ready.set()
             raise
         log.info("run ended", run_id=run_id, phase=actor.tournament.phase.value)
+        await self._remember(run_id, RunSummary.of(actor.tournament))
+        del self._actors[run_id], self._tasks[run_id]
+
+    async def _remember(self, run_id: str, summary: RunSummary) -> None:
+        """Keeps the summary of a run that has ended, and nothing else of it in this process."""
         while True:
             try:
                 entry = await self._ports.kv.get("runs", run_id)
-                state = json.dumps({"state": actor.tournament.phase.value}).encode()
-                if entry is None or await self._ports.kv.update("runs", run_id, state, revision=entry[1]):
-                    return
+                kept = RunEntry(summary.phase.value, summary if summary.phase.is_terminal else None).to_bytes()
+                if entry is None or await self._ports.kv.update("runs", run_id, kept, revision=entry[1]):
+                    break
             except Unavailable:
                 await asyncio.sleep(1.0)
+        if entry is not None and (uri := RunEntry.from_bytes(entry[0]).snapshot):
+            with contextlib.suppress(EvoMergeException, OSError):
+                await asyncio.to_thread(self._ports.artifacts.delete, uri)

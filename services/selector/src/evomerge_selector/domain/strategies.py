@@ -6,7 +6,7 @@ the question, which the state machine seeds with (run seed, place in the sequenc
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Protocol
 
@@ -21,6 +21,9 @@ DIFFERENTIAL_RATE = 0.35
 NESTING_RATE = 0.03
 CHILDREN = 12
 """How many children are made for each that is proposed."""
+ROUNDS, MUTANTS = 3, 6
+"""How often the most promising child is compared with mutants of itself, and with how many."""
+SCREENED_RATE = 0.8
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,7 @@ class TournamentSearch(Evolution):
     screen: Screen = field(init=False)
 
     def __post_init__(self) -> None:
-        self.screen = Screen(self.space.methods)
+        self.screen = Screen(self.space)
 
     def tell(self, individual: Individual) -> None:
         self.pool = sorted([*self.pool, individual], key=lambda one: one.rank)[: self.spec.population]
@@ -145,7 +148,16 @@ class TournamentSearch(Evolution):
         if self.pool and self.stale > 2 * self.spec.population and rng.random() < 0.25:
             return Proposal(random_genome(self.space, rng), "fresh")
         # One question in five goes unscreened: the model may be wrong everywhere that it has not seen.
-        children = [super(TournamentSearch, self).ask(index, rng) for _ in range(CHILDREN if rng.random() < 0.8 else 1)]
+        if rng.random() >= SCREENED_RATE:
+            return super().ask(index, rng)
+        best = self._most_promising([super(TournamentSearch, self).ask(index, rng) for _ in range(CHILDREN)])
+        for _ in range(ROUNDS if best.genome.weights and not best.genome.ingredients else 0):
+            # A climb on the model costs a millisecond, where one on the landscape would cost merges.
+            mutants = [replace(best, genome=mutate(best.genome, self.space, rng)) for _ in range(MUTANTS)]
+            best = self._most_promising([best, *mutants])
+        return best
+
+    def _most_promising(self, children: list[Proposal]) -> Proposal:
         return children[self.screen.choose([child.genome for child in children])]
 
     def _parent(self, rng: Random) -> Individual:

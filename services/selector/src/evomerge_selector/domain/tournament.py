@@ -11,10 +11,12 @@ import hashlib
 import math
 from bisect import insort
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 from itertools import combinations
 from random import Random
+from typing import Any
 
 from evomerge_common.domain.genome import Genome, SearchSpace
 from evomerge_common.domain.messages import (
@@ -149,11 +151,12 @@ class EvolutionaryTournament:
         """Ends the search with what has been counted so far: by hand, or because time is up."""
         if self._champion < 0:
             return RunCancelled(reason=f"{reason}; no candidate had been scored yet")
-        digest = self._final_champion().proposed.recipe_digest
+        digest = self.final_champion.proposed.recipe_digest
         return SearchEnded(champion_digest=digest, reason=reason, evaluated=self._seen)
 
-    def _final_champion(self) -> Candidate:
-        """The fittest; of several objectives the knee of the front."""
+    @property
+    def final_champion(self) -> Candidate:
+        """The one that the search would end with now: the fittest, or of several objectives the knee of the front."""
         scored = [one for one in self.candidates[: self._seen] if one.scores]
         if self.spec and self.spec.search.strategy == "nsga2" and scored:
             return scored[knee([one.scores for one in scored])]
@@ -186,6 +189,15 @@ class EvolutionaryTournament:
         return sum(recent) / len(recent) if recent else 0.0
 
     # ---- folding ----
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Takes over the attributes of another one's state (`snapshot`), and makes anew what follows from them."""
+        vars(self).update(state)
+        if self.started.spec_json:
+            self.spec = RunSpec.from_json(self.started.spec_json, Suite(()))
+        if self.phase is Phase.RUNNING:
+            self._open_search()
+            vars(self).update(state)
 
     def apply(self, event: Event) -> None:
         """Folds one event in; what is already known changes nothing."""

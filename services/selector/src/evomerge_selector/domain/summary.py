@@ -1,0 +1,91 @@
+"""What is told of a run: counts, best, champion. Small enough to be kept of every run that ever was."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from evomerge_selector.domain.tournament import EvolutionaryTournament, Phase
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSummary:
+    """A run's state for people. `message` says why it failed."""
+
+    run_id: str
+    phase: Phase
+    paused: bool = False
+    proposed: int = 0
+    evaluated: int = 0
+    failed: int = 0
+    budget: int = 0
+    generation: int = 0
+    best_fitness: float = 0.0
+    mean_fitness: float = 0.0
+    champion_digest: str = ""
+    message: str = ""
+
+    @classmethod
+    def of(cls, tournament: EvolutionaryTournament) -> RunSummary:
+        """Of a state machine."""
+        scored = tournament.has_champion
+        return cls(
+            run_id=tournament.run_id,
+            phase=tournament.phase,
+            paused=tournament.paused,
+            proposed=len(tournament.candidates),
+            evaluated=tournament.evaluated,
+            failed=tournament.failed,
+            budget=tournament.spec.search.evaluations if tournament.spec else 0,
+            generation=tournament.generation,
+            best_fitness=(tournament.champion.fitness or 0.0) if scored else 0.0,
+            mean_fitness=tournament.mean_fitness(),
+            champion_digest=tournament.final_champion.proposed.recipe_digest if scored else "",
+            message=f"{tournament.error.type}: {tournament.error.message}" if tournament.error else "",
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {**dataclasses.asdict(self), "phase": self.phase.value}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> RunSummary | None:
+        """Reads what `to_dict` wrote; None for what another version wrote."""
+        try:
+            return cls(**{**data, "phase": Phase(data["phase"])})
+        except (TypeError, KeyError, ValueError):
+            return None
+
+
+@dataclass(frozen=True)
+class RunEntry:
+    """A run in the bucket `runs`.
+
+    Attributes:
+        state: "active", or the phase that it ended in.
+        summary: of a run that has ended.
+        snapshot: URI of the newest snapshot of an active one.
+
+    """
+
+    state: str = "active"
+    summary: RunSummary | None = None
+    snapshot: str = ""
+
+    def to_bytes(self) -> bytes:
+        """JSON."""
+        data: dict[str, Any] = {"state": self.state}
+        if self.summary is not None:
+            data["summary"] = self.summary.to_dict()
+        if self.snapshot:
+            data["snapshot"] = self.snapshot
+        return json.dumps(data, separators=(",", ":")).encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> RunEntry:
+        """Reads what `to_bytes` wrote."""
+        read = json.loads(data)
+        summary = RunSummary.from_dict(read["summary"]) if "summary" in read else None
+        return cls(read["state"], summary, read.get("snapshot", ""))

@@ -1,0 +1,79 @@
+"""A snapshot is the folded state, all of it, wherever in the log it was taken."""
+
+from __future__ import annotations
+
+import json
+import zlib
+
+import pytest
+
+from evomerge_common.domain.spec import STRATEGIES
+from evomerge_selector.domain import snapshot
+from evomerge_selector.domain.tournament import EvolutionaryTournament
+from simulation import Simulation, make_spec
+
+
+def state_of(tournament: EvolutionaryTournament) -> str:
+    """Everything that is kept, comparable."""
+    return zlib.decompress(snapshot.encode(snapshot.pack(tournament), sequence=0, decision=0)).decode()
+
+
+@pytest.mark.parametrize("strategy", [s for s in STRATEGIES if s != "gp"])
+def test_a_fold_that_begins_at_a_snapshot_equals_the_whole_fold_at_every_event(strategy: str) -> None:
+    spec = make_spec(strategy=strategy, evaluations=26, population=8, patience=20)
+    events = Simulation(spec, workers=3, order=4, fail=frozenset(range(3))).events
+    every = 1 if strategy == "tournament" else 7
+    folded = EvolutionaryTournament("r")
+    for place, event in enumerate(events):
+        folded.apply(event)
+        if place % every:
+            continue
+        data = snapshot.encode(snapshot.pack(folded), sequence=place, decision=place)
+        found = snapshot.decode(data)
+        assert found is not None
+        assert (found.sequence, found.decision) == (place, place)
+        assert state_of(found.tournament) == state_of(folded)
+        assert found.tournament.next_decision() == folded.next_decision()
+        assert found.tournament.jobs() == folded.jobs()
+        if place % (every * 5) == 0:
+            for later in events[place + 1 :]:
+                found.tournament.apply(later)
+            whole = EvolutionaryTournament("r")
+            for one in events:
+                whole.apply(one)
+            assert state_of(found.tournament) == state_of(whole)
+
+
+def test_a_snapshot_does_not_change_with_the_state_that_it_was_taken_of() -> None:
+    events = Simulation(make_spec(evaluations=20), workers=1, order=0).events
+    tournament = EvolutionaryTournament("r")
+    for event in events[:40]:
+        tournament.apply(event)
+    packed, before = snapshot.pack(tournament), state_of(tournament)
+    for event in events[40:]:
+        tournament.apply(event)
+    assert zlib.decompress(snapshot.encode(packed, sequence=0, decision=0)).decode() == before
+
+
+def test_another_version_or_damage_is_as_good_as_none() -> None:
+    events = Simulation(make_spec(evaluations=14), workers=1, order=0).events
+    tournament = EvolutionaryTournament("r")
+    for event in events:
+        tournament.apply(event)
+    data = snapshot.encode(snapshot.pack(tournament), sequence=1, decision=1)
+    assert snapshot.decode(data) is not None
+    assert snapshot.decode(data[: len(data) // 2]) is None
+    read = json.loads(zlib.decompress(data))
+    for change in (
+        {"version": "0.0.1+0"},
+        {"format": 99},
+        {"state": {"run_id": "r", "phase": {"$value": ["Path", {}]}}},
+    ):
+        assert snapshot.decode(zlib.compress(json.dumps({**read, **change}).encode())) is None
+
+
+def test_what_has_no_form_is_refused_and_not_left_out() -> None:
+    tournament = EvolutionaryTournament("r")
+    tournament.discarded.append(object())  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="no form for object"):
+        snapshot.pack(tournament)
