@@ -125,27 +125,40 @@ class Encoder:
         return encoded
 
     def _choices(self, encoded: EncodedTask, sequences: list[tuple[list[int], int]]) -> list[list[tuple[int, int]]]:
-        """Rows for the choices of one item; the last token of each is only predicted, never read."""
+        """Rows for the choices of one item; the last token of each is only predicted, never read.
+
+        What choices begin with in common is read once: they are the paths of a tree.
+        """
         reads = [ids[:-1] for ids, _ in sequences]
-        shared = _common_prefix(reads)
-        length = shared + sum(len(ids) - shared for ids in reads)
-        if length > min(self.tree, TREE_TOKENS):
-            groups = []
-            for ids, start in sequences:
-                queries = [(p - 1, ids[p]) for p in range(start, len(ids))]
-                groups.append([(len(encoded.rows), q) for q in range(len(queries))])
-                encoded.rows.append(Row.plain(ids[:-1], queries))
+        groups: list[list[tuple[int, int]]] = [[] for _ in sequences]
+        tokens: list[int] = []
+        ends: list[int] = []
+        depths: list[int] = []
+        queries: list[tuple[int, int]] = []
+        path: list[int] = []  # places in `tokens` of the sequence before
+        before: list[int] = []
+        for number in sorted(range(len(reads)), key=reads.__getitem__):  # neighbours share the most
+            (ids, start), read = sequences[number], reads[number]
+            same = _common(before, read)
+            for place in path[same:]:
+                ends[place] = len(tokens)
+            path = [*path[:same], *range(len(tokens), len(tokens) + len(read) - same)]
+            depths += range(same, len(read))
+            tokens += read[same:]
+            ends += [0] * (len(read) - same)
+            groups[number] = [(len(encoded.rows), len(queries) + n) for n in range(len(ids) - start)]
+            queries += [(path[p - 1], ids[p]) for p in range(start, len(ids))]
+            before = read
+        for place in path:
+            ends[place] = len(tokens)
+        if len(tokens) <= min(self.tree, TREE_TOKENS):
+            encoded.rows.append(Row(tuple(tokens), tuple(queries), tuple(ends), tuple(depths)))
             return groups
-        tokens = list(reads[0][:shared])
-        queries, branches, groups = [], [], []
-        for (ids, start), read in zip(sequences, reads, strict=True):
-            offset = len(tokens) - shared  # of this branch's positions against a row of its own
-            groups.append([(len(encoded.rows), len(queries) + n) for n in range(len(ids) - start)])
-            queries += [(p - 1 if p - 1 < shared else p - 1 + offset, ids[p]) for p in range(start, len(ids))]
-            if len(read) > shared:
-                branches.append(len(read) - shared)
-                tokens += read[shared:]
-        encoded.rows.append(Row(tuple(tokens), tuple(queries), shared, tuple(branches)))
+        groups = []
+        for ids, start in sequences:
+            alone = [(p - 1, ids[p]) for p in range(start, len(ids))]
+            groups.append([(len(encoded.rows), q) for q in range(len(alone))])
+            encoded.rows.append(Row.plain(ids[:-1], alone))
         return groups
 
     # ---- perplexity ----
@@ -289,11 +302,7 @@ def _cut_left(ids: list[int], start: int, count: int, lead: int) -> tuple[list[i
     return [*ids[:lead], *ids[lead + count :]], max(start - count, lead, 1)
 
 
-def _common_prefix(sequences: Sequence[list[int]]) -> int:
-    first, last = min(sequences), max(sequences)  # in lexicographic order, so they differ the most
-    count = 0
-    for a, b in zip(first, last, strict=False):
-        if a != b:
-            break
-        count += 1
-    return count
+def _common(first: Sequence[int], second: Sequence[int]) -> int:
+    """Tokens that both begin with."""
+    end = min(len(first), len(second))
+    return next((place for place in range(end) if first[place] != second[place]), end)

@@ -1,8 +1,8 @@
 """Log-probabilities of chosen tokens, batch by batch.
 
 A `Row` is what the model reads, and the queries that it answers: "at position p, how likely is token t?". Choices of
-one prompt share a row: the prompt is read once, then each choice as a branch that sees the prompt and itself only, at
-the positions that it would have alone (tree attention, as in SpecInfer, arXiv:2305.09781).
+one prompt share a row: it is a tree whose paths are the choices, and each token sees its own path only, at the position
+that it would have alone (tree attention, as in SpecInfer, arXiv:2305.09781).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 
 from evomerge_common.errors import NonFiniteScore, OutOfMemory
 from evomerge_evaluator.scoring.batches import compose
+from evomerge_evaluator.scoring.prefix import Prefix, read_prefix, shared_length
 
 if TYPE_CHECKING:
     from evomerge_evaluator.scoring.resident import LoadedModel
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 LOGIT_BUDGET = 1 << 27  # numbers in one batch's logits (512 MiB of float32)
 MASK_BUDGET = 1 << 26  # numbers in one batch's attention mask
 TOKEN_BUDGET = 1 << 16  # tokens in one batch, padding included
+NO_PREFIX = Prefix()
 CHUNK = 1 << 24  # numbers of logits that a softmax works on at once
 
 
@@ -32,22 +34,34 @@ class Row:
     """Tokens to read and queries to answer.
 
     Attributes:
-        ids: tokens read: a prefix, then branches one after the other.
-        queries: (position in `ids`, token) pairs.
-        prefix: length of the prefix; all of `ids` when there are no branches.
-        branches: lengths of the branches.
+        ids: tokens read: those of a tree, depth first.
+        queries: (place in `ids`, token) pairs: how likely is it that the token follows what ends there?
+        ends: of each token, the end of its subtree: it is seen by the tokens before that place and after its own.
+            Empty: the tree is one path.
+        depths: of each token, the position that it would have in a row of its own path; empty as `ends`.
 
     """
 
     ids: tuple[int, ...]
     queries: tuple[tuple[int, int], ...]
-    prefix: int
-    branches: tuple[int, ...] = ()
+    ends: tuple[int, ...] = ()
+    depths: tuple[int, ...] = ()
 
     @classmethod
     def plain(cls, ids: Sequence[int], queries: Sequence[tuple[int, int]]) -> Row:
-        """A row without branches."""
-        return cls(tuple(ids), tuple(queries), len(ids))
+        """A row of one path."""
+        return cls(tuple(ids), tuple(queries))
+
+    @property
+    def trunk(self) -> int:
+        """How many tokens stand before the first fork."""
+        return next((place for place, end in enumerate(self.ends) if end < len(self.ids)), len(self.ids))
+
+    def behind(self, count: int) -> Row:
+        """The same without its first tokens, of the trunk, which are read already."""
+        queries = tuple((place - count, token) for place, token in self.queries)
+        ends = tuple(end - count for end in self.ends[count:])
+        return Row(self.ids[count:], queries, ends, tuple(depth - count for depth in self.depths[count:]))
 
 
 class Gather:
@@ -121,18 +135,20 @@ def token_answers(
 
     """
     result: list[Answer] = [Answer([]) for _ in rows]
-    branched = any(row.branches for row in rows)
-    options = {"greedy": True} if greedy else {}
+    prefix = _shared(model, rows)
+    shared = prefix.length
+    masked_rows = shared > 0 or any(row.ends for row in rows)
+    options: dict[str, Any] = {"greedy": greedy, "prefix": prefix} if greedy or shared else {}
 
     def fits(count: int, longest: int) -> bool:
         tokens = count * longest
         return (
-            tokens <= TOKEN_BUDGET
+            tokens + count * shared <= TOKEN_BUDGET
             and tokens * model.vocabulary <= LOGIT_BUDGET
-            and (not branched or tokens * longest <= MASK_BUDGET)
+            and (not masked_rows or tokens * (longest + shared) <= MASK_BUDGET)
         )
 
-    for batch in compose([len(row.ids) for row in rows], size, fits=fits):
+    for batch in compose([len(row.ids) - shared for row in rows], size, fits=fits):
         answers = halving(lambda part: _score(model, [rows[i] for i in part], **options), batch)
         for index, answer in zip(batch, answers, strict=True):
             result[index] = answer
@@ -161,7 +177,19 @@ def halving(work: Callable[[list[int]], list[Any]], batch: list[int]) -> list[An
     return halving(work, batch[:middle]) + halving(work, batch[middle:])
 
 
-def _score(model: LoadedModel, rows: list[Row], *, greedy: bool = False) -> list[Answer]:
+def _shared(model: LoadedModel, rows: Sequence[Row]) -> Prefix:
+    """What all rows begin with and none asks about, where the model takes masks of ours."""
+    if len(rows) < 2 or max(len(row.ids) for row in rows) > model.tree:
+        return Prefix()
+    limit = min(min((p for p, _ in row.queries), default=len(row.ids) - 1) for row in rows)
+    limit = min(limit, *(min(row.trunk, len(row.ids) - 1) for row in rows))
+    count = shared_length([row.ids for row in rows], limit)
+    return read_prefix(model, rows[0].ids[:count])
+
+
+def _score(model: LoadedModel, rows: list[Row], *, greedy: bool = False, prefix: Prefix = NO_PREFIX) -> list[Answer]:
+    if prefix.length:
+        rows = [row.behind(prefix.length) for row in rows]
     width = max(len(row.ids) for row in rows)
     ids = torch.zeros((len(rows), width), dtype=torch.long)
     pad = model.tokenizer.pad_token_id or 0
@@ -176,7 +204,7 @@ def _score(model: LoadedModel, rows: list[Row], *, greedy: bool = False) -> list
     if not places:
         return [Answer([]) for _ in rows]
     where = torch.tensor(list(places), device=model.device)
-    arguments: dict[str, Any] = {"input_ids": ids.to(model.device), **_attention(model, rows, width)}
+    arguments: dict[str, Any] = {"input_ids": ids.to(model.device), **_attention(model, rows, width, prefix)}
     with torch.inference_mode(), model.gather.positions(where[:, 0], where[:, 1]) as pick:
         logits = pick(model.module(**arguments).logits)
         lines = torch.tensor([line for lines in wanted for line in lines], device=model.device)
@@ -195,26 +223,31 @@ def _score(model: LoadedModel, rows: list[Row], *, greedy: bool = False) -> list
     return answers
 
 
-def _attention(model: LoadedModel, rows: list[Row], width: int) -> dict[str, torch.Tensor | bool]:
+def _attention(model: LoadedModel, rows: list[Row], width: int, prefix: Prefix) -> dict[str, Any]:
     """What the model needs beside the ids. Padding is on the right: a causal model never looks there."""
     if model.masked:
         lengths = torch.tensor([[len(row.ids)] for row in rows])
         return {"attention_mask": (torch.arange(width)[None] < lengths).long().to(model.device)}
-    if not any(row.branches for row in rows):
+    if not prefix.length and not any(row.ends for row in rows):
         return {"use_cache": False}
-    branch = torch.full((len(rows), width), -1)
-    positions = torch.zeros((len(rows), width), dtype=torch.long)
+    places = torch.arange(width)
+    ends = torch.full((len(rows), width), width)
+    positions = places.repeat(len(rows), 1)
     for index, row in enumerate(rows):
-        branch[index, : row.prefix] = 0
-        positions[index, : row.prefix] = torch.arange(row.prefix)
-        start = row.prefix
-        for number, length in enumerate(row.branches, 1):
-            branch[index, start : start + length] = number
-            positions[index, start : start + length] = torch.arange(row.prefix, row.prefix + length)
-            start += length
-    seen = (branch[:, None, :] == 0) | (branch[:, None, :] == branch[:, :, None])
-    allowed = (seen & torch.ones(width, width, dtype=torch.bool).tril())[:, None]
-    return {"attention_mask": own_mask(model, allowed), "position_ids": positions.to(model.device), "use_cache": False}
+        if row.ends:
+            ends[index, : len(row.ends)] = torch.tensor(row.ends)
+            positions[index, : len(row.depths)] = torch.tensor(row.depths)
+    allowed = ((places[:, None] < ends[:, None, :]) & (places[None, :] <= places[:, None]))[:, None]
+    if not prefix.length:
+        mask = own_mask(model, allowed)
+        return {"attention_mask": mask, "position_ids": positions.to(model.device), "use_cache": False}
+    before = torch.ones(len(rows), 1, width, prefix.length, dtype=torch.bool)
+    return {
+        "attention_mask": own_mask(model, torch.cat([before, allowed], dim=-1)),
+        "position_ids": positions.to(model.device) + prefix.length,
+        "past_key_values": prefix.expanded(model, len(rows)),
+        "use_cache": True,
+    }
 
 
 def own_mask(model: LoadedModel, allowed: torch.Tensor) -> torch.Tensor:

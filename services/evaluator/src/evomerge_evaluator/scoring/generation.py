@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import DynamicCache, GenerationConfig
+from transformers import GenerationConfig
 
 from evomerge_common.errors import NonFiniteScore
 from evomerge_evaluator.scoring.batches import compose
-from evomerge_evaluator.scoring.encode import tree_limit
 from evomerge_evaluator.scoring.forward import MASK_BUDGET, TOKEN_BUDGET, halving, own_mask
+from evomerge_evaluator.scoring.prefix import Prefix, read_prefix, shared_length
 
 if TYPE_CHECKING:
     from evomerge_evaluator.scoring.resident import LoadedModel
@@ -53,16 +53,19 @@ def generate(
     """
     result: list[list[int]] = [[] for _ in prompts]
     longest = max(map(len, prompts), default=0)
-    own_loop = longest + stop.max_new_tokens <= tree_limit(model.module.config.get_text_config())
+    own_loop = longest + stop.max_new_tokens <= model.tree
+    shared = shared_length(prompts, min(map(len, prompts)) - 1) if own_loop and prompts else 0
+    prefix = read_prefix(model, prompts[0][:shared]) if shared else Prefix()
 
     def fits(count: int, longest: int) -> bool:
-        return count * longest <= TOKEN_BUDGET and count * longest**2 <= MASK_BUDGET
+        whole = longest + shared
+        return count * whole <= TOKEN_BUDGET and count * longest * whole <= MASK_BUDGET
 
     def work(part: list[int]) -> list[list[int]]:
         chosen = [prompts[i] for i in part]
-        return _greedy(model, chosen, stop) if own_loop else _library(model, chosen, stop)
+        return _greedy(model, chosen, stop, prefix) if own_loop else _library(model, chosen, stop)
 
-    for batch in compose([len(ids) for ids in prompts], size, fits=fits):
+    for batch in compose([len(ids) - shared for ids in prompts], size, fits=fits):
         for index, tokens in zip(batch, halving(work, batch), strict=True):
             result[index] = tokens
         if progress:
@@ -76,17 +79,21 @@ def cut(text: str, strings: Sequence[str]) -> str:
     return text[: min(found)] if found else text
 
 
-def _greedy(model: LoadedModel, prompts: list[Sequence[int]], stop: Stop) -> list[list[int]]:
-    width = max(map(len, prompts))
-    steps = min(stop.max_new_tokens, model.context - width)
-    ids, seen = _left_padded(model, prompts, width)
-    positions = (seen.long().cumsum(-1) - 1).clamp(min=0)
+def _greedy(model: LoadedModel, prompts: list[Sequence[int]], stop: Stop, prefix: Prefix) -> list[list[int]]:
+    shared = prefix.length
+    width = max(map(len, prompts)) - shared
+    steps = min(stop.max_new_tokens, model.context - width - shared)
+    ids, seen = _left_padded(model, [prompt[shared:] for prompt in prompts], width)
+    positions = (seen.long().cumsum(-1) - 1).clamp(min=0) + shared
     mask: torch.Tensor | None = None
-    if not bool(seen.all()):
+    before = seen.new_ones(len(prompts), shared)
+    if shared or not bool(seen.all()):
         causal = torch.ones(width, width, dtype=torch.bool, device=model.device).tril()
         itself = torch.eye(width, dtype=torch.bool, device=model.device)  # so that padding sees something
-        mask = own_mask(model, ((causal & seen[:, None, :]) | itself)[:, None])
-    cache = DynamicCache(config=model.module.config)
+        own = (causal & seen[:, None, :]) | itself
+        mask = own_mask(model, torch.cat([before[:, None, :].expand(-1, width, -1), own], dim=-1)[:, None])
+    seen = torch.cat([before, seen], dim=1)
+    cache = prefix.expanded(model, len(prompts))
     made: list[list[int]] = [[] for _ in prompts]
     alive = list(range(len(prompts)))  # prompts in the batch's rows
     done: set[int] = set()

@@ -1,0 +1,203 @@
+"""Every kind of task beside the three basic ones: built from them, judged by rules, run in a sandbox."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import math
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_models import PROMPTS, make, suite_of
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from evomerge_common.domain.benchmarks import selection_warnings
+from evomerge_common.domain.judges import judge_answer, judge_instructions
+from evomerge_common.domain.suite import Suite
+from evomerge_common.domain.task_kinds import KINDS, lower
+from evomerge_common.errors import SuiteError
+from evomerge_common.user_tasks import Continuation, Loglikelihood
+from evomerge_evaluator.scoring import score_folder
+from evomerge_evaluator.scoring.expand import expand_task
+from evomerge_evaluator.scoring.generation import Stop, generate
+from evomerge_evaluator.scoring.prefix import WORTH_TOKENS, shared_length
+from evomerge_evaluator.scoring.sandbox import Sandbox
+from evomerge_evaluator.scoring.scorer import Scorer
+
+STORY = "Tom lost his keys. He walked back. A shop had found them. He bought a newspaper."
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make(tmp_path_factory.mktemp("model"))
+
+
+def items_of(kind: str) -> list[dict[str, Any]]:
+    return {
+        "classification": [{"text": f"text {n}", "label": "ab"[n % 2]} for n in range(4)],
+        "qa": [{"question": "1 + 1", "answers": "2"}, {"question": "?", "answers": ["x", "y"], "context": "c"}],
+        "writing": [{"prompt": "The quick", "text": " brown fox"}],
+        "coherence": [{"text": STORY}],
+        "instruction_following": [{"prompt": "say", "checks": {"min_words": 1, "json": False}}],
+        "efficiency": [],
+    }[kind]
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("classification", {}), ("qa", {}), ("qa", {"metric": "exact_match"}), ("writing", {}), ("coherence", {}),
+        ("instruction_following", {"max_new_tokens": 8}),
+        *(("efficiency", {"metric": m, "reference": 1e4}) for m in KINDS["efficiency"].metrics),
+    ],
+)  # fmt: skip
+def test_every_kind_scores_and_survives_a_round_trip(folder: Path, kind: str, options: dict[str, Any]) -> None:
+    suite = suite_of(kind, items_of(kind), **options)
+    assert Suite.from_json(suite.to_json()) == suite
+    (score,) = score_folder(folder, suite, "all", device="cpu").scores
+    assert len(score.item_scores) == max(1, len(items_of(kind)))
+    assert 0 <= score.score <= 1
+    assert score.metric == suite.tasks[0].metric
+
+
+def test_a_prompt_is_read_and_never_scored(folder: Path) -> None:
+    """Bits of the continuation alone, by hand."""
+    model, tok = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    prompt, text = "The quick brown", " fox jumps over"
+    before, whole = ([0, *tok(t)["input_ids"]] for t in (prompt, prompt + text))
+    with torch.no_grad():
+        table = model(torch.tensor([whole])).logits[0].double().log_softmax(-1)
+    bits = -sum(table[p - 1, whole[p]].item() for p in range(len(before), len(whole))) / math.log(2)
+    (score,) = score_folder(folder, suite_of("writing", [{"prompt": prompt, "text": text}]), "all").scores
+    assert score.metric_value == pytest.approx(bits / len(text), abs=1e-5)
+
+
+def test_composed_kinds_become_basic_items() -> None:
+    options = {"template": "{text}\nTopic:"}
+    found = lower("classification", options, {"text": "goal", "label": "sports"}, ["food", "sports"])
+    assert found == {"prompt": "goal\nTopic:", "choices": [" food", " sports"], "answer": 1}
+    found = lower("coherence", {}, {"text": STORY}, ())
+    assert found["choices"][found["answer"]] == " He walked back. A shop had found them. He bought a newspaper."
+    assert len(set(found["choices"])) == 4
+    assert {len(choice) for choice in found["choices"]} == {len(found["choices"][0])}
+    assert lower("coherence", {}, {"text": STORY}, ()) == found, "the text decides the shuffles"
+
+
+def test_judges() -> None:
+    assert judge_answer("The Eiffel Tower.", ["eiffel tower"], "exact_match") == 1
+    assert judge_answer("in Paris", ["Paris", "London"], "f1") == pytest.approx(2 / 3)
+    checks = {"contains": "tea", "max_words": 3, "matches": r"^T", "bullets": 0, "lowercase": False}
+    assert judge_instructions("Tea now", checks, "prompt_acc") == 1
+    assert judge_instructions("Coffee, please, for two", checks, "instruction_acc") == pytest.approx(2 / 5)
+    assert judge_instructions('```json\n{"a": 1}\n```', {"json": True}, "prompt_acc") == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "items", "options", "message"),
+    [
+        ("classification", [{"text": "a", "label": "x"}], {}, "two labels"),
+        ("classification", [{"text": "a", "label": "spots"}], {"labels": ["sports", "food"]}, "mean 'sports'"),
+        ("coherence", [{"text": "One. Two."}], {}, "three sentences"),
+        ("instruction_following", [{"prompt": "p", "checks": {"contain": "a"}}], {}, "mean 'contains'"),
+        ("instruction_following", [{"prompt": "p", "checks": {"max_words": "a"}}], {}, "takes int"),
+        ("efficiency", [], {}, "reference"),
+        ("efficiency", [], {"reference": 0}, "above zero"),
+        ("qa", [{"question": "q", "answers": []}], {}, "none empty"),
+        ("writing", [{"prompt": "q", "text": "a", "x": 1}], {"timeout": 3}, "unknown key"),
+        ("plugin", [{"a": 1}], {}, "needs `plugin`"),
+    ],
+)
+def test_mistakes(kind: str, items: list[dict[str, Any]], options: dict[str, Any], message: str) -> None:
+    with pytest.raises(SuiteError, match=message):
+        suite_of(kind, items, **options)
+
+
+def test_programs_stay_in_the_sandbox(tmp_path: Path) -> None:
+    """One at a time what a program must not do; each is checked inside by the error that it gets."""
+    box = Sandbox(seconds=20, memory_bytes=256 << 20)
+    target = tmp_path / "written"
+    assert box.run("assert sum(range(10)) == 45\nimport math, re, json, collections").passed
+    for program in (
+        f"open({str(target)!r}, 'w')",
+        "open('here', 'w')",
+        "import os; os.unlink('/etc/hostname')",
+        "import socket; socket.socket()",
+        "import os; os.fork()",
+        "import subprocess; subprocess.run(['true'])",
+        "import threading; threading.Thread(target=print).start()",
+        "import os; os.kill(os.getppid(), 9)",
+        "import resource; resource.setrlimit(resource.RLIMIT_AS, (-1, -1))",
+        "x = bytearray(1 << 30)",
+    ):
+        caught = (
+            f"try:\n    {program}\nexcept (OSError, RuntimeError, MemoryError, ValueError):\n    pass\nelse:\n    1/0"
+        )
+        assert box.run(caught).passed, program
+        assert not box.run(program).passed, program
+    for program in ("assert False", "def", "raise SystemExit(0)", "import os; os._exit(0)", "print('x' * 10**7); 1/0"):
+        assert box.run(program).outcome == "failed", program
+    assert not target.exists()
+
+
+def test_a_hanging_program_is_ended() -> None:
+    start = time.monotonic()
+    assert Sandbox(seconds=0.5).run("while True: pass").outcome == "timeout"
+    assert time.monotonic() - start < 15
+
+
+def test_code_needs_a_permission_and_is_judged_by_its_tests(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    items = [{"prompt": "x = 1\n#", "tests": "assert x == 1"}, {"prompt": "x = 1\n#", "tests": "assert x == 2"},
+             {"prompt": "x = 1\n#", "tests": "while True: pass"}]  # fmt: skip
+    suite = suite_of("code", items, timeout=1, max_new_tokens=4, stop="\n")
+    with pytest.raises(SuiteError, match="EVOMERGE_ALLOW_CODE=true"):
+        score_folder(folder, suite, "all")
+    (score,) = score_folder(folder, suite, "all", allow_code=True).scores
+    assert list(score.item_scores) == [1.0, 0.0, 0.0]
+
+
+class Rhymes:
+    """A user's task: one question by likelihood, one by generation."""
+
+    def items(self, options: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
+        return [{"id": f"r{n}", "word": f"word {n}"} for n in range(options["count"])]
+
+    def requests(self, item: Mapping[str, Any]) -> Iterable[Loglikelihood | Continuation]:
+        return [Loglikelihood(item["word"], " fox"), Continuation(item["word"], max_new_tokens=4)]
+
+    def score(self, item: Mapping[str, Any], answers: Sequence[Any]) -> float:
+        likelihood, text = answers
+        assert isinstance(text, str)
+        return math.exp(likelihood)
+
+
+def test_a_users_own_task(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = importlib.metadata.EntryPoint("rhymes", f"{__name__}:Rhymes", "evomerge.tasks")
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda **by: [entry] if by.get("name", "rhymes") == "rhymes" else [])  # fmt: skip  # noqa: E501
+    task = expand_task({"name": "t", "kind": "plugin", "plugin": "rhymes", "options": {"count": 3}})
+    suite = Suite.from_dict({"holdout": 0, "tasks": [task]})
+    assert [item.id for item in suite.tasks[0].items] == ["r0", "r1", "r2"]
+    (score,) = score_folder(folder, suite, "all").scores
+    assert all(0 < value < 1 for value in score.item_scores)
+    with pytest.raises(SuiteError, match="mean 'rhymes'"):
+        expand_task({"name": "t", "kind": "plugin", "plugin": "rhyme"})
+    with pytest.raises(SuiteError, match="KeyError"):
+        expand_task({"name": "t", "kind": "plugin", "plugin": "rhymes"})
+
+
+def test_a_shared_beginning_changes_no_answer(folder: Path) -> None:
+    model = Scorer(device="cpu").resident.load_folder(folder)
+    start = model.tokenizer("The quick brown fox jumps over the lazy dog. 1 + 1 = 2.")["input_ids"]
+    prompts = [[*start, *model.tokenizer(prompt)["input_ids"]] for prompt in PROMPTS]
+    assert shared_length(prompts, 1000) >= WORTH_TOKENS
+    together = generate(model, prompts, Stop((), 12), 4)
+    assert together == [generate(model, [prompt], Stop((), 12), 1)[0] for prompt in prompts]
+
+
+def test_a_benchmarks_test_split_is_warned_of() -> None:
+    items = [{"prompt": "a", "answer": "b"}]
+    for name, warned in (("gsm8k", True), ("MMLU-Pro test", True), ("gsm8k_train", False), ("drops", False)):
+        suite = Suite.from_dict({"holdout": 0, "tasks": [{"name": name, "kind": "exact_match", "items": items}]})
+        assert bool(selection_warnings(suite)) == warned
