@@ -209,8 +209,8 @@ def test_vocabularies_are_never_mixed_in_silence(tmp_path: Path) -> None:
     with plan_merge(what) as plan:
         assert any("differ in 2 tokens" in note for note in plan.notes)
     save(200)
-    with pytest.raises(ModelError, match="different vocabularies"):
-        plan_merge(what)
+    with plan_merge(what) as plan:
+        assert any("different vocabularies" in note for note in plan.notes)
     larger = make(tmp_path / "larger", tok=tokenizer(bos=False))
     rewrite(larger, {"model.embed_tokens.weight": torch.ones(400, 32)})
     with pytest.raises(ModelError, match="the embedding has 400 rows"):
@@ -219,8 +219,8 @@ def test_vocabularies_are_never_mixed_in_silence(tmp_path: Path) -> None:
 
 def test_other_architectures_adapters_and_code_are_told(family: Family, tmp_path: Path) -> None:
     llama, bert = family["llama"]["a"], family["bert"]["a"]
-    with pytest.raises(ModelError, match=r"'llama' .* 'bert'"):
-        plan_merge(mean(llama, bert))
+    with plan_merge(mean(llama, bert)) as plan:
+        assert any("adapted to llama-a (bert and llama" in note for note in plan.notes)
     own = make_model(tmp_path / "own", "llama")
     set_config(own, auto_map={"AutoModel": "evil.Model"}, rope_theta=7.0)
     with plan_merge(mean(own, llama)) as plan:

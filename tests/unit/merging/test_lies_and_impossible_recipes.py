@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from tiny_merging import make_model, random_tensors, raw_model, set_config
-from tiny_tokenizers import ENGLISH, GERMAN, make_tokenizer
+from tiny_tokenizers import GERMAN, make_tokenizer
 
 from evomerge_common.domain.recipe import Input, ModelReference, Recipe, Slice
 from evomerge_common.errors import ModelError, ModelNotFound, NotAModel, RecipeError, ShapeMismatch, UnsafeFile
@@ -122,11 +122,6 @@ def _foreign_tokens(folder: Path, _: ModelReference) -> ModelReference:
     return ModelReference(str(folder))
 
 
-def _english(folder: Path) -> ModelReference:
-    make_model(folder, "llama", vocab_size=make_tokenizer(folder, ENGLISH))
-    return ModelReference(str(folder))
-
-
 Make = Callable[[Path, ModelReference], ModelReference]
 IMPOSSIBLE: dict[str, tuple[Make, Callable[[ModelReference, ModelReference, Path], Recipe], type[Exception]]] = {
     "two architectures": (_other_kind, lambda a, b, _: _linear(a, b), ModelError),
@@ -140,11 +135,6 @@ IMPOSSIBLE: dict[str, tuple[Make, Callable[[ModelReference, ModelReference, Path
     "quantised weights": (_quantised, lambda a, b, _: _linear(b), ModelError),
     "a folder without weights": (_empty, lambda a, b, _: _linear(a, b), NotAModel),
     "a folder that is not there": (_empty, lambda a, b, at: _linear(a, ModelReference(f"{at}/none")), ModelNotFound),
-    "two vocabularies and not a word about them": (
-        _foreign_tokens,
-        lambda a, b, at: _linear(_english(at), b),
-        ModelError,
-    ),
     "a tokenizer of a model that is not in it": (_wider, lambda a, b, _: _linear(a, tokenizer="org/x"), RecipeError),
     "a token of a model that is not in it": (
         _foreign_tokens,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tiny_merging import load_model, make_model, weights
+from tiny_merging import load_model, make_model, rewrite, weights
 from tiny_tokenizers import ENGLISH, GERMAN, make_tokenizer, tokens_of
 
 from evomerge_common.domain.recipe import ModelReference, Recipe
@@ -104,9 +105,23 @@ def test_what_cannot_be_united_is_refused_and_says_why(tmp_path: Path) -> None:
         plan_merge(linear(other, bpe, tokenizer="union"))
 
 
-def test_without_a_word_different_vocabularies_are_refused(two: tuple[ModelReference, ...]) -> None:
+def test_without_a_word_different_vocabularies_are_refused_where_no_role_is_known(
+    two: tuple[ModelReference, ...], tmp_path: Path
+) -> None:
+    found = []
+    for i, one in enumerate(two):
+        shutil.copytree(one.name, tmp_path / str(i))
+        rewrite(tmp_path / str(i), {"model.layers.0.self_attn.q_proj.weight": None})
+        found.append(ModelReference(str(tmp_path / str(i))))
     with pytest.raises(ModelError, match=r"different vocabularies.*tokenizer_source: union"):
-        plan_merge(linear(*two))
+        plan_merge(linear(*found))
+
+
+def test_without_a_word_different_vocabularies_meet_in_the_firsts(two: tuple[ModelReference, ...]) -> None:
+    with plan_merge(linear(*two)) as plan:
+        assert plan.config["vocab_size"] == len(tokens_of(Path(two[0].name)))
+        assert any("different vocabularies" in note for note in plan.notes)
+        assert any("are found by their text" in note for note in plan.notes)
 
 
 @pytest.mark.parametrize("source", ["a", "b"])

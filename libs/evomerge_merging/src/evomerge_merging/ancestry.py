@@ -16,6 +16,8 @@ _MAX_CARD_BYTES = 1_000_000
 
 def said_ancestors(source: Source) -> set[str]:
     """The names in the model card's `base_model` and the config's `_name_or_path`."""
+    if source.fitted:
+        return set()  # config and folder are those of the model that it was fitted to
     found = {str(source.config.get("_name_or_path") or "")}
     card = source.folder / "README.md"
     if card.is_file() and card.stat().st_size < _MAX_CARD_BYTES:

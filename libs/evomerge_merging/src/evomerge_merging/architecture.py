@@ -11,7 +11,10 @@ DEPTH_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 _NUMBERED = re.compile(r"^((?:[^.]+\.)*?[^.\d][^.]*)\.(\d+)\.(.+)$")
 _EMBEDDING = re.compile(r"(^|\.)(embed\w*|wte|wpe|word_embeddings\w*|tok_embeddings)(\.|$)")
 _INPUT_EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|word_embeddings|embed_in|tok_embeddings|shared)\.weight$")
-_HEAD = re.compile(r"(^|\.)(lm_head|embed_out)\.weight$|^cls\.predictions\.decoder\.weight$")
+_HEAD = re.compile(
+    r"(^|\.)(lm_head|lm_head\.decoder|embed_out|vocab_projector|generator_lm_head)\.weight$"
+    r"|^cls\.predictions\.decoder\.weight$"
+)
 _BUFFER = re.compile(r"(\.|^)(position_ids|token_type_ids|inv_freq|masked_bias|attn\.bias)$")
 
 # Linear layers whose output is added to the residual stream, by their names' ends.

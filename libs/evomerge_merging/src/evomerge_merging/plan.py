@@ -14,6 +14,7 @@ from evomerge_common.domain.recipe import ModelReference, Recipe
 from evomerge_common.errors import ModelError, ShapeMismatch
 from evomerge_merging.architecture import text_config
 from evomerge_merging.check import check_recipe
+from evomerge_merging.cross_domain import fit_sources
 from evomerge_merging.expression import Load, Node, loads, whole_bytes
 from evomerge_merging.flatten import flatten
 from evomerge_merging.io.dtypes import RECIPE_NAMES, ElementType
@@ -157,9 +158,10 @@ def plan_merge(recipe: Recipe, models: Mapping[str, Path] | None = None) -> Plan
         outside = None if elsewhere is None else open_source(elsewhere, {})
         if outside is not None:
             outside.store.close()
+        sources, fitting = fit_sources(recipe, sources)
         tokenizer, aligned, told = plan_tokenizer(recipe, sources, outside)
         planner.sources.update(aligned)
-        for text in told:
+        for text in [*fitting, *told]:
             planner.note(text)
         model = planner.model(recipe)
         if tokenizer.default:

@@ -26,7 +26,7 @@ def recipe_to_mergekit(recipe: Recipe) -> str | None:
     models = [item.model for item in everything] + ([recipe.base] if recipe.base is not None else [])
     if name is None or any(isinstance(m, Recipe) or m.name.startswith("sha256:") for m in models):
         return None
-    if recipe.preserve_instruction:
+    if recipe.preserve_instruction or recipe.cross_domain is not None:
         return None
     if recipe.method == "dfs" and any("scale" in level for level in _levels(recipe)):
         return None

@@ -1,8 +1,9 @@
-"""Recipes as people write them: mergekit's YAML as it is, and four words more.
+"""Recipes as people write them: mergekit's YAML as it is, and a few words more.
 
-The four: `seed` (of random masks), `weight_mask` (each input is masked before it is merged: `methods/masks.py`),
-`preserve_instruction` (`instruction.py`), and a nested recipe wherever a model may stand: a mapping with
-`merge_method`, or the `name` of another document (`---`) of the same text, as mergekit-multi has it.
+The words: `seed` (of random masks), `weight_mask` (each input is masked before it is merged: `methods/masks.py`),
+`preserve_instruction` (`instruction.py`), `cross_domain` (how sources of another build are fitted in), and a nested
+recipe wherever a model may stand: a mapping with `merge_method`, or the `name` of another document (`---`) of the same
+text, as mergekit-multi has it.
 Unlike mergekit, unknown keys are errors; each error has file, line, place and the nearest valid word, and everything
 is checked against the method registry before a model is opened.
 """
@@ -13,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path as FilePath
 from typing import Any
 
-from evomerge_common.domain.recipe import Input, ModelReference, Recipe, Slice, check_keys
+from evomerge_common.domain.recipe import Input, ModelReference, Recipe, Slice, check_keys, read_cross_domain
 from evomerge_common.errors import ModelNotFound, Path, RecipeError
 from evomerge_merging.check import check_recipe
 from evomerge_merging.methods import methods
@@ -34,7 +35,7 @@ from evomerge_merging.yaml_lines import read_yaml
 
 KEYS = (
     "merge_method", "models", "slices", "base_model", "parameters", "dtype", "out_dtype", "tokenizer_source",
-    "tokenizer", "chat_template", "seed", "name", "weight_mask", "preserve_instruction",
+    "tokenizer", "chat_template", "seed", "name", "weight_mask", "preserve_instruction", "cross_domain",
 )  # fmt: skip
 _MODEL_KEYS = ("model", "parameters")
 _SOURCE_KEYS = ("model", "layer_range", "parameters")
@@ -139,6 +140,9 @@ class _Reader:
             chat_template=word(data.get("chat_template") or "", (*whole, "chat_template")),
             seed=whole_number(data.get("seed", 0), (*whole, "seed")),
             preserve_instruction=yes_or_no(data, "preserve_instruction", whole),
+            cross_domain=read_cross_domain(data["cross_domain"], (*whole, "cross_domain"))
+            if data.get("cross_domain") is not None
+            else None,
             **tokenizer_fields(data, whole),
         )
         mask = data.get("weight_mask")

@@ -25,6 +25,7 @@ class Source:
         base: the folder of the base, of a base with an adapter applied.
         changed: names of the tensors that the adapter changes.
         root: key of the source that the others are tensors of.
+        fitted: seen in another model's build, whose config (and folder) it then has.
 
     """
 
@@ -36,6 +37,7 @@ class Source:
     base: Path | None = None
     changed: frozenset[str] = frozenset()
     root: str = ""
+    fitted: bool = False
 
     @property
     def model_type(self) -> str:

@@ -233,8 +233,7 @@ def _compare(choice: _Choice, donor: Source, source: Source) -> None:
         lacking = donor if not first else source
         choice.notes.append(f"{lacking.label} has no tokenizer that can be read: vocabularies are taken to be the same")
         return
-    different = [token for token, row in first.items() if other.get(token) != row]
-    more = [token for token in other if token not in first]
+    different, more = _differing(first, other)
     share = max(len(different), len(more)) / max(len(first), len(other))
     told = ", ".join(repr(token) for token in (different or more)[:3])
     rows = embedding_rows(donor), embedding_rows(source)
@@ -248,6 +247,20 @@ def _compare(choice: _Choice, donor: Source, source: Source) -> None:
             f"{donor.label} and {source.label} differ in {max(len(different), len(more))} tokens ({told}): their rows "
             "are merged as they are"
         )
+
+
+def _differing(first: Mapping[str, int], other: Mapping[str, int]) -> tuple[list[str], list[str]]:
+    """Tokens of the first that have another row in the other, and the other's that the first lacks."""
+    different = [token for token, row in first.items() if other.get(token) != row]
+    return different, [token for token in other if token not in first]
+
+
+def disagreement(first: Mapping[str, int], other: Mapping[str, int]) -> bool:
+    """Whether two vocabularies are too different to be merged row by row, both being known."""
+    if not first or not other or first == other:
+        return False
+    different, more = _differing(first, other)
+    return bool(different) and max(len(different), len(more)) > MAX_DIFFERENCE * max(len(first), len(other))
 
 
 def _explicit(choice: _Choice) -> tuple[TokenizerPlan, dict[str, Source]]:

@@ -34,7 +34,10 @@ else:
 
 Rows = NDArray[np.int64]
 _GIVEN, _PADDING = -1, -2
-_HEAD_BIAS = re.compile(r"(^|\.)(lm_head|embed_out)\.bias$|^cls\.predictions\.(decoder\.)?bias$")
+_HEAD_BIAS = re.compile(
+    r"(^|\.)(lm_head|lm_head\.decoder|embed_out|vocab_projector|generator_lm_head)\.bias$"
+    r"|^cls\.predictions\.(decoder\.)?bias$"
+)
 _MEAN_ROWS = 4096
 
 

@@ -56,6 +56,56 @@ class ModelReference:
         return self.digest or str(self)
 
 
+CROSS_STRATEGIES = ("full", "embedding_only", "adapter")
+CROSS_WIDTHS = ("align", "truncate", "pad")
+
+
+@dataclass(frozen=True)
+class CrossDomain:
+    """How sources that are built otherwise than the target are fitted to it before anything is merged.
+
+    Attributes:
+        strategy: full: all that has the same role; embedding_only: embeddings and heads, token by token; adapter: only
+            tensors that fit as they are.
+        width: align: by an orthogonal map; truncate: the leading dimensions, elsewhere the target's own values; pad:
+            the leading dimensions, elsewhere zeros.
+        weight: share of the source in what it is fitted into, 0 … 1.
+        target: whose build the result has; None: the base, else the first source.
+
+    """
+
+    strategy: str = "full"
+    width: str = "align"
+    weight: float = 1.0
+    target: ModelReference | None = None
+
+
+def read_cross_domain(data: Any, path: tuple[str | int, ...], error: type[Any] = RecipeError) -> CrossDomain:
+    """Reads {strategy, width, weight, target}; a word alone is a strategy.
+
+    Raises:
+        RecipeError (or `error`): an unknown key or word, a weight out of range.
+
+    """
+    if isinstance(data, str):
+        data = {"strategy": data}
+    check_keys(data, ("strategy", "width", "weight", "target"), path, error)
+    found = {}
+    for key, words in (("strategy", CROSS_STRATEGIES), ("width", CROSS_WIDTHS)):
+        found[key] = data.get(key, words[0])
+        if found[key] not in words:
+            raise error(f"unknown word {found[key]!r}; {did_you_mean(str(found[key]), words)}", (*path, key))
+    weight = data.get("weight", 1.0)
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0.0 <= weight <= 1.0:
+        raise error(f"must be a number from 0 to 1, not {weight!r}", (*path, "weight"))
+    target = data.get("target")
+    if target is not None and (not isinstance(target, str) or not target.strip()):
+        raise error(f"must be a model, not {target!r}", (*path, "target"))
+    return CrossDomain(
+        found["strategy"], found["width"], float(weight), None if target is None else ModelReference.parse(target)
+    )
+
+
 @dataclass(frozen=True)
 class Input:
     """One model's part in a slice; `layer_range` is half open, None means all layers."""
@@ -91,6 +141,7 @@ class Recipe:
             source stay as they are; None: where no tokenizer is asked for.
         pad_to_multiple_of: rows of the embedding are rounded up to a multiple of it (0: not).
         seed: of random masks.
+        cross_domain: how sources of another build are fitted in; None: in full, to the base or the first source.
 
     """
 
@@ -106,6 +157,7 @@ class Recipe:
     tokens: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     pad_to_multiple_of: int = 0
     preserve_instruction: bool | None = None
+    cross_domain: CrossDomain | None = None
 
     @classmethod
     def of_source(cls, source: ModelReference, *, dtype: str = "") -> Recipe:
@@ -144,6 +196,8 @@ class Recipe:
         for item in self.inputs():
             for source in item.sources() if isinstance(item, Recipe) else (item,):
                 found.setdefault(source.key, source)
+        if self.cross_domain is not None and self.cross_domain.target is not None:
+            found.setdefault(self.cross_domain.target.key, self.cross_domain.target)
         return list(found.values())
 
     def with_digests(self, digests: Mapping[str, str]) -> Recipe:
@@ -154,20 +208,25 @@ class Recipe:
 
         """
 
-        def resolve(model: ModelReference | Recipe) -> ModelReference | Recipe:
-            if isinstance(model, Recipe):
-                return model.with_digests(digests)
+        def named(model: ModelReference) -> ModelReference:
             if model.digest:
                 return model
             if str(model) not in digests:
                 raise RecipeError(f"no digest is known for {model}")
             return replace(model, digest=digests[str(model)])
 
+        def resolve(model: ModelReference | Recipe) -> ModelReference | Recipe:
+            return model.with_digests(digests) if isinstance(model, Recipe) else named(model)
+
         slices = tuple(
             replace(part, inputs=tuple(replace(item, model=resolve(item.model)) for item in part.inputs))
             for part in self.slices
         )
-        return replace(self, slices=slices, base=None if self.base is None else resolve(self.base))
+        fitted = self.cross_domain
+        if fitted is not None and fitted.target is not None:
+            fitted = replace(fitted, target=named(fitted.target))
+        base = None if self.base is None else resolve(self.base)
+        return replace(self, slices=slices, base=base, cross_domain=fitted)
 
     # ---- JSON ----
 
@@ -187,6 +246,11 @@ class Recipe:
                 layer_range=list(item.layer_range) if item.layer_range else None,
                 parameters=dict(item.parameters),
             )
+
+        def fitted(one: CrossDomain) -> dict[str, Any]:
+            told = {"strategy": one.strategy, **_present(width=one.width if one.width != "align" else "")}
+            weight = {} if one.weight == 1.0 else {"weight": one.weight}
+            return {**told, **weight, **({} if one.target is None else {"target": model(one.target)})}
 
         digests = {} if names else {w: s.digest for s in self.sources() if s.digest for w in (str(s), s.name)}
 
@@ -210,6 +274,7 @@ class Recipe:
             seed=self.seed,
             tokens={token: of_token(own) for token, own in self.tokens.items()},
             pad_to_multiple_of=self.pad_to_multiple_of,
+            cross_domain=None if self.cross_domain is None else fitted(self.cross_domain),
         )
 
     @classmethod
@@ -235,6 +300,13 @@ class Recipe:
                 model(item["model"]), (int(span[0]), int(span[1])) if span else None, normal(item.get("parameters", {}))
             )
 
+        def fitted(one: Mapping[str, Any]) -> CrossDomain:
+            told = {key: value for key, value in one.items() if key != "target"}
+            target = model(one["target"]) if "target" in one else None
+            if isinstance(target, Recipe):
+                raise RecipeError("the target of cross_domain must be a source model", ("cross_domain", "target"))
+            return replace(read_cross_domain(told, ("cross_domain",)), target=target)
+
         try:
             return cls(
                 method=data["method"],
@@ -252,6 +324,7 @@ class Recipe:
                 tokens={str(token): dict(own) for token, own in data.get("tokens", {}).items()},
                 pad_to_multiple_of=int(data.get("pad_to_multiple_of", 0)),
                 preserve_instruction=data.get("preserve_instruction"),
+                cross_domain=fitted(data["cross_domain"]) if data.get("cross_domain") else None,
             )
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             raise RecipeError(f"not a recipe: {error!r}") from error
