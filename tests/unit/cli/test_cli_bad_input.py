@@ -14,7 +14,7 @@ import pytest
 from evomerge_cli.__main__ import main
 from evomerge_cli.local_stack import server_address
 from evomerge_cli.preflight import check_models
-from evomerge_common.errors import ModelNotFound, ShapeMismatch, Unavailable
+from evomerge_common.errors import ModelNotFound, Unavailable
 
 SPEC = """\
 models: [a, b]
@@ -99,24 +99,16 @@ def test_run_refuses(folder: Path, case: str, capsys: pytest.CaptureFixture[str]
     assert sorted(folder.rglob("*")) == before
 
 
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"hidden": 6}, "model.embed_tokens.weight has shape (8, 4)"),
-        ({"layers": 2}, "1 layers"),
-        ({"architecture": "Qwen2ForCausalLM"}, "Qwen2ForCausalLM"),
-    ],
-)
-def test_models_that_do_not_fit_are_refused(
-    folder: Path, options: dict[str, Any], words: str, capsys: pytest.CaptureFixture[str]
+def test_models_of_other_sizes_are_refused_where_no_role_is_known(
+    folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_model(folder / "c", **options)
+    write_model(folder / "c", hidden=6)
     change(folder, "[a, b]", "[a, b, c]")
     assert main(["run", str(folder / "run.yaml"), "--out", str(folder / "out")]) == 2
-    assert words in capsys.readouterr().err
+    assert "is of no architecture family that is known" in capsys.readouterr().err
     assert not (folder / "out").exists()
-    with pytest.raises(ShapeMismatch):
-        check_models([str(folder / "a"), str(folder / "c")])
+    assert check_models([str(folder / "a"), str(folder / "c")])
+    assert not check_models([str(folder / "a"), str(folder / "b")])
 
 
 def test_a_missing_spec_a_folder_and_a_clash_of_flags(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

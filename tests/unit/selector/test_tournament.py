@@ -14,6 +14,7 @@ from evomerge_common.domain.messages import (
     CandidateEvaluated,
     CandidateFailed,
     CandidateMerged,
+    CandidateProposed,
     DownloadJob,
     ErrorInfo,
     Event,
@@ -23,7 +24,7 @@ from evomerge_common.domain.messages import (
     SearchEnded,
 )
 from evomerge_common.domain.pareto import front, hypervolume, knee
-from evomerge_common.domain.recipe import ModelReference, Recipe
+from evomerge_common.domain.recipe import CrossDomain, ModelReference, Recipe
 from evomerge_common.domain.spec import STRATEGIES, RunSpec
 from evomerge_common.errors import SpecError
 from evomerge_selector.domain.strategies import Individual, MapElitesSearch
@@ -168,7 +169,7 @@ def test_champion_and_sources_are_proven_on_the_holdout_only_after_the_search() 
     assert {digest for _, digest in holdout} == {simulation.champion} | {d for _, d, o in simulation.proposals[:4]}
 
 
-def test_models_of_different_depth_fail_the_run_before_anything_is_merged() -> None:
+def test_models_of_different_depth_are_fitted_to_the_base() -> None:
     from simulation import answer
 
     tournament = EvolutionaryTournament("r")
@@ -176,9 +177,17 @@ def test_models_of_different_depth_fail_the_run_before_anything_is_merged() -> N
     tournament.apply(Event(run_id="r", payload=RunStarted(spec_json=spec.to_json())))
     for i, job in enumerate(tournament.jobs()):
         tournament.apply(Event(run_id="r", payload=answer(job, layers=6 + (i == 1))))
-    decision = tournament.next_decision()
-    assert isinstance(decision, RunFailed)
-    assert decision.error.type == "ShapeMismatch"
+    base = ModelReference("org/base", digest="sha256:org/base")
+    found = set()
+    while (decision := tournament.next_decision()) is not None and len(tournament.candidates) < 20:
+        if isinstance(decision, CandidateProposed):
+            recipe = Recipe.from_json(decision.recipe_json)
+            assert recipe.cross_domain == (None if decision.operator == "source" else CrossDomain(target=base))
+            found.add(decision.operator)
+        tournament.apply(Event(run_id="r", payload=decision))
+        for job in tournament.jobs():
+            tournament.apply(Event(run_id="r", payload=answer(job)))
+    assert {"source", "average", "classic"} <= found
 
 
 def test_a_strategy_without_its_means_fails_the_run_and_says_what_to_do() -> None:

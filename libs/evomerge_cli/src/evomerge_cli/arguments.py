@@ -6,6 +6,7 @@ import argparse
 import re
 from typing import NoReturn
 
+from evomerge_common.domain.recipe import CROSS_STRATEGIES
 from evomerge_common.domain.spec import DFS_TECHNIQUES, MASK_STRATEGIES, PS_TECHNIQUES_1, PS_TECHNIQUES_2
 from evomerge_common.errors import did_you_mean
 
@@ -237,6 +238,10 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
         "--evaluators", type=_positive, default=1, metavar="N", help="processes that score (default: 1)"
     )
     parser.add_argument("--server", metavar="HOST:PORT", help="a selector that runs already: no stack is started here")
+    parser.add_argument(
+        "--cross-domain", choices=CROSS_STRATEGIES,
+        help="how models of another architecture, size or vocabulary are fitted in (default: full)",
+    )  # fmt: skip
 
 
 def _add_technique_flags(parser: argparse.ArgumentParser) -> None:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import hashlib
+import multiprocessing
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from evomerge_common.domain.recipe import CrossDomain, ModelReference, Recipe
+from evomerge_common.domain.spec import RunSpec
 from evomerge_common.domain.suite import Suite
-from evomerge_common.errors import EvoMergeException, ModelError, ModelNotFound, ShapeMismatch, SuiteError
+from evomerge_common.errors import EvoMergeException, ModelError, ModelNotFound, SuiteError, error_from_info
 from evomerge_common.lora_folder import describe_pair, is_adapter_folder, read_adapter, split_reference
 from evomerge_common.model_folder import ADAPTER_CONFIG, ModelDescription, describe_model, tensor_shapes
 from evomerge_common.runtime.settings import Settings
@@ -15,7 +21,7 @@ from evomerge_common.runtime.settings import Settings
 HUB_SECONDS = 2.0
 
 
-def check_models(references: Sequence[str], *, hub: bool = True, store: Path | None = None) -> None:
+def check_models(references: Sequence[str], *, hub: bool = True, store: Path | None = None) -> bool:
     """Checks what can be checked before anything is started.
 
     Args:
@@ -23,18 +29,22 @@ def check_models(references: Sequence[str], *, hub: bool = True, store: Path | N
         hub: also ask the hub for each id, for two seconds at most; a hub that is slower is left to the downloader.
         store: the model store: what it has already is not asked for.
 
+    Returns:
+        Whether the local ones differ in build, so that they must be fitted to each other.
+
     Raises:
-        ModelNotFound, NotAModel, UnsafeFile, ModelError, ShapeMismatch, Unavailable.
+        ModelNotFound, NotAModel, UnsafeFile, ModelError, Unavailable.
 
     """
     pairs = [split_reference(reference) for reference in references]
     for base, adapter in pairs:
         _check_adapter(base, adapter)
     wholes = list(dict.fromkeys(base for base, _ in pairs))
-    check_fit({folder: describe_model(folder) for folder in map(Path, wholes) if folder.is_absolute()})
+    described = {folder: describe_model(folder) for folder in map(Path, wholes) if folder.is_absolute()}
     if hub:
         names = [*wholes, *(adapter for _, adapter in pairs if adapter)]
         _check_hub([name for name in dict.fromkeys(names) if not name.startswith("/")], store)
+    return builds_differ(described)
 
 
 def _check_adapter(base: str, adapter: str) -> None:
@@ -65,42 +75,61 @@ def check_code_allowed(suite: Suite, settings: Settings) -> None:
         )
 
 
-def check_fit(described: dict[Path, ModelDescription]) -> None:
-    """Every model against the first one.
+def builds_differ(described: dict[Path, ModelDescription]) -> bool:
+    """Whether models cannot be merged tensor by tensor, as far as headers and tokenizer files tell."""
+    if len(described) < 2:
+        return False
+    first, *others = described
+    expected, tokens = tensor_shapes(first), _tokenizer_stamp(first)
+    for other in others:
+        found = tensor_shapes(other)
+        if (
+            described[first].architecture != described[other].architecture
+            or described[first].num_layers != described[other].num_layers
+            or any(expected[name] != found[name] for name in expected.keys() & found.keys())
+            or tokens != _tokenizer_stamp(other)
+        ):
+            return True
+    return False
+
+
+def _tokenizer_stamp(folder: Path) -> str:
+    names = [name for name in ("tokenizer.json", "vocab.json", "vocab.txt") if (folder / name).is_file()]
+    return hashlib.sha256((folder / names[0]).read_bytes()).hexdigest() if names else ""
+
+
+def plan_in_words(spec: RunSpec) -> list[str]:
+    """How the models of a run, all local folders, will be fitted to one build: what the plan of their average says.
+
+    Made in a process of its own, which takes torch and its memory away with it.
 
     Raises:
-        ShapeMismatch: says which tensor, which shapes, and of which folders.
+        ModelError: they cannot be fitted; says why.
 
     """
-    if len(described) < 2:
-        return
-    first, *others = described
-    expected = tensor_shapes(first)
-    for other in others:
-        if described[first].architecture != described[other].architecture:
-            raise ShapeMismatch(
-                f"{first} is a {described[first].architecture}, {other} a {described[other].architecture}: "
-                "models of different architectures cannot be merged yet; choose models of one family"
-            )
-        found = tensor_shapes(other)
-        for name in sorted(expected.keys() & found.keys()):
-            if expected[name] != found[name]:
-                raise ShapeMismatch(
-                    f"tensor {name} has shape {expected[name]} in {first} but {found[name]} in {other}: "
-                    "they cannot be merged; choose models of one size"
-                )
-        if described[first].num_layers != described[other].num_layers:
-            raise ShapeMismatch(
-                f"{first} has {described[first].num_layers} layers, {other} {described[other].num_layers}: "
-                "they cannot be merged; choose models of one size"
-            )
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        notes, error = pool.submit(_plan, [spec.target, *spec.sources], spec.cross_domain or CrossDomain()).result()
+    if error:
+        raise error_from_info(*error)
+    return notes
+
+
+def _plan(models: Sequence[str], cross_domain: CrossDomain) -> tuple[list[str], tuple[str, str] | None]:
+    from evomerge_merging import plan_merge
+
+    references = [ModelReference.parse(name) for name in dict.fromkeys(models)]
+    recipe = Recipe.of_models("linear", [(one, {"weight": 1.0}) for one in references])
+    try:
+        with plan_merge(replace(recipe, cross_domain=cross_domain)) as plan:
+            return list(plan.notes), None
+    except EvoMergeException as error:
+        return [], (type(error).__name__, str(error))
 
 
 def _check_hub(references: Sequence[str], store: Path | None) -> None:
     """Asks for all of them at the same time."""
     if not references:
         return
-    from evomerge_common.domain.recipe import ModelReference
     from evomerge_downloader.hub import HUB_ID, Hub
     from evomerge_downloader.store import ModelStore
 

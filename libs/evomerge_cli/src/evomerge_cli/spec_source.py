@@ -72,6 +72,9 @@ def prepare(args: argparse.Namespace) -> Prepared:
     if args.spec and any((args.model1, args.model2, args.model3)):
         raise InvalidInput("give models in the spec file or by --model1 … --model3, not both")
     _apply_flags(data, args, notes)
+    if not args.spec and not args.suite and all(_is_masked(model) for model in data["models"]):
+        args.suite = "masked"
+        notes.append("masked language models and no --suite: they are scored on the built-in suite `masked`")
     suite = resolve_suite(args.suite or data.get("suite"), folder, file=name, lines=lines, flag=bool(args.suite))
     notes += [f"warning: {text}" for text in selection_warnings(suite)]
     data["suite"] = json.loads(suite.to_json())
@@ -142,6 +145,16 @@ def local_path(reference: str, folder: Path) -> Path | None:
     return folder / path if looks_like_a_path else None
 
 
+def _is_masked(reference: str) -> bool:
+    """Whether a local folder's config says that it is a masked language model, which cannot continue a text."""
+    path = local_path(reference, Path())
+    try:
+        config = json.loads((path / "config.json").read_bytes()) if path else {}
+        return any("ForMaskedLM" in str(name) for name in config.get("architectures") or [])
+    except (OSError, ValueError, AttributeError, TypeError):
+        return False
+
+
 def _localise(data: dict[str, Any], folder: Path, notes: list[str]) -> None:
     """Local folders become absolute, since the services that read the spec stand elsewhere; and adapters alone get
     the base that they belong to: the spec's, else their own.
@@ -208,6 +221,9 @@ def _apply_flags(data: dict[str, Any], args: argparse.Namespace, notes: list[str
         data["seed"] = args.seed
     if args.evaluations is not None:
         data["search"] = {**_mapping(data.get("search")), "evaluations": args.evaluations}
+    if args.cross_domain:
+        own = data.get("cross_domain")
+        data["cross_domain"] = {**(_mapping(own)), "strategy": args.cross_domain}
     classic = {name: getattr(args, name) for name in CLASSIC_FLAGS if getattr(args, name) is not None}
     if args.weight_mask_rate is not None or args.use_weight_rescale:
         classic["use_weight_rescale"] = args.use_weight_rescale

@@ -14,12 +14,12 @@ MAX_NOTES = 50
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch loads: no spinning beside the evaluator
 
 
-def merge(recipe_json: str, models: Mapping[str, str], out: str, threads: int) -> int:
-    """Writes a candidate's weights into `out`, an empty folder; returns their bytes."""
+def merge(recipe_json: str, models: Mapping[str, str], out: str, threads: int) -> tuple[int, tuple[str, ...]]:
+    """Writes a candidate's weights into `out`, an empty folder; returns their bytes and what there is to say."""
     from evomerge_merging import execute, plan_merge
 
     with plan_merge(Recipe.from_json(recipe_json), _paths(models)) as plan:
-        return execute(plan, Path(out), threads=threads, staged=True).bytes
+        return execute(plan, Path(out), threads=threads, staged=True).bytes, plan.notes[:MAX_NOTES]
 
 
 def export(

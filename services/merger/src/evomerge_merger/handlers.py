@@ -48,6 +48,7 @@ class MergeHandler(_Handler):
     def __init__(self, *, ports: Ports, child: ChildProcess) -> None:
         super().__init__(ports=ports, child=child)
         self._made: OrderedDict[str, tuple[str, int]] = OrderedDict()
+        self._told: OrderedDict[str, set[str]] = OrderedDict()
 
     def _still_there(self, digest: str) -> tuple[str, int] | None:
         found = self._made.get(digest)
@@ -66,11 +67,13 @@ class MergeHandler(_Handler):
         began = time.monotonic()
         digest = payload.recipe_digest
         stored = await asyncio.to_thread(self._still_there, digest)
+        notes: tuple[str, ...] = ()
         if stored is None:
-            stored = await self._store(
+            uri, (size, found) = await self._store(
                 f"scratch/{digest}", engine.merge, payload.recipe_json, folders(payload.sources), FOLDER, THREADS
             )
-            self._made[digest] = stored
+            notes = self._new(job.run_id, found)
+            self._made[digest] = stored = (uri, size)
             while len(self._made) > REMEMBERED:
                 self._made.popitem(last=False)
         uri, size = stored
@@ -80,7 +83,17 @@ class MergeHandler(_Handler):
             uri=uri,
             bytes=size,
             seconds=time.monotonic() - began,
+            notes=notes,
         )
+
+    def _new(self, run_id: str, notes: tuple[str, ...]) -> tuple[str, ...]:
+        """Notes that have not been told in this run: a thousand candidates have the same ones."""
+        told = self._told.setdefault(run_id, set())
+        found = tuple(note for note in notes if note not in told)
+        told.update(found)
+        while len(self._told) > REMEMBERED:
+            self._told.popitem(last=False)
+        return found
 
 
 class ExportHandler(_Handler):

@@ -13,10 +13,10 @@ from evomerge_cli.byte_progress import bytes_bar, human
 from evomerge_cli.console import Console
 from evomerge_cli.merge_plan import facts, show
 from evomerge_cli.spec_source import classic_models, local_path
-from evomerge_common.domain.genome import SearchSpace
-from evomerge_common.domain.recipe import ModelReference, Recipe
+from evomerge_common.domain.genome import SearchSpace, builds_differ
+from evomerge_common.domain.recipe import CrossDomain, ModelReference, Recipe
 from evomerge_common.domain.spec import METHODS, ClassicSpec
-from evomerge_common.errors import ModelError, ShapeMismatch
+from evomerge_common.errors import ModelError
 from evomerge_common.lora_folder import base_beside, describe_pair, is_adapter_folder, write_pair
 from evomerge_common.model_folder import check_model_folder
 from evomerge_common.runtime.settings import Settings
@@ -122,12 +122,15 @@ def _classic(args: argparse.Namespace, console: Console) -> Recipe:
         console.say(f"note: {note}")
     base = ModelReference.parse(args.base) if args.base else None
     folders = fetch([*models, *([base] if base else [])], console, base)
-    layers = {describe_model(folder).num_layers for folder in folders.values()}
-    if len(layers) > 1:
-        raise ShapeMismatch(
-            f"the models have {' and '.join(map(str, sorted(layers)))} layers: choose models of one size"
-        )
-    space = SearchSpace(models=models, base=base, num_layers=max(1, *layers), groups=1, methods=METHODS)
+    target = base or models[0]
+    described = {key: describe_model(folder) for key, folder in folders.items()}
+    cross_domain = None
+    if args.cross_domain or builds_differ((d.architecture, d.num_layers, d.parameters) for d in described.values()):
+        cross_domain = CrossDomain(args.cross_domain or "full", target=target)
+    layers = max(1, described[target.key].num_layers)
+    space = SearchSpace(
+        models=models, base=base, num_layers=layers, groups=1, methods=METHODS, cross_domain=cross_domain
+    )
     classic = ClassicSpec(
         ps_technique1=args.ps_technique1 or "linear",
         ps_technique2=args.ps_technique2 or "ties",

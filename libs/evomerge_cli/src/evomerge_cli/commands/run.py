@@ -13,7 +13,7 @@ from pathlib import Path
 
 from evomerge_cli.console import Console
 from evomerge_cli.failure import INTERRUPTED, OK, exit_code, interrupt_on_signals
-from evomerge_cli.preflight import check_code_allowed, check_models
+from evomerge_cli.preflight import check_code_allowed, check_models, plan_in_words
 from evomerge_cli.run_folder import RunFolder
 from evomerge_cli.spec_source import Prepared, prepare
 from evomerge_common.errors import WorkFailed, error_from_info
@@ -34,7 +34,10 @@ def run(args: argparse.Namespace, console: Console) -> int:
     sources = prepared.spec.sources
     if args.server:  # a folder that is not here may be there: then the server says what is wrong with it
         sources = tuple(source for source in sources if Path(source).is_dir())
-    check_models(sources, hub=not args.server, store=settings.model_store)
+    differ = check_models(sources, hub=not args.server, store=settings.model_store)
+    if differ and all(source.startswith("/") for source in sources):
+        for note in plan_in_words(prepared.spec):
+            console.say(f"note: {note}")
     return execute(
         prepared, Path(args.out or DEFAULT_OUT).expanduser(), console, evaluators=args.evaluators, server=args.server
     )

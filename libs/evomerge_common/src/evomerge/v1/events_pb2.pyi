@@ -168,18 +168,20 @@ class ModelReady(_message.Message):
     def __init__(self, job_id: _Optional[str] = ..., model: _Optional[_Union[_types_pb2.Model, _Mapping]] = ..., seconds: _Optional[float] = ...) -> None: ...
 
 class CandidateMerged(_message.Message):
-    __slots__ = ("job_id", "recipe_digest", "uri", "bytes", "seconds")
+    __slots__ = ("job_id", "recipe_digest", "uri", "bytes", "seconds", "notes")
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
     RECIPE_DIGEST_FIELD_NUMBER: _ClassVar[int]
     URI_FIELD_NUMBER: _ClassVar[int]
     BYTES_FIELD_NUMBER: _ClassVar[int]
     SECONDS_FIELD_NUMBER: _ClassVar[int]
+    NOTES_FIELD_NUMBER: _ClassVar[int]
     job_id: str
     recipe_digest: str
     uri: str
     bytes: int
     seconds: float
-    def __init__(self, job_id: _Optional[str] = ..., recipe_digest: _Optional[str] = ..., uri: _Optional[str] = ..., bytes: _Optional[int] = ..., seconds: _Optional[float] = ...) -> None: ...
+    notes: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, job_id: _Optional[str] = ..., recipe_digest: _Optional[str] = ..., uri: _Optional[str] = ..., bytes: _Optional[int] = ..., seconds: _Optional[float] = ..., notes: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class CandidateEvaluated(_message.Message):
     __slots__ = ("job_id", "recipe_digest", "suite_digest", "split", "fitness", "scores", "seconds", "device", "cached")

@@ -11,13 +11,13 @@ layers, in any order and with repeats (Akiba et al. 2024, "Evolutionary Optimiza
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
-from evomerge_common.domain.recipe import Input, ModelReference, Recipe, Slice
+from evomerge_common.domain.recipe import CrossDomain, Input, ModelReference, Recipe, Slice
 from evomerge_common.errors import RecipeError
 
 TASK_VECTOR_METHODS = ("task_arithmetic", "ties", "dare_linear", "dare_ties")
@@ -119,6 +119,16 @@ class Genome:
         return apart + 0.75 * min(1.0, sum(abs(a - b) for a, b in zip(ours, theirs, strict=True)) / len(ours))
 
 
+def builds_differ(builds: Iterable[tuple[str, int, int]]) -> bool:
+    """Whether models (architecture, layers, parameters; 0 where unknown) cannot be merged tensor by tensor.
+
+    A few tokens more or less are no other build.
+    """
+    found = list(builds)
+    sizes = [parameters for _, _, parameters in found if parameters]
+    return len({build[:2] for build in found}) > 1 or max(sizes, default=0) > 1.01 * min(sizes, default=0)
+
+
 @dataclass(frozen=True)
 class SearchSpace:
     """The models of a run, resolved, and how finely their layers are told apart.
@@ -126,9 +136,10 @@ class SearchSpace:
     Attributes:
         models: what is merged, with digests.
         base: what task vectors are taken against, or None (the engine then uses the models' average).
-        num_layers: transformer layers of each model.
+        num_layers: transformer layers of each model, once all have one build.
         groups: layer groups, at most num_layers.
         genes: which of `GENES` evolve.
+        cross_domain: how the models are fitted to one build, its target named; None where all have one.
 
     """
 
@@ -139,6 +150,7 @@ class SearchSpace:
     methods: tuple[str, ...]
     dtype: str = ""
     genes: tuple[str, ...] = ()
+    cross_domain: CrossDomain | None = None
 
     @property
     def rows(self) -> int:
@@ -189,6 +201,10 @@ class SearchSpace:
             RecipeError: the genome does not fit this space.
 
         """
+        found = self._recipe(genome)
+        return found if self.cross_domain is None else replace(found, cross_domain=self.cross_domain)
+
+    def _recipe(self, genome: Genome) -> Recipe:
         ingredients: tuple[ModelReference | Recipe, ...] = genome.ingredients or self.models
         if genome.method in PATH_METHODS:
             return self._path(genome, ingredients)

@@ -191,6 +191,7 @@ class CandidateMerged:
     uri: str = ""
     bytes: int = 0
     seconds: float = 0.0
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

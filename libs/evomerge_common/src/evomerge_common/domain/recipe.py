@@ -58,6 +58,7 @@ class ModelReference:
 
 CROSS_STRATEGIES = ("full", "embedding_only", "adapter")
 CROSS_WIDTHS = ("align", "truncate", "pad")
+CROSS_KEYS = ("strategy", "width", "weight")
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,13 @@ class CrossDomain:
     target: ModelReference | None = None
 
 
-def read_cross_domain(data: Any, path: tuple[str | int, ...], error: type[Any] = RecipeError) -> CrossDomain:
+def read_cross_domain(
+    data: Any,
+    path: tuple[str | int, ...],
+    error: type[Any] = RecipeError,
+    *,
+    keys: tuple[str, ...] = (*CROSS_KEYS, "target"),
+) -> CrossDomain:
     """Reads {strategy, width, weight, target}; a word alone is a strategy.
 
     Raises:
@@ -89,7 +96,7 @@ def read_cross_domain(data: Any, path: tuple[str | int, ...], error: type[Any] =
     """
     if isinstance(data, str):
         data = {"strategy": data}
-    check_keys(data, ("strategy", "width", "weight", "target"), path, error)
+    check_keys(data, keys, path, error)
     found = {}
     for key, words in (("strategy", CROSS_STRATEGIES), ("width", CROSS_WIDTHS)):
         found[key] = data.get(key, words[0])
@@ -104,6 +111,16 @@ def read_cross_domain(data: Any, path: tuple[str | int, ...], error: type[Any] =
     return CrossDomain(
         found["strategy"], found["width"], float(weight), None if target is None else ModelReference.parse(target)
     )
+
+
+def cross_domain_to_dict(one: CrossDomain) -> dict[str, Any]:
+    """What `read_cross_domain` reads, without the target; never empty, so that saying it differs from not saying it."""
+    told: dict[str, Any] = {"strategy": one.strategy}
+    if one.width != "align":
+        told["width"] = one.width
+    if one.weight != 1.0:
+        told["weight"] = one.weight
+    return told
 
 
 @dataclass(frozen=True)
@@ -248,9 +265,7 @@ class Recipe:
             )
 
         def fitted(one: CrossDomain) -> dict[str, Any]:
-            told = {"strategy": one.strategy, **_present(width=one.width if one.width != "align" else "")}
-            weight = {} if one.weight == 1.0 else {"weight": one.weight}
-            return {**told, **weight, **({} if one.target is None else {"target": model(one.target)})}
+            return {**cross_domain_to_dict(one), **({} if one.target is None else {"target": model(one.target)})}
 
         digests = {} if names else {w: s.digest for s in self.sources() if s.digest for w in (str(s), s.name)}
 

@@ -8,7 +8,15 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from evomerge_common.domain.genome import GENES, PARAMETER_METHODS, PATH_METHODS
-from evomerge_common.domain.recipe import DTYPES, ModelReference, check_keys
+from evomerge_common.domain.recipe import (
+    CROSS_KEYS,
+    DTYPES,
+    CrossDomain,
+    ModelReference,
+    check_keys,
+    cross_domain_to_dict,
+    read_cross_domain,
+)
 from evomerge_common.domain.suite import Suite
 from evomerge_common.errors import Path, SpecError, did_you_mean
 
@@ -78,6 +86,7 @@ class RunSpec:
         dtype: in which candidates are computed and written ("" = the first model's).
         export_dtype: in which the champion is written ("" = dtype).
         preserve_instruction: of every candidate's recipe; see `Recipe`.
+        cross_domain: how models that are built otherwise than the base (or the first) are fitted to it; None: in full.
 
     """
 
@@ -91,6 +100,12 @@ class RunSpec:
     threads: int = 2
     export_dtype: str = ""
     preserve_instruction: bool | None = None
+    cross_domain: CrossDomain | None = None
+
+    @property
+    def target(self) -> str:
+        """The model whose build all candidates have."""
+        return self.base or self.models[0]
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -111,6 +126,7 @@ class RunSpec:
             "evaluation": {"threads": self.threads},
             "export": {"dtype": self.export_dtype},
             **({} if self.preserve_instruction is None else {"preserve_instruction": self.preserve_instruction}),
+            **({} if self.cross_domain is None else {"cross_domain": cross_domain_to_dict(self.cross_domain)}),
         }
 
     def to_json(self) -> str:
@@ -162,21 +178,16 @@ class RunSpec:
             threads=_integer(evaluation, "threads", 2, (*path, "evaluation"), low=1, high=1024),
             export_dtype=_word(export, "dtype", "", ("", *DTYPES), (*path, "export")),
             preserve_instruction=_yes_or_no(data, "preserve_instruction", path),
+            cross_domain=None
+            if data.get("cross_domain") is None
+            else read_cross_domain(data["cross_domain"], (*path, "cross_domain"), SpecError, keys=CROSS_KEYS),
         )
 
 
 SPEC_KEYS = (
-    "models",
-    "base",
-    "suite",
-    "seed",
-    "dtype",
-    "search",
-    "classic",
-    "evaluation",
-    "export",
-    "preserve_instruction",
-)
+    "models", "base", "suite", "seed", "dtype", "search", "classic", "evaluation", "export", "preserve_instruction",
+    "cross_domain",
+)  # fmt: skip
 SEARCH_KEYS = tuple(SearchSpec.__dataclass_fields__)
 CLASSIC_KEYS = tuple(ClassicSpec.__dataclass_fields__)
 

@@ -23,7 +23,7 @@ from evomerge_merging.cross_domain.roles import AXES
 from evomerge_merging.cross_domain.tokens import TokenRows
 from evomerge_merging.io.safetensors_file import TensorInfo
 
-_KEPT_BYTES = 256 << 20
+_KEPT_BYTES = 64 << 20
 _ALIGNMENTS_KEPT = 4
 _VOCABULARY = frozenset({"token embedding", "head"})
 

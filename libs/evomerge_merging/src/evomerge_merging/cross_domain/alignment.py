@@ -107,14 +107,14 @@ def layer_maps(source: Anatomy, theirs: int, target: Anatomy, ours: int, hidden:
     k = [_by_head(_repeated(key[i], who), who.heads) for who, i in both]
     v = [_by_head(_repeated(value[i], who), who.heads) for who, i in both]
     o = [_by_head(output[i].T, who.heads) for who, i in both]
-    order = _order((_alike(q, k) + _alike(v, o)).double().numpy())
+    order = _order((_alike(q, k) + _alike(v, o)).numpy())
     inside = _bases(q, k, order) if _free(source) and _free(target) else _fixed(source, target)
     scale = 1.0 if source.head_size == target.head_size else (target.head_size / source.head_size) ** 0.5
     free = _bases(v, o, order)
     queries, keys = _heads(order, inside, source, scale), _heads(order, inside, source)
     values = _heads(order, free, source)
     units = [_neurons(source, theirs, hidden), _neurons(target, ours, Same())]
-    matched = _order(_sketched(units[1], units[0]).double().numpy())
+    matched = _order(_sketched(units[1], units[0]).numpy())
     return LayerMaps(queries, keys, values, values, Same() if matched is None else Pick(torch.from_numpy(matched)))
 
 
@@ -239,7 +239,7 @@ def _unit(rows: Tensor) -> Tensor:
 # ---- who is whose ----
 
 
-def _order(score: NDArray[np.float64]) -> NDArray[np.int64] | None:
+def _order(score: NDArray[np.float32]) -> NDArray[np.int64] | None:
     """For each row its column, -1 for none; None when each row's own number is (nearly) as good.
 
     Pairs that prefer each other are taken, then those among the rest, and so on: an exact copy in another order is
@@ -260,7 +260,7 @@ def _order(score: NDArray[np.float64]) -> NDArray[np.int64] | None:
     for row, column in zip(rows, columns, strict=False):
         found[row] = column
     if here == there:
-        total = float(score[np.arange(here), found].sum())
-        if float(score.trace()) >= IN_PLACE * total:
+        total = float(score[np.arange(here), found].sum(dtype=np.float64))
+        if float(score.trace(dtype=np.float64)) >= IN_PLACE * total:
             return None
     return found

@@ -101,6 +101,7 @@ class History:
     merge_seconds: float = 0.0
     evaluation_seconds: float = 0.0
     devices: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -135,6 +136,15 @@ class History:
         reference = sources[0] if sources else ModelReference("?")
         known = self.models.get(str(reference))
         return known or m.Model(reference=str(reference), digest=reference.digest)
+
+    def notes_of(self, digest: str = "") -> list[str]:
+        """What merges had to say, or the one that made a champion's weights; without users' folders."""
+        found = [note for one in self.exports if one.recipe_digest == digest for note in one.notes]
+        if not digest:
+            found = [*self.notes, *(note for one in self.exports for note in one.notes)]
+        for reference in self.models:
+            found = [note.replace(reference, short_name(reference)) for note in found]
+        return list(dict.fromkeys(found))
 
     def name_of(self, candidate: Candidate) -> str:
         """A short name for tables and charts."""
@@ -210,6 +220,7 @@ def _apply_result(history: History, result: Any) -> None:
             history.download_seconds += result.seconds
         case m.CandidateMerged():
             history.merge_seconds += result.seconds
+            history.notes += [note for note in result.notes if note not in history.notes]
         case m.CandidateEvaluated():
             candidate = history.candidates.get(result.recipe_digest)
             if candidate is not None:

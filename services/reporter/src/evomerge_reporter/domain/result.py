@@ -66,6 +66,7 @@ def result_of(history: History, suite: Suite) -> dict[str, Any]:
              "type": f.error.type, "message": f.error.message}
             for f in history.failures
         ],
+        "notes": history.notes_of(),
         "exports": [{"format": e.format, "uri": e.uri, "bytes": e.bytes, "recipe_digest": e.recipe_digest,
                      "notes": list(e.notes)}
                     for e in history.exports],
@@ -217,6 +218,7 @@ def _champion(champion: Candidate, history: History, measure: _Measure) -> dict[
         "generation": champion.proposal.generation,
         "parents": list(champion.proposal.parents),
         "objective": OBJECTIVE,
+        "notes": history.notes_of(champion.digest),
         "search": measure(champion.results.get("search")),
         "holdout": measure(champion.results.get("holdout")),
     }

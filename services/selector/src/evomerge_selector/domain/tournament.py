@@ -18,7 +18,7 @@ from itertools import combinations
 from random import Random
 from typing import Any
 
-from evomerge_common.domain.genome import Genome, SearchSpace
+from evomerge_common.domain.genome import Genome, SearchSpace, builds_differ
 from evomerge_common.domain.messages import (
     ArtifactExported,
     CandidateEvaluated,
@@ -48,7 +48,7 @@ from evomerge_common.domain.messages import (
     SearchEnded,
 )
 from evomerge_common.domain.pareto import Point, knee
-from evomerge_common.domain.recipe import ModelReference, Recipe
+from evomerge_common.domain.recipe import CrossDomain, ModelReference, Recipe
 from evomerge_common.domain.spec import RunSpec
 from evomerge_common.domain.suite import Suite
 from evomerge_common.errors import SpecError
@@ -253,16 +253,6 @@ class EvolutionaryTournament:
         self.models.setdefault(event.model.reference, event.model)
         if self.phase is not Phase.PREPARING or not all(name in self.models for name in self.spec.sources):
             return
-        first = self.models[self.spec.sources[0]]
-        for name in self.spec.sources[1:]:
-            other = self.models[name]
-            if (other.architecture, other.num_layers) != (first.architecture, first.num_layers):
-                self._fail(
-                    "ShapeMismatch",
-                    f"{first.reference} is {first.architecture} with {first.num_layers} layers, {name} is "
-                    f"{other.architecture} with {other.num_layers}: choose models of one architecture and depth",
-                )
-                return
         self._open_search()
 
     def _open_search(self) -> None:
@@ -271,14 +261,19 @@ class EvolutionaryTournament:
             name: replace(ModelReference.parse(name), digest=self.models[name].digest) for name in self.models
         }
         search = self.spec.search
+        cross_domain = self.spec.cross_domain
+        known = [self.models[name] for name in self.spec.sources]
+        if cross_domain is not None or builds_differ((m.architecture, m.num_layers, m.parameters) for m in known):
+            cross_domain = replace(cross_domain or CrossDomain(), target=references[self.spec.target])
         self._space = SearchSpace(
             models=tuple(references[name] for name in self.spec.models),
             base=references[self.spec.base] if self.spec.base else None,
-            num_layers=max(1, self.models[self.spec.models[0]].num_layers),
+            num_layers=max(1, self.models[self.spec.target].num_layers),
             groups=search.layer_groups,
             methods=search.methods,
             dtype=self.spec.dtype,
             genes=search.genes,
+            cross_domain=cross_domain,
         )
         try:
             self._strategy = make_strategy(self._space, search, seed=self.spec.seed)
