@@ -375,7 +375,7 @@ def test_models_of_one_build_are_not_touched(root: Path, tmp_path: Path) -> None
     for cross_domain in (None, CrossDomain("adapter")):
         with plan_merge(replace(Recipe.of_models("linear", models), cross_domain=cross_domain)) as plan:
             assert not plan.notes
-            assert not any(source.adapted for source in plan.sources.values())
+            assert not any(source.fitted for source in plan.sources.values())
 
 
 def test_a_build_that_nobody_knows_is_refused_where_it_was_asked_for(root: Path, tmp_path: Path) -> None:

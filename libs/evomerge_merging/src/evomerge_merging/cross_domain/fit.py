@@ -87,7 +87,10 @@ def adapt(
         folder=source.folder if own_vocabulary else target.folder,
         config=target.config,
         store=store,
-        adapted=True,
+        base=None,
+        changed=frozenset(),
+        root="",
+        fitted=True,
     )
     return Fitted(result, tuple(told(there, here, store, how, rows, why, own_vocabulary=own_vocabulary)))
 
