@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tiny_merging import load_model, make_model
 from tiny_models import make
 from torch import Tensor
 
@@ -409,3 +410,21 @@ def test_the_setting_is_read_and_kept_by_a_recipe() -> None:
     ):
         with pytest.raises(RecipeError, match=words):
             read_recipe_yaml(text + mistake + "\n")
+
+
+def test_bert_folders_with_and_without_a_pooler_merge(tmp_path: Path) -> None:
+    """Saved as BertForMaskedLM (no pooler) and as BertModel (a pooler, names without `bert.`), in either order."""
+    folders = [make_model(tmp_path / str(i), kind, seed=i) for i, kind in enumerate(("bert", "bert", "bert_pooled"))]
+    models: list[Any] = [(ModelReference(str(path)), {"weight": 1.0}) for path in folders]
+    merge_recipe(Recipe.of_models("linear", models[:2]), {}, tmp_path / "plain")
+    report = merge_recipe(Recipe.of_models("linear", models), {}, tmp_path / "mixed")
+    load_model(tmp_path / "plain")
+    load_model(tmp_path / "mixed")
+    assert any("2: left out: pooler" in note for note in report.notes)
+    name = "encoder.layer.0.attention.self.query.weight"
+    one, two = (tensors_of(path)["bert." + name] for path in folders[:2])
+    torch.testing.assert_close(tensors_of(tmp_path / "plain")["bert." + name], (one + two) / 2)
+    merge_recipe(Recipe.of_models("linear", models[::-1]), {}, tmp_path / "pooled")
+    pooler = "pooler.dense.weight"  # the others have none: the average of three equal ones
+    torch.testing.assert_close(tensors_of(tmp_path / "pooled")[pooler], tensors_of(folders[2])[pooler])
+    load_model(tmp_path / "pooled")
