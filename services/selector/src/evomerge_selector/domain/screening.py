@@ -17,7 +17,7 @@ from statistics import median
 
 from evomerge_common.domain.genome import Genome, SearchSpace
 
-BEST, LATEST = 28, 12
+BEST, LATEST = 20, 10
 """How many of the fittest and of the newest individuals the model is made of."""
 NOISE = 0.02
 """Variance of a score that the genes do not explain, in variances of fitness."""
@@ -44,6 +44,7 @@ class Screen:
     _told: int = 0
     _earlier: list[list[Point]] = field(default_factory=lambda: [[] for _ in SCALES])
     _likelihood: dict[int, float] = field(default_factory=dict)
+    _fitted: tuple[int, Process | None] = (0, None)  # after how many tells, and the model
 
     def tell(self, genome: Genome, fitness: float, index: int) -> None:
         """One more scored genome; one without weights teaches nothing."""
@@ -78,6 +79,11 @@ class Screen:
         return best
 
     def _model(self) -> Process | None:
+        if self._fitted[0] != self._told:
+            self._fitted = (self._told, self._fit())
+        return self._fitted[1]
+
+    def _fit(self) -> Process | None:
         for turn, points in enumerate(self._earlier):
             if turn not in self._likelihood and len(points) >= ENOUGH:
                 fitted = Process.fit(points, SCALES[turn])
