@@ -6,6 +6,7 @@ import struct
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 import synthetic_log
@@ -15,7 +16,7 @@ from evomerge_common.errors import InvalidInput
 from evomerge_common.ports import Recorded
 from evomerge_reporter.domain.history import History, history_of
 from evomerge_reporter.domain.result import pareto_front, result_of
-from evomerge_reporter.lineage import ancestors, lineage_svg
+from evomerge_reporter.lineage import ancestors, lineage_rows, lineage_svg, lineage_text
 from evomerge_reporter.report import model_card, report_page, write_report
 
 SUITE = synthetic_log.suite()
@@ -215,3 +216,26 @@ def test_model_card(result: dict) -> None:
     assert "| arithmetic | 0.750 [0.550, 0.900] |" in card
     assert result["champion"]["recipe_digest"] in card
     assert "/models/" not in card, "the author's folders stay private"
+
+
+def test_the_hypervolume_of_the_front_only_grows_and_no_dominated_point_is_in_the_front(
+    history: History, result: dict[str, Any]
+) -> None:
+    volumes = [one["hypervolume"] for one in result["hypervolume"]]
+    assert volumes == sorted(volumes)
+    assert volumes[-1] > volumes[0] > 0.0
+    points = [tuple(one["scores"].values()) for one in result["pareto_front"]]
+    everyone = [tuple(one.scores("search").values()) for one in history.scored]
+    for point in points:
+        assert not any(other != point and all(a >= b for a, b in zip(other, point, strict=True)) for other in everyone)
+
+
+def test_lineage_as_text_names_every_ancestor_once_and_its_operator(history: History) -> None:
+    text = lineage_text(history)
+    rows = lineage_rows(history)
+    assert text.splitlines()[0].startswith(rows[0]["name"])
+    assert rows[0]["recipe_digest"] == history.champion_digest
+    for row in rows:
+        own = [line for line in text.splitlines() if row["recipe_digest"][:12] in line and "(see above)" not in line]
+        assert own
+        assert row["operator"] in own[0]

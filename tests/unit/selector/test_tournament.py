@@ -197,6 +197,13 @@ def test_a_strategy_without_its_means_fails_the_run_and_says_what_to_do() -> Non
     assert "add a method that has some" in last.error.message
 
 
+def test_gp_without_scipy_fails_the_run_and_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    last = Simulation(make_spec(strategy="gp", evaluations=12), workers=1, order=0).events[-1].payload
+    assert isinstance(last, RunFailed)
+    assert "scipy and torch" in last.error.message
+
+
 def test_a_source_that_cannot_be_had_fails_the_run_at_once() -> None:
     tournament = EvolutionaryTournament("r")
     tournament.apply(Event(run_id="r", payload=RunStarted(spec_json=make_spec().to_json())))

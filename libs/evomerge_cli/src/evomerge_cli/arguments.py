@@ -142,11 +142,14 @@ def _parser() -> Parser:
     for name, text in (
         ("list", "every run that the selector knows"), ("show", "one run's state"),
         ("watch", "follow its events until it ends"), ("events", "print its events so far, one JSON object a line"),
+        ("lineage", "the champion's ancestors, by which operator each came"),
         ("pause", "propose nothing new"), ("resume", "go on"), ("cancel", "stop it"),
     ):  # fmt: skip
         action = actions.add_parser(name, help=text, description=text)
         if name != "list":
             action.add_argument("run_id", metavar="RUN")
+        if name == "lineage":
+            action.add_argument("--candidate", default="", metavar="DIGEST", help="another one than the champion")
         if name == "cancel":
             action.add_argument("--finish", action="store_true", help="make the best candidate so far the champion")
             action.add_argument("--reason", default="asked on the command line")

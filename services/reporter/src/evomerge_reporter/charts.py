@@ -31,10 +31,11 @@ _OTHER = ((RED, "X"), (GREEN, "p"), (SKY, "<"), (PURPLE, ">"))
 
 
 def draw_all(history: History, result: Mapping[str, Any], folder: Path) -> None:
-    """Writes fitness_plot.png, diversity_plot.png, pareto_front.png and benchmark_comparison.png."""
+    """Writes fitness_plot.png, diversity_plot.png, pareto_front.png, hypervolume.png and benchmark_comparison.png."""
     _save(fitness_figure(history), folder / "fitness_plot.png")
     _save(diversity_figure(history), folder / "diversity_plot.png")
     _save(pareto_figure(history), folder / "pareto_front.png")
+    _save(hypervolume_figure(result), folder / "hypervolume.png")
     _save(comparison_figure(result), folder / "benchmark_comparison.png")
 
 
@@ -114,6 +115,20 @@ def pareto_figure(history: History) -> Figure:
     axes.set_xlabel(f"{first} (search score)")
     axes.set_ylabel(f"{second} (search score)")
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False)
+    return figure
+
+
+def hypervolume_figure(result: Mapping[str, Any]) -> Figure:
+    """How much the front over all tasks dominates, after each generation."""
+    figure, axes = _figure(9.6, 4.0)
+    curve = result.get("hypervolume") or []
+    axes.set_title("Hypervolume of the front over all tasks", loc="left", fontweight="bold")
+    if not curve:
+        return _empty(figure, axes, "needs two to five tasks and a candidate with scores")
+    axes.plot([one["evaluated"] for one in curve], [one["hypervolume"] for one in curve], color=GREEN, linewidth=2.2,
+              marker="o", markersize=5)  # fmt: skip
+    axes.set_xlabel("candidates")
+    axes.set_ylabel("volume above zero in every task")
     return figure
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 from xml.sax.saxutils import escape
 
 from evomerge_reporter.domain.history import Candidate, History
@@ -35,6 +36,46 @@ def ancestors(history: History, digest: str, limit: int = 48) -> list[Node]:
         above = [levels[p] for p in candidate.proposal.parents if p in kept and p in levels]
         levels[candidate.digest] = 1 + max(above) if above else 0
     return [Node(candidate, levels[candidate.digest]) for candidate in order]
+
+
+def lineage_rows(history: History, digest: str = "") -> list[dict[str, Any]]:
+    """The same as plain data: who came from whom, by which operator, and how good it was."""
+    return [
+        {
+            "recipe_digest": node.candidate.digest,
+            "index": node.candidate.index,
+            "name": history.name_of(node.candidate),
+            "operator": node.candidate.operator,
+            "fitness": node.candidate.fitness,
+            "parents": list(node.candidate.proposal.parents),
+            "level": node.level,
+        }
+        for node in ancestors(history, digest or history.champion_digest)
+    ]
+
+
+def lineage_text(history: History, digest: str = "") -> str:
+    """The tree as lines: a candidate, and its parents below it; one that was told already is only named again."""
+    rows = {row["recipe_digest"]: row for row in lineage_rows(history, digest)}
+    told: set[str] = set()
+    lines: list[str] = []
+
+    def tell(name: str, first: str, rest: str) -> None:
+        row = rows[name]
+        fitness = "failed" if row["fitness"] is None else f"{row['fitness']:.4f}"
+        again = name in told and bool(row["parents"])
+        lines.append(
+            f"{first}{row['name']}  {row['operator']}  {fitness}  {name[:12]}" + ("  (see above)" if again else "")
+        )
+        told.add(name)
+        parents = [] if again else [parent for parent in row["parents"] if parent in rows]
+        for place, parent in enumerate(parents):
+            last = place == len(parents) - 1
+            tell(parent, rest + ("└─ " if last else "├─ "), rest + ("   " if last else "│  "))
+
+    if rows:
+        tell(next(iter(rows)), "", "")
+    return "\n".join(lines)
 
 
 def lineage_svg(history: History, digest: str = "") -> str:

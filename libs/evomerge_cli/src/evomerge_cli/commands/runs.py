@@ -1,8 +1,9 @@
-"""`evomerge runs list|show|watch|pause|resume|cancel|events`: the selector's runs."""
+"""`evomerge runs list|show|watch|events|lineage|pause|resume|cancel`: the selector's runs."""
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from evomerge.v1 import selector_pb2 as pb
@@ -10,10 +11,15 @@ from evomerge_cli.client import SelectorClient
 from evomerge_cli.console import Console
 from evomerge_cli.failure import FAILED, OK
 from evomerge_cli.local_stack import server_address
+from evomerge_cli.run_folder import RunFolder
+from evomerge_common.errors import InvalidInput
+from evomerge_common.ports import Recorded
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """One of the actions."""
+    if args.action == "lineage" and Path(args.run_id).is_dir():
+        return _lineage(RunFolder(Path(args.run_id)).events(), args.candidate, console)
     address, settings = server_address(args.server)
     with SelectorClient(address, settings) as client:
         match args.action:
@@ -25,6 +31,9 @@ def run(args: argparse.Namespace, console: Console) -> int:
                 return _watch(client, args.run_id, console)
             case "events":
                 return _events(client, args.run_id, console)
+            case "lineage":
+                client.get_run(args.run_id)
+                return _lineage(client.events(args.run_id), args.candidate, console)
             case "pause":
                 return _show(client.pause(args.run_id), console)
             case "resume":
@@ -78,6 +87,19 @@ def _watch(client: SelectorClient, run_id: str, console: Console) -> int:
     if not console.data(as_data(client.get_run(run_id))):
         console.out(describe(watched.view, None))
     return OK if isinstance(watched.view.end, RunFinished) else FAILED
+
+
+def _lineage(events: list[Recorded], wanted: str, console: Console) -> int:
+    from evomerge_reporter.domain.history import history_of
+    from evomerge_reporter.lineage import lineage_rows, lineage_text
+
+    history = history_of(events)
+    digest = next((one for one in history.candidates if wanted and one.startswith(wanted)), "")
+    if wanted and not digest:
+        raise InvalidInput(f"run {history.run_id} has no candidate {wanted!r}; `evomerge runs events` names them all")
+    if not console.data(lineage_rows(history, digest)):
+        console.out(lineage_text(history, digest) or "no candidate has a score yet")
+    return OK
 
 
 def _events(client: SelectorClient, run_id: str, console: Console) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from evomerge_common.domain import messages as m
-from evomerge_common.domain.pareto import front
+from evomerge_common.domain.pareto import front, hypervolume
 from evomerge_common.domain.statistics import Interval, mean_interval, paired_difference
 from evomerge_common.domain.suite import Suite
 from evomerge_reporter.domain.history import Candidate, History, short_name
@@ -61,6 +61,7 @@ def result_of(history: History, suite: Suite) -> dict[str, Any]:
              "fitness": c.fitness, "scores": c.scores("search")}
             for c in pareto_front(history.scored)
         ],
+        "hypervolume": hypervolume_curve(history),
         "failures": [
             {"kind": f.kind, "recipe_digest": f.recipe_digest, "split": f.split, "reference": f.reference,
              "type": f.error.type, "message": f.error.message}
@@ -181,6 +182,27 @@ def statement(champion: Candidate, source: str, difference: Interval, items: int
         f"The champion did not improve on its sources beyond chance: its difference from {name} is {shown}, "
         "and the interval includes zero."
     )
+
+
+def hypervolume_curve(history: History) -> list[dict[str, Any]]:
+    """Volume that the front dominates, above zero in every task, after each generation; it can only grow.
+
+    Of two to five tasks: an exact volume costs too much in more (Zitzler & Thiele 1999; While et al. 2006).
+    """
+    scored = [one for one in history.candidates.values() if one.scores("search")]
+    tasks = list(scored[0].scores("search")) if scored else []
+    if not 2 <= len(tasks) <= 5:
+        return []
+    ends = [g.evaluated for g in history.generations] or [len(history.candidates)]
+    curve: list[dict[str, Any]] = []
+    kept: list[tuple[float, ...]] = []
+    taken = 0
+    for end in dict.fromkeys([*ends, len(history.candidates)]):
+        points = kept + [tuple(one.scores("search").values()) for one in scored[taken:] if one.index < end]
+        taken = sum(one.index < end for one in scored)
+        kept = [points[i] for i in front(points)]
+        curve.append({"evaluated": end, "hypervolume": hypervolume(kept, (0.0,) * len(tasks))})
+    return curve
 
 
 def pareto_front(candidates: Sequence[Candidate], split: str = "search") -> list[Candidate]:
