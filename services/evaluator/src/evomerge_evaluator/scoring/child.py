@@ -20,6 +20,7 @@ from evomerge_evaluator.scoring.report import DeviceInfo, GenerateResult, ScoreR
 if TYPE_CHECKING:
     from evomerge_evaluator.scoring.scorer import Scorer
 
+NO_MEMORY = ("not enough memory", "out of memory", "Cannot allocate memory")  # torch's, the device's, a map's words
 _options: dict[str, Any] = {}
 _scorer: Scorer | None = None
 
@@ -124,7 +125,7 @@ def _torch_errors() -> Iterator[None]:
         import torch
 
         if isinstance(error, torch.OutOfMemoryError) or (
-            isinstance(error, RuntimeError) and "not enough memory" in str(error)
+            isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY)
         ):
             raise OutOfMemory(f"the device's memory is too small for this model: {str(error)[:300]}") from error
         if isinstance(error, torch.AcceleratorError):
