@@ -50,8 +50,8 @@ def test_writes_the_whole_folder(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["events.jsonl", "report", "result.json"]
     report = tmp_path / "report"
     assert sorted(path.name for path in report.iterdir()) == [
-        "benchmark_comparison.png", "benchmark_report.html", "diversity_plot.png", "fitness_plot.png", "hypervolume.png",
-        "index.html", "lineage.svg", "pareto_front.png",
+        "benchmark_comparison.png", "benchmark_report.html", "diversity_plot.png", "fitness_plot.png",
+        "hypervolume.png", "index.html", "lineage.svg", "pareto_front.png",
     ]  # fmt: skip
     for picture in report.glob("*.png"):
         data = picture.read_bytes()
