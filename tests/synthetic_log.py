@@ -149,6 +149,15 @@ def events(
         if tests.holdout:
             for digest in dict.fromkeys((champion, *order[:3])):
                 say(evaluated(digest, "holdout"), 0.6)
-        say(m.ArtifactExported(job_id="x", recipe_digest=champion, format="hf", uri="file:///exports/run-1", bytes=7))
+        say(
+            m.ArtifactExported(
+                job_id="x",
+                recipe_digest=champion,
+                format="hf",
+                uri="file:///exports/run-1",
+                bytes=7,
+                notes=("the chat template of /home/me/chat is kept",),
+            )
+        )
         say(m.RunFinished(champion_digest=champion, reason="budget", fitness=fitness[champion]))
     return [Recorded(i, event) for i, event in enumerate(log, start=1)]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from e2e.tiny_family import write_family
+from e2e.tiny_family import write_adapters, write_family
 
 from evomerge_cli.__main__ import main
 
@@ -143,3 +143,59 @@ def test_doctor_says_what_there_is(
         assert found[what]["found"]
     assert "hf_secret" not in said
     assert not (tmp_path / "store").exists()
+
+
+@pytest.fixture(scope="module")
+def adapters(family: Path) -> Path:
+    write_adapters(family)
+    return family
+
+
+def test_adapters_go_wherever_a_model_goes(adapters: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import torch
+
+    base, pair = adapters / "base", f"{adapters / 'base'}+{adapters / 'lora-x'}"
+    named = (pair, str(adapters / "lora-x"), f"{{model: {{path: {base}}}, lora: {adapters / 'lora-x'}}}")
+    texts = [
+        f"merge_method: task_arithmetic\nbase_model: {base}\nmodels:\n- model: {model}\n  parameters: {{weight: 0.5}}\n"
+        for model in named
+    ]
+    merged = []
+    for i, text in enumerate(texts):
+        (tmp_path / "recipe.yaml").write_text(text)
+        answer(capsys, "merge", str(tmp_path / "recipe.yaml"), str(tmp_path / str(i)))
+        merged.append(weights(tmp_path / str(i)))
+    before = weights(base)
+    changed = {name for name, tensor in merged[0].items() if not torch.equal(tensor, before[name])}
+    assert {name.rpartition(".")[0].rpartition(".")[2] for name in changed} == {"q_proj", "v_proj", "down_proj"}
+    assert all(torch.equal(other[name], tensor) for other in merged[1:] for name, tensor in merged[0].items())
+    flags = [word for i, name in enumerate("xyz", 1) for word in (f"--model{i}", str(adapters / f"lora-{name}"))]
+    told = answer(capsys, "--download-and-merge", *flags, "--base", str(base), "--out", str(tmp_path / "classic"))
+    assert told["parameters"] == sum(tensor.numel() for tensor in before.values())
+    assert answer(capsys, "export", pair, str(tmp_path / "whole"))["parameters"] == told["parameters"]
+
+
+def test_extract_lora_and_export_as_an_adapter(
+    adapters: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pair = f"{adapters / 'base'}+{adapters / 'lora-x'}"
+    found = answer(capsys, "extract-lora", pair, "--base", str(adapters / "base"), "--rank", "4", "--out",
+                   str(tmp_path / "extracted"))  # fmt: skip
+    assert found["relative_error"] < 1e-5
+    assert {module["rank"] for module in found["modules"]} == {4}
+    words = ("--base", str(adapters / "base"), "--rank", "2", "--out", str(tmp_path / "rough"))
+    found = answer(capsys, "extract-lora", str(adapters / "a"), *words)
+    assert 0.3 < found["relative_error"] < 1.0
+    (tmp_path / "recipe.yaml").write_text(
+        f"merge_method: linear\nmodels:\n- model: {pair}\n  parameters: {{weight: 1}}\n"
+        f"- model: {adapters / 'base'}+{adapters / 'lora-y'}\n  parameters: {{weight: 1}}\n"
+    )
+    found = answer(capsys, "export", str(tmp_path / "recipe.yaml"), str(tmp_path / "sum"), "--adapter")
+    assert {module["rank"] for module in found["modules"]} == {8}
+    small = answer(capsys, "export", str(tmp_path / "recipe.yaml"), str(tmp_path / "small"), "--adapter", "--rank", "3")
+    assert small["bytes"] < found["bytes"]
+    assert (
+        main(["extract-lora", str(adapters / "a"), "--base", str(adapters / "a"), "--out", str(tmp_path / "no")]) == 2
+    )
+    assert "nothing for an adapter to hold" in capsys.readouterr().err
+    assert not (tmp_path / "no").exists()

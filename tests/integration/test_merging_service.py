@@ -43,7 +43,7 @@ def child() -> Any:
 def sources(tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, ...]:
     root = tmp_path_factory.mktemp("models")
     base = make_model(root / "m0", "llama")
-    make_model(root / "m1", "llama", seed=1, near=base)
+    make_model(root / "m1", "llama", seed=1, near=base, rms_norm_eps=1e-5)
     return tuple(
         Model(reference=f"org/m{i}", digest=f"sha256:{i:064x}", uri=(root / f"m{i}").as_uri()) for i in range(2)
     )
@@ -100,6 +100,7 @@ async def test_an_export_job_becomes_a_finished_model(
     result = await handler(export())
     assert isinstance(result, ArtifactExported)
     assert result.uri.endswith("exports/run/champion")
+    assert result.notes == ("rms_norm_eps is 1e-05 in org/m1; org/m0's 1e-06 is kept",)
     out = ports.artifacts.open(result.uri)
     names = {path.name for path in out.iterdir()}
     assert {"model.safetensors", "config.json", "README.md", "recipe.json", "mergekit_config.yml"} <= names

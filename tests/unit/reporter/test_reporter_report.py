@@ -211,6 +211,7 @@ def test_lineage(history: History) -> None:
 
 def test_model_card(result: dict) -> None:
     card = model_card(result)
+    assert "## Kept, adapted, left out\n\n* the chat template of chat is kept\n" in card, "without the author's folders"
     assert card.startswith("---\n")
     assert result["improvement"]["statement"] in card
     assert "| arithmetic | 0.750 [0.550, 0.900] |" in card
