@@ -19,7 +19,7 @@ from tiny_merging import HIDDEN, make_model, weights
 from evomerge_common.domain.recipe import Input, ModelReference, Recipe, Slice
 from evomerge_common.errors import EvoMergeException, ModelError, ModelNotFound, ShapeMismatch, UnsafeFile
 from evomerge_common.lora_folder import check_adapter_config, split_reference
-from evomerge_merging import execute, merge_in_memory, plan_merge
+from evomerge_merging import execute, merge_in_memory, merge_into, plan_merge
 from evomerge_merging.execute import PIECE_ELEMENTS
 
 transformers.utils.logging.disable_progress_bar()
@@ -224,7 +224,7 @@ def test_bits_do_not_depend_on_threads_or_pieces_with_adapters(family: Path) -> 
         assert all(torch.equal(other[name], results[0][name]) for name in other)
 
 
-@pytest.mark.parametrize("rows", [5000, 40])
+@pytest.mark.parametrize("rows", [40_000, 40])
 def test_large_tensors_in_pieces_are_the_product_in_one(tmp_path: Path, rows: int) -> None:
     """Wider than a block of rows, cut into pieces that begin in the middle of one."""
     base = make_model(tmp_path / "base", vocab_size=rows, **UNTIED)
@@ -232,6 +232,15 @@ def test_large_tensors_in_pieces_are_the_product_in_one(tmp_path: Path, rows: in
     expected = merged_by_peft(base, adapter).state_dict()
     with plan_merge(Recipe.of_source(on(base, adapter))) as plan:
         found = merge_in_memory(plan, piece_elements=1 << 14)
+        other = merge_in_memory(plan, threads=3, piece_elements=3 << 14)
+        assert all(torch.equal(found[name], tensor) for name, tensor in other.items())
+        targets = {name: torch.zeros_like(tensor) for name, tensor in found.items() if "norm" not in name}
+        merge_into(plan, targets, threads=2)
+        assert all(torch.equal(found[name], tensor) for name, tensor in targets.items())
+        picked = plan.sources["sum over base of " + str(on(base, adapter))].store
+        rows_wanted = torch.tensor([rows - 1, 0, rows // 2])
+        assert torch.allclose(picked.rows("lm_head.weight", rows_wanted), found["lm_head.weight"][rows_wanted])
+        assert torch.equal(picked.tensor("lm_head.weight"), found["lm_head.weight"])
     for name in ("model.embed_tokens.weight", "lm_head.weight"):
         assert torch.allclose(found[name], expected[name], atol=1e-6)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from evomerge_common.domain.recipe import Recipe
 from evomerge_merging.check import check_recipe
-from evomerge_merging.execute import MAX_SHARD_BYTES, MergeReport, Progress, execute, merge_in_memory
+from evomerge_merging.execute import MAX_SHARD_BYTES, MergeReport, Progress, execute, merge_in_memory, merge_into
 from evomerge_merging.export import write_card
 from evomerge_merging.extract import AdapterReport, export_adapter, extract_lora
 from evomerge_merging.masking import mask_input_with_mask_rate, mask_model_weights, mask_task_vector
@@ -35,6 +35,7 @@ __all__ = [
     "mask_model_weights",
     "mask_task_vector",
     "merge_in_memory",
+    "merge_into",
     "merge_recipe",
     "plan_merge",
     "read_recipe_yaml",

@@ -11,7 +11,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -111,6 +111,24 @@ def merge_in_memory(
 
     _run(plan, write, threads, progress, piece_elements)
     return {tensor.name: tensors[tensor.name].reshape(tensor.shape) for tensor in plan.tensors}
+
+
+def merge_into(plan: Plan, targets: Mapping[str, torch.Tensor], *, threads: int = 2) -> None:
+    """Puts merged tensors into memory that is there already: what `execute` writes, in the targets' own types.
+
+    Args:
+        plan: what to make.
+        targets: contiguous tensors on the CPU, of the plan's names and shapes; other tensors are not made.
+        threads: of the merge.
+
+    """
+    flat = {name: tensor.detach().view(-1) for name, tensor in targets.items()}
+
+    def write(name: str, start: int, values: torch.Tensor) -> None:
+        flat[name][start : start + values.numel()].copy_(values)
+
+    chosen = tuple(tensor for tensor in plan.tensors if tensor.name in flat)
+    _run(replace(plan, tensors=chosen), write, threads, None, PIECE_ELEMENTS)
 
 
 @contextlib.contextmanager

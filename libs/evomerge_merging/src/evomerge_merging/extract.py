@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING
 from evomerge_common.domain.recipe import ModelReference, Recipe
 from evomerge_common.errors import InvalidInput, ModelError, ShapeMismatch
 from evomerge_merging import architecture
-from evomerge_merging.adapted import AdaptedStore
 from evomerge_merging.adapter_folder import AdapterParts, same, write_adapter
+from evomerge_merging.adapter_sum import SumStore
 from evomerge_merging.execute import Progress, merge_in_memory, workplace
 from evomerge_merging.expression import Load
-from evomerge_merging.flatten import terms_of
 from evomerge_merging.io.writer import write_text
 from evomerge_merging.low_rank import Product, decompose, reduce
 from evomerge_merging.plan import OutputTensor, Plan, plan_merge
@@ -250,27 +249,17 @@ class _Extraction:
         return ModuleError(name, 0, 0.0, norm)
 
     def _sum_of_updates(self, tensor: OutputTensor) -> Product | None:
-        """The factors side by side, where the tensor is the base's plus a sum of adapters' updates."""
-        if tensor.name not in self._base or not self._root.key:
+        """The factors side by side, where the tensor is this base's plus a sum of adapters' updates."""
+        node = tensor.node
+        source = self._plan.sources[node.source] if isinstance(node, Load) else None
+        if (
+            source is None
+            or not isinstance(source.store, SumStore)
+            or source.folder.resolve() != self._root.folder.resolve()
+        ):
             return None
-        lefts, rights, total = [], [], 0.0
-        for leaf, factor in terms_of(tensor.node):
-            total += factor
-            if not isinstance(leaf, Load) or leaf.name != tensor.name:
-                return None
-            if leaf.source == self._root.key:
-                continue
-            source = self._plan.sources[leaf.source]
-            if source.root != self._root.key or not isinstance(source.store, AdaptedStore):
-                return None
-            if not source.store.changes[leaf.name].is_low_rank:
-                return None
-            factors = source.store.factors(leaf.name)
-            lefts.append(factors.left * factor)
-            rights.append(factors.right)
-        if not lefts or abs(total - 1.0) > 1e-6:
-            return None
-        return reduce(torch.cat(lefts, 1).contiguous(), torch.cat(rights).contiguous(), self._rank)
+        factors = source.store.factors(tensor.name)
+        return reduce(factors.left, factors.right, self._rank)
 
 
 def _card(report: AdapterReport, base: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 from evomerge_common.domain.recipe import ModelReference, Recipe
 from evomerge_common.errors import ModelError, ShapeMismatch
+from evomerge_merging.adapter_sum import folded
 from evomerge_merging.architecture import text_config
 from evomerge_merging.check import check_recipe
 from evomerge_merging.cross_domain import fit_sources
@@ -167,7 +168,7 @@ def plan_merge(recipe: Recipe, models: Mapping[str, Path] | None = None) -> Plan
         if tokenizer.default:
             tokenizer = replace(tokenizer, folder=model.donor.folder)
         done: dict[int, Node] = {}
-        nodes = {name: flatten(node, done) for name, node in model.tensors.items()}
+        nodes = folded({name: flatten(node, done) for name, node in model.tensors.items()}, planner.sources)
         out_dtype = RECIPE_NAMES.get(recipe.out_dtype or recipe.dtype)
         tensors = tuple(
             OutputTensor(

@@ -34,6 +34,7 @@ from evomerge_evaluator.scoring.model import Progress
 if TYPE_CHECKING:
     from evomerge_merging import Plan
     from evomerge_merging.io.model_folder import TensorStore
+    from evomerge_merging.plan import OutputTensor
 
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
@@ -47,6 +48,7 @@ _MASKED_TYPES = frozenset(
      "mpnet", "roberta", "xlm-roberta")
 )  # fmt: skip
 DEFAULT_CONTEXT = 2048
+MERGE_THREADS = 2
 
 
 @dataclass
@@ -151,19 +153,22 @@ class Resident:
             ModelError: the merge cannot be made, or its result is no model.
 
         """
-        from evomerge_merging import merge_in_memory
-
+        threads = max(MERGE_THREADS, threads)  # they change no bit of it
         with tempfile.TemporaryDirectory(prefix="evomerge-") as name:
             folder = Path(name)
             plan.tokenizer.write(folder)
             (folder / "config.json").write_text(json.dumps(dict(plan.config)), "utf-8")
             found = plan.kept()
-            if found is None:
-                return self._load(folder, None, list(merge_in_memory(plan, threads=threads).items()))
-            root, kept = found
-            tensors: list[tuple[str, Any]] = list(merge_in_memory(plan, threads=threads, without=kept).items())
-            tensors += [(name, _Stored(root.store, name)) for name in kept]
-            return self._load(folder, None, tensors, _identity(root.folder), kept)
+            root, kept = found if found is not None else (None, frozenset[str]())
+            maker = _Maker(plan, kept, threads)
+            tensors: list[tuple[str, Any]] = [
+                (
+                    tensor.name,
+                    _Stored(root.store, tensor.name) if root and tensor.name in kept else _Made(maker, tensor),
+                )
+                for tensor in plan.tensors
+            ]
+            return self._load(folder, None, tensors, _identity(root.folder) if root else "", kept)
 
     def load_tensors(self, tensors: Mapping[str, torch.Tensor], config_folder: Path) -> LoadedModel:
         """Makes tensors in memory the resident model; config and tokenizer come from a folder.
@@ -262,10 +267,16 @@ class Resident:
             return False
         self._weights = ""  # until all are in place
         with torch.no_grad():
-            for name in covered.values():
-                if name not in there:
+            wanted = [name for name in covered.values() if name not in there]
+            made = {name: own[name] for name in wanted if isinstance(given[name], _Made) and own[name].is_contiguous()}
+            if made and self.device.type == "cpu":
+                given[next(iter(made))].maker.put(made)
+            else:
+                made = {}
+            for name in wanted:
+                if name not in made:
                     own[name].copy_(_read(given[name]))
-                    self.copied += 1
+            self.copied += len(wanted)
         return True
 
     def _load_tokenizer(self, folder: Path, model_type: str) -> Any:
@@ -277,6 +288,37 @@ class Resident:
             self._tokenizer = AutoTokenizer.from_pretrained(folder, **_LOCAL)
             self._tokenizer_digest = digest
         return self._tokenizer
+
+
+class _Maker:
+    """Makes tensors of a merge plan: into memory that waits for them, or all that are not kept at once."""
+
+    def __init__(self, plan: Plan, kept: frozenset[str], threads: int) -> None:
+        self._plan, self._kept, self._threads = plan, kept, threads
+        self._tensors: dict[str, torch.Tensor] = {}
+
+    def put(self, targets: dict[str, torch.Tensor]) -> None:
+        from evomerge_merging import merge_into
+
+        merge_into(self._plan, targets, threads=self._threads)
+
+    def tensor(self, name: str) -> torch.Tensor:
+        from evomerge_merging import merge_in_memory
+
+        if not self._tensors:
+            self._tensors = merge_in_memory(self._plan, threads=self._threads, without=self._kept)
+        return self._tensors[name]
+
+
+class _Made:
+    """A tensor of a merge plan, made when it is needed."""
+
+    def __init__(self, maker: _Maker, tensor: OutputTensor) -> None:
+        self.maker = maker
+        self._name, self.shape = tensor.name, tensor.shape
+
+    def read(self) -> torch.Tensor:
+        return self.maker.tensor(self._name)
 
 
 class _Stored:
@@ -321,7 +363,7 @@ def _identity(folder: Path) -> str:
 
 
 def _read(tensor: Any) -> torch.Tensor:
-    found: torch.Tensor = tensor.read() if isinstance(tensor, _Lazy | _Stored) else tensor
+    found: torch.Tensor = tensor.read() if isinstance(tensor, _Lazy | _Stored | _Made) else tensor
     return found
 
 
