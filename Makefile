@@ -14,7 +14,7 @@ demo: ## three small experts of one base model, evolved; prints the proof
 	@$(BIN)/evomerge demo --out demo
 
 test: setup ## every test that needs no container engine
-	@$(BIN)/pytest tests -m "not containers and not golden and not lm_eval"
+	@$(BIN)/pytest tests -m "not containers and not golden and not lm_eval and not llama_cpp"
 
 test-golden: setup ## the merge engine against mergekit, in an environment of its own
 	@scripts/golden
@@ -22,6 +22,10 @@ test-golden: setup ## the merge engine against mergekit, in an environment of it
 test-lm-eval: setup ## tasks of lm-evaluation-harness, which this installs
 	@$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e services/evaluator[lm-eval] --no-build-isolation
 	@$(BIN)/pytest tests/unit/evaluator/test_lm_eval.py -m lm_eval
+
+test-llama: setup ## the GGUF files that we write, read by llama.cpp itself
+	@scripts/llama-cpp .llama-cpp
+	@$(BIN)/pytest tests/llama_cpp -m llama_cpp
 
 lint: setup ## ruff, import contracts, proto, Dockerfile
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
@@ -48,4 +52,4 @@ down: ## stop them and forget their data
 bench: setup ## benchmarks against peers
 	@$(BIN)/evomerge bench
 
-.PHONY: help setup demo test test-lm-eval test-golden lint type proto images up down bench
+.PHONY: help setup demo test test-lm-eval test-golden test-llama lint type proto images up down bench

@@ -60,8 +60,8 @@ def test_unusable_folders(names: list[str], error: type[Exception], words: str) 
 def test_missing_folder_and_file(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFound, match="no folder"):
         check_model_folder(tmp_path / "none")
-    (tmp_path / "m.gguf").touch()
-    with pytest.raises(ModelError, match="GGUF"):
+    (tmp_path / "m.gguf").write_bytes(b"x" * 32)
+    with pytest.raises(UnsafeFile, match="GGUF"):
         check_model_folder(tmp_path / "m.gguf")
 
 

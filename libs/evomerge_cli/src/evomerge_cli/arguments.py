@@ -32,7 +32,8 @@ COMMANDS = {
     "status": "tell how it is",
     "runs": "list, show, watch, pause, resume, cancel runs; print their events",
     "report": "report again from the event log",
-    "export": "write a model as a finished Hugging Face folder, or a run's champion as a LoRA adapter",
+    "export": "write a model as a finished Hugging Face folder, as GGUF for llama.cpp, or a champion as a LoRA adapter",
+    "gguf": "look into a GGUF file",
     "extract-lora": "write what a fine-tuned model changed in its base as a LoRA adapter",
     "doctor": "what this machine has, and what to do about what it lacks",
     "bench": "the performance benchmarks",
@@ -163,14 +164,29 @@ def _parser() -> Parser:
     _add_server_flag(report)
 
     export = made["export"]
-    export.add_argument("model", metavar="MODEL", help="a run's output folder, a model folder, or a recipe file")
-    export.add_argument("out", metavar="OUT")
+    export.add_argument(
+        "model", metavar="MODEL", help="a run's output folder, a model folder, a GGUF file, or a recipe file"
+    )
+    export.add_argument("out", metavar="OUT", help="a folder; for GGUF also a file's name")
+    export.add_argument("--format", choices=("hf", "gguf"), help="default: hf, a Hugging Face folder")
+    export.add_argument(
+        "--type", metavar="TYPE",
+        help="of GGUF: auto (bf16 or f16), f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0; q6_k, q4_k_m and so on "
+        "where llama-quantize is on the PATH",
+    )  # fmt: skip
     export.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: the model's own")
     export.add_argument(
         "--adapter", action="store_true", help="a LoRA adapter for PEFT, of a run or recipe over adapters of one base"
     )
     export.add_argument("--rank", type=_positive, metavar="R", help="of the adapter, at most (default: exact)")
-    export.add_argument("--gguf", metavar="TYPE", help="f16, bf16, q8_0, q4_0 … (not yet)")
+    export.add_argument("--gguf", nargs="?", const="auto", metavar="TYPE", help="the same as --format gguf --type TYPE")
+
+    actions = made["gguf"].add_subparsers(dest="action", metavar="ACTION", required=True, parser_class=Parser)
+    text = "metadata, tensors, types and sizes of a file"
+    inspect = actions.add_parser("inspect", help=text, description=text)
+    inspect.add_argument("file", metavar="FILE")
+    inspect.add_argument("--json", action="store_true", dest="json_output", help="print data as JSON on stdout")
+    inspect.add_argument("--verbose", action="store_true", default=argparse.SUPPRESS)
 
     extract = made["extract-lora"]
     extract.add_argument("model", metavar="FINETUNED")

@@ -108,7 +108,7 @@ def select_files(names: Iterable[str], where: str) -> Selection:
     if ADAPTER_CONFIG in top and not weights:
         return _select_adapter(top, where)
     if ("config.json" not in top or not weights) and any(name.endswith(".gguf") for name in top):
-        raise ModelError(f"{where} holds GGUF files only; GGUF is not read yet: give the model in safetensors form")
+        raise ModelError(f"{where} holds GGUF files only; give the path of one of them")
     found = f"it has {', '.join(sorted(top)[:8])}{' …' if len(top) > 8 else ''}" if top else "it is empty"
     if "config.json" not in top:
         raise NotAModel(f"{where} has no config.json, so it is no model folder ({found}); give the folder that has it")
@@ -178,9 +178,11 @@ def describe_model(path: Path) -> ModelDescription:
     """
     if not path.exists():
         raise ModelNotFound(f"no folder {path}; give an existing model folder or a hub id such as org/name")
+    if path.suffix == ".gguf" and path.is_file():
+        from evomerge_common.gguf.describe import describe_gguf  # numpy: not for services that meet no GGUF
+
+        return describe_gguf(path)
     if path.is_file():
-        if path.suffix == ".gguf":
-            raise ModelError(f"{path} is a GGUF file; GGUF is not read yet: give the model in safetensors form")
         raise NotAModel(f"{path} is a file; give the folder that holds config.json, the weights and the tokenizer")
     from evomerge_common import lora_folder
 
@@ -263,6 +265,10 @@ def read_safetensors_header(path: Path) -> dict[str, dict[str, Any]]:
 
 def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     """Tensor name → shape, from the safetensors headers; empty for .bin weights, which are not opened."""
+    if folder.suffix == ".gguf" and folder.is_file():
+        from evomerge_common.gguf.describe import gguf_tensor_shapes  # numpy: not for services that meet no GGUF
+
+        return gguf_tensor_shapes(folder)
     chosen = select_files((item.name for item in folder.iterdir() if item.is_file()), str(folder))
     return {
         name: tuple(entry["shape"])

@@ -94,6 +94,8 @@ class Fetcher:
     def _local(self, reference: str, folder: Path) -> Model:
         described = describe_model(folder)
         model = _record(reference, described)
+        if folder.is_file():
+            return self._from_gguf(model, folder)
         if self._link:
             return self._store.put(folder.absolute(), model, described.files, link=True)
         self._store.check_room(described.bytes, f"a copy of {folder}")
@@ -103,6 +105,26 @@ class Fetcher:
             for name in described.files:
                 shutil.copyfile(folder / name, incoming / name)
             return self._store.put(incoming, model, described.files, link=False)
+
+    def _from_gguf(self, model: Model, path: Path) -> Model:
+        """The file's model as a folder of the store; the same file is converted once."""
+        from evomerge_common.gguf.folder import CONVERTER, write_model_folder
+
+        content = self._store.hashes.hashes(path.parent, [path.name])[path.name]
+        if known := self._known(model.reference, CONVERTER, content):
+            return dataclasses.replace(known, commit="")
+        self._store.check_room(model.bytes, f"{path} as a folder")
+        with self._store.incoming(f"{CONVERTER}@{content}") as incoming:
+            if known := self._known(model.reference, CONVERTER, content):
+                remove(incoming)
+                return dataclasses.replace(known, commit="")
+            remove(incoming)
+            log.info("convert", model=model.reference, parameters=model.parameters)
+            write_model_folder(path, incoming)
+            described = describe_model(incoming)
+            stored = self._store.put(incoming, _record(model.reference, described), described.files, link=False)
+        self._store.remember(CONVERTER, "", content, stored.digest)
+        return stored
 
     # ---- the hub ----
 

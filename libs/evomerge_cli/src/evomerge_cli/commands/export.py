@@ -1,12 +1,15 @@
-"""`evomerge export`: a run's champion, a recipe, or a model folder as a finished Hugging Face folder; or, of adapters
-over one base, as one adapter.
+"""`evomerge export`: a run's champion, a recipe or a model as a finished Hugging Face folder or a GGUF file; or, of
+adapters over one base, as one adapter.
 """
 
 from __future__ import annotations
 
 import argparse
+import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from evomerge_cli.byte_progress import bytes_bar
 from evomerge_cli.commands.extract_lora import tell
@@ -16,29 +19,31 @@ from evomerge_cli.progress import stages
 from evomerge_common.domain.recipe import ModelReference, Recipe
 from evomerge_common.errors import InvalidInput
 
+if TYPE_CHECKING:
+    from evomerge_merging.gguf_export import GgufReport
+
+Progress = Callable[[int, int], None]
+
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """See the module's text."""
-    from evomerge_merging import merge_recipe, read_recipe_yaml
-
-    if args.gguf:
-        raise InvalidInput("GGUF is not written yet; export a Hugging Face folder and convert it with llama.cpp")
     if args.adapter:
         return _adapter(args, console)
     if args.rank:
         raise InvalidInput("--rank belongs to --adapter")
     path = Path(args.model).expanduser()
-    recipe = read_recipe_yaml(path) if path.is_file() else Recipe.of_source(ModelReference.parse(args.model))
-    if args.dtype:
-        recipe = replace(recipe, out_dtype=args.dtype)
     out = Path(args.out).expanduser()
+    kind = _gguf_type(args)
+    if kind:
+        return _to_gguf(args, path, out, kind, console)
+    if path.suffix == ".gguf" and path.is_file() and not args.dtype:
+        return _from_gguf(path, out, console)
+    recipe = _recipe(args, path)
     models = fetch(recipe.sources(), console, recipe.base)
     with stages(console, "exporting") as progress:
-        report = merge_recipe(
-            recipe, models, out, progress=lambda done, total: progress("exporting", done / max(1, total))
-        )
-    if not console.data({"out": str(out), "bytes": report.bytes, "parameters": report.parameters}):
-        console.out(f"{out}: {report.parameters:,} parameters, {report.bytes:,} bytes")
+        bytes_, parameters = _merge(recipe, models, out, lambda d, t: progress("exporting", d / max(1, t)))
+    if not console.data({"out": str(out), "bytes": bytes_, "parameters": parameters}):
+        console.out(f"{out}: {parameters:,} parameters, {bytes_:,} bytes")
     return 0
 
 
@@ -59,3 +64,76 @@ def _adapter(args: argparse.Namespace, console: Console) -> int:
         report = export_adapter(recipe, Path(args.out).expanduser(), rank=args.rank, models=models, progress=progress)
     tell(report, console)
     return 0
+
+
+def _gguf_type(args: argparse.Namespace) -> str:
+    """The GGUF type that was asked for; "" for a folder."""
+    if args.type and args.gguf:
+        raise InvalidInput("--gguf TYPE and --type say the same: give one of them")
+    if args.type and args.format != "gguf":
+        raise InvalidInput("--type is a type of GGUF: say --format gguf too")
+    kind: str = args.gguf or args.type or ("auto" if args.format == "gguf" else "")
+    if kind and args.format == "hf":
+        raise InvalidInput("--gguf and --format hf contradict each other: give one of them")
+    return kind
+
+
+def _recipe(args: argparse.Namespace, path: Path) -> Recipe:
+    from evomerge_merging import read_recipe_yaml
+
+    is_recipe = path.is_file() and path.suffix != ".gguf"
+    recipe = read_recipe_yaml(path) if is_recipe else Recipe.of_source(ModelReference.parse(args.model))
+    return replace(recipe, out_dtype=args.dtype) if args.dtype else recipe
+
+
+def _merge(recipe: Recipe, models: dict[str, Path], out: Path, progress: Progress) -> tuple[int, int]:
+    from evomerge_merging import merge_recipe
+
+    report = merge_recipe(recipe, models, out, progress=progress)
+    return report.bytes, report.parameters
+
+
+def _from_gguf(path: Path, out: Path, console: Console) -> int:
+    from evomerge_common.gguf.folder import write_model_folder
+    from evomerge_common.model_folder import describe_model
+
+    with stages(console, "dequantising") as progress:
+        write_model_folder(path, out, progress=lambda d, t: progress("dequantising", d / max(1, t)))
+    made = describe_model(out)
+    if not console.data({"out": str(out), "bytes": made.bytes, "parameters": made.parameters}):
+        console.out(f"{out}: {made.parameters:,} parameters, {made.bytes:,} bytes")
+    return 0
+
+
+def _to_gguf(args: argparse.Namespace, path: Path, out: Path, kind: str, console: Console) -> int:
+    from evomerge_merging.gguf_export import check_type
+
+    kind = check_type(kind)
+    name = path.resolve().stem if path.is_file() else path.resolve().name
+    file = out if out.suffix == ".gguf" else out / f"{name}{'' if kind == 'auto' else f'-{kind.upper()}'}.gguf"
+    if file.exists():
+        raise InvalidInput(f"{file} exists; give another name, or remove it first")
+    recipe = _recipe(args, path)
+    models = fetch(recipe.sources(), console, recipe.base)
+    if recipe == Recipe.of_source(ModelReference.parse(args.model)):
+        report = _write(models[recipe.sources()[0].key], file, kind, name, console)
+    else:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".merged-", dir=file.parent) as work:
+            with stages(console, "merging") as progress:
+                _merge(recipe, models, Path(work) / name, lambda d, t: progress("merging", d / max(1, t)))
+            report = _write(Path(work) / name, file, kind, name, console)
+    for note in report.notes:
+        console.say(f"note: {note}")
+    told = {"out": str(file), "type": report.type, "bytes": report.bytes, "parameters": report.parameters,
+            "tensors": report.tensors, "seconds": round(report.seconds, 2), "notes": list(report.notes)}  # fmt: skip
+    if not console.data(told):
+        console.out(f"{file}: {report.parameters:,} parameters as {report.type}, {report.bytes:,} bytes")
+    return 0
+
+
+def _write(folder: Path, file: Path, kind: str, name: str, console: Console) -> GgufReport:
+    from evomerge_merging.gguf_export import export_gguf
+
+    with stages(console, "writing GGUF") as progress:
+        return export_gguf(folder, file, kind, name=name, progress=lambda d, t: progress("writing GGUF", d / max(1, t)))

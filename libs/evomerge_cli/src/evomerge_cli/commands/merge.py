@@ -72,6 +72,8 @@ def _fetched(source: ModelReference, console: Console, base: ModelReference | Re
     if whole is None or (source.adapter and adapter is None):
         told = str(base) if isinstance(base, ModelReference) and base.key != source.key else ""
         return _download(str(source), told, Settings.from_env(), console)
+    if whole.suffix == ".gguf" and whole.is_file():
+        whole = _download(str(whole.absolute()), "", Settings.from_env(), console)
     if adapter is None and is_adapter_folder(whole):
         found = base if isinstance(base, ModelReference) and base.key != source.key else None
         owner = found or ModelReference.parse(base_beside(whole))

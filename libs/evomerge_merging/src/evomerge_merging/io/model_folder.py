@@ -116,7 +116,7 @@ def check_folder(folder: Path) -> None:
 
     """
     if folder.is_file() and folder.suffix == ".gguf":
-        raise ModelError(f"{folder} is a GGUF file; this version merges folders of safetensors: convert it first")
+        raise ModelError(f"{folder} is a GGUF file; make a folder of it: evomerge export {folder} FOLDER")
     if not folder.exists():
         raise ModelNotFound(f"no folder {folder}; give the folder of a model, with config.json in it")
     if not folder.is_dir():
@@ -143,7 +143,7 @@ def open_weights(folder: Path) -> TensorStore:
     if len(others) == 1:
         return SafetensorsFile(folder / others[0])
     if list(folder.glob("*.gguf")):
-        raise ModelError(f"{folder} holds GGUF weights; this version merges safetensors: convert it first")
+        raise ModelError(f"{folder} holds GGUF weights; give the path of one of its files, not the folder")
     raise NotAModel(f"{folder} has neither {SINGLE} nor {INDEX}; its download is not complete, or it is no model")
 
 

@@ -1,0 +1,34 @@
+"""`evomerge gguf inspect`: what a GGUF file holds."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from evomerge_cli.byte_progress import human
+from evomerge_cli.console import Console
+from evomerge_common.errors import ModelNotFound
+
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    """See the module's text."""
+    from evomerge_common.gguf.describe import in_words, inspect_gguf, one_line
+
+    path = Path(args.file).expanduser()
+    if not path.is_file():
+        raise ModelNotFound(f"no file {path}; give the path of a .gguf file")
+    told = inspect_gguf(path)
+    if console.data(told):
+        return 0
+    for line in in_words(told):
+        console.out(line)
+    rows = [[key, one_line(value)] for key, value in told["metadata"].items()]
+    console.table(["metadata", "value"], rows)
+    sizes = [
+        [name, str(one["tensors"]), f"{one['parameters']:,}", human(one["bytes"])]
+        for name, one in sorted(told["types"].items())
+    ]
+    console.table(["type", "tensors", "parameters", "size"], sizes)
+    tensors = [[t["name"], "×".join(map(str, t["shape"])), t["type"], human(t["bytes"])] for t in told["tensors"]]
+    console.table(["tensor", "shape", "type", "size"], tensors)
+    return 0

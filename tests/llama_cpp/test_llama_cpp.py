@@ -1,0 +1,46 @@
+"""llama.cpp reads the files that we write, and goes on with a text as transformers does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import tiny_models
+import torch
+from judge import Judge
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+
+from evomerge_merging.gguf_export import export_gguf
+
+pytestmark = pytest.mark.llama_cpp
+
+PROMPTS = ["The quick brown fox", "1 + 1 = 2, 2 + 2 =", "def add(a, b):\n    return", "naïve café — ok",
+           "Review: the soup was good.\nVerdict:", " 3 33 333 \n\n x"]  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f16"])
+@pytest.mark.parametrize("kind", ["llama", "mistral", "qwen2", "qwen3", "phi3", "gemma2", "gemma3_text", "gpt2"])
+def test_llama_cpp_goes_on_as_transformers_does(tmp_path: Path, kind: str, dtype: str) -> None:
+    extra = {"query_pre_attn_scalar": 8} if kind.startswith("gemma") else {}
+    folder = tiny_models.make(tmp_path / "model", kind, **extra)
+    report = export_gguf(folder, tmp_path / "m.gguf", dtype)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    if dtype == "f16":
+        model = model.half().float()  # the weights that the file holds
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
+    with Judge(report.path) as judge:
+        for prompt in PROMPTS:
+            ids = tokenizer(prompt).input_ids
+            assert judge.tokens(prompt) == ids
+            options = {"attention_mask": torch.ones(1, len(ids)), "max_new_tokens": 24, "do_sample": False}
+            expected = model.generate(torch.tensor([ids]), **options)[0, len(ids) :].tolist()
+            found = judge.continuation(ids, 24)
+            count = min(len(found), len(expected))  # one of them may leave the end token out
+            assert count >= len(expected) - 1
+            differ = next((at for at in range(count) if found[at] != expected[at]), None)
+            if differ is not None:  # f16 arithmetic may decide a tie otherwise; nothing else may differ
+                text = torch.tensor([ids + expected[:differ]])
+                logits = model(text).logits[0, -1]
+                margin = logits[expected[differ]] - logits[found[differ]]
+                assert dtype == "f16", prompt
+                assert 0 <= margin < 0.001 * logits.std(), prompt

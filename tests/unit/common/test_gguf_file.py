@@ -1,0 +1,205 @@
+"""GGUF files that nobody vouches for: what is sound is read as it is, what lies is told at once."""
+
+from __future__ import annotations
+
+import random
+import struct
+import time
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+
+from evomerge_common.errors import EvoMergeException, ModelError, UnsafeFile
+from evomerge_common.gguf.describe import describe_gguf, in_words, inspect_gguf, one_line
+from evomerge_common.gguf.file import GgufFile
+from evomerge_common.gguf.folder import write_model_folder
+from evomerge_common.model_folder import check_model_folder
+
+Kind = gguf.GGMLQuantizationType
+
+
+def text(value: str) -> bytes:
+    raw = value.encode()
+    return struct.pack("<Q", len(raw)) + raw
+
+
+def entry(key: str, kind: int, value: bytes) -> bytes:
+    return text(key) + struct.pack("<I", kind) + value
+
+
+def tensor(name: str = "t", shape: tuple[int, ...] = (4,), kind: int = 0, offset: int = 0) -> bytes:
+    return text(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, kind, offset)
+
+
+def file_of(
+    *parts: bytes, tensors: int = 0, entries: int = 0, version: int = 3, data: bytes = b"", magic: bytes = b"GGUF"
+) -> bytes:
+    head = magic + struct.pack("<IQQ", version, tensors, entries) + b"".join(parts)
+    return head + b"\0" * (-len(head) % 32) + data
+
+
+SOUND = file_of(tensor(), tensors=1, data=b"\0" * 16)
+
+
+def test_the_sound_one_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    path.write_bytes(SOUND)
+    with GgufFile(path) as file:
+        assert file.values("t").tolist() == [[0, 0, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "beginning"),
+        (b"GGUF", "beginning"),
+        (file_of(magic=b"GGML"), "no GGUF file"),
+        (file_of(version=1), "version 1"),
+        (file_of(version=3 << 24), "big-endian"),
+        (file_of(tensors=2**63), "tensors in"),
+        (file_of(entries=2**64 - 1), "metadata entries"),
+        (file_of(struct.pack("<Q", 2**62), entries=1), "a metadata key"),
+        (file_of(entry("k", 8, struct.pack("<Q", 2**63)), entries=1), "needs"),
+        (file_of(entry("k", 9, struct.pack("<IQ", 8, 2**61)), entries=1), "elements"),
+        (file_of(entry("k", 9, struct.pack("<IQ", 5, 2**62)), entries=1), "elements"),
+        (file_of(entry("k", 9, struct.pack("<IQ", 9, 1)), entries=1), "unknown type 9"),
+        (file_of(entry("k", 99, b""), entries=1), "unknown type 99"),
+        (file_of(entry("k", 7, b"\7"), entries=1), "truth value"),
+        (file_of(entry("k", 4, b"\1\0\0\0") * 2, entries=2), "given twice"),
+        (file_of(entry("general.alignment", 4, struct.pack("<I", 7)), entries=1), "power of two"),
+        (file_of(tensor() + tensor(), tensors=2, data=b"\0" * 64), "given twice"),
+        (file_of(tensor() + tensor("u"), tensors=2, data=b"\0" * 64), "overlap"),
+        (file_of(tensor("x" * 65), tensors=1, data=b"\0" * 16), "65 bytes"),
+        (file_of(tensor(shape=(2,) * 5), tensors=1, data=b"\0" * 128), "5 dimensions"),
+        (file_of(tensor(shape=(0,)), tensors=1), "shape"),
+        (file_of(tensor(shape=(2**39, 2**39)), tensors=1), "shape"),
+        (file_of(tensor(shape=(2**32, 2**31)), tensors=1), "shape"),
+        (file_of(tensor(shape=(33,), kind=8), tensors=1, data=b"\0" * 64), "blocks of 32"),
+        (file_of(tensor(kind=77), tensors=1, data=b"\0" * 16), "type 77"),
+        (file_of(tensor(offset=16), tensors=1, data=b"\0" * 64), "not aligned"),
+        (file_of(tensor(offset=2**63), tensors=1, data=b"\0" * 64), "ends at byte"),
+        (file_of(tensor(), tensors=1, data=b"\0" * 15), "ends at byte"),
+    ],
+)
+def test_a_lie_is_told_at_once(tmp_path: Path, content: bytes, words: str) -> None:
+    path = tmp_path / "m.gguf"
+    path.write_bytes(content + b"\0" * 40 if "beginning" not in words and "ends" not in words else content)
+    begun = time.monotonic()
+    with pytest.raises(ModelError, match=words):
+        GgufFile(path)
+    assert time.monotonic() - begun < 1
+
+
+def tiny_model(path: Path, **changes: Any) -> Path:
+    """A llama of one layer; `changes` replace metadata (None removes), tensors by `tensor:NAME`."""
+    meta: dict[str, Any] = {
+        "llama.block_count": 1, "llama.context_length": 16, "llama.embedding_length": 8,
+        "llama.feed_forward_length": 12,
+        "llama.attention.head_count": 2, "llama.attention.layer_norm_rms_epsilon": 1e-5,
+        "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "gpt-2",
+        "tokenizer.ggml.tokens": ["a", "b", "ab", "</s>"],
+        "tokenizer.ggml.token_type": [1, 1, 1, 3], "tokenizer.ggml.merges": ["a b"], "tokenizer.ggml.eos_token_id": 3,
+    }  # fmt: skip
+    shapes = {"token_embd": (4, 8), "output_norm": (8,), "blk.0.attn_norm": (8,), "blk.0.ffn_norm": (8,),
+              **{f"blk.0.attn_{one}": (8, 8) for one in ("q", "k", "v", "output")},
+              "blk.0.ffn_gate": (12, 8), "blk.0.ffn_up": (12, 8), "blk.0.ffn_down": (8, 12)}  # fmt: skip
+    numbers = np.random.default_rng(0)
+    tensors = {f"{name}.weight": numbers.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+    architecture = changes.pop("architecture", "llama")
+    tensors |= {key.removeprefix("tensor:"): changes.pop(key) for key in list(changes) if key.startswith("tensor:")}
+    writer = gguf.GGUFWriter(path, architecture)
+    for key, value in (meta | changes).items():
+        if isinstance(value, bool):
+            writer.add_bool(key, value)
+        elif isinstance(value, int):
+            writer.add_uint32(key, value)
+        elif isinstance(value, float):
+            writer.add_float32(key, value)
+        elif isinstance(value, str):
+            writer.add_string(key, value)
+        elif value is not None:
+            writer.add_array(key, value)
+    for name, values in tensors.items():
+        if values is not None:
+            writer.add_tensor(name, values)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def test_a_model_becomes_a_folder_and_is_told_in_words(tmp_path: Path) -> None:
+    path = tiny_model(tmp_path / "m.gguf")
+    write_model_folder(path, tmp_path / "out")
+    check_model_folder(tmp_path / "out")
+    assert describe_gguf(path).num_layers == 1
+    assert {one.name for one in (tmp_path / "out").iterdir()} == {
+        "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "generation_config.json",
+    }  # fmt: skip
+    told = inspect_gguf(path)
+    assert told["readable"]
+    assert told["bits_per_weight"] == 32.0
+    assert "EvoMerge reads it" in "\n".join(in_words(told))
+    assert one_line({"length": 9, "first": ["a"]}) == "9 entries: 'a', …"
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "words"),
+    [
+        ({"architecture": "mamba"}, ModelError, "mamba"),
+        ({"llama.expert_count": 4}, ModelError, "experts"),
+        ({"llama.block_count": 2}, UnsafeFile, "1 of its 2 layers"),
+        ({"llama.block_count": None}, UnsafeFile, "block_count"),
+        ({"llama.embedding_length": 4_000_000_000}, UnsafeFile, "embedding_length"),
+        ({"llama.embedding_length": 16}, UnsafeFile, "8 wide"),
+        ({"llama.attention.head_count": 3}, UnsafeFile, "3 heads"),
+        ({"llama.attention.layer_norm_rms_epsilon": float("nan")}, UnsafeFile, "epsilon"),
+        ({"tokenizer.ggml.tokens": None}, ModelError, "no vocabulary"),
+        ({"tokenizer.ggml.model": "rwkv"}, ModelError, "rwkv"),
+        ({"tokenizer.ggml.pre": "never-heard-of"}, ModelError, "never-heard-of"),
+        ({"tokenizer.ggml.eos_token_id": 4}, UnsafeFile, "eos"),
+        ({"tokenizer.ggml.token_type": [1]}, UnsafeFile, "token_type"),
+        ({"tokenizer.ggml.merges": ["ab"]}, UnsafeFile, "merges"),
+        ({"tensor:token_embd.weight": None}, UnsafeFile, "token embedding"),
+        ({"tensor:blk.0.odd.weight": np.zeros(4, np.float32)}, ModelError, "odd"),
+        ({"tensor:blk.7.attn_q.weight": np.zeros((8, 8), np.float32)}, UnsafeFile, "beyond"),
+        ({"tensor:output_norm.weight": np.full(8, np.nan, np.float32)}, ModelError, "NaN"),
+        ({"tensor:rope_freqs.weight": np.full(2, 3.0, np.float32)}, ModelError, "Llama 3"),
+    ],
+)
+def test_what_does_not_agree_with_itself_leaves_nothing_behind(
+    tmp_path: Path, changes: dict[str, Any], error: type[Exception], words: str
+) -> None:
+    path = tiny_model(tmp_path / "m.gguf", **changes)
+    with pytest.raises(error, match=words):
+        write_model_folder(path, tmp_path / "out")
+    assert [one.name for one in tmp_path.iterdir()] == ["m.gguf"]
+
+
+def test_whatever_the_bytes_the_answer_is_a_typed_error_or_a_sound_folder(tmp_path: Path) -> None:
+    whole = tiny_model(tmp_path / "m.gguf").read_bytes()
+    rng = random.Random(7)
+    path, refused = tmp_path / "x.gguf", 0
+    for number in range(400):
+        data = bytearray(whole)
+        if number % 4 == 0:
+            data = data[: rng.randrange(len(data))]
+        else:
+            for _ in range(rng.choice((1, 1, 4))):
+                at = rng.randrange(min(len(data), 1800))
+                data[at] = rng.choice((0, 1, 255, rng.randrange(256)))
+        path.write_bytes(data)
+        try:
+            write_model_folder(path, tmp_path / "out", threads=1)
+        except EvoMergeException:
+            refused += 1
+            assert not (tmp_path / "out").exists()
+        else:
+            for one in (tmp_path / "out").iterdir():
+                one.unlink()
+            (tmp_path / "out").rmdir()
+    assert 100 < refused < 400
