@@ -190,8 +190,9 @@ def test_a_recipe_of_recipes_is_the_chain_of_its_merges(models: list[ModelRefere
     merge_recipe(inner, {}, tmp_path / "inner")
     merge_recipe(other, {}, tmp_path / "other")
     chain = recipe("slerp", [ModelReference(str(tmp_path / "inner")), ModelReference(str(tmp_path / "other"))])
-    # Float32 models lose nothing when they are written, so one pass and three must be the same bits.
-    same(merged(recipe("slerp", [inner, other])), merged(chain))
+    # Float32 models lose nothing when they are written; but sums over a tensor are added up in another order where
+    # torch makes the inner merges of one pass, and the native kernels those of three.
+    same(merged(recipe("slerp", [inner, other])), merged(chain), tolerance=1e-6)
     deep: Recipe | ModelReference = models[0]
     for _ in range(5):
         deep = recipe("linear", [deep, models[1]])

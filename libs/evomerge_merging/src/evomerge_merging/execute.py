@@ -17,6 +17,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from evomerge_common.errors import DiskFull, InvalidInput, NonFiniteWeights
 from evomerge_merging.expression import Evaluation, Load, needs_statistics
 from evomerge_merging.io.model_folder import INDEX, SINGLE
@@ -106,8 +109,11 @@ def merge_in_memory(
         plan = replace(plan, tensors=tuple(tensor for tensor in plan.tensors if tensor.name not in without))
     tensors = {tensor.name: torch.empty(tensor.numel, dtype=tensor.dtype.torch_dtype) for tensor in plan.tensors}
 
-    def write(name: str, start: int, values: torch.Tensor) -> None:
-        tensors[name][start : start + values.numel()] = values
+    places = {name: tensor.view(torch.uint8).numpy() for name, tensor in tensors.items()}
+
+    def write(name: str, start: int, data: Bytes) -> None:
+        size = tensors[name].element_size()
+        places[name][start * size : start * size + data.size] = data
 
     _run(plan, write, threads, progress, piece_elements)
     return {tensor.name: tensors[tensor.name].reshape(tensor.shape) for tensor in plan.tensors}
@@ -200,7 +206,11 @@ def _write_weights(
             writers.append(SafetensorsWriter(folder / name, part, {"format": "pt"}))
             where.update({spec[0]: writers[-1] for spec in part})
         _run(
-            plan, lambda name, start, values: where[name].write(name, start, values), threads, progress, piece_elements
+            plan,
+            lambda name, start, data: where[name].write_raw(name, start, data),
+            threads,
+            progress,
+            piece_elements,
         )
         for writer in writers:
             writer.close()
@@ -213,7 +223,8 @@ def _write_weights(
     return files
 
 
-Write = Callable[[str, int, "torch.Tensor"], None]
+Bytes = NDArray[np.uint8]
+Write = Callable[[str, int, Bytes], None]
 
 
 class _Meter:
@@ -234,12 +245,11 @@ def _run(plan: Plan, write: Write, threads: int, progress: Progress | None, piec
     """Evaluates every tensor. Each thread runs torch on one core, so that sums do not depend on their number."""
     sources = {key: source.store for key, source in plan.sources.items()}
     meter = _Meter(plan.bytes, progress)
-    before = torch.get_num_threads()
+    before = 0
     tasks: list[tuple[int, Callable[[], None]]] = []
 
     def task(evaluation: Evaluation, tensor: OutputTensor, ranges: Sequence[tuple[int, int]], *, prepare: bool) -> None:
-        torch.set_num_threads(1)
-        with torch.no_grad():
+        with _torch_on_one_core() if evaluation.needs_torch(tensor.dtype) else contextlib.nullcontext():
             if prepare:
                 evaluation.prepare()
             for start, stop in ranges:
@@ -252,6 +262,8 @@ def _run(plan: Plan, write: Write, threads: int, progress: Progress | None, piec
 
     for tensor in plan.tensors:
         evaluation = Evaluation(tensor.node, sources, piece_elements=piece_elements)
+        if not before and evaluation.needs_torch(tensor.dtype):
+            before = torch.get_num_threads()
         ranges = list(evaluation.pieces())
         whole = needs_statistics(tensor.node)
         a_task = len(ranges) if whole else max(1, TASK_ELEMENTS // piece_elements)
@@ -272,7 +284,8 @@ def _run(plan: Plan, write: Write, threads: int, progress: Progress | None, piec
         for future in done:
             future.result()
     finally:
-        torch.set_num_threads(before)
+        if before:
+            torch.set_num_threads(before)
 
 
 @contextlib.contextmanager
@@ -298,11 +311,21 @@ def _batched(items: Sequence[tuple[int, int]], size: int) -> Iterator[Sequence[t
         yield items[start : start + size]
 
 
-def _rounded(evaluation: Evaluation, tensor: OutputTensor, start: int, stop: int) -> torch.Tensor:
-    """A piece in the output's type."""
+@contextlib.contextmanager
+def _torch_on_one_core() -> Iterator[None]:
+    torch.set_num_threads(1)
+    with torch.no_grad():
+        yield
+
+
+def _rounded(evaluation: Evaluation, tensor: OutputTensor, start: int, stop: int) -> Bytes:
+    """The bytes of a piece in the output's type."""
     node = tensor.node
     if isinstance(node, Load) and not node.dtype.is_floating_point:
         return evaluation.raw(node, start, stop)
+    done = evaluation.kernel_piece(start, stop, tensor.dtype)
+    if done is not None:
+        return done
     values = evaluation.piece(start, stop)
     result = values.to(tensor.dtype.torch_dtype)
     if not _finite(result):
@@ -311,7 +334,8 @@ def _rounded(evaluation: Evaluation, tensor: OutputTensor, start: int, stop: int
         raise NonFiniteWeights(
             f"merged tensor {tensor.name!r}: {cause}; check weights and scales, or use a wider out_dtype"
         )
-    return result
+    data: Bytes = result.contiguous().view(torch.uint8).numpy()
+    return data
 
 
 def _finite(values: torch.Tensor) -> bool:

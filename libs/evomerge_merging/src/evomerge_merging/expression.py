@@ -11,20 +11,25 @@ import dataclasses
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from evomerge_common.errors import NonFiniteWeights
 from evomerge_merging.folds import CELL
-from evomerge_merging.io.dtypes import F64, ElementType
-from evomerge_merging.io.model_folder import TensorStore
+from evomerge_merging.io.dtypes import BF16, F16, F32, F64, ElementType
+from evomerge_merging.io.model_folder import TensorStore, raw_elements
 from evomerge_merging.methods.registry import Block, Method, keywords
-from evomerge_merging.random_words import words
+from evomerge_merging.native.reader import NotFinite, Reader, readable
+from evomerge_merging.random_words import raw_words
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from torch import Tensor
 else:
     from evomerge_merging.torch_later import torch
+
+_WRITTEN = (BF16, F16, F32)
+"""Types that the native kernels write."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,9 +107,11 @@ class Evaluation:
         self._sources = sources
         self._step = max(CELL, piece_elements // CELL * CELL)
         self._statistics: dict[int, Any] = {}
+        self._prepared: set[int] = set()
+        self._readers: dict[int, Reader | None] = {}
         self._whole: dict[int, Tensor] = {}
         wide = any((load.cast or load.dtype) == F64 for load in loads(node))
-        self.dtype = torch.float64 if wide else torch.float32
+        self._wide = F64 if wide else F32
 
     def prepare(self) -> None:
         """Folds all statistics, those of inner nodes first."""
@@ -124,23 +131,67 @@ class Evaluation:
         """
         return self._evaluate(self.node, start, stop, {})
 
+    def kernel_piece(self, start: int, stop: int, dtype: ElementType) -> np.ndarray[Any, Any] | None:
+        """The piece's bytes in `dtype` by the native kernels; None where torch must do it, or tell what is wrong."""
+        node = self.node
+        reader = self._reader(node)
+        if reader is None or dtype not in _WRITTEN:
+            return None
+        try:
+            if isinstance(node, Load):
+                return reader.weighted_sum(start, stop, [1.0], dtype)
+            assert node.method.kernel is not None
+            block = self._block(node, start, stop)
+            return node.method.kernel(reader, block, dtype, **keywords(node.parameters))
+        except NotFinite:
+            return None
+
+    def _reader(self, node: Node) -> Reader | None:
+        if id(node) not in self._readers:
+            self._readers[id(node)] = self._new_reader(node)
+        return self._readers[id(node)]
+
+    def _new_reader(self, node: Node) -> Reader | None:
+        if isinstance(node, Load):
+            return Reader([node], None, self._sources) if readable([node]) else None
+        inputs = [child for child in node.inputs if isinstance(child, Load)]
+        base = [node.base] if isinstance(node.base, Load) else []
+        plain = len(inputs) == len(node.inputs) and len(base) == (node.base is not None)
+        if node.method.kernel is None or not plain or not readable([*inputs, *base]):
+            return None
+        return Reader(inputs, base[0] if base else None, self._sources)
+
     def release(self) -> None:
         """Lets whole tensors and statistics go; no piece may be asked for after it."""
         self._whole.clear()
         self._statistics.clear()
+        self._prepared.clear()
 
-    def raw(self, node: Load, start: int, stop: int) -> Tensor:
-        """Elements of a source's tensor as stored: integers go through unchanged."""
-        return self._sources[node.source].block(node.name, start, stop)
+    def raw(self, node: Load, start: int, stop: int) -> np.ndarray[Any, Any]:
+        """The bytes of a source's elements as stored: integers go through unchanged."""
+        return raw_elements(self._sources[node.source], node.name, start, stop)[0]
+
+    def needs_torch(self, dtype: ElementType) -> bool:
+        """Whether pieces in this type are made by torch rather than by the native kernels."""
+        if isinstance(self.node, Load) and not self.node.dtype.is_floating_point:
+            return False
+        return self._reader(self.node) is None or dtype not in _WRITTEN
 
     def _prepare(self, node: Node) -> None:
-        if isinstance(node, Load) or id(node) in self._statistics:
+        if isinstance(node, Load) or id(node) in self._prepared:
             return
+        self._prepared.add(id(node))
         for child in children(node):
             self._prepare(child)
         statistics = node.method.statistics
-        view = _View(self, node)
-        self._statistics[id(node)] = statistics(view, **keywords(node.parameters)) if statistics else None
+        view = _View(self, node, self._reader(node))
+        if statistics:
+            try:
+                found = statistics(view, **keywords(node.parameters))
+            except NotFinite:
+                view = _View(self, node, None)
+                found = statistics(view, **keywords(node.parameters))
+            self._statistics[id(node)] = found
         if node.method.whole and self.size:
             tensors, base = view.read(0, self.size)
             shaped = [tensor.reshape(node.shape) for tensor in tensors]
@@ -149,10 +200,11 @@ class Evaluation:
             self._whole[id(node)] = result.reshape(-1)
 
     def _block(self, node: Apply, start: int, stop: int) -> Block:
+        def raw(i: int, bits: Literal[16, 32] = 32) -> Any:
+            return raw_words(node.masks[i], start, stop, bits)
+
         known = self._statistics.get(id(node))
-        return Block(
-            start, stop, self.size, lambda i, bits=32: words(node.masks[i], start, stop, bits), known, node.names
-        )
+        return Block(start, stop, self.size, lambda i, bits=32: torch.from_numpy(raw(i, bits)), known, node.names, raw)
 
     def _evaluate(self, node: Node, start: int, stop: int, done: dict[int, Tensor]) -> Tensor:
         """A piece of a node; `done` keeps what several parents share. Results must not be written into."""
@@ -174,7 +226,7 @@ class Evaluation:
         values = self._sources[node.source].block(node.name, start, stop)
         if node.cast is not None:
             values = values.to(node.cast.torch_dtype)
-        values = values.to(self.dtype)
+        values = values.to(self._wide.torch_dtype)
         # A sum is finite only if all its terms are; the reverse is checked where it is not.
         if not math.isfinite(values.sum().item()) and not bool(torch.isfinite(values).all()):
             place = start + int(torch.isfinite(values).logical_not().nonzero()[0, 0])
@@ -192,6 +244,7 @@ class _View:
 
     evaluation: Evaluation
     node: Apply
+    native: Reader | None
     size: int = dataclasses.field(init=False)
     shape: tuple[int, ...] = dataclasses.field(init=False)
 

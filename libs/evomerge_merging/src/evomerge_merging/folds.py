@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -38,6 +39,11 @@ class Sums:
         """Adds a piece's elements to the sums; a piece begins at a multiple of CELL."""
         for name, tensor in values.items():
             self._parts[name].extend(cell_sums(tensor))
+
+    def add_cells(self, *values: Iterable[float]) -> None:
+        """Adds the sums of whole cells, in the order of the names."""
+        for parts, sums in zip(self._parts.values(), values, strict=True):
+            parts.extend(sums)
 
     def __getitem__(self, name: str) -> float:
         return math.fsum(self._parts[name])

@@ -23,6 +23,11 @@ def mask_key(seed: int, source: str, tensor: str) -> tuple[int, int]:
 
 
 def words(key: tuple[int, int], start: int, stop: int, bits: Literal[16, 32] = 32) -> torch.Tensor:
+    """See `raw_words`."""
+    return torch.from_numpy(raw_words(key, start, stop, bits))
+
+
+def raw_words(key: tuple[int, int], start: int, stop: int, bits: Literal[16, 32] = 32) -> np.ndarray[Any, Any]:
     """One int32 (or int16) for each element of [start, stop), uniform over all values: a part of a 64-bit word each.
 
     PCG64 DXSM (O'Neill 2014), which can be set forward to any place at once. The key gives its state and its stream.
@@ -37,14 +42,19 @@ def words(key: tuple[int, int], start: int, stop: int, bits: Literal[16, 32] = 3
     first, skip = divmod(start, 64 // bits)
     generator.advance(first)
     wide = generator.random_raw(-(-(skip + stop - start) * bits // 64))
-    narrow = torch.from_numpy(wide.astype("<u8", copy=False).view(f"<i{bits // 8}"))
+    narrow = wide.astype("<u8", copy=False).view(f"<i{bits // 8}")
     return narrow[skip : skip + stop - start]
 
 
 def kept(values: torch.Tensor, density: float) -> Flags:
     """True with probability `density` (rounded to the words' 32 or 16 bits), from uniform words."""
-    half = 1 << (8 * values.element_size() - 1)
+    return kept_words(values.numpy(), density)
+
+
+def kept_words(values: np.ndarray[Any, Any], density: float) -> Flags:
+    """See `kept`."""
+    half = 1 << (8 * values.itemsize - 1)
     limit = round(density * 2 * half) - half
     if limit >= half:
         return np.ones(values.shape, np.bool_)
-    return np.asarray(values.numpy() < max(limit, -half))
+    return np.asarray(values < max(limit, -half))

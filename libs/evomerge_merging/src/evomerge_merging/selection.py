@@ -63,11 +63,21 @@ class Bits:
         return values
 
 
-Magnitudes = Callable[[int, int], Sequence["torch.Tensor"]]
+Magnitudes = Callable[[int, int], "Sequence[torch.Tensor] | Sequence[Array]"]
 """Elements [start, stop) → magnitudes of several tensors of one size."""
 
 
-def cuts(read: Magnitudes, pieces: Iterable[tuple[int, int]], size: int, counts: Sequence[int]) -> list[Cut]:
+Scan = Callable[[int, int, Sequence[int], Sequence[float], Sequence[float]], tuple[Array, list[Array]]]
+"""Elements [start, stop), tensors, their `low` and `high` → how many magnitudes lie above, and those in between."""
+
+
+def cuts(
+    read: Magnitudes,
+    pieces: Iterable[tuple[int, int]],
+    size: int,
+    counts: Sequence[int],
+    scan: Scan | None = None,
+) -> list[Cut]:
     """For the i-th tensor, the cut that keeps its `counts[i]` largest magnitudes.
 
     A sample gives an interval that almost surely holds the k-th value; one pass counts what lies above and collects
@@ -78,10 +88,10 @@ def cuts(read: Magnitudes, pieces: Iterable[tuple[int, int]], size: int, counts:
     found: dict[int, Cut] = {i: KEEP_NONE if k <= 0 else KEEP_ALL for i, k in enumerate(counts) if not 0 < k < size}
     open_ = [i for i in range(len(counts)) if i not in found]
     if open_:
-        found.update(_within(read, ranges, counts, _intervals(read, size, counts, open_)))
+        found.update(_within(read, ranges, counts, _intervals(read, size, counts, open_), scan))
     misled = [i for i in open_ if i not in found]
     if misled:
-        found.update(_within(read, ranges, counts, _narrowed(read, ranges, counts, misled)))
+        found.update(_within(read, ranges, counts, _narrowed(read, ranges, counts, misled), scan))
     return [found[i] for i in range(len(counts))]
 
 
@@ -95,7 +105,7 @@ def _intervals(read: Magnitudes, size: int, counts: Sequence[int], wanted: Seque
     for start in range(0, size, _SAMPLE_EVERY):
         values = read(start, min(start + _SAMPLE_RUN, size))
         for i in wanted:
-            samples[i].append(values[i].numpy())
+            samples[i].append(_array(values[i]))
     result = {}
     for i in wanted:
         ordered = np.sort(np.concatenate(samples[i]))
@@ -108,20 +118,44 @@ def _intervals(read: Magnitudes, size: int, counts: Sequence[int], wanted: Seque
     return result
 
 
+def _scan(read: Magnitudes) -> Scan:
+    def scan(
+        start: int, stop: int, which: Sequence[int], low: Sequence[float], high: Sequence[float]
+    ) -> tuple[Array, list[Array]]:
+        values = read(start, stop)
+        above, inside = np.zeros(len(which), np.int64), []
+        for place, i in enumerate(which):
+            piece = _array(values[i])
+            over = piece > high[place]
+            above[place] = np.count_nonzero(over)
+            inside.append(piece[(piece >= low[place]) ^ over])
+        return above, inside
+
+    return scan
+
+
+def _array(values: torch.Tensor | Array) -> Array:
+    return values if isinstance(values, np.ndarray) else values.numpy()
+
+
 def _within(
-    read: Magnitudes, ranges: Sequence[tuple[int, int]], counts: Sequence[int], intervals: Intervals
+    read: Magnitudes,
+    ranges: Sequence[tuple[int, int]],
+    counts: Sequence[int],
+    intervals: Intervals,
+    scan: Scan | None,
 ) -> dict[int, Cut]:
     """The cuts whose thresholds lie in their intervals, ends included."""
     above = dict.fromkeys(intervals, 0)
     inside: dict[int, list[tuple[Array, Array]]] = {i: [] for i in intervals}
+    which = list(intervals)
+    low, high = [intervals[i][0] for i in which], [intervals[i][1] for i in which]
     for start, stop in ranges:
-        values = read(start, stop)
-        for i, (low, high) in intervals.items():
-            piece = values[i].numpy()
-            over = piece > high
-            above[i] += int(np.count_nonzero(over))
+        over, between = (scan or _scan(read))(start, stop, which, low, high)
+        for place, i in enumerate(which):
+            above[i] += int(over[place])
             # Weights of bfloat16 make few different changes: distinct values with their numbers take little room.
-            inside[i].append(np.unique(piece[(piece >= low) ^ over], return_counts=True))
+            inside[i].append(np.unique(between[place], return_counts=True))
     result: dict[int, Cut] = {}
     for i, found in inside.items():
         distinct = np.concatenate([values for values, _ in found])
@@ -150,7 +184,7 @@ def _last(
         return 2**62
     for (start, stop), number in zip(ranges, ties, strict=True):
         if number >= room:
-            return start + int(np.flatnonzero(read(start, stop)[i].numpy() == threshold)[room - 1])
+            return start + int(np.flatnonzero(_array(read(start, stop)[i]) == threshold)[room - 1])
         room -= number
     raise AssertionError("fewer equal elements than were counted")
 
@@ -164,12 +198,12 @@ def _narrowed(
     result: Intervals = {}
     for i in wanted:
         prefix, left = 0, counts[i]
-        kind = read(*ranges[0])[i].numpy().dtype
+        kind = _array(read(*ranges[0])[i]).dtype
         integer = np.dtype(f"u{kind.itemsize}")
         for shift in range(8 * kind.itemsize - 16, -1, -16):
             histogram = np.zeros(_BINS, np.int64)
             for start, stop in ranges:
-                bits = read(start, stop)[i].numpy().view(integer) >> shift
+                bits = _array(read(start, stop)[i]).view(integer) >> shift
                 same = bits[bits >> 16 == prefix] if prefix or shift < 8 * kind.itemsize - 16 else bits
                 histogram += np.bincount((same & (_BINS - 1)).astype(np.int64), minlength=_BINS)
             running = histogram[::-1].cumsum()

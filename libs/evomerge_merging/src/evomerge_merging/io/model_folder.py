@@ -9,8 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from evomerge_common.errors import ModelError, ModelNotFound, NotAModel, UnsafeFile
-from evomerge_merging.io.dtypes import element_type
+from evomerge_merging.io.dtypes import ElementType, element_type
 from evomerge_merging.io.safetensors_file import SafetensorsFile, TensorInfo
 
 if TYPE_CHECKING:
@@ -41,6 +44,15 @@ class TensorStore(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+def raw_elements(store: TensorStore, name: str, start: int, stop: int) -> tuple[NDArray[np.uint8], ElementType]:
+    """The bytes of elements [start, stop), and their type: without torch where the store simply reads a file."""
+    read = getattr(store, "raw", None)
+    if read is not None:
+        return read(name, start, stop), store.tensors[name].dtype
+    values = store.block(name, start, stop).contiguous()
+    return values.view(torch.uint8).numpy(), element_type(values.dtype)
 
 
 class MemoryStore:
@@ -79,6 +91,9 @@ class ShardedStore:
 
     def block(self, name: str, start: int, stop: int) -> torch.Tensor:
         return self._of[name].block(name, start, stop)
+
+    def raw(self, name: str, start: int, stop: int) -> NDArray[np.uint8]:
+        return raw_elements(self._of[name], name, start, stop)[0]
 
     def rows(self, name: str, rows: torch.Tensor) -> torch.Tensor:
         return self._of[name].rows(name, rows)

@@ -16,6 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from evomerge_common.errors import UnsafeFile
 from evomerge_merging.io.dtypes import TYPES, ElementType
 
@@ -116,7 +119,14 @@ class SafetensorsFile:
         return result
 
     def block(self, name: str, start: int, stop: int) -> torch.Tensor:
-        """Elements [start, stop) of the flattened tensor, read with `pread`.
+        """Elements [start, stop) of the flattened tensor; see `raw`."""
+        dtype = self.tensors[name].dtype.torch_dtype
+        if start >= stop:
+            return torch.empty(0, dtype=dtype)
+        return torch.from_numpy(self.raw(name, start, stop)).view(dtype)
+
+    def raw(self, name: str, start: int, stop: int) -> NDArray[np.uint8]:
+        """The bytes of elements [start, stop) of the flattened tensor, read with `pread`.
 
         In cache-sized pieces this is faster than touching mapped pages, keeps the file out of the process's resident
         memory, and tells a file truncated behind our back by an error rather than a bus error.
@@ -127,17 +137,15 @@ class SafetensorsFile:
         """
         info = self.tensors[name]
         wanted = (stop - start) * info.dtype.itemsize
-        if wanted == 0:
-            return torch.empty(0, dtype=info.dtype.torch_dtype)
-        raw = torch.empty(wanted, dtype=torch.uint8)
-        view = memoryview(raw.numpy())
+        raw: NDArray[np.uint8] = np.empty(wanted, np.uint8)
+        view = raw.data
         offset, done = info.start + start * info.dtype.itemsize, 0
         while done < wanted:
             count = os.preadv(self._fd, [view[done:]], offset + done)
             if count == 0:
                 raise UnsafeFile(f"{self.path} became shorter while it was read; download or copy the model again")
             done += count
-        return raw.view(info.dtype.torch_dtype)
+        return raw
 
 
 def _header(path: Path, fd: int, size: int) -> bytes:

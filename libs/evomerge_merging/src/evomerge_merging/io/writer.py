@@ -10,6 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from evomerge_common.errors import DiskFull
 from evomerge_merging.io.dtypes import ElementType, element_type
 
@@ -66,8 +69,12 @@ class SafetensorsWriter:
         if element_type(values.dtype) != self._dtypes[name]:
             raise TypeError(f"{name} is {self._dtypes[name]}, not {values.dtype}")
         if values.numel():
-            data = memoryview(values.reshape(-1).view(torch.uint8).numpy())
-            self._pwrite(data, self._starts[name] + start * values.element_size())
+            self.write_raw(name, start, values.reshape(-1).view(torch.uint8).numpy())
+
+    def write_raw(self, name: str, start: int, data: NDArray[np.uint8]) -> None:
+        """Puts the bytes of elements from `start` on."""
+        if data.size:
+            self._pwrite(data.data, self._starts[name] + start * self._dtypes[name].itemsize)
 
     def close(self, *, durable: bool = True) -> None:
         """Writes it out to the disk and lets it go."""

@@ -3,25 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from evomerge_merging.methods.registry import PerModel, merge_method
+from evomerge_merging.methods.registry import Block, PerModel, merge_method
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
+
+    from evomerge_merging.io.dtypes import ElementType
+    from evomerge_merging.native.reader import Reader
+
+    Bytes = np.ndarray[Any, Any]
 
 _EPSILON = 1e-8
 
 
-@merge_method("linear")
+def _linear_kernel(
+    reader: Reader, block: Block, dtype: ElementType, *, weight: Sequence[float], normalize: bool
+) -> Bytes:
+    return reader.weighted_sum(block.start, block.stop, _shares(weight, normalize=normalize), dtype)
+
+
+def _scaled_kernel(reader: Reader, block: Block, dtype: ElementType, *, scale: Sequence[float]) -> Bytes:
+    return reader.weighted_sum(block.start, block.stop, scale, dtype)
+
+
+def _shares(weight: Sequence[float], *, normalize: bool) -> list[float]:
+    total = sum(weight)
+    scale = 1.0 / total if normalize and abs(total) > _EPSILON else 1.0
+    return [w * scale for w in weight]
+
+
+@merge_method("linear", kernel=_linear_kernel)
 def linear(tensors: Sequence[Tensor], *, weight: PerModel[float], normalize: bool = True) -> Tensor:
     """Weighted sum of the models, by default divided by the sum of the weights.
 
     Model soups (Wortsman et al. 2022, arXiv:2203.05482). A sum of weights near zero is not divided by.
     """
-    total = sum(weight)
-    scale = 1.0 / total if normalize and abs(total) > _EPSILON else 1.0
-    return weighted_sum(tensors, [w * scale for w in weight])
+    return weighted_sum(tensors, _shares(weight, normalize=normalize))
 
 
 def weighted_sum(tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
@@ -36,19 +56,19 @@ def weighted_sum(tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     return result
 
 
-@merge_method("passthrough", inputs=1)
+@merge_method("passthrough", inputs=1, kernel=_scaled_kernel)
 def passthrough(tensors: Sequence[Tensor], *, scale: PerModel[float] = (1.0,)) -> Tensor:
     """The one model as it is, or times `scale`: for putting layers of several models on top of each other."""
     return tensors[0] * scale[0] if scale[0] != 1.0 else tensors[0]
 
 
-@merge_method("frankenmerge", inputs=1)
+@merge_method("frankenmerge", inputs=1, kernel=_scaled_kernel)
 def frankenmerge(tensors: Sequence[Tensor], *, scale: PerModel[float] = (1.0,)) -> Tensor:
     """Layers drawn from different models, slice by slice; the same as passthrough."""
     return passthrough(tensors, scale=scale)
 
 
-@merge_method("dfs", inputs=1, scales="hop")
+@merge_method("dfs", inputs=1, scales="hop", kernel=_scaled_kernel)
 def dfs(tensors: Sequence[Tensor], *, scale: PerModel[float] = (1.0,)) -> Tensor:
     """A path through the layers of all models; `scale` of a slice multiplies the hidden state that enters it.
 

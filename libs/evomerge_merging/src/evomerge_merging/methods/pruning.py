@@ -11,9 +11,17 @@ import numpy as np
 
 from evomerge_common.errors import RecipeError
 from evomerge_merging.methods.registry import Block, PerModel, View, merge_method
-from evomerge_merging.methods.task_vectors import Keep, Thinning, deltas_of, merge_task_vectors, rescaled
+from evomerge_merging.methods.task_vectors import (
+    Keep,
+    Thinning,
+    deltas_of,
+    magnitude_cuts,
+    merge_task_vectors,
+    rescaled,
+    task_vector_kernel,
+)
 from evomerge_merging.rows import row_length, row_ranges, total
-from evomerge_merging.selection import KEEP_ALL, KEEP_NONE, Bits, Cut, cuts
+from evomerge_merging.selection import KEEP_ALL, KEEP_NONE, Bits, Cut
 
 if TYPE_CHECKING:
     import torch
@@ -44,10 +52,6 @@ def _band_statistics(
 
     Where that leaves too few, fewer of the largest are left out: the density holds.
     """
-
-    def magnitudes(start: int, stop: int) -> list[Tensor]:
-        return [values for delta in deltas_of(view, start, stop) for values in [delta.abs_()] * 2]
-
     if all(share >= 1.0 for share in density):
         return Thinning([KEEP_ALL] * len(density), [1.0] * len(density))
     counts = []
@@ -55,12 +59,12 @@ def _band_statistics(
         kept = int(min(share, 1.0) * view.size)
         dropped = max(0, min(int(outliers * view.size), view.size - kept))
         counts += [dropped + kept, dropped]
-    found = cuts(magnitudes, view.pieces(), view.size, counts)
+    found = magnitude_cuts(view, counts)
     bands = [Band(outer, inner) for outer, inner in zip(found[::2], found[1::2], strict=True)]
     return rescaled(view, density, bands, rescale=rescale)
 
 
-@merge_method("breadcrumbs", statistics=_band_statistics)
+@merge_method("breadcrumbs", statistics=_band_statistics, kernel=task_vector_kernel(elect=False))
 def breadcrumbs(
     tensors: Sequence[Tensor],
     base: Tensor,
@@ -84,7 +88,7 @@ def breadcrumbs(
     )  # fmt: skip
 
 
-@merge_method("breadcrumbs_ties", statistics=_band_statistics)
+@merge_method("breadcrumbs_ties", statistics=_band_statistics, kernel=task_vector_kernel(elect=True))
 def breadcrumbs_ties(
     tensors: Sequence[Tensor],
     base: Tensor,
@@ -114,9 +118,9 @@ def kept_by_rank(magnitudes: Tensor, words: Tensor, density: float, epsilon: flo
     """
     values, draws = magnitudes.numpy(), words.numpy()
     row = values.shape[1]
-    low, high = (round((density + side * epsilon) * 2**32) - 2**31 for side in (-1, 1))
-    if row == 1 or high <= low:
-        return np.asarray(draws < round(density * 2**32) - 2**31)
+    low, high = _word_limits(density, epsilon if row > 1 else 0.0)
+    if high <= low:
+        return np.asarray(draws < low)
     kept: Flags = draws < low
     # The others hang on rank: kept if it is at least `need`, that is if as large as the element of that rank in the
     # sorted row, or larger than the one before it. With equals the first asks their last rank and the second their
@@ -131,6 +135,13 @@ def kept_by_rank(magnitudes: Tensor, words: Tensor, density: float, epsilon: flo
     return kept
 
 
+def _word_limits(density: float, epsilon: float) -> tuple[int, int]:
+    """Words below the first keep, from the second on drop; between them the rank decides."""
+    low, high = (round((density + side * epsilon) * 2**32) - 2**31 for side in (-1, 1))
+    middle = round(density * 2**32) - 2**31
+    return (low, high) if high > low else (middle, middle)
+
+
 def _rank_statistics(
     view: View, *, density: Sequence[float], epsilon: Sequence[float], rescale: bool, **_: Any
 ) -> Thinning:
@@ -143,6 +154,15 @@ def _rank_statistics(
     bits: dict[int, list[np.ndarray[Any, Any]]] = {i: [] for i in drawn}
     sums = {i: ([0.0], [0.0]) for i in drawn}
     for start, stop in row_ranges(view) if drawn else ():
+        if view.native is not None:
+            for i in drawn:
+                draws = view.block(start, stop).raw_words(i, 32)
+                low, high = _word_limits(density[i], epsilon[i] if row > 1 else 0.0)
+                flags, *both = view.native.rank_flags(i, start, stop, row, draws, low, high)
+                bits[i].append(np.packbits(flags))
+                for parts, value in zip(sums[i], both, strict=True):
+                    parts.append(value)
+            continue
         deltas, block = deltas_of(view, start, stop), view.block(start, stop)
         for i in drawn:
             magnitudes = deltas[i].abs_().reshape(-1, row)
@@ -171,7 +191,7 @@ def _check_epsilon(*, density: Sequence[float], epsilon: Sequence[float], **_: A
             )
 
 
-@merge_method("della", statistics=_rank_statistics, check=_check_epsilon)
+@merge_method("della", statistics=_rank_statistics, check=_check_epsilon, kernel=task_vector_kernel(elect=True))
 def della(
     tensors: Sequence[Tensor],
     base: Tensor,
@@ -195,7 +215,7 @@ def della(
     )  # fmt: skip
 
 
-@merge_method("della_linear", statistics=_rank_statistics, check=_check_epsilon)
+@merge_method("della_linear", statistics=_rank_statistics, check=_check_epsilon, kernel=task_vector_kernel(elect=False))
 def della_linear(
     tensors: Sequence[Tensor],
     base: Tensor,

@@ -35,8 +35,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, TypeVar
 from evomerge_common.errors import RecipeError, did_you_mean
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
+    from evomerge_merging.native.reader import Reader
+
+Kernel = Callable[..., "np.ndarray[Any, Any]"]
+"""(reader, block, element type, **parameters) → the piece's bytes in that type."""
 T = TypeVar("T")
 _PER_MODEL = "per model"
 PerModel = Annotated[tuple[T, ...], _PER_MODEL]
@@ -83,6 +88,11 @@ class View(Protocol):
         """The block of these elements, without statistics."""
         ...
 
+    @property
+    def native(self) -> Reader | None:
+        """The same tensor for the native kernels, where they can read it."""
+        ...
+
 
 @dataclass(frozen=True)
 class Block:
@@ -96,6 +106,7 @@ class Block:
         words: `words(i)` gives an int32 for each element (`words(i, 16)` an int16 in half the time), uniform over all
             values, that depends on nothing but
             the recipe's seed, the i-th input's identity, the tensor's name and the element's place.
+        raw_words: the same as a numpy array.
 
     """
 
@@ -105,6 +116,7 @@ class Block:
     words: Callable[..., Tensor]
     statistics: Any = None
     names: tuple[str, ...] = ()
+    raw_words: Callable[..., np.ndarray[Any, Any]] = None  # type: ignore[assignment]
 
 
 @dataclass(frozen=True)
@@ -129,6 +141,7 @@ class Method:
         inputs: how many inputs besides the base it takes, None for any number of at least `at_least`.
         check: called with one tensor's parameters when planning; raises RecipeError if they cannot go together.
         scales: what a parameter `scale` of a layer means: "tensor", or "hop" (the hidden state on its way in).
+        kernel: the same piece by the native kernels; absent, or when it raises NotFinite, the function is called.
 
     """
 
@@ -144,6 +157,7 @@ class Method:
     wants_block: bool
     at_least: int = 1
     check: Callable[..., None] | None = None
+    kernel: Kernel | None = None
 
     def __call__(
         self, tensors: Sequence[Tensor], base: Tensor | None, block: Block, parameters: Mapping[str, Any]
@@ -175,6 +189,7 @@ def merge_method(
     statistics: Callable[..., Any] | None = None,
     whole: bool = False,
     scales: Literal["tensor", "hop"] = "tensor",
+    kernel: Kernel | None = None,
 ) -> Callable[[Function], Function]:
     """Registers a function under a name; see the module's text.
 
@@ -201,6 +216,7 @@ def merge_method(
             wants_block="block" in positional,
             at_least=at_least,
             check=check,
+            kernel=kernel,
         )
         return function
 

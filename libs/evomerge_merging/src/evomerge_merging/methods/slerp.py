@@ -12,7 +12,13 @@ from evomerge_merging.methods.elementwise import weighted_sum
 from evomerge_merging.methods.registry import Block, View, merge_method
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
+
+    from evomerge_merging.io.dtypes import ElementType
+    from evomerge_merging.native.reader import Reader
+
+    Bytes = np.ndarray[Any, Any]
 
 _NEARLY_PARALLEL = 0.9995
 _EPSILON = 1e-8
@@ -34,6 +40,9 @@ def _interpolation(view: View, *, t: float) -> Weights:
     """
     sums = Sums("aa", "bb", "ab")
     for start, stop in view.pieces():
+        if view.native is not None:
+            sums.add_cells(*view.native.inner_products(start, stop).T)
+            continue
         (other,), base = view.read(start, stop)
         assert base is not None
         sums.add(aa=base * base, bb=other * other, ab=base * other)
@@ -47,7 +56,12 @@ def _interpolation(view: View, *, t: float) -> Weights:
     return Weights(math.sin((1.0 - t) * angle) / math.sin(angle), math.sin(t * angle) / math.sin(angle))
 
 
-@merge_method("slerp", base="first", inputs=1, statistics=_interpolation)
+def _slerp_kernel(reader: Reader, block: Block, dtype: ElementType, *, t: float) -> Bytes:
+    weights: Any = block.statistics
+    return reader.weighted_sum(block.start, block.stop, [weights.first, weights.second], dtype)
+
+
+@merge_method("slerp", base="first", inputs=1, statistics=_interpolation, kernel=_slerp_kernel)
 def slerp(tensors: Sequence[Tensor], base: Tensor, block: Block, *, t: float) -> Tensor:
     """Interpolates along the arc between base (t = 0) and the other model (t = 1), each tensor as one vector.
 

@@ -14,13 +14,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from evomerge_merging.folds import Sums
-from evomerge_merging.methods.registry import Block, PerModel, View, merge_method
-from evomerge_merging.random_words import kept
-from evomerge_merging.selection import KEEP_ALL, Bits, cuts
+from evomerge_merging.methods.registry import Block, Kernel, PerModel, View, merge_method
+from evomerge_merging.random_words import kept, kept_words
+from evomerge_merging.selection import KEEP_ALL, Bits, Cut, cuts
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+    from evomerge_merging.io.dtypes import ElementType
+    from evomerge_merging.native.reader import Reader
 else:
     from evomerge_merging.torch_later import torch
 
@@ -48,6 +51,10 @@ class Thinning:
     cuts: Sequence[Keep]
     factors: Sequence[float]
 
+    def kept(self, density: Sequence[float]) -> list[Keep | None]:
+        """What is kept of each; None where that is all."""
+        return [None if share >= 1.0 else cut for cut, share in zip(self.cuts, density, strict=True)]
+
     def apply(self, i: int, delta: Tensor, start: int, density: float) -> Tensor:
         """A piece of the i-th task vector, thinned out, not yet rescaled; `delta` may be written into."""
         return delta if density >= 1.0 else self.cuts[i].apply(delta, start)
@@ -55,14 +62,32 @@ class Thinning:
 
 def thin_by_magnitude(view: View, *, density: Sequence[float], rescale: bool) -> Thinning:
     """Finds the `int(density * size)` largest magnitudes of each task vector, exactly."""
-
-    def magnitudes(start: int, stop: int) -> list[Tensor]:
-        return [delta.abs_() for delta in deltas_of(view, start, stop)]
-
     if all(share >= 1.0 for share in density):
         return Thinning([KEEP_ALL] * len(density), [1.0] * len(density))
     counts = [int(min(share, 1.0) * view.size) for share in density]
-    return rescaled(view, density, cuts(magnitudes, view.pieces(), view.size, counts), rescale=rescale)
+    return rescaled(view, density, magnitude_cuts(view, counts), rescale=rescale)
+
+
+def magnitude_cuts(view: View, counts: Sequence[int]) -> list[Cut]:
+    """Cuts that keep the `counts[i]` largest magnitudes of task vectors; several for each, in a row, as there are."""
+    reader = view.native
+
+    def magnitudes(start: int, stop: int) -> Any:
+        found: Any = (
+            [delta.abs_() for delta in deltas_of(view, start, stop)]
+            if reader is None
+            else reader.magnitudes(start, stop)
+        )
+        return [values for values in found for _ in range(len(counts) // len(found))]
+
+    def scan(
+        start: int, stop: int, which: Sequence[int], low: Sequence[float], high: Sequence[float]
+    ) -> tuple[Any, list[Any]]:
+        assert reader is not None
+        each = len(counts) // reader.inputs
+        return reader.scan(start, stop, [i // each for i in which], low, high)
+
+    return cuts(magnitudes, view.pieces(), view.size, counts, scan if reader is not None else None)
 
 
 def thin_at_random(view: View, *, density: Sequence[float], rescale: bool) -> Thinning:
@@ -71,6 +96,8 @@ def thin_at_random(view: View, *, density: Sequence[float], rescale: bool) -> Th
     The outcome is held as a bit an element, since drawing it twice would cost more. See `rescaled` for the factors.
     """
     drawn = [i for i, share in enumerate(density) if share < 1.0]
+    if view.native is not None and drawn:
+        return rescaled(view, density, _drawn(view, density, drawn), rescale=rescale)
     bits: dict[int, list[Any]] = {i: [] for i in drawn}
     sums = Sums(*[f"{name}{i}" for i in drawn for name in ("all", "kept")])
     for start, stop in view.pieces() if drawn else ():
@@ -89,6 +116,18 @@ def thin_at_random(view: View, *, density: Sequence[float], rescale: bool) -> Th
     return Thinning(keep, _factors(sums, drawn if rescale else [], len(density)))
 
 
+def _drawn(view: View, density: Sequence[float], drawn: Sequence[int]) -> list[Keep]:
+    bits: dict[int, list[Any]] = {i: [] for i in drawn}
+    for start, stop in view.pieces():
+        block = view.block(start, stop)
+        for i in drawn:
+            bits[i].append(np.packbits(kept_words(block.raw_words(i, 16), density[i])))
+    keep: list[Keep] = [KEEP_ALL] * len(density)
+    for i in drawn:
+        keep[i] = Bits(np.concatenate([*bits.pop(i), np.empty(0, np.uint8)]))
+    return keep
+
+
 def deltas_of(view: View, start: int, stop: int) -> list[Tensor]:
     """The inputs less the base; where there is none, as they are (which then must not be written into)."""
     tensors, base = view.read(start, stop)
@@ -103,6 +142,10 @@ def rescaled(view: View, density: Sequence[float], found: Sequence[Keep], *, res
         return thinning
     sums = Sums(*[f"{name}{i}" for i in thinned for name in ("all", "kept")])
     for start, stop in view.pieces():
+        if view.native is not None:
+            cells = view.native.thinned_sums(start, stop, thinning.kept(density))[:, thinned]
+            sums.add_cells(*cells.reshape(len(cells), -1).T)
+            continue
         deltas = deltas_of(view, start, stop)
         for i in thinned:
             magnitudes = deltas[i].abs()
@@ -150,6 +193,34 @@ def merge_task_vectors(
     return total.mul_(scale).add_(base)
 
 
+def task_vector_kernel(*, elect: bool) -> Kernel:
+    """`merge_task_vectors` by the native kernels."""
+
+    def kernel(
+        reader: Reader,
+        block: Block,
+        dtype: ElementType,
+        *,
+        weight: Sequence[float],
+        density: Sequence[float],
+        normalize: bool,
+        lambda_: float,
+        **_: Any,
+    ) -> Any:
+        found: Thinning | None = block.statistics
+        factors = found.factors if found is not None else [1.0] * len(weight)
+        total = sum(weight)
+        return reader.task_vectors(
+            block.start, block.stop,
+            found.kept(density) if found is not None else [None] * len(weight),
+            [share * factor for share, factor in zip(weight, factors, strict=True)], weight, dtype,
+            scale=lambda_, divide=1.0 / total if normalize and abs(total) > _EPSILON else 1.0,
+            elect=elect, normalize=normalize,
+        )  # fmt: skip
+
+    return kernel
+
+
 def _disjoint_sum(weighted: Sequence[Tensor], total: Tensor, weight: Sequence[float], *, normalize: bool) -> Tensor:
     """Only changes that have the sign of the total (plus where it is zero) count, and only their weights divide."""
     sign = torch.ones_like(total).copysign_(total)
@@ -174,7 +245,7 @@ def _random_statistics(view: View, *, density: Sequence[float], rescale: bool, *
     return thin_at_random(view, density=density, rescale=rescale)
 
 
-@merge_method("task_arithmetic")
+@merge_method("task_arithmetic", kernel=task_vector_kernel(elect=False))
 def task_arithmetic(
     tensors: Sequence[Tensor],
     base: Tensor,
@@ -194,7 +265,7 @@ def task_arithmetic(
     )  # fmt: skip
 
 
-@merge_method("ties", statistics=_magnitude_statistics)
+@merge_method("ties", statistics=_magnitude_statistics, kernel=task_vector_kernel(elect=True))
 def ties(
     tensors: Sequence[Tensor],
     base: Tensor,
@@ -214,7 +285,7 @@ def ties(
     )  # fmt: skip
 
 
-@merge_method("dare_linear", statistics=_random_statistics)
+@merge_method("dare_linear", statistics=_random_statistics, kernel=task_vector_kernel(elect=False))
 def dare_linear(
     tensors: Sequence[Tensor],
     base: Tensor,
@@ -234,7 +305,7 @@ def dare_linear(
     )  # fmt: skip
 
 
-@merge_method("dare_ties", statistics=_random_statistics)
+@merge_method("dare_ties", statistics=_random_statistics, kernel=task_vector_kernel(elect=True))
 def dare_ties(
     tensors: Sequence[Tensor],
     base: Tensor,

@@ -1,0 +1,223 @@
+"""Pieces of a node's sources as the kernels take them, and the kernels over them."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from evomerge_merging.folds import CELL
+from evomerge_merging.io.dtypes import BF16, F16, F32, ElementType
+from evomerge_merging.io.model_folder import TensorStore, raw_elements
+from evomerge_merging.native import library
+from evomerge_merging.native.structures import (
+    BFLOAT16,
+    FLOAT32,
+    KEEP_BAND,
+    KEEP_BITS,
+    KEEP_CUT,
+    KEEP_EVERYTHING,
+    MOST_INPUTS,
+    Elements,
+    Keep,
+)
+from evomerge_merging.selection import Bits, Cut
+
+if TYPE_CHECKING:
+    from evomerge_merging.expression import Load
+
+Array = np.ndarray[Any, Any]
+
+
+class NotFinite(Exception):
+    """A kernel met NaN or infinity."""
+
+
+def readable(loads: Sequence[Load]) -> bool:
+    """Whether the kernels can work on these sources: 16 or 32-bit floats that no recipe rounds first."""
+    return (
+        library() is not None
+        and 0 < len(loads) <= MOST_INPUTS
+        and all(load.dtype in (BF16, F16, F32) and load.cast in (None, F32, load.dtype) for load in loads)
+    )
+
+
+class Reader:
+    """The inputs and the base of one tensor; each call reads its piece from the files."""
+
+    def __init__(self, inputs: Sequence[Load], base: Load | None, sources: Mapping[str, TensorStore]) -> None:
+        self._inputs, self._base, self._sources = list(inputs), base, sources
+        kernels = library()
+        assert kernels is not None
+        self._kernels: Any = kernels
+
+    @property
+    def inputs(self) -> int:
+        """Number of inputs."""
+        return len(self._inputs)
+
+    # ---- statistics ----
+
+    def magnitudes(self, start: int, stop: int) -> list[Array]:
+        """|input - base| of each input, float32."""
+        inputs, base, _keep = self._piece(start, stop)
+        result = []
+        for given in inputs:
+            out = np.empty(stop - start, np.float32)
+            _check(self._kernels.evomerge_magnitudes(ctypes.byref(given), base, stop - start, out.ctypes.data))
+            result.append(out)
+        return result
+
+    def scan(
+        self, start: int, stop: int, input_of: Sequence[int], low: Sequence[float], high: Sequence[float]
+    ) -> tuple[Array, list[Array]]:
+        """For each cut, of its input's magnitudes: how many lie above `high`, and those from `low` to `high`."""
+        inputs, base, _keep = self._piece(start, stop)
+        count, cuts = stop - start, len(input_of)
+        above, number = np.zeros(cuts, np.int64), np.zeros(cuts, np.int64)
+        inside = [np.empty(count, np.float32) for _ in range(cuts)]
+        places = (ctypes.c_void_p * cuts)(*[found.ctypes.data for found in inside])
+        which = np.asarray(input_of, np.int64)
+        bounds = np.asarray(low, np.float32), np.asarray(high, np.float32)
+        _check(
+            self._kernels.evomerge_scan(
+                inputs, base, len(inputs), cuts, which.ctypes.data, bounds[0].ctypes.data, bounds[1].ctypes.data,
+                count, above.ctypes.data, places, number.ctypes.data,
+            )
+        )  # fmt: skip
+        return above, [found[:many] for found, many in zip(inside, number.tolist(), strict=True)]
+
+    def thinned_sums(self, start: int, stop: int, keeps: Sequence[Any]) -> Array:
+        """Sums of magnitudes, all and kept: cells × inputs × 2, float64. Starts at a multiple of CELL."""
+        inputs, base, _keep = self._piece(start, stop)
+        sums = np.empty((-(-(stop - start) // CELL), len(inputs), 2))
+        what, _held = _keeps(keeps, start)
+        _check(
+            self._kernels.evomerge_thinned_sums(
+                inputs, base, len(inputs), what, start, stop - start, sums.ctypes.data
+            )
+        )  # fmt: skip
+        return sums
+
+    def rank_flags(
+        self, i: int, start: int, stop: int, row: int, words: Array, low: int, high: int
+    ) -> tuple[Array, float, float]:
+        """DELLA's choice for whole rows of input `i`, a byte an element, and the sums of magnitudes, all and kept."""
+        inputs, base, _keep = self._piece(start, stop, only=i)
+        flags, sums = np.empty(stop - start, np.uint8), np.empty(2)
+        scratch, words = np.empty(row, np.uint32), np.ascontiguousarray(words, np.int32)
+        _check(
+            self._kernels.evomerge_rank_flags(
+                inputs, base, (stop - start) // row, row, words.ctypes.data, low, high, scratch.ctypes.data,
+                flags.ctypes.data, sums.ctypes.data,
+            )
+        )  # fmt: skip
+        return flags, float(sums[0]), float(sums[1])
+
+    def inner_products(self, start: int, stop: int) -> Array:
+        """Sums of bb, ii and bi for base b and input i: cells × 3, float64. Starts at a multiple of CELL."""
+        inputs, base, _keep = self._piece(start, stop)
+        sums = np.empty((-(-(stop - start) // CELL), 3))
+        _check(self._kernels.evomerge_inner_products(base, inputs, stop - start, sums.ctypes.data))
+        return sums
+
+    # ---- results ----
+
+    def weighted_sum(self, start: int, stop: int, weights: Sequence[float], dtype: ElementType) -> Array:
+        """The sum of `weights[i]` times the base, if there is one, and the inputs, in that order; in bytes."""
+        inputs, base, _keep = self._piece(start, stop)
+        everyone = [*([base] if base is not None else []), *inputs]
+        given = (Elements * len(everyone))(*everyone)
+        factors = np.asarray(weights, np.float32)
+        out, place = _output(stop - start, dtype)
+        _check(
+            self._kernels.evomerge_weighted_sum(
+                given, len(everyone), factors.ctypes.data, stop - start, ctypes.byref(place)
+            )
+        )  # fmt: skip
+        return _bytes(out, dtype)
+
+    def task_vectors(
+        self,
+        start: int,
+        stop: int,
+        keeps: Sequence[Any],
+        factors: Sequence[float],
+        weight: Sequence[float],
+        dtype: ElementType,
+        *,
+        scale: float,
+        divide: float,
+        elect: bool,
+        normalize: bool,
+    ) -> Array:
+        """See `methods.task_vectors.merge_task_vectors`; in bytes."""
+        inputs, base, _keep = self._piece(start, stop)
+        what, _held = _keeps(keeps, start)
+        numbers = np.asarray(factors, np.float32), np.asarray(weight, np.float32)
+        out, place = _output(stop - start, dtype)
+        _check(
+            self._kernels.evomerge_task_vectors(
+                inputs, base, len(inputs), what, numbers[0].ctypes.data, numbers[1].ctypes.data, scale, divide,
+                elect, normalize, start, stop - start, ctypes.byref(place),
+            )
+        )  # fmt: skip
+        return _bytes(out, dtype)
+
+    def _piece(self, start: int, stop: int, only: int | None = None) -> tuple[Any, Any, list[Array]]:
+        """Inputs, base and the arrays that they point into, to be held while a kernel runs."""
+        wanted = self._inputs if only is None else [self._inputs[only]]
+        arrays = [_read(self._sources, load, start, stop) for load in wanted]
+        inputs = (Elements * len(wanted))(*[_elements(array) for array in arrays])
+        if self._base is None:
+            return inputs, None, arrays
+        arrays.append(_read(self._sources, self._base, start, stop))
+        return inputs, _elements(arrays[-1]), arrays
+
+
+def _read(sources: Mapping[str, TensorStore], load: Load, start: int, stop: int) -> Array:
+    """As uint16 (the bits of bfloat16) or float32."""
+    data, dtype = raw_elements(sources[load.source], load.name, start, stop)
+    if dtype == BF16:
+        return data.view(np.uint16)
+    return data.view(np.float16).astype(np.float32) if dtype == F16 else data.view(np.float32)
+
+
+def _elements(array: Array) -> Elements:
+    return Elements(array.ctypes.data, BFLOAT16 if array.dtype == np.uint16 else FLOAT32)
+
+
+def _output(count: int, dtype: ElementType) -> tuple[Array, Elements]:
+    out: Array = np.empty(count, np.uint16 if dtype == BF16 else np.float32)
+    return out, _elements(out)
+
+
+def _bytes(out: Array, dtype: ElementType) -> Array:
+    if dtype == F16:
+        with np.errstate(over="ignore"):
+            out = out.astype(np.float16)
+        if not np.isfinite(out).all():
+            raise NotFinite
+    return out.view(np.uint8)
+
+
+def _keeps(keeps: Sequence[Any], start: int) -> tuple[Any, list[Any]]:
+    """What is kept, from element `start` on, and what it points into."""
+    result = (Keep * len(keeps))()
+    for place, given in zip(result, keeps, strict=True):
+        place.kind = KEEP_EVERYTHING
+        if isinstance(given, Cut):
+            place.kind, place.outer, place.outer_last = KEEP_CUT, given.threshold, given.last
+        elif isinstance(given, Bits):
+            place.kind, place.bits = KEEP_BITS, given.packed.ctypes.data + start // 8
+        elif given is not None:  # a Band
+            place.kind, place.outer, place.outer_last = KEEP_BAND, given.outer.threshold, given.outer.last
+            place.inner, place.inner_last = given.inner.threshold, given.inner.last
+    return result, list(keeps)
+
+
+def _check(status: int) -> None:
+    if status:
+        raise NotFinite
