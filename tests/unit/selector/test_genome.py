@@ -132,3 +132,11 @@ def test_a_genome_that_does_not_fit_is_refused(change: dict[str, object], words:
     genome = replace(space_of().uniform("task_arithmetic", weight=0.5), **change)  # type: ignore[arg-type]
     with pytest.raises(RecipeError, match=words):
         space_of().recipe(genome)
+
+
+def test_a_row_without_weights_counts_all_alike_rather_than_making_zeros() -> None:
+    space = space_of()
+    even = space.uniform("linear", weight=0.5)
+    none = replace(even, weights=((0.0,) * len(MODELS), *even.weights[1:]))
+    ones = replace(even, weights=((1.0,) * len(MODELS), *even.weights[1:]))
+    assert space.recipe(none).digest == space.recipe(ones).digest

@@ -108,7 +108,6 @@ def merge_in_memory(
     if without:
         plan = replace(plan, tensors=tuple(tensor for tensor in plan.tensors if tensor.name not in without))
     tensors = {tensor.name: torch.empty(tensor.numel, dtype=tensor.dtype.torch_dtype) for tensor in plan.tensors}
-
     places = {name: tensor.view(torch.uint8).numpy() for name, tensor in tensors.items()}
 
     def write(name: str, start: int, data: Bytes) -> None:
@@ -130,10 +129,13 @@ def merge_into(plan: Plan, targets: Mapping[str, torch.Tensor], *, threads: int 
     """
     flat = {name: tensor.detach().view(-1) for name, tensor in targets.items()}
 
-    def write(name: str, start: int, values: torch.Tensor) -> None:
+    chosen = tuple(tensor for tensor in plan.tensors if tensor.name in flat)
+    types = {tensor.name: tensor.dtype.torch_dtype for tensor in chosen}
+
+    def write(name: str, start: int, data: Bytes) -> None:
+        values = torch.from_numpy(data).view(types[name])
         flat[name][start : start + values.numel()].copy_(values)
 
-    chosen = tuple(tensor for tensor in plan.tensors if tensor.name in flat)
     _run(replace(plan, tensors=chosen), write, threads, None, PIECE_ELEMENTS)
 
 

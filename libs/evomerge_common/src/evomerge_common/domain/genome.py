@@ -212,6 +212,10 @@ class SearchSpace:
             raise RecipeError(f"the search does not know method {genome.method!r}")
         if len(genome.weights) != self.rows or any(len(row) != len(ingredients) for row in genome.weights):
             raise RecipeError(f"a genome of {self.rows} rows × {len(ingredients)} weights is needed")
+        if genome.method == "linear":
+            # A row without any weight would be a tensor of zeros, which no model survives: all count alike in it.
+            rows = tuple(row if any(row) else (1.0,) * len(row) for row in genome.weights)
+            genome = replace(genome, weights=rows)
         ingredients = tuple(self._masked(genome, ingredients))
         if genome.method == "slerp":
             return self._slerp(genome, ingredients)

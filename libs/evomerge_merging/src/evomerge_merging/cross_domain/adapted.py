@@ -10,10 +10,9 @@ import math
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from evomerge_common.domain.recipe import CrossDomain
 from evomerge_merging.cross_domain.alignment import LayerMaps, hidden_map, layer_maps, leading_maps, one_thread
@@ -22,6 +21,12 @@ from evomerge_merging.cross_domain.axes import AxisMap, Pick, Same, adapted, lea
 from evomerge_merging.cross_domain.roles import AXES
 from evomerge_merging.cross_domain.tokens import TokenRows
 from evomerge_merging.io.safetensors_file import TensorInfo
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    from evomerge_merging.torch_later import torch
 
 _KEPT_BYTES = 64 << 20
 _ALIGNMENTS_KEPT = 4

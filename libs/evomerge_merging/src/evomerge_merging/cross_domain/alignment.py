@@ -15,15 +15,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from evomerge_merging.cross_domain.anatomy import Anatomy, Part
 from evomerge_merging.cross_domain.axes import AxisMap, Heads, Pick, Rotate, Same, along, leading
 from evomerge_merging.cross_domain.tokens import TokenRows
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    from evomerge_merging.torch_later import torch
 
 IN_PLACE = 0.9
 """Of the best agreement that any map reaches: who reaches so much without one is in its place already."""

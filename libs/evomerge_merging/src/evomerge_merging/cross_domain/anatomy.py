@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from evomerge_common.errors import ModelError
 from evomerge_merging import architecture
@@ -21,6 +19,12 @@ from evomerge_merging.cross_domain.roles import (
     split_kind,
 )
 from evomerge_merging.source import Source
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    from evomerge_merging.torch_later import torch
 
 
 @dataclass(frozen=True)
