@@ -25,7 +25,7 @@ from evomerge_common.runtime.ports_factory import Ports, connect_ports
 from evomerge_common.runtime.settings import Settings
 from support import assert_eventually, python_process
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 SPEC = {"models": ["org/a", "org/b", "org/c"], "base": "org/base", "suite": SUITE, "seed": 5}
 
@@ -75,7 +75,7 @@ class Bench:
     async def start_run(self, name: str, evaluations: int, request_id: str) -> str:
         """Through the API of the selector of that name."""
         file = self.folder / name / "selector.port"
-        await assert_eventually(lambda: file.exists() and file.read_text().endswith("\n"), 30)
+        await assert_eventually(lambda: file.exists() and file.read_text().endswith("\n"), 90)
         request = selector_pb2.StartRunRequest(
             request_id=request_id, spec=json.dumps({**SPEC, "search": {"evaluations": evaluations}})
         )
@@ -91,7 +91,7 @@ class Bench:
                         raise
                 return bool(found)
 
-            await assert_eventually(started, 30)
+            await assert_eventually(started, 120)
             return found[0]
 
 
@@ -146,7 +146,7 @@ async def test_workers_and_kills_change_no_proposal(broker: Broker, tmp_path: Pa
                 async def under_way(run: str = run_id, goal: int = 25 + 15 * kill) -> bool:
                     return len(proposals([one async for one in ports.log.read(run)])) >= goal
 
-                await assert_eventually(under_way, 60)
+                await assert_eventually(under_way, 120)
                 process.kill()
                 process.wait(10)
                 process = stack.enter_context(bench.selector(name))

@@ -31,7 +31,7 @@ def prepared(folder: Path, **spec: Any) -> Prepared:
     names = ("model1", "model2", "model3", "base", "suite", "seed", "evaluations", "ps_technique1", "ps_technique2",
              "dfs_technique", "weight_mask_rate", "mask_strategy")  # fmt: skip
     flags = {**dict.fromkeys(names), "use_weight_rescale": False, "use_cli": False}
-    return prepare(argparse.Namespace(spec=str(folder / "run.yaml"), **flags))
+    return prepare(argparse.Namespace(spec=str(folder / "run.yaml"), cross_domain=None, **flags))
 
 
 def test_adapters_alone_get_the_base_that_they_name(folder: Path) -> None:

@@ -165,7 +165,7 @@ def test_dare_drops_the_share_it_should_and_keeps_the_l1_norm(models: list[Model
         kept = change.abs() > 1e-9
         assert kept.double().mean().item() == pytest.approx(0.3, abs=0.01)
         assert change.abs().sum().item() == pytest.approx(delta.abs().sum().item(), rel=1e-4)
-        assert (change / delta)[kept].median().item() == pytest.approx(1 / 0.3, rel=0.02)
+        assert (change / delta)[kept].median().item() == pytest.approx(1 / 0.3, rel=0.05)
     plain = merged(recipe("dare_linear", [one], base, weight=1.0, density=0.3, rescale=False))[LARGE]
     change = (plain - source(base)[LARGE]).double()
     assert (change[change.abs() > 1e-6] / delta[change.abs() > 1e-6]).median().item() == pytest.approx(1.0, rel=1e-3)
