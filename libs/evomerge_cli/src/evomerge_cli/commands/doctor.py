@@ -20,7 +20,7 @@ MARKS = {OK: "✓", NOTE: "!", BAD: "✗"}
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """See the module's text."""
-    findings = [*_machine(), *_torch(), *_broker(), *_network(), *_tools()]
+    findings = [*_machine(), *_torch(), *_kernels(), *_broker(), *_network(), *_tools()]
     if not console.data([{"what": w, "state": s, "found": f, "advice": a} for w, s, f, a in findings]):
         for what, state, found, advice in findings:
             console.out(f"{MARKS[state]} {what:<18} {found}" + (f"\n    {advice}" if advice else ""))
@@ -73,6 +73,15 @@ def _torch() -> list[Finding]:
         advice = "no GPU is seen: models up to about a billion parameters are fine on a CPU" if kind == "cpu" else ""
         found.append(("device", OK if kind != "cpu" else NOTE, f"{name} ({kind}), dtype auto = {dtype}", advice))
     return found
+
+
+def _kernels() -> list[Finding]:
+    from evomerge_merging.native import library
+
+    if library() is not None:
+        return [("merge kernels", OK, "native", "")]
+    advice = "merges go by torch, more slowly: install a C compiler (gcc or clang), then rm -r .venv && make setup"
+    return [("merge kernels", NOTE, "not built", advice)]
 
 
 def _broker() -> list[Finding]:
