@@ -110,9 +110,9 @@ def proposals(events: list[Recorded]) -> list[tuple[int, str, str]]:
 
 
 async def test_of_two_selector_processes_one_is_fenced_off_and_no_event_is_doubled(
-    broker: Broker, tmp_path: Path
+    nats_server: Broker, tmp_path: Path
 ) -> None:
-    bench = Bench(broker, tmp_path)
+    bench = Bench(nats_server, tmp_path)
     ports = await connect_ports(bench.settings)
     with bench.selector("first") as first, bench.selector("second") as second:
         async with workers(ports, each=2):
@@ -130,9 +130,9 @@ async def test_of_two_selector_processes_one_is_fenced_off_and_no_event_is_doubl
     assert decisions.most_common(1)[0][1] == 1
 
 
-async def test_workers_and_kills_change_no_proposal(broker: Broker, tmp_path: Path) -> None:
+async def test_workers_and_kills_change_no_proposal(nats_server: Broker, tmp_path: Path) -> None:
     """One, two and eight workers of a kind; the selector is killed in the midst, twice."""
-    bench, found = Bench(broker, tmp_path), {}
+    bench, found = Bench(nats_server, tmp_path), {}
     ports = await connect_ports(bench.settings)
     for each, kills in ((1, 0), (2, 0), (8, 0), (2, 2)):
         name = f"selector-{each}-{kills}"

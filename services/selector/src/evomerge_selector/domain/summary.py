@@ -85,7 +85,10 @@ class RunEntry:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> RunEntry:
-        """Reads what `to_bytes` wrote."""
-        read = json.loads(data)
-        summary = RunSummary.from_dict(read["summary"]) if "summary" in read else None
-        return cls(read["state"], summary, read.get("snapshot", ""))
+        """Reads what `to_bytes` wrote; what is nothing of the kind is no active run, and stops no selector."""
+        try:
+            read = json.loads(data)
+            summary = RunSummary.from_dict(read["summary"]) if "summary" in read else None
+            return cls(read["state"], summary, read.get("snapshot", ""))
+        except (ValueError, TypeError, KeyError):
+            return cls("unreadable")
