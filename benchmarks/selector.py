@@ -86,8 +86,11 @@ def answer(job: Job) -> Result:
 async def workers(ports: Ports) -> AsyncIterator[None]:
     """Two of each kind."""
 
+    over = asyncio.Event()
+
     async def work(kind: str) -> None:
-        while True:
+        # Python 3.11's wait_for may swallow a cancellation that meets its answer, so the loop has an end of its own.
+        while not over.is_set():
             try:
                 delivery = await ports.queue.fetch(kind, 5.0)
                 if delivery:
@@ -101,6 +104,7 @@ async def workers(ports: Ports) -> AsyncIterator[None]:
     try:
         yield
     finally:
+        over.set()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -32,8 +32,11 @@ SPEC = {"models": ["org/a", "org/b", "org/c"], "base": "org/base", "suite": SUIT
 
 @asynccontextmanager
 async def workers(ports: Ports, each: int) -> AsyncIterator[None]:
+    over = asyncio.Event()
+
     async def work(kind: str) -> None:
-        while True:
+        # Python 3.11's wait_for may swallow a cancellation that meets its answer, so the loop has an end of its own.
+        while not over.is_set():
             try:
                 delivery = await ports.queue.fetch(kind, 2.0)
                 if delivery:
@@ -47,6 +50,7 @@ async def workers(ports: Ports, each: int) -> AsyncIterator[None]:
     try:
         yield
     finally:
+        over.set()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
