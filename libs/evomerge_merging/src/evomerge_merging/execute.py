@@ -107,24 +107,25 @@ def merge_in_memory(
     """The merged tensors by name (but those of `without`), in memory and bit for bit what `execute` writes."""
     if without:
         plan = replace(plan, tensors=tuple(tensor for tensor in plan.tensors if tensor.name not in without))
-    tensors = {tensor.name: torch.empty(tensor.numel, dtype=tensor.dtype.torch_dtype) for tensor in plan.tensors}
-    places = {name: tensor.view(torch.uint8).numpy() for name, tensor in tensors.items()}
-
-    def write(name: str, start: int, data: Bytes) -> None:
-        size = tensors[name].element_size()
-        places[name][start * size : start * size + data.size] = data
-
-    _run(plan, write, threads, progress, piece_elements)
-    return {tensor.name: tensors[tensor.name].reshape(tensor.shape) for tensor in plan.tensors}
+    tensors = {tensor.name: torch.empty(tensor.shape, dtype=tensor.dtype.torch_dtype) for tensor in plan.tensors}
+    merge_into(plan, tensors, threads=threads, progress=progress, piece_elements=piece_elements)
+    return tensors
 
 
-def merge_into(plan: Plan, targets: Mapping[str, torch.Tensor], *, threads: int = 2) -> None:
+def merge_into(
+    plan: Plan,
+    targets: Mapping[str, torch.Tensor],
+    *,
+    threads: int = 2,
+    progress: Progress | None = None,
+    piece_elements: int = PIECE_ELEMENTS,
+) -> None:
     """Puts merged tensors into memory that is there already: what `execute` writes, in the targets' own types.
 
     Args:
         plan: what to make.
         targets: contiguous tensors on the CPU, of the plan's names and shapes; other tensors are not made.
-        threads: of the merge.
+        threads, progress, piece_elements: of the merge, as in `execute`.
 
     """
     flat = {name: tensor.detach().view(-1) for name, tensor in targets.items()}
@@ -136,7 +137,7 @@ def merge_into(plan: Plan, targets: Mapping[str, torch.Tensor], *, threads: int 
         values = torch.from_numpy(data).view(types[name])
         flat[name][start : start + values.numel()].copy_(values)
 
-    _run(replace(plan, tensors=chosen), write, threads, None, PIECE_ELEMENTS)
+    _run(replace(plan, tensors=chosen), write, threads, progress, piece_elements)
 
 
 @contextlib.contextmanager

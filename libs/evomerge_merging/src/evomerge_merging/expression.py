@@ -107,7 +107,6 @@ class Evaluation:
         self._sources = sources
         self._step = max(CELL, piece_elements // CELL * CELL)
         self._statistics: dict[int, Any] = {}
-        self._prepared: set[int] = set()
         self._readers: dict[int, Reader | None] = {}
         self._whole: dict[int, Tensor] = {}
         wide = any((load.cast or load.dtype) == F64 for load in loads(node))
@@ -165,7 +164,6 @@ class Evaluation:
         """Lets whole tensors and statistics go; no piece may be asked for after it."""
         self._whole.clear()
         self._statistics.clear()
-        self._prepared.clear()
 
     def raw(self, node: Load, start: int, stop: int) -> np.ndarray[Any, Any]:
         """The bytes of a source's elements as stored: integers go through unchanged."""
@@ -178,33 +176,32 @@ class Evaluation:
         return self._reader(self.node) is None or dtype not in _WRITTEN
 
     def _prepare(self, node: Node) -> None:
-        if isinstance(node, Load) or id(node) in self._prepared:
+        if isinstance(node, Load) or id(node) in self._statistics:
             return
-        self._prepared.add(id(node))
         for child in children(node):
             self._prepare(child)
-        statistics = node.method.statistics
-        view = _View(self, node, self._reader(node))
-        if statistics:
-            try:
-                found = statistics(view, **keywords(node.parameters))
-            except NotFinite:
-                view = _View(self, node, None)
-                found = statistics(view, **keywords(node.parameters))
-            self._statistics[id(node)] = found
+        self._statistics[id(node)] = self._fold(node)
         if node.method.whole and self.size:
-            tensors, base = view.read(0, self.size)
+            tensors, base = _View(self, node, None).read(0, self.size)
             shaped = [tensor.reshape(node.shape) for tensor in tensors]
             block = self._block(node, 0, self.size)
             result = node.method(shaped, None if base is None else base.reshape(node.shape), block, node.parameters)
             self._whole[id(node)] = result.reshape(-1)
 
+    def _fold(self, node: Apply) -> Any:
+        """What the method wants to know of the whole tensor, if anything."""
+        if node.method.statistics is None:
+            return None
+        try:
+            return node.method.statistics(_View(self, node, self._reader(node)), **keywords(node.parameters))
+        except NotFinite:
+            return node.method.statistics(_View(self, node, None), **keywords(node.parameters))
+
     def _block(self, node: Apply, start: int, stop: int) -> Block:
-        def raw(i: int, bits: Literal[16, 32] = 32) -> Any:
+        def raw(i: int, bits: Literal[16, 32]) -> np.ndarray[Any, Any]:
             return raw_words(node.masks[i], start, stop, bits)
 
-        known = self._statistics.get(id(node))
-        return Block(start, stop, self.size, lambda i, bits=32: torch.from_numpy(raw(i, bits)), known, node.names, raw)
+        return Block(start, stop, self.size, raw, self._statistics.get(id(node)), node.names)
 
     def _evaluate(self, node: Node, start: int, stop: int, done: dict[int, Tensor]) -> Tensor:
         """A piece of a node; `done` keeps what several parents share. Results must not be written into."""

@@ -36,9 +36,12 @@ from evomerge_common.errors import RecipeError, did_you_mean
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from torch import Tensor
 
     from evomerge_merging.native.reader import Reader
+else:
+    from evomerge_merging.torch_later import torch
 
 Kernel = Callable[..., "np.ndarray[Any, Any]"]
 """(reader, block, element type, **parameters) → the piece's bytes in that type."""
@@ -103,20 +106,24 @@ class Block:
         size: number of elements of the whole tensor.
         statistics: what the method's statistics function returned, else None.
         names: the tensor's name in each input.
-        words: `words(i)` gives an int32 for each element (`words(i, 16)` an int16 in half the time), uniform over all
-            values, that depends on nothing but
-            the recipe's seed, the i-th input's identity, the tensor's name and the element's place.
-        raw_words: the same as a numpy array.
+        raw_words: what `words` gives, as a numpy array.
 
     """
 
     start: int
     stop: int
     size: int
-    words: Callable[..., Tensor]
+    raw_words: Callable[[int, Literal[16, 32]], np.ndarray[Any, Any]]
     statistics: Any = None
     names: tuple[str, ...] = ()
-    raw_words: Callable[..., np.ndarray[Any, Any]] = None  # type: ignore[assignment]
+
+    def words(self, i: int, bits: Literal[16, 32] = 32) -> Tensor:
+        """An int32 for each element (with 16 bits an int16, in half the time), uniform over all values.
+
+        It depends on nothing but the recipe's seed, the i-th input's identity, the tensor's name and each element's
+        place.
+        """
+        return torch.from_numpy(self.raw_words(i, bits))
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import numpy as np
 
 from evomerge_merging.folds import Sums
 from evomerge_merging.methods.registry import Block, Kernel, PerModel, View, merge_method
-from evomerge_merging.random_words import kept, kept_words
+from evomerge_merging.random_words import kept_words
 from evomerge_merging.selection import KEEP_ALL, Bits, Cut, cuts
 
 if TYPE_CHECKING:
@@ -96,36 +96,16 @@ def thin_at_random(view: View, *, density: Sequence[float], rescale: bool) -> Th
     The outcome is held as a bit an element, since drawing it twice would cost more. See `rescaled` for the factors.
     """
     drawn = [i for i, share in enumerate(density) if share < 1.0]
-    if view.native is not None and drawn:
-        return rescaled(view, density, _drawn(view, density, drawn), rescale=rescale)
     bits: dict[int, list[Any]] = {i: [] for i in drawn}
-    sums = Sums(*[f"{name}{i}" for i in drawn for name in ("all", "kept")])
     for start, stop in view.pieces() if drawn else ():
-        deltas, block = deltas_of(view, start, stop) if rescale else [], view.block(start, stop)
-        for i in drawn:
-            flags = kept(block.words(i, 16), density[i])
-            bits[i].append(np.packbits(flags))  # pieces begin at multiples of eight
-            if rescale:
-                magnitudes = deltas[i].abs()
-                sums.add(**{f"all{i}": magnitudes})
-                np.multiply(magnitudes.numpy(), flags, out=magnitudes.numpy())
-                sums.add(**{f"kept{i}": magnitudes})
-    keep: list[Keep] = [KEEP_ALL] * len(density)
-    for i in drawn:
-        keep[i] = Bits(np.concatenate([*bits.pop(i), np.empty(0, np.uint8)]))
-    return Thinning(keep, _factors(sums, drawn if rescale else [], len(density)))
-
-
-def _drawn(view: View, density: Sequence[float], drawn: Sequence[int]) -> list[Keep]:
-    bits: dict[int, list[Any]] = {i: [] for i in drawn}
-    for start, stop in view.pieces():
         block = view.block(start, stop)
         for i in drawn:
+            # Pieces begin at multiples of eight.
             bits[i].append(np.packbits(kept_words(block.raw_words(i, 16), density[i])))
     keep: list[Keep] = [KEEP_ALL] * len(density)
     for i in drawn:
         keep[i] = Bits(np.concatenate([*bits.pop(i), np.empty(0, np.uint8)]))
-    return keep
+    return rescaled(view, density, keep, rescale=rescale)
 
 
 def deltas_of(view: View, start: int, stop: int) -> list[Tensor]:
@@ -151,15 +131,11 @@ def rescaled(view: View, density: Sequence[float], found: Sequence[Keep], *, res
             magnitudes = deltas[i].abs()
             sums.add(**{f"all{i}": magnitudes})
             sums.add(**{f"kept{i}": thinning.apply(i, magnitudes, start, density[i])})
-    return Thinning(found, _factors(sums, thinned, len(density)))
-
-
-def _factors(sums: Sums, thinned: Sequence[int], count: int) -> list[float]:
-    factors = [1.0] * count
+    factors = [1.0] * len(density)
     for i in thinned:
         whole, part = sums[f"all{i}"], sums[f"kept{i}"]
         factors[i] = whole / part if min(whole, part) > _EPSILON else 1.0
-    return factors
+    return Thinning(found, factors)
 
 
 def merge_task_vectors(
