@@ -282,7 +282,7 @@ def draw(rows: list[Row], path: Path) -> None:
         axes.text(row.ratio, place, f" {row.ratio:.2f}×", va="center")
     axes.set_yticks(list(places), [f"{row.model}: {row.kind}" for row in rows])
     axes.invert_yaxis()
-    axes.set_xlabel("items per second, as a multiple of lm-evaluation-harness's (red: the bar to reach)")
+    axes.set_xlabel("items per second, in multiples of lm-eval's (red: the bar)")
     axes.set_xlim(0, max(row.ratio for row in rows) * 1.15)
     figure.savefig(path, dpi=120)
 

@@ -127,6 +127,7 @@ def hypervolume_figure(result: Mapping[str, Any]) -> Figure:
         return _empty(figure, axes, "needs two to five tasks and a candidate with scores")
     axes.plot([one["evaluated"] for one in curve], [one["hypervolume"] for one in curve], color=GREEN, linewidth=2.2,
               marker="o", markersize=5)  # fmt: skip
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("candidates")
     axes.set_ylabel("volume above zero in every task")
     return figure

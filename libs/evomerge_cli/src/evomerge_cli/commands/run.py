@@ -35,7 +35,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
     if args.server:  # a folder that is not here may be there: then the server says what is wrong with it
         sources = tuple(source for source in sources if Path(source).is_dir())
     differ = check_models(sources, hub=not args.server, store=settings.model_store)
-    if differ and all(source.startswith("/") for source in sources):
+    # A GGUF file is a folder, and can be planned with, only once the downloader has converted it.
+    if differ and all(source.startswith("/") and not Path(source).is_file() for source in sources):
         for note in plan_in_words(prepared.spec):
             console.say(f"note: {note}")
     return execute(
