@@ -12,6 +12,7 @@ from typing import Any
 
 import psutil
 import pytest
+import yaml
 from e2e.tiny_family import write_family
 
 from support import assert_eventually_sync
@@ -35,12 +36,14 @@ def environ(spec: Path) -> dict[str, str]:
         **os.environ,
         "EVOMERGE_MODEL_STORE": str(spec.parent / "store"),
         "EVOMERGE_STATE_DIR": str(spec.parent / "state"),
+        "EVOMERGE_SCORE_CACHE": "off",  # each run computes its own scores: they must come out equal
     }
 
 
-def start(spec: Path, out: Path, *flags: str) -> subprocess.Popen[bytes]:
+def start(spec: Path, out: Path, *flags: str, **env: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "evomerge_cli", "run", str(spec), "--out", str(out), "--verbose", *flags]
-    return subprocess.Popen(command, env=environ(spec), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    whole = {**environ(spec), **env}
+    return subprocess.Popen(command, env=whole, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
 def evomerge(spec: Path, *words: str) -> str:
@@ -100,6 +103,34 @@ def test_a_run_leaves_all_that_it_promises(calm: dict[str, Any], spec: Path) -> 
     AutoModelForCausalLM.from_pretrained(out / "model")
     AutoTokenizer.from_pretrained(out / "model")
     assert not list((out / ".evomerge" / "artifacts" / "scratch").iterdir())
+
+
+def test_a_search_that_is_asked_to_race_and_its_trace(calm: dict[str, Any], spec: Path) -> None:
+    assert calm["racing"] is None
+    asked = spec.with_name("racing.yaml")
+    data = yaml.safe_load(spec.read_text())
+    asked.write_text(yaml.safe_dump({**data, "search": {**data["search"], "racing": True}}))
+    out = spec.parent / "raced"
+    result = finished(start(asked, out), out)
+    race, trace = result["racing"], result["trace"]
+    assert race["stopped"] + race["whole"] == 20
+    assert race["items"] == pytest.approx(race["items_without_racing"] * race["share"])
+    told = json.loads(evomerge(spec, "runs", "trace", str(out), "--json"))
+    assert {key: told[key] for key in trace} == trace
+    assert (out / "report" / "timeline.svg").stat().st_size > 0
+    assert {one["kind"] for one in trace["workers"]} == {"download", "merge", "evaluate", "export"}
+    assert 0 < trace["evaluator_busy"] <= 1
+
+
+def test_the_same_run_again_scores_nothing(calm: dict[str, Any], spec: Path) -> None:
+    """Two output folders, two stacks, one home."""
+    home = str(spec.parent / "scores")
+    for name in ("first", "second"):
+        out = spec.parent / name
+        result = finished(start(spec, out, EVOMERGE_SCORE_CACHE=home), out)
+        assert digest(result) == digest(calm)
+    assert result["items_scored"] == 0
+    assert result["evaluation_seconds"] == 0
 
 
 def test_three_evaluators_give_the_same_champion(calm: dict[str, Any], spec: Path) -> None:

@@ -19,7 +19,7 @@ from tiny_models import make
 
 from evomerge.v1 import evaluator_pb2, evaluator_pb2_grpc
 from evomerge_common.codec import to_proto
-from evomerge_common.domain.messages import EvaluateJob, Job, Model
+from evomerge_common.domain.messages import EvaluateJob, Job, Model, TaskItems
 from evomerge_common.domain.recipe import ModelReference, Recipe
 from evomerge_common.domain.suite import Suite
 from evomerge_common.domain.task_kinds import KINDS
@@ -37,6 +37,7 @@ from evomerge_common.runtime.ports_factory import Ports, memory_ports
 from evomerge_common.runtime.settings import Settings
 from evomerge_common.uris import model_folders
 from evomerge_evaluator.bootstrap import bootstrap
+from evomerge_evaluator.fitness_cache import FitnessCache
 from evomerge_evaluator.handlers import EvaluateHandler
 from evomerge_evaluator.metrics import EvaluatorMetrics
 from evomerge_evaluator.scoring import child as scoring
@@ -101,7 +102,8 @@ async def test_a_job_is_scored_once_and_then_known(tmp_path: Path, models: Path,
 
     pid = child.pid
     again = await EvaluateHandler(ports=ports, child=child)(replace(job, job_id="evaluate-2", run_id="other"))
-    assert again == replace(first, job_id="evaluate-2", cached=True), "32-bit item scores survive the wire unchanged"
+    known = replace(first, job_id="evaluate-2", cached=True, computed=0, seconds=0.0)
+    assert again == known, "32-bit item scores survive the wire unchanged"
     holdout = await handler(a_job(ports, models / "one", split="holdout"))
     assert not holdout.cached
     assert child.pid == pid
@@ -247,3 +249,71 @@ def test_the_service_process_never_imports_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert int(done.stdout) <= 120
+
+
+async def test_rungs_are_scored_alone_and_the_rest_is_remembered(
+    tmp_path: Path, models: Path, child: ChildProcess
+) -> None:
+    """Two rungs and the whole split score every item once; another stack of the same home scores none."""
+    home, registry = tmp_path / "home", CollectorRegistry()
+    ports = memory_ports(tmp_path)
+    metrics = EvaluatorMetrics(registry)
+    handler = EvaluateHandler(ports=ports, child=child, metrics=metrics, cache=FitnessCache(ports.kv, home))
+    sizes = {task.name: len(SUITE.items(task, "search")) for task in SUITE.tasks}
+    rungs = [
+        tuple(TaskItems(task=name, positions=tuple(range(size))[part::2]) for name, size in sizes.items())
+        for part in (0, 1)
+    ]
+    found = []
+    for number, items in enumerate(rungs):
+        job = replace(a_job(ports, models / "one", items=items, rung=number), job_id=f"rung-{number}")
+        await handler.prepare(job)
+        result = await handler.finish(job, await handler.work(job))
+        assert (result.partial, result.rung, result.cached) == (True, number, False)
+        assert [(one.task, one.positions) for one in result.scores] == [(one.task, one.positions) for one in items]
+        assert result.computed == sum(len(one.positions) for one in items)
+        found.append(result)
+    expected = score_folder(models / "one", SUITE, "search", threads=1)
+    for one, (first, second) in zip(expected.scores, zip(*(r.scores for r in found), strict=True), strict=True):
+        both = {**dict(zip(first.positions, first.item_scores, strict=True)),
+                **dict(zip(second.positions, second.item_scores, strict=True))}  # fmt: skip
+        assert [both[i] for i in range(len(both))] == pytest.approx(one.item_scores, abs=1e-6)
+    whole = await handler(a_job(ports, models / "one"))
+    assert (whole.cached, whole.computed, whole.seconds, whole.partial) == (True, 0, 0.0, False)
+    assert whole.fitness == pytest.approx(expected.fitness, abs=1e-6)
+    metric = [one.metric_value for one in expected.scores]
+    assert [one.metric_value for one in whole.scores] == pytest.approx(metric, abs=1e-5)
+
+    other = memory_ports(tmp_path / "other")
+    again = EvaluateHandler(ports=other, child=child, metrics=metrics, cache=FitnessCache(other.kv, home))
+    assert await again(a_job(other, models / "one")) == whole
+    scored = [registry.get_sample_value("evomerge_items_scored_total", {"task_kind": t.kind}) for t in SUITE.tasks]
+    assert scored == list(sizes.values())
+    with pytest.raises(InvalidInput, match="no more"):
+        await handler(a_job(ports, models / "one", items=(TaskItems(task="c", positions=(99,)),)))
+    with pytest.raises(InvalidInput, match="no task 'z'"):
+        await handler(a_job(ports, models / "one", items=(TaskItems(task="z", positions=(0,)),)))
+
+
+async def test_weights_out_of_reach_are_made_while_another_candidate_is_scored(
+    tmp_path: Path, models: Path, child: ChildProcess
+) -> None:
+    ports, executor = memory_ports(tmp_path), ChildProcess()
+    handler = EvaluateHandler(
+        ports=ports, child=child, metrics=EvaluatorMetrics(CollectorRegistry()), executor=executor
+    )
+    digests = {name: f"sha256:{name * 20}" for name in ("one", "two")}
+    references = [ModelReference(name, digest=digest) for name, digest in digests.items()]
+    sources = tuple(Model(reference=n, digest=d, uri=(models / n).as_uri()) for n, d in digests.items())
+    recipe = Recipe.of_models("linear", [(references[0], {"weight": 0.5}), (references[1], {"weight": 1.0})])
+    gone = (tmp_path / "artifacts" / "scratch" / recipe.digest).as_uri()
+    job = a_job(
+        ports, models / "one", sources=sources, recipe_json=recipe.to_json(), recipe_digest=recipe.digest,
+        artifact_uri=gone,
+    )  # fmt: skip
+    await handler.prepare(job)
+    prepared = await handler.work(job)
+    executor.close()
+    handler.close()
+    plain = EvaluateHandler(ports=ports, child=child, metrics=EvaluatorMetrics(CollectorRegistry()))
+    assert (await plain.work(job)).scores == prepared.scores, "bit for bit what is made in memory when it is due"

@@ -48,6 +48,8 @@ async def working(ports: Ports, registry: CollectorRegistry, handler: Handle, **
     worker = Worker(
         kind=settings.pop("kind", "download"),
         handler=handler,
+        prepare=settings.pop("prepare", None),
+        finish=settings.pop("finish", None),
         ports=ports,
         settings=Settings(max_deliver=3, **settings),
         metrics=WorkerMetrics(registry),
@@ -300,3 +302,73 @@ async def test_bad_input_in_one_job_does_not_stop_the_next(ports: Ports, registr
     async with working(ports, registry, handler):
         await assert_eventually(lambda: count(registry, "done") == 1)
     assert [type(r) for r in await results(ports)] == [CandidateFailed, ModelReady]
+
+
+async def test_the_next_job_is_prepared_while_one_is_in_work_and_results_wait_for_nobody(
+    ports: Ports, registry: CollectorRegistry
+) -> None:
+    said: list[str] = []
+    let_go = {name: asyncio.Event() for name in ("a", "b", "c")}
+    publishing = asyncio.Event()
+
+    async def prepare(job: Job) -> None:
+        said.append(f"prepare {job.job_id}")
+
+    async def handler(job: Job) -> Result:
+        said.append(f"work {job.job_id}")
+        await let_go[job.job_id].wait()
+        return await ready(job)
+
+    async def finish(job: Job, result: Any) -> Result:
+        if job.job_id == "a":
+            await publishing.wait()
+        said.append(f"finish {job.job_id}")
+        return ModelReady(job_id=job.job_id, model=Model(reference="changed"))
+
+    for name in let_go:
+        await ports.queue.publish(download_job(name))
+    async with working(ports, registry, handler, prepare=prepare, finish=finish):
+        await assert_eventually(lambda: sorted(said) == ["prepare a", "prepare b", "work a"])
+        assert await ports.queue.depth("download") == 3
+        assert registry.get_sample_value("evomerge_jobs_in_progress", {"kind": "download"}) == 1, "one at a time"
+        let_go["a"].set()
+        await assert_eventually(lambda: said[-1] == "work b")
+        let_go["b"].set()
+        await assert_eventually(lambda: said[-3:] == ["finish b", "prepare c", "work c"])
+        publishing.set()
+        let_go["c"].set()
+        await assert_eventually(lambda: count(registry, "done") == 3)
+    assert {one.model.reference for one in await results(ports)} == {"changed"}  # type: ignore[union-attr]
+    told = [r.event async for r in ports.log.read("*")]
+    assert all(event.worker.startswith("download@") and 0 < event.began <= event.time for event in told)
+
+
+async def test_a_prepared_job_is_given_back_when_the_service_stops(ports: Ports, registry: CollectorRegistry) -> None:
+    async def prepare(job: Job) -> None:
+        pass
+
+    async def handler(job: Job) -> Result:
+        await asyncio.sleep(30)
+        return await ready(job)
+
+    for name in ("a", "b"):
+        await ports.queue.publish(download_job(name))
+    async with working(ports, registry, handler, prepare=prepare, drain_timeout=0.05):
+        await assert_eventually(lambda: registry.get_sample_value("evomerge_jobs_in_progress", {"kind": "download"}))
+    assert count(registry, "given_back") == 2
+    assert await ports.queue.depth("download") == 2
+    assert await results(ports) == []
+
+
+async def test_a_finish_that_fails_is_tried_again_with_its_job(ports: Ports, registry: CollectorRegistry) -> None:
+    failures = iter([Unavailable("the broker is away")])
+
+    async def finish(job: Job, result: Any) -> Result:
+        for error in failures:
+            raise error
+        return await ready(job)
+
+    await ports.queue.publish(download_job("a"))
+    async with working(ports, registry, ready, finish=finish):
+        await assert_eventually(lambda: count(registry, "done") == 1)
+    assert count(registry, "retried") == 1

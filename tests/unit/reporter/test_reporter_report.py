@@ -51,7 +51,7 @@ def test_writes_the_whole_folder(tmp_path: Path) -> None:
     report = tmp_path / "report"
     assert sorted(path.name for path in report.iterdir()) == [
         "benchmark_comparison.png", "benchmark_report.html", "diversity_plot.png", "fitness_plot.png",
-        "hypervolume.png", "index.html", "lineage.svg", "pareto_front.png",
+        "hypervolume.png", "index.html", "lineage.svg", "pareto_front.png", "timeline.svg",
     ]  # fmt: skip
     for picture in report.glob("*.png"):
         data = picture.read_bytes()

@@ -12,6 +12,7 @@ from evomerge_common.domain.messages import (
     CandidateFailed,
     CandidateMerged,
     CandidateProposed,
+    CandidateRaced,
     DownloadJob,
     ErrorInfo,
     EvaluateJob,
@@ -23,7 +24,9 @@ from evomerge_common.domain.messages import (
     ModelReady,
     Result,
     RunStarted,
+    TaskItems,
     TaskScore,
+    TaskShape,
 )
 from evomerge_common.domain.recipe import Recipe
 from evomerge_common.domain.spec import RunSpec
@@ -79,7 +82,31 @@ def skills(recipe_json: str) -> tuple[TaskScore, ...]:
     )
 
 
-def answer(job: Job, *, fail: frozenset[int] = frozenset(), layers: int = 6) -> Result:
+ITEMS = 40
+"""Items of each task in a simulation that races."""
+
+
+def answers(recipe_json: str, wanted: tuple[TaskItems, ...]) -> tuple[TaskScore, ...]:
+    """The same skills, item by item: an item is answered by whoever is better than it is hard, with some luck."""
+    digest = Recipe.from_json(recipe_json).digest
+    places = {one.task: one.positions for one in wanted} or {f"t{i}": tuple(range(ITEMS)) for i in range(3)}
+    scores = []
+    for one in skills(recipe_json):
+        if one.task not in places:
+            continue
+        found = tuple(
+            float(one.score + 0.1 * Random(f"{digest}{one.task}{i}").gauss(0, 1) > Random(f"{one.task}{i}").random())
+            for i in places[one.task]
+        )
+        mean = sum(found) / len(found)
+        positions = places[one.task] if wanted else ()
+        scores.append(TaskScore(task=one.task, score=mean, item_scores=found, positions=positions))
+    return tuple(scores)
+
+
+def answer(
+    job: Job, *, fail: frozenset[int] = frozenset(), layers: int = 6, items: bool = False, fail_at_rung: int = 0
+) -> Result:
     payload = job.payload
     match payload:
         case DownloadJob():
@@ -91,13 +118,21 @@ def answer(job: Job, *, fail: frozenset[int] = frozenset(), layers: int = 6) -> 
             )  # fmt: skip
             return ModelReady(job_id=job.job_id, model=model)
         case MergeJob():
-            uri = ""
+            uri = f"file:///{payload.recipe_digest}"
             return CandidateMerged(job_id=job.job_id, recipe_digest=payload.recipe_digest, uri=uri)
         case EvaluateJob():
-            if int(payload.recipe_digest[:4], 16) % 50 in fail and payload.split == "search":
+            breaks = fail_at_rung and payload.rung == fail_at_rung and int(payload.recipe_digest[:4], 16) % 3 == 0
+            if breaks or (int(payload.recipe_digest[:4], 16) % 50 in fail and payload.split == "search"):
                 return CandidateFailed(
                     job_id=job.job_id, kind="evaluate", recipe_digest=payload.recipe_digest, split="search",
                     error=ErrorInfo(type="NonFiniteScore", message="NaN"),
+                )  # fmt: skip
+            if items:
+                scores = answers(payload.recipe_json, payload.items)
+                return CandidateEvaluated(
+                    job_id=job.job_id, recipe_digest=payload.recipe_digest, split=payload.split, scores=scores,
+                    fitness=sum(one.score for one in scores) / len(scores), partial=bool(payload.items),
+                    rung=payload.rung,
                 )  # fmt: skip
             return CandidateEvaluated(
                 job_id=job.job_id, recipe_digest=payload.recipe_digest, split=payload.split,
@@ -111,13 +146,23 @@ class Simulation:
     """Runs a tournament to its end with `workers` jobs in hand, answered in random order."""
 
     def __init__(
-        self, spec: RunSpec, *, workers: int, order: int, fail: frozenset[int] = frozenset(), replay_every: int = 0
+        self,
+        spec: RunSpec,
+        *,
+        workers: int,
+        order: int,
+        fail: frozenset[int] = frozenset(),
+        replay_every: int = 0,
+        items: bool = False,
+        tells_items: bool = True,
+        fail_at_rung: int = 0,
     ) -> None:
         self.events: list[Event] = []
         self.tournament = EvolutionaryTournament("r")
         self.replays = 0
         self._replay_every = replay_every
-        self._append(RunStarted(spec_json=spec.to_json(), suite_uri="file:///s", has_holdout=True))
+        shapes = tuple(TaskShape(task=f"t{i}", weight=1.0, items=ITEMS) for i in range(3)) if items else ()
+        self._append(RunStarted(spec_json=spec.to_json(), suite_uri="file:///s", has_holdout=True, tasks=shapes))
         rng = Random(order)
         queued: list[Job] = []
         done: set[str] = set()
@@ -133,7 +178,7 @@ class Simulation:
                 break
             assert queued, "the run waits for nothing"
             job = queued.pop(rng.randrange(min(workers, len(queued))))
-            result = answer(job, fail=fail)
+            result = answer(job, fail=fail, items=items and tells_items, fail_at_rung=fail_at_rung)
             self._append(result)
             if rng.random() < 0.1:
                 self._append(result)  # at least once: a result may come twice
@@ -143,6 +188,10 @@ class Simulation:
         event = Event(run_id="r", payload=payload)
         self.events.append(event)
         self.tournament.apply(event)
+        gone = set(self.tournament.discarded) - {""}
+        for job in self.tournament.jobs():
+            if isinstance(job.payload, EvaluateJob):
+                assert job.payload.artifact_uri not in gone, "weights are deleted that are still to be scored"
         if self._replay_every and len(self.events) % self._replay_every == 0:
             self.tournament = EvolutionaryTournament("r")  # killed; the log is folded again
             for old in self.events:
@@ -153,6 +202,11 @@ class Simulation:
     def proposals(self) -> list[tuple[int, str, str]]:
         found = [e.payload for e in self.events if isinstance(e.payload, CandidateProposed)]
         return [(p.index, p.recipe_digest, p.operator) for p in found]
+
+    @property
+    def raced(self) -> list[CandidateRaced]:
+        """What came of each race, in the order of the log."""
+        return [e.payload for e in self.events if isinstance(e.payload, CandidateRaced)]
 
     @property
     def champion(self) -> str:

@@ -9,7 +9,7 @@ import pytest
 
 from evomerge_common.domain.spec import STRATEGIES
 from evomerge_selector.domain import snapshot
-from evomerge_selector.domain.tournament import EvolutionaryTournament
+from evomerge_selector.domain.tournament import EvolutionaryTournament, Phase
 from simulation import Simulation, make_spec
 
 
@@ -42,6 +42,39 @@ def test_a_fold_that_begins_at_a_snapshot_equals_the_whole_fold_at_every_event(s
             for one in events:
                 whole.apply(one)
             assert state_of(found.tournament) == state_of(whole)
+
+
+def test_a_snapshot_in_the_middle_of_a_race_goes_on_to_the_same_decisions() -> None:
+    spec = make_spec(evaluations=30, population=8, racing={"unit": 40})
+    run = Simulation(spec, workers=4, order=4, items=True)
+    assert any(told.stopped for told in run.raced)
+    folded, known, under_way = EvolutionaryTournament("r"), set(), 0
+    for place, event in enumerate(run.events):
+        folded.apply(event)
+        race = folded._race
+        assert race is not None
+        found = snapshot.decode(snapshot.encode(snapshot.pack(folded), sequence=place, decision=place))
+        assert found is not None
+        restored = found.tournament._race
+        assert restored is not None
+        assert vars(restored) == vars(race)
+        assert found.tournament.next_decision() == folded.next_decision()
+        assert found.tournament.jobs() == folded.jobs()
+        answered = [runner for runner in race.runners.values() if runner.known]
+        if folded.phase is not Phase.RUNNING or not answered or place % 5:
+            continue
+        under_way += 1
+        known |= {runner.step for runner in answered}
+        told = []
+        for later in run.events[place + 1 :]:
+            if not later.is_result:
+                told.append((later.payload, found.tournament.next_decision()))
+            found.tournament.apply(later)
+        assert all(expected == decision for expected, decision in told)
+        assert found.tournament.phase is Phase.FINISHED
+        assert state_of(found.tournament) == state_of(run.tournament)
+    assert under_way > 10
+    assert len(known) > 1, "at more than one rung"
 
 
 def test_a_snapshot_does_not_change_with_the_state_that_it_was_taken_of() -> None:

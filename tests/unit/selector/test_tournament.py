@@ -25,7 +25,7 @@ from evomerge_common.domain.messages import (
 )
 from evomerge_common.domain.pareto import front, hypervolume, knee
 from evomerge_common.domain.recipe import CrossDomain, ModelReference, Recipe
-from evomerge_common.domain.spec import STRATEGIES, RunSpec
+from evomerge_common.domain.spec import FRONTS, STRATEGIES, RunSpec
 from evomerge_common.errors import SpecError
 from evomerge_selector.domain.strategies import Individual, MapElitesSearch
 from evomerge_selector.domain.tournament import EvolutionaryTournament, Phase
@@ -42,9 +42,12 @@ SPACE = SearchSpace((ModelReference("a"), ModelReference("b"), ModelReference("c
 def test_order_workers_and_crashes_change_nothing(
     schedule: str, strategy: str, workers: int, order: int, replay: int
 ) -> None:
-    spec = make_spec(schedule=schedule, strategy=strategy, evaluations=30, population=8)
-    calm = Simulation(spec, workers=1, order=0)
-    wild = Simulation(spec, workers=workers, order=order, replay_every=replay)
+    racing = strategy not in FRONTS
+    spec = make_spec(schedule=schedule, strategy=strategy, evaluations=30, population=8, racing=racing)
+    calm = Simulation(spec, workers=1, order=0, items=True)
+    wild = Simulation(spec, workers=workers, order=order, replay_every=replay, items=True)
+    assert any(told.stopped for told in calm.raced) == racing
+    assert wild.raced == calm.raced
     assert wild.proposals == calm.proposals
     assert wild.champion == calm.champion
     assert wild.tournament.phase is Phase.FINISHED
@@ -246,7 +249,7 @@ def test_linear_merges_of_adapters_of_one_base_are_left_to_the_evaluator() -> No
     assert {"linear", "task_arithmetic", "ties"} == set(methods.values())
     assert {methods[digest] for digest in merged} == {"ties"}
     assert merged == {digest for digest, method in methods.items() if method == "ties"}
-    assert all(uri == "" for uri in run.tournament.discarded)
+    assert set(run.tournament.discarded) == {f"file:///{digest}" for digest in merged}
     assert run.tournament.phase is Phase.FINISHED
 
 

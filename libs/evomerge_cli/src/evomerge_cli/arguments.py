@@ -144,10 +144,14 @@ def _parser() -> Parser:
         ("list", "every run that the selector knows"), ("show", "one run's state"),
         ("watch", "follow its events until it ends"), ("events", "print its events so far, one JSON object a line"),
         ("lineage", "the champion's ancestors, by which operator each came"),
+        ("trace", "where its time went: a table, and a timeline as SVG"),
         ("pause", "propose nothing new"), ("resume", "go on"), ("cancel", "stop it"),
     ):  # fmt: skip
         action = actions.add_parser(name, help=text, description=text)
-        if name != "list":
+        if name == "trace":
+            action.add_argument("run_id", metavar="RUN_OR_DIR", help="id of a run at a server, or its output folder")
+            action.add_argument("--out", metavar="FILE.svg", help="the picture (default: DIR/report/timeline.svg)")
+        elif name != "list":
             action.add_argument("run_id", metavar="RUN")
         if name == "lineage":
             action.add_argument("--candidate", default="", metavar="DIGEST", help="another one than the champion")

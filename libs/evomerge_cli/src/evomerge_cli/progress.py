@@ -56,7 +56,10 @@ class RunView:
             case m.CandidateProposed(recipe_digest=digest, recipe_json=recipe, operator=operator):
                 self.phase = "searching"
                 self._methods[digest] = "source" if operator == "source" else _method(recipe)
-            case m.CandidateEvaluated(recipe_digest=digest, split="search", fitness=fitness):
+            case (
+                m.CandidateEvaluated(recipe_digest=digest, split="search", partial=False, fitness=fitness)
+                | m.CandidateRaced(recipe_digest=digest, fitness=fitness)
+            ):
                 if digest not in self.scored:
                     self.scored.add(digest)
                     self.total_fitness += fitness

@@ -103,9 +103,15 @@ def decode(kind: type[T], data: bytes) -> T:
 
 
 def to_json_line(event: messages.Event, sequence: int) -> str:
-    """One line of events.jsonl: {"sequence", "type", "run_id", "time", then the payload's own fields}."""
+    """One line of events.jsonl: {"sequence", "type", "run_id", "time", then the payload's own fields}.
+
+    A result also has "worker" and "began".
+    """
     payload = json_format.MessageToDict(to_proto(event.payload), preserving_proto_field_name=True)
-    whole = {"sequence": sequence, "type": event.type, "run_id": event.run_id, "time": event.time, **payload}
+    whole = {"sequence": sequence, "type": event.type, "run_id": event.run_id, "time": event.time}
+    if event.worker:
+        whole |= {"worker": event.worker, "began": event.began}
+    whole |= payload
     return json.dumps(whole, ensure_ascii=False)
 
 
@@ -120,7 +126,8 @@ def from_json_line(line: str) -> tuple[int, messages.Event]:
         data = json.loads(line)
         kind, sequence = data.pop("type"), int(data.pop("sequence"))
         run_id, time = data.pop("run_id"), float(data.pop("time"))
+        worker, began = str(data.pop("worker", "")), float(data.pop("began", 0.0))
         payload = json_format.ParseDict(data, message_class(kind)(), ignore_unknown_fields=True)
     except (ValueError, KeyError, TypeError, AttributeError, json_format.ParseError) as error:
         raise InvalidInput(f"not a line of an event log: {error}") from error
-    return sequence, messages.Event(run_id=run_id, payload=from_proto(payload), time=time)
+    return sequence, messages.Event(run_id=run_id, payload=from_proto(payload), time=time, worker=worker, began=began)

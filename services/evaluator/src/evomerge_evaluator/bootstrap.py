@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from pathlib import Path
 
 from evomerge.v1 import evaluator_pb2_grpc
+from evomerge_common.errors import EvoMergeException
 from evomerge_common.runtime.child import ChildProcess
 from evomerge_common.runtime.ports_factory import Ports
 from evomerge_common.runtime.service import Service
 from evomerge_common.runtime.settings import Settings
 from evomerge_common.runtime.worker import Worker
+from evomerge_evaluator.fitness_cache import FitnessCache
 from evomerge_evaluator.gpu import GpuMonitor, load_nvml
 from evomerge_evaluator.grpc_api import EvaluatorServicer
 from evomerge_evaluator.handlers import EvaluateHandler
@@ -23,10 +27,19 @@ async def bootstrap(settings: Settings, ports: Ports) -> Service:
     nvml = load_nvml()
     monitor = None if nvml is None else GpuMonitor(nvml)
     servicer = EvaluatorServicer(ports=ports, child=child, settings=settings, monitor=monitor)
-    handler = EvaluateHandler(ports=ports, child=child, timeout=settings.score_timeout)
+    executor = ChildProcess()
+    folder = Path(settings.score_cache) if settings.score_cache not in {"", "off"} else None
+    cache = FitnessCache(ports.kv, folder)
+    handler = EvaluateHandler(ports=ports, child=child, cache=cache, executor=executor, timeout=settings.score_timeout)
+
+    async def warm(stop: asyncio.Event) -> None:
+        with contextlib.suppress(EvoMergeException, RuntimeError):  # the first job tells what is wrong
+            await child.call(scoring.warm)
 
     async def close() -> None:
-        await asyncio.to_thread(child.close)
+        for one in (child, executor):
+            await asyncio.to_thread(one.close)
+        handler.close()
 
     return Service(
         name="evaluator",
@@ -36,7 +49,16 @@ async def bootstrap(settings: Settings, ports: Ports) -> Service:
                 lambda server: evaluator_pb2_grpc.add_EvaluatorServiceServicer_to_server(servicer, server),
             )
         ],
-        workers=[Worker(kind="evaluate", handler=handler, ports=ports, settings=settings)],
-        background=[] if monitor is None else [monitor.run],
+        workers=[
+            Worker(
+                kind="evaluate",
+                handler=handler.work,
+                prepare=handler.prepare,
+                finish=handler.finish,
+                ports=ports,
+                settings=settings,
+            )
+        ],
+        background=[warm, *([] if monitor is None else [monitor.run])],
         closers=[close],
     )

@@ -50,6 +50,15 @@ def fitness_figure(history: History) -> Figure:
         own = [c for c in scored if c.operator == operator]
         axes.scatter([c.index for c in own], [c.fitness or 0.0 for c in own], s=34, c=colour, marker=marker,
                      edgecolors="white", linewidths=0.6, label=f"{operator} ({len(own)})", zorder=3)  # fmt: skip
+    stopped = [(c.index, c.raced) for c in history.stopped if c.raced is not None]
+    if stopped:
+        axes.errorbar(
+            [index for index, _ in stopped], [raced.fitness for _, raced in stopped],
+            yerr=[[max(0.0, raced.fitness - raced.low) for _, raced in stopped],
+                  [max(0.0, raced.high - raced.fitness) for _, raced in stopped]],
+            fmt="o", markersize=4, markerfacecolor="none", color="#aaaaaa", elinewidth=0.8,
+            label=f"stopped: estimate, 95% ({len(stopped)})", zorder=1,
+        )  # fmt: skip
     best: list[float] = []
     for candidate in scored:
         best.append(max([candidate.fitness or 0.0, *best[-1:]]))

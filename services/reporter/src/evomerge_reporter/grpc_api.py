@@ -55,7 +55,8 @@ class ReporterServicer(reporter_pb2_grpc.ReporterServiceServicer):
             nodes=[
                 reporter_pb2.LineageNode(
                     recipe_digest=row.digest, index=row.index, operator=row.operator, parents=row.parents,
-                    fitness=row.fitness or 0.0,
+                    fitness=row.fitness or row.estimate or 0.0, stopped=row.state == "stopped",
+                    low=row.low or 0.0, high=row.high or 0.0,
                 )
                 for row in rows
             ]

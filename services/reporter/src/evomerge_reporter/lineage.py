@@ -8,7 +8,7 @@ from xml.sax.saxutils import escape
 
 from evomerge_reporter.domain.history import Candidate, History
 
-_WIDTH, _HEIGHT, _GAP_X, _GAP_Y, _MARGIN = 168, 52, 52, 16, 14
+_WIDTH, _HEIGHT, _GAP_X, _GAP_Y, _MARGIN = 210, 52, 52, 16, 14
 _FILL = {"source": "#e8e8e8", "average": "#fff3c4", "classic": "#dcefff", "random": "#f6e3ee", "crossover": "#cfe3f3",
          "mutation": "#fbe6c2", "breed": "#cfeee2"}  # fmt: skip
 
@@ -118,6 +118,8 @@ def _box(history: History, candidate: Candidate, place: tuple[float, float], *, 
     middle = x + _WIDTH / 2
     border = 'stroke="#D55E00" stroke-width="2.5"' if is_first else 'stroke="#8a8a8a"'
     fitness = "failed" if candidate.fitness is None else f"fitness {candidate.fitness:.3f}"
+    if candidate.raced is not None and candidate.raced.stopped:
+        fitness = f"stopped, ~{candidate.raced.fitness:.2f} [{candidate.raced.low:.2f}, {candidate.raced.high:.2f}]"
     name = history.name_of(candidate)
     name = name if len(name) <= 22 else name[:21] + "…"
     return (

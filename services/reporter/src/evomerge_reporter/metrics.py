@@ -12,7 +12,7 @@ LINGER = 60.0
 """Seconds that an ended run's numbers stay, so that a scrape sees the end."""
 SILENT = 24 * 3600.0
 """A run without any event for so long counts as ended: its selector is gone."""
-STATES = ("proposed", "merged", "evaluated", "failed")
+STATES = ("proposed", "merged", "evaluated", "stopped", "failed")
 
 
 class RunMetrics:

@@ -17,7 +17,7 @@ from evomerge_common.domain.recipe import Recipe
 from evomerge_common.errors import RecipeError
 from evomerge_common.ports import EventLog, Recorded
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 TABLES = ("meta", "runs", "models", "candidates", "scores", "champions", "generations", "exports", "failures")
 _SCHEMA = """
 CREATE TABLE meta (only INTEGER PRIMARY KEY CHECK (only = 0), sequence INTEGER, fingerprint TEXT);
@@ -31,6 +31,7 @@ CREATE TABLE models (run_id TEXT, reference TEXT, digest TEXT, uri TEXT, commit_
     num_layers INTEGER, parameters INTEGER, bytes INTEGER, PRIMARY KEY (run_id, reference));
 CREATE TABLE candidates (run_id TEXT, digest TEXT, place INTEGER, operator TEXT, method TEXT, source TEXT, parents TEXT,
     generation INTEGER, recipe_json TEXT, state TEXT DEFAULT 'proposed', fitness REAL, holdout REAL,
+    estimate REAL, low REAL, high REAL, items INTEGER,
     PRIMARY KEY (run_id, digest));
 CREATE INDEX by_fitness ON candidates (run_id, fitness DESC, place);
 CREATE TABLE scores (run_id TEXT, digest TEXT, split TEXT, place INTEGER, task TEXT, score REAL, metric TEXT,
@@ -101,6 +102,8 @@ def _decision(run: str, sequence: int, payload: object, time: float) -> list[Sta
                 ("INSERT OR IGNORE INTO champions VALUES (?, ?, ?, ?, ?)", row),
                 ("UPDATE runs SET champion = ? WHERE run_id = ?", (payload.recipe_digest, run)),
             ]
+        case m.CandidateRaced():
+            return _raced(run, payload)
         case m.RunPaused(reason=reason):
             return _status(run, "paused", reason)
         case m.RunResumed():
@@ -115,6 +118,23 @@ def _decision(run: str, sequence: int, payload: object, time: float) -> list[Sta
             return _status(run, "failed", error.message)
         case _:
             return []
+
+
+def _raced(run: str, payload: m.CandidateRaced) -> list[Statement]:
+    """All items: the fitness; stopped: an estimate in a column of its own, so that it never stands in a ranking."""
+    digest = payload.recipe_digest
+    if payload.stopped:
+        sql = "UPDATE candidates SET estimate = ?, low = ?, high = ?, items = ? WHERE run_id = ? AND digest = ?"
+        values = (payload.fitness, payload.low, payload.high, payload.items, run, digest)
+        return [(sql, values), _state(run, digest, "stopped", "proposed", "merged")]
+    found: list[Statement] = [
+        ("UPDATE candidates SET fitness = ? WHERE run_id = ? AND digest = ?", (payload.fitness, run, digest)),
+        _state(run, digest, "evaluated", "proposed", "merged"),
+    ]
+    insert = "INSERT OR IGNORE INTO scores VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+    for place, score in enumerate(payload.scores):
+        found.append((insert, (run, digest, "search", place, score.task, score.score, score.metric, score.score)))
+    return found
 
 
 def _running(run: str) -> list[Statement]:
@@ -145,6 +165,8 @@ def _result(run: str, sequence: int, payload: object) -> list[Statement]:
             ]  # fmt: skip
         case m.CandidateMerged():
             return [_state(run, payload.recipe_digest, "merged", "proposed")]
+        case m.CandidateEvaluated(partial=True):
+            return []  # CandidateRaced tells what the rungs come to
         case m.CandidateEvaluated():
             column = "holdout" if payload.split == "holdout" else "fitness"
             first = f"UPDATE candidates SET {column} = ? WHERE run_id = ? AND digest = ? AND {column} IS NULL"  # noqa: S608

@@ -47,6 +47,11 @@ class RunRow:
         return self.states.get("evaluated", 0)
 
     @property
+    def stopped(self) -> int:
+        """Candidates that a race has stopped."""
+        return self.states.get("stopped", 0)
+
+    @property
     def failed(self) -> int:
         """Candidates that never got one."""
         return self.states.get("failed", 0)
@@ -59,7 +64,7 @@ class RunRow:
 
 @dataclass(frozen=True)
 class CandidateRow:
-    """A candidate with its scores on search items."""
+    """A candidate with its scores on search items. One that was stopped has an estimate, and no fitness."""
 
     digest: str
     index: int
@@ -71,6 +76,11 @@ class CandidateRow:
     fitness: float | None
     holdout: float | None
     scores: tuple[TaskScore, ...] = ()
+    state: str = ""
+    estimate: float | None = None
+    low: float | None = None
+    high: float | None = None
+    items: int | None = None
 
     @property
     def name(self) -> str:
@@ -128,6 +138,10 @@ class Queries:
         """Best candidates on search items, best first; of equals the earlier."""
         return self._candidates("fitness IS NOT NULL ORDER BY fitness DESC, place LIMIT ?", run_id, limit)
 
+    def stopped(self, run_id: str, *, limit: int = 20) -> list[CandidateRow]:
+        """Candidates that a race has stopped, the latest first."""
+        return self._candidates("state = 'stopped' ORDER BY place DESC LIMIT ?", run_id, limit)
+
     def sources(self, run_id: str) -> list[CandidateRow]:
         """The models that the run was given."""
         return self._candidates("operator = 'source' ORDER BY place LIMIT ?", run_id, 100)
@@ -144,6 +158,7 @@ class Queries:
                 digest=row["digest"], index=row["place"], operator=row["operator"], method=row["method"],
                 source=row["source"], parents=tuple(json.loads(row["parents"])), generation=row["generation"],
                 fitness=row["fitness"], holdout=row["holdout"], scores=self._scores(run_id, row["digest"]),
+                state=row["state"], estimate=row["estimate"], low=row["low"], high=row["high"], items=row["items"],
             )
             for row in self._database.execute(sql, (run_id, *values)).fetchall()
         ]  # fmt: skip

@@ -17,15 +17,18 @@ from evomerge_common.ports import Recorded
 from evomerge_reporter.card import model_card, notes_of
 from evomerge_reporter.domain.history import History, history_of, short_name
 from evomerge_reporter.domain.result import result_of
+from evomerge_reporter.domain.trace import summary, trace_of
 from evomerge_reporter.formats import FILTERS
 from evomerge_reporter.lineage import lineage_svg
+from evomerge_reporter.timeline import timeline_svg
 
 __all__ = ["environment", "model_card", "report_page", "write_report"]
 
 
 def write_report(events: Iterable[Recorded], suite: Suite, out_dir: Path) -> dict[str, Any]:
-    """Writes report/ (index.html, benchmark_report.html, four PNG charts, lineage.svg), result.json and events.jsonl.
+    """Writes report/, result.json and events.jsonl.
 
+    The report is index.html (benchmark_report.html is the same), four PNG charts, lineage.svg and timeline.svg.
     Each file is replaced as a whole, so a report may be written again and again, also of a run under way. Draws with
     matplotlib in this process: a service calls it in a child process.
 
@@ -40,11 +43,13 @@ def write_report(events: Iterable[Recorded], suite: Suite, out_dir: Path) -> dic
 
     recorded = list(events)
     history = history_of(recorded)
-    result = result_of(history, suite)
+    trace = trace_of(recorded)
+    result = {**result_of(history, suite), "trace": summary(trace)}
     folder = out_dir / "report"
     folder.mkdir(parents=True, exist_ok=True)
     draw_all(history, result, folder)
     _write(folder / "lineage.svg", lineage_svg(history))
+    _write(folder / "timeline.svg", timeline_svg(trace))
     page = report_page(history, result)
     _write(folder / "index.html", page)
     _write(folder / "benchmark_report.html", page)

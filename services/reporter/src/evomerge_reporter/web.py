@@ -110,6 +110,7 @@ class Page:
         return self._html(
             request, "run", title=run.run_id, run=run, curve=curve_svg(self._queries.curve(run.run_id)),
             leaderboard=self._queries.leaderboard(run.run_id), sources=self._queries.sources(run.run_id), models=models,
+            stopped=self._queries.stopped(run.run_id),
             champion=self._queries.candidate(run.run_id, run.champion), failures=self._queries.failures(run.run_id),
             recipe=self._queries.recipe(run.run_id, run.champion),
         )  # fmt: skip

@@ -17,7 +17,16 @@ from dataclasses import replace
 import structlog
 
 from evomerge_common import __version__
-from evomerge_common.domain.messages import TERMINAL, Decision, Event, RunCancelled, RunPaused, RunResumed, RunStarted
+from evomerge_common.domain.messages import (
+    TERMINAL,
+    Decision,
+    Event,
+    RunCancelled,
+    RunPaused,
+    RunResumed,
+    RunStarted,
+    TaskShape,
+)
 from evomerge_common.domain.spec import RunSpec
 from evomerge_common.errors import BackPressure, EvoMergeException, Fenced, InvalidInput, NotFound, Unavailable
 from evomerge_common.ports import Recorded
@@ -276,6 +285,10 @@ class Runs:
             suite_uri=uri,
             suite_digest=suite.digest,
             has_holdout=suite.holdout > 0,
+            tasks=tuple(
+                TaskShape(task=task.name, weight=task.weight, items=len(suite.items(task, "search")))
+                for task in suite.tasks
+            ),
         )
         if await self._ports.kv.create("runs", run_id, RunEntry().to_bytes()):
             log.info("run started", run_id=run_id, models=len(spec.models))

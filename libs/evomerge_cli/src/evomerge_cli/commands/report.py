@@ -22,18 +22,31 @@ def run(args: argparse.Namespace, console: Console) -> int:
     if folder.is_dir():
         finish(RunFolder(folder), console, out=out)
         return 0
-    if not args.run.startswith("run-"):
+    events = events_of(args.run, args.server)
+    out = out or Path(args.run)
+    show(report(events, suite_of(events), out), out, console)
+    return 0
+
+
+def events_of(run: str, server: str | None) -> list[Recorded]:
+    """The log of a run: of an output folder, or of a run at a server.
+
+    Raises:
+        InvalidInput: it is neither.
+
+    """
+    folder = Path(run).expanduser()
+    if folder.is_dir():
+        return RunFolder(folder).events()
+    if not run.startswith("run-"):
         raise InvalidInput(f"there is no folder {folder}; give a run's output folder, or the id of a run at a server")
     from evomerge_cli.client import SelectorClient
     from evomerge_cli.local_stack import server_address
 
-    address, settings = server_address(args.server)
+    address, settings = server_address(server)
     with SelectorClient(address, settings) as client:
-        client.get_run(args.run)
-        events = client.events(args.run)
-    out = out or Path(args.run)
-    show(report(events, suite_of(events), out), out, console)
-    return 0
+        client.get_run(run)
+        return client.events(run)
 
 
 def suite_of(events: list[Recorded]) -> Suite:

@@ -1,4 +1,4 @@
-"""`evomerge runs list|show|watch|events|lineage|pause|resume|cancel`: the selector's runs."""
+"""`evomerge runs list|show|watch|events|lineage|trace|pause|resume|cancel`: the selector's runs."""
 
 from __future__ import annotations
 
@@ -20,6 +20,10 @@ def run(args: argparse.Namespace, console: Console) -> int:
     """One of the actions."""
     if args.action == "lineage" and Path(args.run_id).is_dir():
         return _lineage(RunFolder(Path(args.run_id)).events(), args.candidate, console)
+    if args.action == "trace":
+        from evomerge_cli.commands import trace
+
+        return trace.run(args, console)
     address, settings = server_address(args.server)
     with SelectorClient(address, settings) as client:
         match args.action:

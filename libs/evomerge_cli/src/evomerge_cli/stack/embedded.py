@@ -28,7 +28,7 @@ STOP_SECONDS = 6.0
 POLL_SECONDS = 0.1
 ACK_WAIT = 8.0
 """Seconds after which a killed worker's job is done by another: short, since everything here is one machine."""
-KEPT_SETTINGS = ("DEVICE", "LOG_LEVEL", "LOG_FORMAT", "MODEL_STORE", "LINK_MODELS", "MAX_DELIVER")
+KEPT_SETTINGS = ("DEVICE", "LOG_LEVEL", "LOG_FORMAT", "MODEL_STORE", "LINK_MODELS", "MAX_DELIVER", "SCORE_CACHE")
 """What the user's EVOMERGE_* variables may say about an embedded stack; addresses and secrets are its own."""
 STATE_FILE = "stack.json"
 
@@ -177,6 +177,8 @@ class Stack:
             "SHUTDOWN_GRACE": "1",
         }
         env.update({PREFIX + key: value for key, value in ours.items()})
+        store = Path(env.get(PREFIX + "MODEL_STORE") or Settings().model_store).expanduser()
+        env.setdefault(PREFIX + "SCORE_CACHE", str(store.parent / "scores"))
         env.setdefault("PYTHONUNBUFFERED", "1")
         env.setdefault("TOKENIZERS_PARALLELISM", "false")
         return env

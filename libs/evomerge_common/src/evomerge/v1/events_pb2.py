@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from evomerge.v1 import types_pb2 as evomerge_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x65vomerge/v1/events.proto\x12\x0b\x65vomerge.v1\x1a\x17\x65vomerge/v1/types.proto\"\x9c\x07\n\x05\x45vent\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0c\n\x04time\x18\x02 \x01(\x01\x12.\n\x0brun_started\x18\n \x01(\x0b\x32\x17.evomerge.v1.RunStartedH\x00\x12<\n\x12\x63\x61ndidate_proposed\x18\x0b \x01(\x0b\x32\x1e.evomerge.v1.CandidateProposedH\x00\x12<\n\x12\x63\x61ndidate_selected\x18\x0c \x01(\x0b\x32\x1e.evomerge.v1.CandidateSelectedH\x00\x12@\n\x14generation_completed\x18\r \x01(\x0b\x32 .evomerge.v1.GenerationCompletedH\x00\x12\x38\n\x10\x63hampion_changed\x18\x0e \x01(\x0b\x32\x1c.evomerge.v1.ChampionChangedH\x00\x12,\n\nrun_paused\x18\x0f \x01(\x0b\x32\x16.evomerge.v1.RunPausedH\x00\x12.\n\x0brun_resumed\x18\x10 \x01(\x0b\x32\x17.evomerge.v1.RunResumedH\x00\x12\x32\n\rrun_cancelled\x18\x11 \x01(\x0b\x32\x19.evomerge.v1.RunCancelledH\x00\x12,\n\nrun_failed\x18\x12 \x01(\x0b\x32\x16.evomerge.v1.RunFailedH\x00\x12\x30\n\x0crun_finished\x18\x13 \x01(\x0b\x32\x18.evomerge.v1.RunFinishedH\x00\x12\x30\n\x0csearch_ended\x18\x14 \x01(\x0b\x32\x18.evomerge.v1.SearchEndedH\x00\x12.\n\x0bmodel_ready\x18\x1e \x01(\x0b\x32\x17.evomerge.v1.ModelReadyH\x00\x12\x38\n\x10\x63\x61ndidate_merged\x18\x1f \x01(\x0b\x32\x1c.evomerge.v1.CandidateMergedH\x00\x12>\n\x13\x63\x61ndidate_evaluated\x18  \x01(\x0b\x32\x1f.evomerge.v1.CandidateEvaluatedH\x00\x12\x38\n\x10\x63\x61ndidate_failed\x18! \x01(\x0b\x32\x1c.evomerge.v1.CandidateFailedH\x00\x12:\n\x11\x61rtifact_exported\x18\" \x01(\x0b\x32\x1d.evomerge.v1.ArtifactExportedH\x00\x42\t\n\x07payload\"\x82\x01\n\nRunStarted\x12\x11\n\tspec_json\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x11\n\tsuite_uri\x18\x04 \x01(\t\x12\x14\n\x0csuite_digest\x18\x05 \x01(\t\x12\x13\n\x0bhas_holdout\x18\x06 \x01(\x08\"\x9a\x01\n\x11\x43\x61ndidateProposed\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x15\n\rrecipe_digest\x18\x02 \x01(\t\x12\x13\n\x0brecipe_json\x18\x03 \x01(\t\x12\x13\n\x0bgenome_json\x18\x04 \x01(\t\x12\x10\n\x08operator\x18\x05 \x01(\t\x12\x0f\n\x07parents\x18\x06 \x03(\t\x12\x12\n\ngeneration\x18\x07 \x01(\x05\"?\n\x11\x43\x61ndidateSelected\x12\x12\n\ngeneration\x18\x01 \x01(\x05\x12\x16\n\x0erecipe_digests\x18\x02 \x03(\t\"{\n\x13GenerationCompleted\x12\x12\n\ngeneration\x18\x01 \x01(\x05\x12\x11\n\tevaluated\x18\x02 \x01(\x05\x12\x14\n\x0c\x62\x65st_fitness\x18\x03 \x01(\x01\x12\x14\n\x0cmean_fitness\x18\x04 \x01(\x01\x12\x11\n\tdiversity\x18\x05 \x01(\x01\"H\n\x0f\x43hampionChanged\x12\x15\n\rrecipe_digest\x18\x01 \x01(\t\x12\x0f\n\x07\x66itness\x18\x02 \x01(\x01\x12\r\n\x05index\x18\x03 \x01(\x05\"\x1b\n\tRunPaused\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\x1c\n\nRunResumed\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\x1e\n\x0cRunCancelled\x12\x0e\n\x06reason\x18\x01 \x01(\t\"2\n\tRunFailed\x12%\n\x05\x65rror\x18\x01 \x01(\x0b\x32\x16.evomerge.v1.ErrorInfo\"I\n\x0bSearchEnded\x12\x17\n\x0f\x63hampion_digest\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x11\n\tevaluated\x18\x03 \x01(\x05\"G\n\x0bRunFinished\x12\x17\n\x0f\x63hampion_digest\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07\x66itness\x18\x03 \x01(\x01\"P\n\nModelReady\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12!\n\x05model\x18\x02 \x01(\x0b\x32\x12.evomerge.v1.Model\x12\x0f\n\x07seconds\x18\x03 \x01(\x01\"t\n\x0f\x43\x61ndidateMerged\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x15\n\rrecipe_digest\x18\x02 \x01(\t\x12\x0b\n\x03uri\x18\x03 \x01(\t\x12\r\n\x05\x62ytes\x18\x04 \x01(\x03\x12\x0f\n\x07seconds\x18\x05 \x01(\x01\x12\r\n\x05notes\x18\x06 \x03(\t\"\xca\x01\n\x12\x43\x61ndidateEvaluated\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x15\n\rrecipe_digest\x18\x02 \x01(\t\x12\x14\n\x0csuite_digest\x18\x03 \x01(\t\x12\r\n\x05split\x18\x04 \x01(\t\x12\x0f\n\x07\x66itness\x18\x05 \x01(\x01\x12&\n\x06scores\x18\x06 \x03(\x0b\x32\x16.evomerge.v1.TaskScore\x12\x0f\n\x07seconds\x18\x07 \x01(\x01\x12\x0e\n\x06\x64\x65vice\x18\x08 \x01(\t\x12\x0e\n\x06\x63\x61\x63hed\x18\t \x01(\x08\"\x8f\x01\n\x0f\x43\x61ndidateFailed\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x15\n\rrecipe_digest\x18\x03 \x01(\t\x12\r\n\x05split\x18\x04 \x01(\t\x12\x11\n\treference\x18\x05 \x01(\t\x12%\n\x05\x65rror\x18\x06 \x01(\x0b\x32\x16.evomerge.v1.ErrorInfo\"\x85\x01\n\x10\x41rtifactExported\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x15\n\rrecipe_digest\x18\x02 \x01(\t\x12\x0e\n\x06\x66ormat\x18\x03 \x01(\t\x12\x0b\n\x03uri\x18\x04 \x01(\t\x12\r\n\x05\x62ytes\x18\x05 \x01(\x03\x12\x0f\n\x07seconds\x18\x06 \x01(\x01\x12\r\n\x05notes\x18\x07 \x03(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x65vomerge/v1/events.proto\x12\x0b\x65vomerge.v1\x1a\x17\x65vomerge/v1/types.proto\"\xf3\x07\n\x05\x45vent\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0c\n\x04time\x18\x02 \x01(\x01\x12\x0e\n\x06worker\x18\x03 \x01(\t\x12\r\n\x05\x62\x65gan\x18\x04 \x01(\x01\x12.\n\x0brun_started\x18\n \x01(\x0b\x32\x17.evomerge.v1.RunStartedH\x00\x12<\n\x12\x63\x61ndidate_proposed\x18\x0b \x01(\x0b\x32\x1e.evomerge.v1.CandidateProposedH\x00\x12<\n\x12\x63\x61ndidate_selected\x18\x0c \x01(\x0b\x32\x1e.evomerge.v1.CandidateSelectedH\x00\x12@\n\x14generation_completed\x18\r \x01(\x0b\x32 .evomerge.v1.GenerationCompletedH\x00\x12\x38\n\x10\x63hampion_changed\x18\x0e \x01(\x0b\x32\x1c.evomerge.v1.ChampionChangedH\x00\x12,\n\nrun_paused\x18\x0f \x01(\x0b\x32\x16.evomerge.v1.RunPausedH\x00\x12.\n\x0brun_resumed\x18\x10 \x01(\x0b\x32\x17.evomerge.v1.RunResumedH\x00\x12\x32\n\rrun_cancelled\x18\x11 \x01(\x0b\x32\x19.evomerge.v1.RunCancelledH\x00\x12,\n\nrun_failed\x18\x12 \x01(\x0b\x32\x16.evomerge.v1.RunFailedH\x00\x12\x30\n\x0crun_finished\x18\x13 \x01(\x0b\x32\x18.evomerge.v1.RunFinishedH\x00\x12\x30\n\x0csearch_ended\x18\x14 \x01(\x0b\x32\x18.evomerge.v1.SearchEndedH\x00\x12\x36\n\x0f\x63\x61ndidate_raced\x18\x15 \x01(\x0b\x32\x1b.evomerge.v1.CandidateRacedH\x00\x12.\n\x0bmodel_ready\x18\x1e \x01(\x0b\x32\x17.evomerge.v1.ModelReadyH\x00\x12\x38\n\x10\x63\x61ndidate_merged\x18\x1f \x01(\x0b\x32\x1c.evomerge.v1.CandidateMergedH\x00\x12>\n\x13\x63\x61ndidate_evaluated\x18  \x01(\x0b\x32\x1f.evomerge.v1.CandidateEvaluatedH\x00\x12\x38\n\x10\x63\x61ndidate_failed\x18! \x01(\x0b\x32\x1c.evomerge.v1.CandidateFailedH\x00\x12:\n\x11\x61rtifact_exported\x18\" \x01(\x0b\x32\x1d.evomerge.v1.ArtifactExportedH\x00\x42\t\n\x07payload\"\xa9\x01\n\nRunStarted\x12\x11\n\tspec_json\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x11\n\tsuite_uri\x18\x04 \x01(\t\x12\x14\n\x0csuite_digest\x18\x05 \x01(\t\x12\x13\n\x0bhas_holdout\x18\x06 \x01(\x08\x12%\n\x05tasks\x18\x07 \x03(\x0b\x32\x16.evomerge.v1.TaskShape\"8\n\tTaskShape\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x0e\n\x06weight\x18\x02 \x01(\x01\x12\r\n\x05items\x18\x03 \x01(\x05\"\x9a\x01\n\x11\x43\x61ndidateProposed\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x15\n\rrecipe_digest\x18\x02 \x01(\t\x12\x13\n\x0brecipe_json\x18\x03 \x01(\t\x12\x13\n\x0bgenome_json\x18\x04 \x01(\t\x12\x10\n\x08operator\x18\x05 \x01(\t\x12\x0f\n\x07parents\x18\x06 \x03(\t\x12\x12\n\ngeneration\x18\x07 \x01(\x05\"?\n\x11\x43\x61ndidateSelected\x12\x12\n\ngeneration\x18\x01 \x01(\x05\x12\x16\n\x0erecipe_digests\x18\x02 \x03(\t\"{\n\x13GenerationCompleted\x12\x12\n\ngeneration\x18\x01 \x01(\x05\x12\x11\n\tevaluated\x18\x02 \x01(\x05\x12\x14\n\x0c\x62\x65st_fitness\x18\x03 \x01(\x01\x12\x14\n\x0cmean_fitness\x18\x04 \x01(\x01\x12\x11\n\tdiversity\x18\x05 \x01(\x01\"H\n\x0f\x43hampionChanged\x12\x15\n\rrecipe_digest\x18\x01 \x01(\t\x12\x0f\n\x07\x66itness\x18\x02 \x01(\x01\x12\r\n\x05index\x18\x03 \x01(\x05\"\xd9\x01\n\x0e\x43\x61ndidateRaced\x12\x15\n\rrecipe_digest\x18\x01 \x01(\t\x12\r\n\x05index\x18\x02 \x01(\x05\x12\x0f\n\x07stopped\x18\x03 \x01(\x08\x12\x0c\n\x04rung\x18\x04 \x01(\x05\x12\r\n\x05items\x18\x05 \x01(\x05\x12\x0f\n\x07\x66itness\x18\x06 \x01(\x01\x12\x0b\n\x03low\x18\x07 \x01(\x01\x12\x0c\n\x04high\x18\x08 \x01(\x01\x12&\n\x06scores\x18\t \x03(\x0b\x32\x16.evomerge.v1.TaskScore\x12\x0f\n\x07\x61gainst\x18\n \x01(\t\x12\x0e\n\x06\x63hance\x18\x0b \x01(\x01\"\x1b\n\tRunPaused\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\x1c\n\nRunResumed\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\x1e\n\x0cRunCancelled\x12\x0e\n\x06reason\x18\x01 \x01(\t\"2\n\tRunFailed\x12%\n\x05\x65rror\x18\x01 \x01(\x0b\x32\x16.evomerge.v1.ErrorInfo\"I\n\x0bSearchEnded\x12\x17\n\x0f\x63hampion_digest\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x11\n\tevaluated\x18\x03 \x01(\x05\"G\n\x0bRunFinished\x12\x17\n\x0f\x63hampion_digest\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07\x66itness\x18\x03 \x01(\x01\"P\n\nModelReady\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12!\n\x05model\x18\x02 \x01(\x0b\x32\x12.evomerge.v1.Model\x12\x0f\n\x07seconds\x18\x03 \x01(\x01\"t\n\x0f\x43\x61ndidateMerged\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x15\n\rrecipe_digest\x18\x02 \x01(\t\x12\x0b\n\x03uri\x18\x03 \x01(\t\x12\r\n\x05\x62ytes\x18\x04 \x01(\x03\x12\x0f\n\x07seconds\x18\x05 \x01(\x01\x12\r\n\x05notes\x18\x06 \x03(\t\"\xfb\x01\n\x12\x43\x61ndidateEvaluated\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x15\n\rrecipe_digest\x18\x02 \x01(\t\x12\x14\n\x0csuite_digest\x18\x03 \x01(\t\x12\r\n\x05split\x18\x04 \x01(\t\x12\x0f\n\x07\x66itness\x18\x05 \x01(\x01\x12&\n\x06scores\x18\x06 \x03(\x0b\x32\x16.evomerge.v1.TaskScore\x12\x0f\n\x07seconds\x18\x07 \x01(\x01\x12\x0e\n\x06\x64\x65vice\x18\x08 \x01(\t\x12\x0e\n\x06\x63\x61\x63hed\x18\t \x01(\x08\x12\x0f\n\x07partial\x18\n \x01(\x08\x12\x0c\n\x04rung\x18\x0b \x01(\x05\x12\x10\n\x08\x63omputed\x18\x0c \x01(\x05\"\x8f\x01\n\x0f\x43\x61ndidateFailed\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x15\n\rrecipe_digest\x18\x03 \x01(\t\x12\r\n\x05split\x18\x04 \x01(\t\x12\x11\n\treference\x18\x05 \x01(\t\x12%\n\x05\x65rror\x18\x06 \x01(\x0b\x32\x16.evomerge.v1.ErrorInfo\"\x85\x01\n\x10\x41rtifactExported\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x15\n\rrecipe_digest\x18\x02 \x01(\t\x12\x0e\n\x06\x66ormat\x18\x03 \x01(\t\x12\x0b\n\x03uri\x18\x04 \x01(\t\x12\r\n\x05\x62ytes\x18\x05 \x01(\x03\x12\x0f\n\x07seconds\x18\x06 \x01(\x01\x12\r\n\x05notes\x18\x07 \x03(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,37 +33,41 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'evomerge.v1.events_pb2', _g
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_EVENT']._serialized_start=67
-  _globals['_EVENT']._serialized_end=991
-  _globals['_RUNSTARTED']._serialized_start=994
-  _globals['_RUNSTARTED']._serialized_end=1124
-  _globals['_CANDIDATEPROPOSED']._serialized_start=1127
-  _globals['_CANDIDATEPROPOSED']._serialized_end=1281
-  _globals['_CANDIDATESELECTED']._serialized_start=1283
-  _globals['_CANDIDATESELECTED']._serialized_end=1346
-  _globals['_GENERATIONCOMPLETED']._serialized_start=1348
-  _globals['_GENERATIONCOMPLETED']._serialized_end=1471
-  _globals['_CHAMPIONCHANGED']._serialized_start=1473
-  _globals['_CHAMPIONCHANGED']._serialized_end=1545
-  _globals['_RUNPAUSED']._serialized_start=1547
-  _globals['_RUNPAUSED']._serialized_end=1574
-  _globals['_RUNRESUMED']._serialized_start=1576
-  _globals['_RUNRESUMED']._serialized_end=1604
-  _globals['_RUNCANCELLED']._serialized_start=1606
-  _globals['_RUNCANCELLED']._serialized_end=1636
-  _globals['_RUNFAILED']._serialized_start=1638
-  _globals['_RUNFAILED']._serialized_end=1688
-  _globals['_SEARCHENDED']._serialized_start=1690
-  _globals['_SEARCHENDED']._serialized_end=1763
-  _globals['_RUNFINISHED']._serialized_start=1765
-  _globals['_RUNFINISHED']._serialized_end=1836
-  _globals['_MODELREADY']._serialized_start=1838
-  _globals['_MODELREADY']._serialized_end=1918
-  _globals['_CANDIDATEMERGED']._serialized_start=1920
-  _globals['_CANDIDATEMERGED']._serialized_end=2036
-  _globals['_CANDIDATEEVALUATED']._serialized_start=2039
-  _globals['_CANDIDATEEVALUATED']._serialized_end=2241
-  _globals['_CANDIDATEFAILED']._serialized_start=2244
-  _globals['_CANDIDATEFAILED']._serialized_end=2387
-  _globals['_ARTIFACTEXPORTED']._serialized_start=2390
-  _globals['_ARTIFACTEXPORTED']._serialized_end=2523
+  _globals['_EVENT']._serialized_end=1078
+  _globals['_RUNSTARTED']._serialized_start=1081
+  _globals['_RUNSTARTED']._serialized_end=1250
+  _globals['_TASKSHAPE']._serialized_start=1252
+  _globals['_TASKSHAPE']._serialized_end=1308
+  _globals['_CANDIDATEPROPOSED']._serialized_start=1311
+  _globals['_CANDIDATEPROPOSED']._serialized_end=1465
+  _globals['_CANDIDATESELECTED']._serialized_start=1467
+  _globals['_CANDIDATESELECTED']._serialized_end=1530
+  _globals['_GENERATIONCOMPLETED']._serialized_start=1532
+  _globals['_GENERATIONCOMPLETED']._serialized_end=1655
+  _globals['_CHAMPIONCHANGED']._serialized_start=1657
+  _globals['_CHAMPIONCHANGED']._serialized_end=1729
+  _globals['_CANDIDATERACED']._serialized_start=1732
+  _globals['_CANDIDATERACED']._serialized_end=1949
+  _globals['_RUNPAUSED']._serialized_start=1951
+  _globals['_RUNPAUSED']._serialized_end=1978
+  _globals['_RUNRESUMED']._serialized_start=1980
+  _globals['_RUNRESUMED']._serialized_end=2008
+  _globals['_RUNCANCELLED']._serialized_start=2010
+  _globals['_RUNCANCELLED']._serialized_end=2040
+  _globals['_RUNFAILED']._serialized_start=2042
+  _globals['_RUNFAILED']._serialized_end=2092
+  _globals['_SEARCHENDED']._serialized_start=2094
+  _globals['_SEARCHENDED']._serialized_end=2167
+  _globals['_RUNFINISHED']._serialized_start=2169
+  _globals['_RUNFINISHED']._serialized_end=2240
+  _globals['_MODELREADY']._serialized_start=2242
+  _globals['_MODELREADY']._serialized_end=2322
+  _globals['_CANDIDATEMERGED']._serialized_start=2324
+  _globals['_CANDIDATEMERGED']._serialized_end=2440
+  _globals['_CANDIDATEEVALUATED']._serialized_start=2443
+  _globals['_CANDIDATEEVALUATED']._serialized_end=2694
+  _globals['_CANDIDATEFAILED']._serialized_start=2697
+  _globals['_CANDIDATEFAILED']._serialized_end=2840
+  _globals['_ARTIFACTEXPORTED']._serialized_start=2843
+  _globals['_ARTIFACTEXPORTED']._serialized_end=2976
 # @@protoc_insertion_point(module_scope)

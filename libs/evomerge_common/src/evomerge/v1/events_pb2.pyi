@@ -8,9 +8,11 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Event(_message.Message):
-    __slots__ = ("run_id", "time", "run_started", "candidate_proposed", "candidate_selected", "generation_completed", "champion_changed", "run_paused", "run_resumed", "run_cancelled", "run_failed", "run_finished", "search_ended", "model_ready", "candidate_merged", "candidate_evaluated", "candidate_failed", "artifact_exported")
+    __slots__ = ("run_id", "time", "worker", "began", "run_started", "candidate_proposed", "candidate_selected", "generation_completed", "champion_changed", "run_paused", "run_resumed", "run_cancelled", "run_failed", "run_finished", "search_ended", "candidate_raced", "model_ready", "candidate_merged", "candidate_evaluated", "candidate_failed", "artifact_exported")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     TIME_FIELD_NUMBER: _ClassVar[int]
+    WORKER_FIELD_NUMBER: _ClassVar[int]
+    BEGAN_FIELD_NUMBER: _ClassVar[int]
     RUN_STARTED_FIELD_NUMBER: _ClassVar[int]
     CANDIDATE_PROPOSED_FIELD_NUMBER: _ClassVar[int]
     CANDIDATE_SELECTED_FIELD_NUMBER: _ClassVar[int]
@@ -22,6 +24,7 @@ class Event(_message.Message):
     RUN_FAILED_FIELD_NUMBER: _ClassVar[int]
     RUN_FINISHED_FIELD_NUMBER: _ClassVar[int]
     SEARCH_ENDED_FIELD_NUMBER: _ClassVar[int]
+    CANDIDATE_RACED_FIELD_NUMBER: _ClassVar[int]
     MODEL_READY_FIELD_NUMBER: _ClassVar[int]
     CANDIDATE_MERGED_FIELD_NUMBER: _ClassVar[int]
     CANDIDATE_EVALUATED_FIELD_NUMBER: _ClassVar[int]
@@ -29,6 +32,8 @@ class Event(_message.Message):
     ARTIFACT_EXPORTED_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     time: float
+    worker: str
+    began: float
     run_started: RunStarted
     candidate_proposed: CandidateProposed
     candidate_selected: CandidateSelected
@@ -40,28 +45,41 @@ class Event(_message.Message):
     run_failed: RunFailed
     run_finished: RunFinished
     search_ended: SearchEnded
+    candidate_raced: CandidateRaced
     model_ready: ModelReady
     candidate_merged: CandidateMerged
     candidate_evaluated: CandidateEvaluated
     candidate_failed: CandidateFailed
     artifact_exported: ArtifactExported
-    def __init__(self, run_id: _Optional[str] = ..., time: _Optional[float] = ..., run_started: _Optional[_Union[RunStarted, _Mapping]] = ..., candidate_proposed: _Optional[_Union[CandidateProposed, _Mapping]] = ..., candidate_selected: _Optional[_Union[CandidateSelected, _Mapping]] = ..., generation_completed: _Optional[_Union[GenerationCompleted, _Mapping]] = ..., champion_changed: _Optional[_Union[ChampionChanged, _Mapping]] = ..., run_paused: _Optional[_Union[RunPaused, _Mapping]] = ..., run_resumed: _Optional[_Union[RunResumed, _Mapping]] = ..., run_cancelled: _Optional[_Union[RunCancelled, _Mapping]] = ..., run_failed: _Optional[_Union[RunFailed, _Mapping]] = ..., run_finished: _Optional[_Union[RunFinished, _Mapping]] = ..., search_ended: _Optional[_Union[SearchEnded, _Mapping]] = ..., model_ready: _Optional[_Union[ModelReady, _Mapping]] = ..., candidate_merged: _Optional[_Union[CandidateMerged, _Mapping]] = ..., candidate_evaluated: _Optional[_Union[CandidateEvaluated, _Mapping]] = ..., candidate_failed: _Optional[_Union[CandidateFailed, _Mapping]] = ..., artifact_exported: _Optional[_Union[ArtifactExported, _Mapping]] = ...) -> None: ...
+    def __init__(self, run_id: _Optional[str] = ..., time: _Optional[float] = ..., worker: _Optional[str] = ..., began: _Optional[float] = ..., run_started: _Optional[_Union[RunStarted, _Mapping]] = ..., candidate_proposed: _Optional[_Union[CandidateProposed, _Mapping]] = ..., candidate_selected: _Optional[_Union[CandidateSelected, _Mapping]] = ..., generation_completed: _Optional[_Union[GenerationCompleted, _Mapping]] = ..., champion_changed: _Optional[_Union[ChampionChanged, _Mapping]] = ..., run_paused: _Optional[_Union[RunPaused, _Mapping]] = ..., run_resumed: _Optional[_Union[RunResumed, _Mapping]] = ..., run_cancelled: _Optional[_Union[RunCancelled, _Mapping]] = ..., run_failed: _Optional[_Union[RunFailed, _Mapping]] = ..., run_finished: _Optional[_Union[RunFinished, _Mapping]] = ..., search_ended: _Optional[_Union[SearchEnded, _Mapping]] = ..., candidate_raced: _Optional[_Union[CandidateRaced, _Mapping]] = ..., model_ready: _Optional[_Union[ModelReady, _Mapping]] = ..., candidate_merged: _Optional[_Union[CandidateMerged, _Mapping]] = ..., candidate_evaluated: _Optional[_Union[CandidateEvaluated, _Mapping]] = ..., candidate_failed: _Optional[_Union[CandidateFailed, _Mapping]] = ..., artifact_exported: _Optional[_Union[ArtifactExported, _Mapping]] = ...) -> None: ...
 
 class RunStarted(_message.Message):
-    __slots__ = ("spec_json", "request_id", "version", "suite_uri", "suite_digest", "has_holdout")
+    __slots__ = ("spec_json", "request_id", "version", "suite_uri", "suite_digest", "has_holdout", "tasks")
     SPEC_JSON_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     SUITE_URI_FIELD_NUMBER: _ClassVar[int]
     SUITE_DIGEST_FIELD_NUMBER: _ClassVar[int]
     HAS_HOLDOUT_FIELD_NUMBER: _ClassVar[int]
+    TASKS_FIELD_NUMBER: _ClassVar[int]
     spec_json: str
     request_id: str
     version: str
     suite_uri: str
     suite_digest: str
     has_holdout: bool
-    def __init__(self, spec_json: _Optional[str] = ..., request_id: _Optional[str] = ..., version: _Optional[str] = ..., suite_uri: _Optional[str] = ..., suite_digest: _Optional[str] = ..., has_holdout: _Optional[bool] = ...) -> None: ...
+    tasks: _containers.RepeatedCompositeFieldContainer[TaskShape]
+    def __init__(self, spec_json: _Optional[str] = ..., request_id: _Optional[str] = ..., version: _Optional[str] = ..., suite_uri: _Optional[str] = ..., suite_digest: _Optional[str] = ..., has_holdout: _Optional[bool] = ..., tasks: _Optional[_Iterable[_Union[TaskShape, _Mapping]]] = ...) -> None: ...
+
+class TaskShape(_message.Message):
+    __slots__ = ("task", "weight", "items")
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    task: str
+    weight: float
+    items: int
+    def __init__(self, task: _Optional[str] = ..., weight: _Optional[float] = ..., items: _Optional[int] = ...) -> None: ...
 
 class CandidateProposed(_message.Message):
     __slots__ = ("index", "recipe_digest", "recipe_json", "genome_json", "operator", "parents", "generation")
@@ -112,6 +130,32 @@ class ChampionChanged(_message.Message):
     fitness: float
     index: int
     def __init__(self, recipe_digest: _Optional[str] = ..., fitness: _Optional[float] = ..., index: _Optional[int] = ...) -> None: ...
+
+class CandidateRaced(_message.Message):
+    __slots__ = ("recipe_digest", "index", "stopped", "rung", "items", "fitness", "low", "high", "scores", "against", "chance")
+    RECIPE_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    STOPPED_FIELD_NUMBER: _ClassVar[int]
+    RUNG_FIELD_NUMBER: _ClassVar[int]
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    FITNESS_FIELD_NUMBER: _ClassVar[int]
+    LOW_FIELD_NUMBER: _ClassVar[int]
+    HIGH_FIELD_NUMBER: _ClassVar[int]
+    SCORES_FIELD_NUMBER: _ClassVar[int]
+    AGAINST_FIELD_NUMBER: _ClassVar[int]
+    CHANCE_FIELD_NUMBER: _ClassVar[int]
+    recipe_digest: str
+    index: int
+    stopped: bool
+    rung: int
+    items: int
+    fitness: float
+    low: float
+    high: float
+    scores: _containers.RepeatedCompositeFieldContainer[_types_pb2.TaskScore]
+    against: str
+    chance: float
+    def __init__(self, recipe_digest: _Optional[str] = ..., index: _Optional[int] = ..., stopped: _Optional[bool] = ..., rung: _Optional[int] = ..., items: _Optional[int] = ..., fitness: _Optional[float] = ..., low: _Optional[float] = ..., high: _Optional[float] = ..., scores: _Optional[_Iterable[_Union[_types_pb2.TaskScore, _Mapping]]] = ..., against: _Optional[str] = ..., chance: _Optional[float] = ...) -> None: ...
 
 class RunPaused(_message.Message):
     __slots__ = ("reason",)
@@ -184,7 +228,7 @@ class CandidateMerged(_message.Message):
     def __init__(self, job_id: _Optional[str] = ..., recipe_digest: _Optional[str] = ..., uri: _Optional[str] = ..., bytes: _Optional[int] = ..., seconds: _Optional[float] = ..., notes: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class CandidateEvaluated(_message.Message):
-    __slots__ = ("job_id", "recipe_digest", "suite_digest", "split", "fitness", "scores", "seconds", "device", "cached")
+    __slots__ = ("job_id", "recipe_digest", "suite_digest", "split", "fitness", "scores", "seconds", "device", "cached", "partial", "rung", "computed")
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
     RECIPE_DIGEST_FIELD_NUMBER: _ClassVar[int]
     SUITE_DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -194,6 +238,9 @@ class CandidateEvaluated(_message.Message):
     SECONDS_FIELD_NUMBER: _ClassVar[int]
     DEVICE_FIELD_NUMBER: _ClassVar[int]
     CACHED_FIELD_NUMBER: _ClassVar[int]
+    PARTIAL_FIELD_NUMBER: _ClassVar[int]
+    RUNG_FIELD_NUMBER: _ClassVar[int]
+    COMPUTED_FIELD_NUMBER: _ClassVar[int]
     job_id: str
     recipe_digest: str
     suite_digest: str
@@ -203,7 +250,10 @@ class CandidateEvaluated(_message.Message):
     seconds: float
     device: str
     cached: bool
-    def __init__(self, job_id: _Optional[str] = ..., recipe_digest: _Optional[str] = ..., suite_digest: _Optional[str] = ..., split: _Optional[str] = ..., fitness: _Optional[float] = ..., scores: _Optional[_Iterable[_Union[_types_pb2.TaskScore, _Mapping]]] = ..., seconds: _Optional[float] = ..., device: _Optional[str] = ..., cached: _Optional[bool] = ...) -> None: ...
+    partial: bool
+    rung: int
+    computed: int
+    def __init__(self, job_id: _Optional[str] = ..., recipe_digest: _Optional[str] = ..., suite_digest: _Optional[str] = ..., split: _Optional[str] = ..., fitness: _Optional[float] = ..., scores: _Optional[_Iterable[_Union[_types_pb2.TaskScore, _Mapping]]] = ..., seconds: _Optional[float] = ..., device: _Optional[str] = ..., cached: _Optional[bool] = ..., partial: _Optional[bool] = ..., rung: _Optional[int] = ..., computed: _Optional[int] = ...) -> None: ...
 
 class CandidateFailed(_message.Message):
     __slots__ = ("job_id", "kind", "recipe_digest", "split", "reference", "error")

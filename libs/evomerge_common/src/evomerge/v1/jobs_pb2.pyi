@@ -42,7 +42,7 @@ class MergeJob(_message.Message):
     def __init__(self, recipe_json: _Optional[str] = ..., recipe_digest: _Optional[str] = ..., sources: _Optional[_Iterable[_Union[_types_pb2.Model, _Mapping]]] = ...) -> None: ...
 
 class EvaluateJob(_message.Message):
-    __slots__ = ("recipe_json", "recipe_digest", "sources", "artifact_uri", "suite_uri", "suite_digest", "split", "threads")
+    __slots__ = ("recipe_json", "recipe_digest", "sources", "artifact_uri", "suite_uri", "suite_digest", "split", "threads", "items", "rung")
     RECIPE_JSON_FIELD_NUMBER: _ClassVar[int]
     RECIPE_DIGEST_FIELD_NUMBER: _ClassVar[int]
     SOURCES_FIELD_NUMBER: _ClassVar[int]
@@ -51,6 +51,8 @@ class EvaluateJob(_message.Message):
     SUITE_DIGEST_FIELD_NUMBER: _ClassVar[int]
     SPLIT_FIELD_NUMBER: _ClassVar[int]
     THREADS_FIELD_NUMBER: _ClassVar[int]
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    RUNG_FIELD_NUMBER: _ClassVar[int]
     recipe_json: str
     recipe_digest: str
     sources: _containers.RepeatedCompositeFieldContainer[_types_pb2.Model]
@@ -59,7 +61,9 @@ class EvaluateJob(_message.Message):
     suite_digest: str
     split: str
     threads: int
-    def __init__(self, recipe_json: _Optional[str] = ..., recipe_digest: _Optional[str] = ..., sources: _Optional[_Iterable[_Union[_types_pb2.Model, _Mapping]]] = ..., artifact_uri: _Optional[str] = ..., suite_uri: _Optional[str] = ..., suite_digest: _Optional[str] = ..., split: _Optional[str] = ..., threads: _Optional[int] = ...) -> None: ...
+    items: _containers.RepeatedCompositeFieldContainer[_types_pb2.TaskItems]
+    rung: int
+    def __init__(self, recipe_json: _Optional[str] = ..., recipe_digest: _Optional[str] = ..., sources: _Optional[_Iterable[_Union[_types_pb2.Model, _Mapping]]] = ..., artifact_uri: _Optional[str] = ..., suite_uri: _Optional[str] = ..., suite_digest: _Optional[str] = ..., split: _Optional[str] = ..., threads: _Optional[int] = ..., items: _Optional[_Iterable[_Union[_types_pb2.TaskItems, _Mapping]]] = ..., rung: _Optional[int] = ...) -> None: ...
 
 class ExportJob(_message.Message):
     __slots__ = ("recipe_json", "recipe_digest", "sources", "format", "destination", "card")

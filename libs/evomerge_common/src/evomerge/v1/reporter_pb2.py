@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from evomerge.v1 import types_pb2 as evomerge_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x65vomerge/v1/reporter.proto\x12\x0b\x65vomerge.v1\x1a\x17\x65vomerge/v1/types.proto\"\"\n\x10GetReportRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"5\n\x11GetReportResponse\x12\x13\n\x0bresult_json\x18\x01 \x01(\t\x12\x0b\n\x03uri\x18\x02 \x01(\t\"6\n\x15GetLeaderboardRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\x05\"H\n\x16GetLeaderboardResponse\x12.\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x1d.evomerge.v1.LeaderboardEntry\"\xa1\x01\n\x10LeaderboardEntry\x12\x0c\n\x04rank\x18\x01 \x01(\x05\x12\x15\n\rrecipe_digest\x18\x02 \x01(\t\x12\r\n\x05index\x18\x03 \x01(\x05\x12\x10\n\x08operator\x18\x04 \x01(\t\x12\x0e\n\x06method\x18\x05 \x01(\t\x12\x0f\n\x07\x66itness\x18\x06 \x01(\x01\x12&\n\x06scores\x18\x07 \x03(\x0b\x32\x16.evomerge.v1.TaskScore\":\n\x11GetLineageRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x15\n\rrecipe_digest\x18\x02 \x01(\t\"=\n\x12GetLineageResponse\x12\'\n\x05nodes\x18\x01 \x03(\x0b\x32\x18.evomerge.v1.LineageNode\"g\n\x0bLineageNode\x12\x15\n\rrecipe_digest\x18\x01 \x01(\t\x12\r\n\x05index\x18\x02 \x01(\x05\x12\x10\n\x08operator\x18\x03 \x01(\t\x12\x0f\n\x07parents\x18\x04 \x03(\t\x12\x0f\n\x07\x66itness\x18\x05 \x01(\x01\x32\x87\x02\n\x0fReporterService\x12J\n\tGetReport\x12\x1d.evomerge.v1.GetReportRequest\x1a\x1e.evomerge.v1.GetReportResponse\x12Y\n\x0eGetLeaderboard\x12\".evomerge.v1.GetLeaderboardRequest\x1a#.evomerge.v1.GetLeaderboardResponse\x12M\n\nGetLineage\x12\x1e.evomerge.v1.GetLineageRequest\x1a\x1f.evomerge.v1.GetLineageResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x65vomerge/v1/reporter.proto\x12\x0b\x65vomerge.v1\x1a\x17\x65vomerge/v1/types.proto\"\"\n\x10GetReportRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"5\n\x11GetReportResponse\x12\x13\n\x0bresult_json\x18\x01 \x01(\t\x12\x0b\n\x03uri\x18\x02 \x01(\t\"6\n\x15GetLeaderboardRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\x05\"H\n\x16GetLeaderboardResponse\x12.\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x1d.evomerge.v1.LeaderboardEntry\"\xa1\x01\n\x10LeaderboardEntry\x12\x0c\n\x04rank\x18\x01 \x01(\x05\x12\x15\n\rrecipe_digest\x18\x02 \x01(\t\x12\r\n\x05index\x18\x03 \x01(\x05\x12\x10\n\x08operator\x18\x04 \x01(\t\x12\x0e\n\x06method\x18\x05 \x01(\t\x12\x0f\n\x07\x66itness\x18\x06 \x01(\x01\x12&\n\x06scores\x18\x07 \x03(\x0b\x32\x16.evomerge.v1.TaskScore\":\n\x11GetLineageRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x15\n\rrecipe_digest\x18\x02 \x01(\t\"=\n\x12GetLineageResponse\x12\'\n\x05nodes\x18\x01 \x03(\x0b\x32\x18.evomerge.v1.LineageNode\"\x93\x01\n\x0bLineageNode\x12\x15\n\rrecipe_digest\x18\x01 \x01(\t\x12\r\n\x05index\x18\x02 \x01(\x05\x12\x10\n\x08operator\x18\x03 \x01(\t\x12\x0f\n\x07parents\x18\x04 \x03(\t\x12\x0f\n\x07\x66itness\x18\x05 \x01(\x01\x12\x0f\n\x07stopped\x18\x06 \x01(\x08\x12\x0b\n\x03low\x18\x07 \x01(\x01\x12\x0c\n\x04high\x18\x08 \x01(\x01\x32\x87\x02\n\x0fReporterService\x12J\n\tGetReport\x12\x1d.evomerge.v1.GetReportRequest\x1a\x1e.evomerge.v1.GetReportResponse\x12Y\n\x0eGetLeaderboard\x12\".evomerge.v1.GetLeaderboardRequest\x1a#.evomerge.v1.GetLeaderboardResponse\x12M\n\nGetLineage\x12\x1e.evomerge.v1.GetLineageRequest\x1a\x1f.evomerge.v1.GetLineageResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -46,8 +46,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETLINEAGEREQUEST']._serialized_end=511
   _globals['_GETLINEAGERESPONSE']._serialized_start=513
   _globals['_GETLINEAGERESPONSE']._serialized_end=574
-  _globals['_LINEAGENODE']._serialized_start=576
-  _globals['_LINEAGENODE']._serialized_end=679
-  _globals['_REPORTERSERVICE']._serialized_start=682
-  _globals['_REPORTERSERVICE']._serialized_end=945
+  _globals['_LINEAGENODE']._serialized_start=577
+  _globals['_LINEAGENODE']._serialized_end=724
+  _globals['_REPORTERSERVICE']._serialized_start=727
+  _globals['_REPORTERSERVICE']._serialized_end=990
 # @@protoc_insertion_point(module_scope)

@@ -68,15 +68,21 @@ class GetLineageResponse(_message.Message):
     def __init__(self, nodes: _Optional[_Iterable[_Union[LineageNode, _Mapping]]] = ...) -> None: ...
 
 class LineageNode(_message.Message):
-    __slots__ = ("recipe_digest", "index", "operator", "parents", "fitness")
+    __slots__ = ("recipe_digest", "index", "operator", "parents", "fitness", "stopped", "low", "high")
     RECIPE_DIGEST_FIELD_NUMBER: _ClassVar[int]
     INDEX_FIELD_NUMBER: _ClassVar[int]
     OPERATOR_FIELD_NUMBER: _ClassVar[int]
     PARENTS_FIELD_NUMBER: _ClassVar[int]
     FITNESS_FIELD_NUMBER: _ClassVar[int]
+    STOPPED_FIELD_NUMBER: _ClassVar[int]
+    LOW_FIELD_NUMBER: _ClassVar[int]
+    HIGH_FIELD_NUMBER: _ClassVar[int]
     recipe_digest: str
     index: int
     operator: str
     parents: _containers.RepeatedScalarFieldContainer[str]
     fitness: float
-    def __init__(self, recipe_digest: _Optional[str] = ..., index: _Optional[int] = ..., operator: _Optional[str] = ..., parents: _Optional[_Iterable[str]] = ..., fitness: _Optional[float] = ...) -> None: ...
+    stopped: bool
+    low: float
+    high: float
+    def __init__(self, recipe_digest: _Optional[str] = ..., index: _Optional[int] = ..., operator: _Optional[str] = ..., parents: _Optional[_Iterable[str]] = ..., fitness: _Optional[float] = ..., stopped: _Optional[bool] = ..., low: _Optional[float] = ..., high: _Optional[float] = ...) -> None: ...

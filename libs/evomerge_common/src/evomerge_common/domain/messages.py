@@ -27,6 +27,13 @@ class TaskScore:
     metric: str = ""
     metric_value: float = 0.0
     item_scores: tuple[float, ...] = ()
+    positions: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskItems:
+    task: str = ""
+    positions: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +68,8 @@ class EvaluateJob:
     suite_digest: str = ""
     split: str = ""
     threads: int = 0
+    items: tuple[TaskItems, ...] = ()
+    rung: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +107,13 @@ class Job:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TaskShape:
+    task: str = ""
+    weight: float = 0.0
+    items: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunStarted:
     spec_json: str = ""
     request_id: str = ""
@@ -105,6 +121,7 @@ class RunStarted:
     suite_uri: str = ""
     suite_digest: str = ""
     has_holdout: bool = False
+    tasks: tuple[TaskShape, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +155,21 @@ class ChampionChanged:
     recipe_digest: str = ""
     fitness: float = 0.0
     index: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class CandidateRaced:
+    recipe_digest: str = ""
+    index: int = 0
+    stopped: bool = False
+    rung: int = 0
+    items: int = 0
+    fitness: float = 0.0
+    low: float = 0.0
+    high: float = 0.0
+    scores: tuple[TaskScore, ...] = ()
+    against: str = ""
+    chance: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,6 +237,9 @@ class CandidateEvaluated:
     seconds: float = 0.0
     device: str = ""
     cached: bool = False
+    partial: bool = False
+    rung: int = 0
+    computed: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,6 +269,7 @@ Decision = (
     | CandidateSelected
     | GenerationCompleted
     | ChampionChanged
+    | CandidateRaced
     | RunPaused
     | RunResumed
     | RunCancelled
@@ -248,11 +284,13 @@ TERMINAL = (RunFinished, RunCancelled, RunFailed)
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """One fact of a run. `time` is Unix seconds, for people: no decision reads it."""
+    """One fact of a run. `time` and `began` are Unix seconds, for people: no decision reads them."""
 
     run_id: str
     payload: Decision | Result
     time: float = 0.0
+    worker: str = ""
+    began: float = 0.0
 
     @property
     def type(self) -> str:

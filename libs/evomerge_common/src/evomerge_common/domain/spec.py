@@ -23,12 +23,37 @@ from evomerge_common.errors import Path, SpecError, did_you_mean
 METHODS = (*PARAMETER_METHODS, *PATH_METHODS)
 """Merge methods that the search draws from."""
 STRATEGIES = ("tournament", "nsga2", "map_elites", "cmaes", "tpe", "gp", "random")
+FRONTS = ("nsga2", "map_elites")
+"""Strategies that compare candidates by every task, not by one fitness."""
 SCHEDULES = ("steady", "generational")
 BREEDING = ("blend", "classic")
 PS_TECHNIQUES_1 = ("linear", "slerp")
 PS_TECHNIQUES_2 = ("ties", "dare")
 DFS_TECHNIQUES = ("frankenmerge", "dfs")
 MASK_STRATEGIES = ("random", "magnitude")
+
+
+@dataclass(frozen=True)
+class RacingSpec:
+    """How a candidate is stopped early that has no chance.
+
+    Attributes:
+        rungs: shares of the items after which the question is put; none: every candidate gets all items.
+        rank: the rival is the candidate of this rank among those with all items.
+        confidence: a candidate is stopped when its chance to be ahead of the rival is below 1 − confidence.
+        margin: a lead counts beyond so many standard errors of a comparison on all items.
+        unit: items that one job scores at most, so that a job stays short.
+
+    """
+
+    rungs: tuple[float, ...] = (0.25, 0.5)
+    rank: int = 1
+    confidence: float = 0.9
+    margin: float = 0.5
+    unit: int = 256
+
+
+NO_RACE = RacingSpec(rungs=())
 
 
 @dataclass(frozen=True)
@@ -62,6 +87,7 @@ class SearchSpec:
     min_delta: float = 0.0
     target: float | None = None
     hours: float | None = None
+    racing: RacingSpec = NO_RACE
 
 
 @dataclass(frozen=True)
@@ -116,6 +142,9 @@ class RunSpec:
         """Plain data in the form that `from_dict` reads, without the suite."""
         search = {key: value for key, value in asdict(self.search).items() if value is not None}
         search |= {"methods": list(self.search.methods), "genes": list(self.search.genes)}
+        racing = search.pop("racing")
+        if racing["rungs"]:  # off is not written: the log of a run without a race is what it always was
+            search["racing"] = {**racing, "rungs": list(racing["rungs"])}
         return {
             "models": list(self.models),
             "base": self.base,
@@ -196,8 +225,9 @@ def _search(data: Mapping[str, Any], path: Path) -> SearchSpec:
     part = _section(data, "search", SEARCH_KEYS, path)
     path = (*path, "search")
     default = SearchSpec()
+    strategy = _word(part, "strategy", default.strategy, STRATEGIES, path)
     search = SearchSpec(
-        strategy=_word(part, "strategy", default.strategy, STRATEGIES, path),
+        strategy=strategy,
         schedule=_word(part, "schedule", default.schedule, SCHEDULES, path),
         population=_integer(part, "population", default.population, path, low=2, high=10_000),
         in_flight=_integer(part, "in_flight", default.in_flight, path, low=1, high=1_000),
@@ -212,12 +242,41 @@ def _search(data: Mapping[str, Any], path: Path) -> SearchSpec:
         min_delta=_number(part, "min_delta", default.min_delta, path, low=0.0),
         target=_optional(part, "target", path),
         hours=_optional(part, "hours", path, low=0.0),
+        racing=_racing(part, strategy, path),
     )
     if not search.methods:
         raise SpecError("must be a list of merge methods", (*path, "methods"))
     if search.elites >= search.population:
         raise SpecError(f"must be below the population ({search.population})", (*path, "elites"))
     return search
+
+
+def _racing(data: Mapping[str, Any], strategy: str, path: Path) -> RacingSpec:
+    """`racing: true` (the defaults of `RacingSpec`), its keys, or `false`, which is the default."""
+    value = data.get("racing", False)
+    if value is False:
+        return NO_RACE
+    if strategy in FRONTS:
+        raise SpecError(f"a race compares one fitness, and {strategy} has several: leave it out", (*path, "racing"))
+    part = {} if value is True else value
+    path = (*path, "racing")
+    check_keys(part, tuple(RacingSpec.__dataclass_fields__), path, SpecError)
+    default = RacingSpec()
+    rungs = part.get("rungs", list(default.rungs))
+    if not isinstance(rungs, list) or not all(
+        isinstance(share, int | float) and not isinstance(share, bool) and low < share < 1
+        for low, share in zip([0.0, *rungs], rungs, strict=False)
+    ):
+        raise SpecError(f"must be a list of growing shares between 0 and 1, not {rungs!r}", (*path, "rungs"))
+    if not rungs:
+        return NO_RACE
+    return RacingSpec(
+        rungs=tuple(float(share) for share in rungs),
+        rank=_integer(part, "rank", default.rank, path, low=1, high=1_000),
+        confidence=_number(part, "confidence", default.confidence, path, low=0.5, high=0.9999),
+        margin=_number(part, "margin", default.margin, path, low=0.0, high=10.0),
+        unit=_integer(part, "unit", default.unit, path, low=1, high=1_000_000),
+    )
 
 
 def _classic(data: Mapping[str, Any], path: Path) -> ClassicSpec:

@@ -47,6 +47,8 @@ class Settings:
         backend: what computes scores: auto (vllm where it is installed and there is a GPU), torch or vllm.
         allow_code: tasks of kind `code` may run what models write (in a sandbox).
         score_timeout: seconds that scoring one candidate may take.
+        score_cache: folder where scores are kept for the runs of every stack of this home; empty or "off": scores are
+            shared by the runs of one broker alone. An embedded stack has its own default.
         link_models: local model folders are symlinked into the model store, not copied.
 
     """
@@ -79,6 +81,7 @@ class Settings:
     backend: str = "auto"
     allow_code: bool = False
     score_timeout: float = 6 * 3600.0
+    score_cache: str = ""
     link_models: bool = True
 
     def __post_init__(self) -> None:
@@ -185,4 +188,4 @@ def _parse(name: str, kind: str, text: str) -> Any:
             return int(text) if kind == "int" else float(text)
         except ValueError as error:
             raise _bad(name, text, f"expected a{'n integer' if kind == 'int' else ' number'}") from error
-    return str(Path(text).expanduser()) if name == "artifact_store" and "://" not in text else text
+    return str(Path(text).expanduser()) if name in {"artifact_store", "score_cache"} and "://" not in text else text

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import socket
 import time
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import structlog
 
@@ -38,6 +41,8 @@ from evomerge_common.runtime.ports_factory import Ports
 from evomerge_common.runtime.settings import Settings
 
 Handler = Callable[[Job], Awaitable[Result]]
+Preparation = Callable[[Job], Awaitable[None]]
+Finish = Callable[[Job, Any], Awaitable[Result]]
 
 _FETCH_SECONDS = 1.0  # also the longest that an idle worker takes to stop: a fetch is never cut, or its job would hang
 _RETRY_DELAYS = (1.0, 5.0, 15.0, 30.0)
@@ -46,6 +51,10 @@ _TRANSIENT = (Unavailable, ResourceExhausted, WorkerCrashed, OSError)
 
 class Worker:
     """Works one kind of job, one at a time.
+
+    With `prepare`, the next job is fetched and prepared while one is in work, and a result is published while the next
+    is in work already: the handler never waits for the queue. `prepare` raises nothing (what is wrong with a job, its
+    handler says); `finish` looks at a result before it is published, and may change it.
 
     The handler raises InvalidInput or WorkFailed (but not WorkerCrashed) when the job can never succeed: the result
     is CandidateFailed at once. Anything else is tried again after a delay; at the last attempt the job is a dead
@@ -57,6 +66,8 @@ class Worker:
         *,
         kind: str,
         handler: Handler,
+        prepare: Preparation | None = None,
+        finish: Finish | None = None,
         ports: Ports,
         settings: Settings,
         metrics: WorkerMetrics | None = None,
@@ -64,6 +75,10 @@ class Worker:
     ) -> None:
         self.kind = kind
         self._handler = handler
+        self._prepare = prepare
+        self._finish = finish
+        self._turn = asyncio.Lock()  # fair: whoever fetched first works first
+        self._name = f"{kind}@{socket.gethostname()}:{os.getpid()}"
         self._ports = ports
         self._settings = settings
         self._retry_delays = retry_delays
@@ -73,6 +88,15 @@ class Worker:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Works until `stop` is set; the job in work then has `drain_timeout` seconds, and is given back."""
+        loops = [asyncio.create_task(self._loop(stop)) for _ in range(1 if self._prepare is None else 2)]
+        try:
+            await asyncio.gather(*loops)
+        finally:
+            for loop in loops:
+                loop.cancel()
+            await asyncio.gather(*loops, return_exceptions=True)
+
+    async def _loop(self, stop: asyncio.Event) -> None:
         failures = 0
         while not stop.is_set():
             try:
@@ -114,29 +138,42 @@ class Worker:
                 await heart
 
     async def _attempt(self, delivery: Delivery, stop: asyncio.Event) -> None:
-        job, started = delivery.job, time.monotonic()
-        self._metrics.in_progress.labels(self.kind).inc()
-        try:
-            result = await self._run_handler(job, stop)
-        except (InvalidInput, WorkFailed) as error:
-            if isinstance(error, WorkerCrashed):
-                await self._again(delivery, error)
-            else:
-                await self._finish_failed(delivery, error, dead=False)
-        except _TRANSIENT as error:
-            await self._again(delivery, error)
-        except Exception as error:
-            self._log.exception("bug in the handler", error=str(error))
-            await self._again(delivery, error)
-        else:
-            if result is None:
-                await self._give_back(delivery)
-            elif await self._publish(delivery, result, stop):
-                self._count("done")
-                self._log.info("job done", seconds=round(time.monotonic() - started, 3))
-        finally:
-            self._metrics.in_progress.labels(self.kind).dec()
-            self._metrics.duration.labels(self.kind).observe(time.monotonic() - started)
+        job = delivery.job
+        if self._prepare is not None:
+            await self._prepare(job)
+        result, problem, began = None, None, 0.0
+        async with self._turn:
+            if not stop.is_set():
+                started, began = time.monotonic(), self._ports.clock.now()
+                self._metrics.in_progress.labels(self.kind).inc()
+                try:
+                    result = await self._run_handler(job, stop)
+                except Exception as error:
+                    problem = error
+                finally:
+                    self._metrics.in_progress.labels(self.kind).dec()
+                    self._metrics.duration.labels(self.kind).observe(time.monotonic() - started)
+        ended = self._ports.clock.now()
+        if result is not None and self._finish is not None:
+            try:
+                result = await self._finish(job, result)
+            except Exception as error:
+                problem = error
+        if problem is not None:
+            await self._failed(delivery, problem)
+        elif result is None:
+            await self._give_back(delivery)
+        elif await self._publish(delivery, result, stop, began=began, ended=ended):
+            self._count("done")
+            self._log.info("job done", seconds=round(ended - began, 3))
+
+    async def _failed(self, delivery: Delivery, error: Exception) -> None:
+        if isinstance(error, InvalidInput | WorkFailed) and not isinstance(error, WorkerCrashed):
+            await self._finish_failed(delivery, error, dead=False)
+            return
+        if not isinstance(error, _TRANSIENT):
+            self._log.error("bug in the handler", error=str(error), exc_info=error)
+        await self._again(delivery, error)
 
     async def _run_handler(self, job: Job, stop: asyncio.Event) -> Result | None:
         """The handler's result, or None when it had to be cut because the service stops."""
@@ -157,10 +194,12 @@ class Worker:
             if not work.done():
                 work.cancel()
 
-    async def _publish(self, delivery: Delivery, result: Result, stop: asyncio.Event) -> bool:
+    async def _publish(
+        self, delivery: Delivery, result: Result, stop: asyncio.Event, *, began: float, ended: float
+    ) -> bool:
         """Publishes the result once; tells whether it was the first. Work that is done outlives a broker's restart."""
         job = delivery.job
-        event = Event(run_id=job.run_id, payload=result, time=self._ports.clock.now())
+        event = Event(run_id=job.run_id, payload=result, time=ended, worker=self._name, began=began)
         failures = 0
         while True:
             try:

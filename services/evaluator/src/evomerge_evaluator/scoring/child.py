@@ -33,6 +33,7 @@ class ScoreRequest:
         folder: its weights; None: the recipe is executed in memory.
         models: ModelReference.key of each source → its folder.
         suite_digest: of `suite`, known already.
+        places: task → which of the split's items, by place; None: all of all tasks.
 
     """
 
@@ -43,6 +44,7 @@ class ScoreRequest:
     suite_digest: str
     split: str
     threads: int
+    places: Mapping[str, tuple[int, ...]] | None = None
 
 
 def initialise(device: str, backend: str = "auto", allow_code: bool = False) -> None:
@@ -54,6 +56,21 @@ def score(request: ScoreRequest) -> ScoreReport:
     """Scores one candidate; see `scoring.score_folder`."""
     with _torch_errors():
         return _score(request, _resident())
+
+
+def execute(recipe_json: str, models: Mapping[str, Path], out: Path, threads: int) -> None:
+    """Writes a recipe's weights into an empty folder, for a scoring that is to come."""
+    with _torch_errors():
+        from evomerge_merging import execute, plan_merge
+
+        with plan_merge(Recipe.from_json(recipe_json), models) as plan:
+            execute(plan, out, threads=threads, staged=True)
+
+
+def warm() -> None:
+    """Imports what the first candidate needs, so that it does not wait for it."""
+    with _torch_errors():
+        _resident()
 
 
 def generate(folder: Path, prompt: str, max_new_tokens: int, threads: int, chat: bool = False) -> GenerateResult:
@@ -89,8 +106,9 @@ def _score(request: ScoreRequest, scorer: Scorer) -> ScoreReport:
         if folder is None:
             return _score_recipe(recipe, request, scorer)
     return scorer.score_folder(
-        folder, request.suite, request.split, threads=request.threads, suite_digest=request.suite_digest
-    )
+        folder, request.suite, request.split, threads=request.threads, suite_digest=request.suite_digest,
+        places=request.places,
+    )  # fmt: skip
 
 
 def _plain_source(recipe: Recipe, models: Mapping[str, Path]) -> Path | None:
@@ -110,8 +128,9 @@ def _score_recipe(recipe: Recipe, request: ScoreRequest, scorer: Scorer) -> Scor
         raise Unavailable(f"neither the candidate's weights nor its source {missing[0]} are on this machine")
     with plan_merge(recipe, request.models) as plan:
         return scorer.score_plan(
-            plan, request.suite, request.split, threads=request.threads, suite_digest=request.suite_digest
-        )
+            plan, request.suite, request.split, threads=request.threads, suite_digest=request.suite_digest,
+            places=request.places,
+        )  # fmt: skip
 
 
 @contextmanager

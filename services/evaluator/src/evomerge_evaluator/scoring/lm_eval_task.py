@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from evomerge_common.domain.messages import TaskScore
+from evomerge_common.domain.scores import task_score
 from evomerge_common.domain.suite import Item, Task
 from evomerge_common.errors import EvoMergeException, ModelError, SuiteError, Unavailable, did_you_mean
 from evomerge_evaluator.scoring.asking import Advance
 from evomerge_evaluator.scoring.encode import Encoder
 from evomerge_evaluator.scoring.model import ScoringModel
-from evomerge_evaluator.scoring.tasks import task_score
 
 FEWSHOT_SEED = 1234
 """The harness's own default."""
@@ -235,7 +235,7 @@ class LmEvalItems:
                     subtask.task.apply_filters()
             values = [self._value(subtask, number) for subtask, number in self._chosen]
         advance(len(values))
-        return task_score(self._task, values)
+        return task_score(self._task, self._items, values)
 
     def _value(self, subtask: Subtask, number: int) -> float:
         instances = subtask.by_document[number]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from evomerge_common.domain.messages import TaskScore
+from evomerge_common.domain.scores import task_score
 from evomerge_common.domain.suite import Item, Task
 from evomerge_common.errors import EvoMergeException, SuiteError, did_you_mean
 from evomerge_common.user_tasks import ENTRY_POINTS, Continuation, Loglikelihood, UserTask
@@ -14,7 +15,6 @@ from evomerge_evaluator.scoring.asking import Advance, Asker
 from evomerge_evaluator.scoring.encode import Encoder
 from evomerge_evaluator.scoring.generation import Stop
 from evomerge_evaluator.scoring.model import ScoringModel
-from evomerge_evaluator.scoring.tasks import task_score
 
 T = TypeVar("T")
 
@@ -91,4 +91,4 @@ class PluginItems:
                 raise SuiteError(f"user task {self._name!r}: a score must be a number from 0 to 1, not {value!r}")
             values.append(float(value))
         advance(len(values))
-        return task_score(self._task, values)
+        return task_score(self._task, self._items, values)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
-from evomerge_common.domain.suite import Item, Suite
+from evomerge_common.domain.suite import Item, Suite, Task
 from evomerge_common.errors import ModelError, SuiteError
 from evomerge_evaluator.scoring.devices import choose_device, choose_threads
 from evomerge_evaluator.scoring.encode import CHARS_PER_TOKEN, Encoder, chat_text
@@ -26,7 +28,10 @@ if TYPE_CHECKING:
     from evomerge_merging import Plan
 
 Progress = Callable[[int, int], None]
-SUITES_KEPT = 4
+Places = Mapping[str, Sequence[int]]
+"""Task → places of items in the split's order."""
+PREPARED_KEPT = 16
+"""Suites, or parts of them, whose items stay encoded; each rung of a race is one."""
 NO_CODE = (
     "a task of kind `code` runs programs that models write; allow it with EVOMERGE_ALLOW_CODE=true where models are "
     "scored (they run in a sandbox without files, network and other processes)"
@@ -46,12 +51,16 @@ class Scorer:
 
     def score_folder(
         self, folder: Path, suite: Suite, split: str, *, threads: int = 2, progress: Progress | None = None,
-        suite_digest: str = "",
+        suite_digest: str = "", places: Places | None = None,
     ) -> ScoreReport:  # fmt: skip
-        """Scores a model folder; see `scoring.score_folder`."""
+        """Scores a model folder; see `scoring.score_folder`.
+
+        `places` picks items by their places in the split, task by task; tasks that it does not name are left out.
+        """
         start = time.perf_counter()
         self._check(suite)
-        return self._score(self.resident.load_folder(folder), suite, split, threads, progress, suite_digest, start)
+        model = self.resident.load_folder(folder)
+        return self._score(model, suite, split, threads, progress, suite_digest, start, places)
 
     def score_tensors(
         self, tensors: Mapping[str, torch.Tensor], config_folder: Path, suite: Suite, split: str, *, threads: int = 2,
@@ -65,13 +74,13 @@ class Scorer:
 
     def score_plan(
         self, plan: Plan, suite: Suite, split: str, *, threads: int = 2, progress: Progress | None = None,
-        suite_digest: str = "",
+        suite_digest: str = "", places: Places | None = None,
     ) -> ScoreReport:  # fmt: skip
         """Scores the model that a merge plan makes, without writing it anywhere."""
         start = time.perf_counter()
         self._check(suite)
         model = self.resident.load_plan(plan, threads=threads)
-        return self._score(model, suite, split, threads, progress, suite_digest, start)
+        return self._score(model, suite, split, threads, progress, suite_digest, start, places)
 
     def generate(
         self, folder: Path, prompt: str, max_new_tokens: int, *, threads: int = 2, chat: bool = False
@@ -106,13 +115,18 @@ class Scorer:
 
     def _score(
         self, model: ScoringModel, suite: Suite, split: str, threads: int, progress: Progress | None,
-        suite_digest: str, start: float,
+        suite_digest: str, start: float, places: Places | None = None,
     ) -> ScoreReport:  # fmt: skip
         threads = choose_threads(threads, parameters=model.parameters)
         torch.set_num_threads(threads)
-        chosen = [suite.items(task, split) for task in suite.tasks]
-        total = sum(map(len, chosen))
-        prepared = self._prepare(model, suite, split, chosen, suite_digest or suite.digest)
+        chosen = [(task, suite.items(task, split)) for task in suite.tasks]
+        if places is not None:
+            chosen = [
+                (task, tuple(items[i] for i in places[task.name])) for task, items in chosen if task.name in places
+            ]
+        total = sum(len(items) for _, items in chosen)
+        part = "" if places is None else json.dumps(places)
+        prepared = self._prepare(model, chosen, suite_digest or suite.digest, f"{split}{part}")
         scores = []
         done = 0
 
@@ -122,12 +136,12 @@ class Scorer:
             if progress:
                 progress(done, total)
 
-        for items, task in zip(chosen, prepared, strict=True):
+        for (_, items), task in zip(chosen, prepared, strict=True):
             before = done
             scores.append(task.score(model, suite.batch_size, advance))
             advance(len(items) - (done - before))
         return ScoreReport(
-            fitness=suite.fitness({score.task: score.score for score in scores}),
+            fitness=replace(suite, tasks=tuple(task for task, _ in chosen)).fitness({s.task: s.score for s in scores}),
             scores=tuple(scores),
             seconds=time.perf_counter() - start,
             items=total,
@@ -136,18 +150,16 @@ class Scorer:
         )
 
     def _prepare(
-        self, model: ScoringModel, suite: Suite, split: str, chosen: list[tuple[Item, ...]], suite_digest: str
+        self, model: ScoringModel, chosen: list[tuple[Task, tuple[Item, ...]]], suite_digest: str, part: str
     ) -> list[Prepared]:
         encoder = self.encoder(model)
         key = (
-            model.tokenizer_digest, suite_digest, split, encoder.context, encoder.masked, encoder.tree,
+            model.tokenizer_digest, suite_digest, part, encoder.context, encoder.masked, encoder.tree,
             encoder.vocabulary,
         )  # fmt: skip
         if key not in self._prepared:
-            self._prepared[key] = [
-                prepare(task, items, encoder) for task, items in zip(suite.tasks, chosen, strict=True)
-            ]
-            while len(self._prepared) > SUITES_KEPT:
+            self._prepared[key] = [prepare(task, items, encoder) for task, items in chosen]
+            while len(self._prepared) > PREPARED_KEPT:
                 self._prepared.popitem(last=False)
         self._prepared.move_to_end(key)
         return self._prepared[key]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import struct
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any, Protocol
 
 from evomerge_common.domain.judges import judge_answer, judge_instructions
 from evomerge_common.domain.messages import TaskScore
+from evomerge_common.domain.scores import task_score
 from evomerge_common.domain.suite import Item, Task
 from evomerge_common.domain.task_kinds import LOWERED, lower
 from evomerge_common.errors import SuiteError
@@ -63,18 +63,19 @@ def prepare(task: Task, items: Sequence[Item], encoder: Encoder) -> Prepared:
     basic = LOWERED.get(task.kind, task.kind)
     if basic == "multiple_choice":
         encoded = encoder.choices([(str(c["prompt"]), c["choices"]) for c in contents], chat=task.chat)
-        return Choices(task, contents, encoded)
+        return Choices(task, items, contents, encoded)
     if basic == "perplexity":
         pairs = [(str(c.get("prompt", "")), str(c["text"])) for c in contents]
-        return Documents(task, contents, encoder.documents(pairs, name=task.name))
+        return Documents(task, items, contents, encoder.documents(pairs, name=task.name))
     prompts = [str(c["prompt"]) for c in contents]
     encoded = encoder.prompts(prompts, task.max_new_tokens, chat=task.chat, name=task.name)
-    return Continuations(task, contents, encoded, make_judge(task))
+    return Continuations(task, items, contents, encoded, make_judge(task))
 
 
 @dataclass(frozen=True)
 class _Encoded:
     task: Task
+    items: Sequence[Item]
     contents: Sequence[Mapping[str, Any]]
     encoded: EncodedTask
 
@@ -93,7 +94,7 @@ class Choices(_Encoded):
             float(choose(content["choices"], lls, self.task.metric) == content["answer"])
             for content, lls in zip(self.contents, sums, strict=True)
         ]
-        return task_score(self.task, values)
+        return task_score(self.task, self.items, values)
 
 
 class Documents(_Encoded):
@@ -106,7 +107,7 @@ class Documents(_Encoded):
         bits = [-(choices[0] + constant) / math.log(2) for choices, constant in pairs]
         sizes = [len(str(content["text"]).encode()) for content in self.contents]
         values = [2.0 ** -(b / n) for b, n in zip(bits, sizes, strict=True)]
-        return task_score(self.task, values, metric_value=sum(bits) / sum(sizes))
+        return task_score(self.task, self.items, values)
 
 
 Judge = Callable[[Sequence[Mapping[str, Any]], Sequence[str]], list[float]]
@@ -123,7 +124,7 @@ class Continuations(_Encoded):
         """See `Prepared`."""
         stop = Stop(self.task.stop, self.task.max_new_tokens)
         said = continued(model, self.encoded, stop, size, advance)
-        return task_score(self.task, self.judge(self.contents, said))
+        return task_score(self.task, self.items, self.judge(self.contents, said))
 
 
 def make_judge(task: Task) -> Judge:
@@ -160,23 +161,6 @@ def choose(choices: Sequence[str], loglikelihoods: Sequence[float], metric: str)
     lengths = [len(c.encode()) if metric == "acc_norm" else 1 for c in choices]
     values = [ll / n for ll, n in zip(loglikelihoods, lengths, strict=True)]
     return values.index(max(values))
-
-
-def task_score(task: Task, values: Sequence[float], metric_value: float | None = None) -> TaskScore:
-    """Item scores and their mean.
-
-    Item scores travel as 32-bit numbers, so they are rounded first: the mean is then the same wherever it is computed.
-    """
-    count = len(values)
-    rounded = struct.unpack(f"<{count}f", struct.pack(f"<{count}f", *values))
-    mean = sum(rounded) / len(rounded)
-    return TaskScore(
-        task=task.name,
-        score=mean,
-        metric=task.metric,
-        metric_value=mean if metric_value is None else metric_value,
-        item_scores=rounded,
-    )
 
 
 def compile_extract(task: Task) -> re.Pattern[str] | None:

@@ -16,10 +16,16 @@ from evomerge_common.ports import Recorded
 
 @dataclass
 class Candidate:
-    """A proposed recipe with what became of it. `results` holds the first evaluation of each split."""
+    """A proposed recipe with what became of it.
+
+    `results` holds the first evaluation of each split, once it has all items; `parts` the rungs of a race, and `raced`
+    what came of it. A candidate that was stopped has an estimate there, and neither result nor fitness.
+    """
 
     proposal: m.CandidateProposed
     results: dict[str, m.CandidateEvaluated] = field(default_factory=dict)
+    parts: dict[int, m.CandidateEvaluated] = field(default_factory=dict)
+    raced: m.CandidateRaced | None = None
     failure: m.CandidateFailed | None = None
 
     @property
@@ -44,7 +50,7 @@ class Candidate:
 
     @property
     def fitness(self) -> float | None:
-        """On the search split; None while there is no result."""
+        """On all items of the search split; None while there is no result, and of a candidate that was stopped."""
         result = self.results.get("search") or self.results.get("all")
         return None if result is None else result.fitness
 
@@ -125,6 +131,11 @@ class History:
         return [candidate for candidate in self.candidates.values() if candidate.fitness is not None]
 
     @property
+    def stopped(self) -> list[Candidate]:
+        """Candidates that a race has stopped, in order of proposal."""
+        return [candidate for candidate in self.candidates.values() if candidate.raced and candidate.raced.stopped]
+
+    @property
     def ranked(self) -> list[Candidate]:
         """The same, best first; of equals the earlier."""
         return sorted(self.scored, key=lambda candidate: (-(candidate.fitness or 0.0), candidate.index))
@@ -195,6 +206,12 @@ def apply(history: History, recorded: Recorded) -> None:
         case m.ChampionChanged() as champion:
             history.champions.append(champion)
             history.champion_digest = champion.recipe_digest
+        case m.CandidateRaced() as raced:
+            candidate = history.candidates.get(raced.recipe_digest)
+            if candidate is not None and candidate.raced is None:
+                candidate.raced = raced
+                if not raced.stopped:
+                    candidate.results.setdefault("search", _assembled(candidate.parts, raced))
         case m.RunPaused(reason=reason):
             history.status, history.reason = "paused", reason
         case m.RunResumed():
@@ -223,13 +240,15 @@ def _apply_result(history: History, result: Any) -> None:
             history.notes += [note for note in result.notes if note not in history.notes]
         case m.CandidateEvaluated():
             candidate = history.candidates.get(result.recipe_digest)
-            if candidate is not None:
+            if candidate is not None and result.partial:
+                candidate.parts.setdefault(result.rung, result)
+            elif candidate is not None:
                 candidate.results.setdefault(result.split, result)
             if result.cached:
                 history.cached += 1
             else:
                 history.evaluation_seconds += result.seconds
-                history.items_scored += sum(len(score.item_scores) for score in result.scores)
+                history.items_scored += result.computed or sum(len(score.item_scores) for score in result.scores)
             if result.device and result.device not in history.devices:
                 history.devices.append(result.device)
         case m.CandidateFailed():
@@ -241,3 +260,35 @@ def _apply_result(history: History, result: Any) -> None:
             history.exports.append(result)
         case _:
             pass  # CandidateSelected: the elites follow from the scores
+
+
+def _assembled(parts: dict[int, m.CandidateEvaluated], raced: m.CandidateRaced) -> m.CandidateEvaluated:
+    """All rungs of a race as one result; a metric that is no mean of item scores is left to who knows the suite."""
+    answers: dict[str, dict[int, float]] = {}
+    metrics: dict[str, str] = {}
+    for rung in sorted(parts):
+        for score in parts[rung].scores:
+            answers.setdefault(score.task, {}).update(zip(score.positions, score.item_scores, strict=True))
+            metrics[score.task] = score.metric
+    last = parts[max(parts)] if parts else m.CandidateEvaluated()
+    scores = tuple(
+        m.TaskScore(
+            task=score.task,
+            score=score.score,
+            metric=metrics.get(score.task, ""),
+            metric_value=score.score,
+            item_scores=tuple(value for _, value in sorted(answers.get(score.task, {}).items())),
+        )
+        for score in raced.scores
+    )
+    seconds = sum(part.seconds for part in parts.values())
+    return m.CandidateEvaluated(
+        recipe_digest=raced.recipe_digest,
+        suite_digest=last.suite_digest,
+        split="search",
+        fitness=raced.fitness,
+        scores=scores,
+        seconds=seconds,
+        device=last.device,
+        rung=raced.rung,
+    )

@@ -8,9 +8,11 @@ from typing import Any
 
 from evomerge_common.domain import messages as m
 from evomerge_common.domain.pareto import front, hypervolume
+from evomerge_common.domain.scores import task_score
 from evomerge_common.domain.statistics import Interval, mean_interval, paired_difference
 from evomerge_common.domain.suite import Suite
 from evomerge_reporter.domain.history import Candidate, History, short_name
+from evomerge_reporter.domain.racing import racing_of
 
 OBJECTIVE = "fitness"
 """The one objective of a run so far: the weighted mean of the tasks' scores."""
@@ -41,9 +43,11 @@ def result_of(history: History, suite: Suite) -> dict[str, Any]:
         "best_source": None if best is None else {"reference": history.model_of(best).reference,
                                                   "recipe_digest": best.digest, "chosen_by": "search fitness"},
         "improvement": improvement(history, suite, seed),
-        "evaluations": len(history.scored),
+        "evaluations": len(history.scored) + len(history.stopped),
+        "stopped": len(history.stopped),
         "proposed": len(history.candidates),
         "failed": sum(c.failure is not None and c.fitness is None for c in history.candidates.values()),
+        "racing": racing_of(history, measure.weights),
         "cached": history.cached,
         "items_scored": history.items_scored,
         "wall_seconds": round(max(0.0, history.last_at - history.started_at), 3),
@@ -79,7 +83,9 @@ class _Measure:
     """Scores with intervals, as plain data."""
 
     def __init__(self, suite: Suite, seed: int) -> None:
-        self._weights = weights_of(suite)
+        self.weights = weights_of(suite)
+        self._tasks = {task.name: task for task in suite.tasks}
+        self._suite = suite
         self._seed = seed
 
     def __call__(self, result: m.CandidateEvaluated | None) -> dict[str, Any] | None:
@@ -90,17 +96,22 @@ class _Measure:
                 "score": score.score,
                 "interval95": self._interval({score.task: score.item_scores}, {score.task: 1.0}),
                 "metric": score.metric,
-                "metric_value": score.metric_value,
+                "metric_value": self._metric(score) if result.rung else score.metric_value,
                 "items": len(score.item_scores),
             }
             for score in result.scores
         }
         return {
             "fitness": result.fitness,
-            "interval95": self._interval(_items(result), self._weights),
+            "interval95": self._interval(_items(result), self.weights),
             "tasks": tasks,
             "device": result.device,
         }
+
+    def _metric(self, score: m.TaskScore) -> float:
+        """In its own unit, of a result that was put together from rungs of the search split."""
+        task = self._tasks[score.task]
+        return task_score(task, self._suite.items(task, "search"), score.item_scores).metric_value
 
     def _interval(self, items: Mapping[str, Sequence[float]], weights: Mapping[str, float]) -> list[float] | None:
         try:

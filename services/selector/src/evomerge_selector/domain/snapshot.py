@@ -11,14 +11,15 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import sys
 import zlib
 from collections import deque
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from evomerge_common import __version__
-from evomerge_common.domain import messages, spec
+from evomerge_common.domain import messages, racing, spec
+from evomerge_selector.domain import race
 from evomerge_selector.domain import tournament as state
 from evomerge_selector.domain.tournament import EvolutionaryTournament, Phase
 
@@ -27,9 +28,10 @@ DERIVED = frozenset({"spec", "_space", "_strategy", "_zero", "_told", "_asked"})
 """Attributes that follow from the others."""
 
 
+@cache
 def _classes() -> dict[str, type]:
     """Values (frozen dataclasses) and parts with a state of their own, by name."""
-    modules = [messages, spec, state, *(m for n, m in sys.modules.items() if n == "evomerge_selector.domain.race")]
+    modules = (messages, spec, racing, state, race)
     found = {
         name: one
         for module in modules
@@ -87,7 +89,7 @@ def decode(data: bytes) -> Snapshot | None:
 
 def _version() -> str:
     """Changes with the package and with the shape of what is kept."""
-    shape = [sorted(vars(EvolutionaryTournament("")))]
+    shape = [sorted(vars(EvolutionaryTournament(""))), sorted(vars(race.Race(spec.NO_RACE, (), seed=0)))]
     for name, one in sorted(_classes().items()):
         fields = sorted(f.name for f in dataclasses.fields(one)) if dataclasses.is_dataclass(one) else []
         shape.append([name, *fields])
@@ -123,10 +125,12 @@ def _is_frozen(kind: type) -> bool:
 
 
 def _value(value: Any) -> Any:
-    """A frozen value; its lists are tuples, since it is frozen."""
+    """A frozen value; its lists are tuples, since it is frozen. A mapping says what its keys and tuples are."""
     if not _is_frozen(type(value)):
         raise TypeError(f"a snapshot has no form for {type(value).__name__}")
-    return {"$value": [type(value).__name__, {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}]}
+    fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    fields = {name: _pack(one) if isinstance(one, dict) else one for name, one in fields.items()}
+    return {"$value": [type(value).__name__, fields]}
 
 
 def _unpacked(one: dict[str, Any], classes: dict[str, type]) -> Any:

@@ -25,6 +25,7 @@ from evomerge_common.domain.messages import (
     CandidateFailed,
     CandidateMerged,
     CandidateProposed,
+    CandidateRaced,
     CandidateSelected,
     ChampionChanged,
     Decision,
@@ -46,6 +47,7 @@ from evomerge_common.domain.messages import (
     RunResumed,
     RunStarted,
     SearchEnded,
+    TaskItems,
 )
 from evomerge_common.domain.pareto import Point, knee
 from evomerge_common.domain.recipe import CrossDomain, ModelReference, Recipe
@@ -54,6 +56,7 @@ from evomerge_common.domain.suite import Suite
 from evomerge_common.errors import SpecError
 from evomerge_selector.domain.operators import mutate, random_genome
 from evomerge_selector.domain.population_zero import population_zero
+from evomerge_selector.domain.race import Race, Runner
 from evomerge_selector.domain.strategies import Individual, Proposal, Strategy
 from evomerge_selector.domain.strategy_factory import make_strategy
 
@@ -88,12 +91,18 @@ class Phase(Enum):
 
 @dataclass(frozen=True)
 class Candidate:
-    """A proposal with what became of it."""
+    """A proposal with what became of it. Of one that was stopped, fitness and scores are estimates."""
 
     proposed: CandidateProposed
     fitness: float | None = None
     scores: Point = ()
     error: ErrorInfo | None = None
+    raced: CandidateRaced | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all items were scored: only then may it be compared with others."""
+        return self.fitness is not None and self.fitness > FAILED and not (self.raced and self.raced.stopped)
 
     @property
     def genome(self) -> Genome:
@@ -132,6 +141,8 @@ class EvolutionaryTournament:
         self._space: SearchSpace | None = None
         self._strategy: Strategy | None = None
         self._zero: list[tuple[str, Genome]] = []
+        self._sources = 0  # the first so many candidates
+        self._race: Race | None = None
 
     # ---- what the shell asks ----
 
@@ -157,7 +168,7 @@ class EvolutionaryTournament:
     @property
     def final_champion(self) -> Candidate:
         """The one that the search would end with now: the fittest, or of several objectives the knee of the front."""
-        scored = [one for one in self.candidates[: self._seen] if one.scores]
+        scored = [one for one in self.candidates[: self._seen] if one.scores and one.is_whole]
         if self.spec and self.spec.search.strategy == "nsga2" and scored:
             return scored[knee([one.scores for one in scored])]
         return self.champion
@@ -234,7 +245,7 @@ class EvolutionaryTournament:
                 self._close(Phase.FAILED, payload.error)
             case RunFinished():
                 self._close(Phase.FINISHED, None)
-            case ChampionChanged() | GenerationCompleted() | CandidateSelected():
+            case ChampionChanged() | GenerationCompleted() | CandidateSelected() | CandidateRaced():
                 pass
         if self._pending and self._pending[0] == payload:
             self._pending.popleft()
@@ -243,6 +254,8 @@ class EvolutionaryTournament:
         self.started, self.started_at = event, time
         self.spec = RunSpec.from_json(event.spec_json, Suite(()))
         self.phase = Phase.PREPARING
+        if self.spec.search.racing.rungs and event.tasks:
+            self._race = Race(self.spec.search.racing, event.tasks, seed=self.spec.seed)
         for reference in self.spec.sources:
             base = self.spec.base if reference != self.spec.base else ""
             self._queue("download", reference, DownloadJob(reference=reference, base=base))
@@ -291,6 +304,7 @@ class EvolutionaryTournament:
         if len(self.spec.sources) > count:  # the base, of which no model is a part
             sources.append(("source", self._space.uniform("linear", weight=0.0)))
         self._zero = (sources + population_zero(self._space, self.spec.classic))[: search.evaluations]
+        self._sources = sum(operator == "source" for operator, _ in self._zero)
         self.phase = Phase.RUNNING
 
     def _proposed(self, event: CandidateProposed) -> None:
@@ -300,7 +314,7 @@ class EvolutionaryTournament:
             self._queue_evaluation(event.recipe_digest, "search", self._source_uri(event))
         elif self._adapters and _is_linear(Recipe.from_json(event.recipe_json)):
             # A few low-rank updates of one base: the evaluator makes them faster than it could read a model.
-            self._queue_evaluation(event.recipe_digest, "search", "")
+            self._score(event.recipe_digest, "")
         else:
             self._queue(
                 "merge",
@@ -315,11 +329,26 @@ class EvolutionaryTournament:
     def _merged(self, event: CandidateMerged) -> None:
         known = self._outstanding.pop(event.job_id, None)
         if known is None or self.phase is not Phase.RUNNING:
-            job = self._outstanding.get(self._job_id("evaluate-search", event.recipe_digest))
-            if not (job and isinstance(job.payload, EvaluateJob) and job.payload.artifact_uri == event.uri):
+            if not self._is_used(event.recipe_digest, event.uri):
                 self.discarded.append(event.uri)
             return
-        self._queue_evaluation(event.recipe_digest, "search", event.uri)
+        self._score(event.recipe_digest, event.uri)
+
+    def _score(self, digest: str, uri: str) -> None:
+        """Sends a candidate that is no source to be scored; in a race, once the order of the items is known."""
+        if self._race is None:
+            self._queue_evaluation(digest, "search", uri)
+        elif self._race.is_open:
+            self._run(digest, uri)
+        else:
+            self._race.waiting[digest] = uri
+
+    def _is_used(self, digest: str, uri: str) -> bool:
+        """Whether weights are still to be scored."""
+        if self._race is not None and self._race.waiting.get(digest) == uri:
+            return True
+        jobs = [job.payload for job in self._outstanding.values()]
+        return any(isinstance(p, EvaluateJob) and (p.recipe_digest, p.artifact_uri) == (digest, uri) for p in jobs)
 
     def _evaluated(self, event: CandidateEvaluated) -> None:
         job = self._outstanding.pop(event.job_id, None)
@@ -330,10 +359,54 @@ class EvolutionaryTournament:
         candidate = self.candidates[index] if index is not None else None
         if index is None or candidate is None or candidate.fitness is not None:
             return
+        if event.partial:
+            self._rung_scored(event, index, job)
+            return
         self._release(job)
         fitness = event.fitness if math.isfinite(event.fitness) else FAILED
         scores = tuple(one.score for one in event.scores) if fitness > FAILED else ()
         self.candidates[index] = replace(candidate, fitness=fitness, scores=scores)
+        if self._race is not None and fitness > FAILED:
+            self._race.whole(index, event.scores)
+        self._count()
+
+    # ---- racing ----
+
+    def _run(self, digest: str, uri: str) -> None:
+        """Sends a candidate into the race."""
+        assert self._race is not None
+        self._race.runners[digest] = Runner(uri)
+        self._queue_evaluation(digest, "search", uri, items=self._race.items(0))
+
+    def _open_race(self) -> None:
+        """The sources have their results: the order of the items is known, and who waited for it goes on."""
+        race = self._race
+        assert race is not None
+        opened = race.open()
+        for digest, uri in race.waiting.items():
+            if opened:
+                self._run(digest, uri)
+            else:
+                self._queue_evaluation(digest, "search", uri)
+        race.waiting.clear()
+        if not opened:
+            self._race = None
+
+    def _rung_scored(self, event: CandidateEvaluated, index: int, job: Job | None) -> None:
+        race, digest = self._race, event.recipe_digest
+        if race is None or (runner := race.advance(digest, event.rung, event.scores)) is None:
+            return
+        reads = max(self._sources, self._needed(index))
+        verdict = race.judge(digest, index, reads, lambda place: self.candidates[place].proposed.recipe_digest)
+        if verdict is None:
+            runner.step += 1
+            items = race.items(runner.step)
+            self._queue_evaluation(digest, "search", runner.uri, items=items, rung=runner.step)
+            return
+        self._release(job)
+        del race.runners[digest]
+        scores = tuple(one.score for one in verdict.scores)
+        self.candidates[index] = replace(self.candidates[index], fitness=verdict.fitness, scores=scores, raced=verdict)
         self._count()
 
     def _failed(self, event: CandidateFailed) -> None:
@@ -353,6 +426,8 @@ class EvolutionaryTournament:
         if index is None or self.candidates[index].fitness is not None:
             return
         self._release(job)
+        if self._race is not None:
+            self._race.runners.pop(event.recipe_digest, None)
         self.failed += 1
         self.candidates[index] = replace(self.candidates[index], fitness=FAILED, error=event.error)
         self._count()
@@ -371,12 +446,17 @@ class EvolutionaryTournament:
                 return
             index = self._seen
             self._seen += 1
-            if candidate.fitness > FAILED:
+            if candidate.raced is not None:
+                self._pending.append(candidate.raced)
+            if self._race is not None:
+                reads = max(self._sources, self._needed(self._seen))
+                self._race.count(index, candidate.fitness if candidate.is_whole else None, reads)
+                if self._seen == self._sources:
+                    self._open_race()
+            if candidate.is_whole:
                 insort(self._elites, (-candidate.fitness, index))
                 del self._elites[search.elites :]
-            if candidate.fitness > FAILED and (
-                self._champion < 0 or candidate.fitness > (self.champion.fitness or 0.0)
-            ):
+            if candidate.is_whole and (self._champion < 0 or candidate.fitness > (self.champion.fitness or 0.0)):
                 # Only a step of min_delta resets patience, but any better candidate is the champion.
                 before = self.champion.fitness or 0.0 if self._champion >= 0 else FAILED
                 if candidate.fitness > before + search.min_delta:
@@ -523,9 +603,7 @@ class EvolutionaryTournament:
     def _end(self, event: SearchEnded) -> None:
         """The search is over: what is in flight no longer counts; champion and sources are proven on the holdout."""
         assert self.spec is not None
-        for job in self._outstanding.values():
-            self._release(job)
-        self._outstanding.clear()
+        self._drop_jobs()
         self._pending = deque(one for one in self._pending if one == event)
         self.ended = event
         self.phase = Phase.FINISHING
@@ -573,11 +651,17 @@ class EvolutionaryTournament:
         self._pending.append(RunFailed(error=ErrorInfo(type=kind, message=message)))
 
     def _close(self, phase: Phase, error: ErrorInfo | None) -> None:
+        self._drop_jobs()
+        self.phase, self.error = phase, error
+        self._pending.clear()
+
+    def _drop_jobs(self) -> None:
         for job in self._outstanding.values():
             self._release(job)
-        self.phase, self.error = phase, error
         self._outstanding.clear()
-        self._pending.clear()
+        if self._race is not None:
+            self.discarded += self._race.waiting.values()
+            self._race.waiting.clear()
 
     def _release(self, job: Job | None) -> None:
         """Merged weights that a job was to score are needed no more; a source's own files are not ours to delete."""
@@ -596,11 +680,13 @@ class EvolutionaryTournament:
         job = Job(job_id=self._job_id(kind, key), run_id=self.run_id, payload=payload)
         self._outstanding[job.job_id] = job
 
-    def _queue_evaluation(self, digest: str, split: str, uri: str) -> None:
+    def _queue_evaluation(
+        self, digest: str, split: str, uri: str, *, items: tuple[TaskItems, ...] = (), rung: int = 0
+    ) -> None:
         assert self.spec is not None
         recipe_json = self.candidates[self._index[digest]].proposed.recipe_json
         self._queue(
-            f"evaluate-{split}",
+            f"evaluate-{split}-{rung}" if items else f"evaluate-{split}",
             digest,
             EvaluateJob(
                 recipe_json=recipe_json,
@@ -611,6 +697,8 @@ class EvolutionaryTournament:
                 suite_digest=self.started.suite_digest,
                 split=split,
                 threads=self.spec.threads,
+                items=items,
+                rung=rung,
             ),
         )
 

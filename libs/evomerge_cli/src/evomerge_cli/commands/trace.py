@@ -1,0 +1,44 @@
+"""`evomerge runs trace`: where a run's time went, as a table, as data, and as a picture."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+
+from evomerge_cli.commands.report import events_of
+from evomerge_cli.console import Console
+from evomerge_cli.run_folder import write_atomically
+
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    """See the module's text."""
+    from evomerge_reporter.domain.trace import summary, trace_of
+    from evomerge_reporter.timeline import timeline_svg
+
+    folder = Path(args.run_id).expanduser()
+    trace = trace_of(events_of(args.run_id, args.server))
+    out = Path(args.out).expanduser() if args.out else None
+    if out is None:
+        out = folder / "report" / "timeline.svg" if folder.is_dir() else Path(f"{args.run_id}-timeline.svg")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(out, timeline_svg(trace))
+    told = summary(trace)
+    if console.data({**told, "picture": str(out), "spans": [asdict(span) for span in trace.spans]}):
+        return 0
+    rows = [
+        [one["worker"], str(one["jobs"]), f"{one['busy_seconds']:.1f} s", f"{one['busy']:.1%}"]
+        for one in told["workers"]
+    ]
+    console.table(["worker", "jobs", "busy", "of the run"], rows, title=f"Run {told['run_id']}")
+    for key, words in (
+        ("evaluator_busy", "evaluators with a job in hand, from the first candidate to the end of the search"),
+        ("evaluator_scoring", "the same, computing alone"),
+        ("merge_to_evaluation", "cost of merging, to that of scoring"),
+        ("orchestration", "orchestration: nobody computes, of the whole run"),
+    ):
+        console.out(f"{words}: {'-' if told[key] is None else format(told[key], '.1%')}")
+    for kind, seconds in told["mean_wait_seconds"].items():
+        console.out(f"mean wait of a job for {kind}: {seconds:.3f} s")
+    console.out(f"picture: {out}")
+    return 0

@@ -1,0 +1,175 @@
+"""What has been scored once is never scored again: recipe digest × item digest → score.
+
+A score is known to everyone at the same broker (bucket `scores`, one entry a recipe) and, where there is a folder, to
+every stack of this home. Who computes a score second takes the first one: there is one score for all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import fcntl
+import hashlib
+import json
+import os
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from evomerge_common.domain.suite import Item, Task
+from evomerge_common.domain.task_kinds import KINDS
+from evomerge_common.ports import KeyValue
+
+SCORING = "1"
+"""Part of every item's digest: raise it when the same model and item would be scored otherwise."""
+DIGEST_BYTES = 16
+MAX_BYTES = 1_000_000
+"""An entry of the bucket holds no more (some 35,000 items): the broker's messages end there."""
+
+log = structlog.get_logger("evomerge.evaluator")
+
+
+def item_digests(task: Task, items: Sequence[Item]) -> tuple[bytes, ...]:
+    """What makes each item's score: its content and how its task asks; not the task's name or weight.
+
+    Where a task brings its own items, or labels follow from the items, an item's score depends on the others.
+    """
+    names = [one.name for one in fields(task) if one.name not in {"name", "items", "weight"}]
+    asked: dict[str, Any] = {name: getattr(task, name) for name in names}
+    if KINDS[task.kind].own_items:
+        asked["among"] = hashlib.sha256(_text([[one.id, one.content] for one in task.items]).encode()).hexdigest()
+    elif "label" in KINDS[task.kind].fields:
+        asked["labels"] = sorted({str(one.content.get("label")) for one in task.items})
+    start = hashlib.sha256(_text([SCORING, asked]).encode())
+    found = []
+    for item in items:
+        digest = start.copy()
+        digest.update(_text([item.id if "among" in asked else "", item.content]).encode())
+        found.append(digest.digest()[:DIGEST_BYTES])
+    return tuple(found)
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    return dict(value) if isinstance(value, Mapping) else list(value)
+
+
+@dataclass
+class Scores:
+    """Scores of one recipe, by item digest; `device` is where the last of them came from."""
+
+    items: dict[bytes, float] = field(default_factory=dict)
+    device: str = ""
+
+    def add(self, other: Scores) -> bool:
+        """Takes what is new of another's; what is here stays. Tells whether anything was new."""
+        fresh = {digest: score for digest, score in other.items.items() if digest not in self.items}
+        self.items.update(fresh)
+        self.device = other.device if fresh or not self.device else self.device
+        return bool(fresh)
+
+    def encode(self) -> bytes:
+        """JSON: device, digests and 32-bit scores in base64."""
+        scores = struct.pack(f"<{len(self.items)}f", *self.items.values())
+        texts = [base64.b64encode(part).decode() for part in (b"".join(self.items), scores)]
+        return json.dumps({"device": self.device, "digests": texts[0], "scores": texts[1]}).encode()
+
+    @classmethod
+    def decode(cls, data: bytes) -> Scores:
+        """Reads what `encode` wrote; anything else is as good as nothing."""
+        try:
+            read = json.loads(data)
+            digests, scores = (base64.b64decode(read[key], validate=True) for key in ("digests", "scores"))
+            count = len(scores) // 4
+            if len(digests) != count * DIGEST_BYTES:
+                return cls()
+            keys = [digests[i * DIGEST_BYTES : (i + 1) * DIGEST_BYTES] for i in range(count)]
+            return cls(dict(zip(keys, struct.unpack(f"<{count}f", scores), strict=True)), str(read["device"]))
+        except (ValueError, KeyError, TypeError, struct.error):
+            return cls()
+
+
+class FitnessCache:
+    """See the module's text."""
+
+    def __init__(self, kv: KeyValue, folder: Path | None = None) -> None:
+        self._kv = kv
+        self._folder = folder
+
+    async def known(self, recipe_digest: str) -> Scores:
+        """All that is known of a recipe."""
+        entry = await self._kv.get("scores", _key(recipe_digest))
+        scores = Scores() if entry is None else Scores.decode(entry[0])
+        if self._folder is not None:
+            scores.add(await asyncio.to_thread(self._read, recipe_digest))
+        return scores
+
+    async def add(self, recipe_digest: str, fresh: Scores) -> Scores:
+        """Remembers scores; returns all that is known now, in which an earlier score of an item wins."""
+        key = _key(recipe_digest)
+        while True:
+            entry = await self._kv.get("scores", key)
+            scores = Scores() if entry is None else Scores.decode(entry[0])
+            if not scores.add(fresh):
+                break
+            data = scores.encode()
+            if len(data) > MAX_BYTES:
+                log.warning("too many items for one entry of the fitness cache", recipe=recipe_digest, bytes=len(data))
+                break
+            if entry is None:
+                done = await self._kv.create("scores", key, data)
+            else:
+                done = await self._kv.update("scores", key, data, revision=entry[1])
+            if done:
+                break
+        if self._folder is not None:
+            await asyncio.to_thread(self._write, recipe_digest, scores)
+        return scores
+
+    # ---- the folder ----
+
+    def _path(self, recipe_digest: str) -> Path:
+        assert self._folder is not None
+        return self._folder / recipe_digest[:2] / f"{recipe_digest}.json"
+
+    def _read(self, recipe_digest: str) -> Scores:
+        try:
+            return Scores.decode(self._path(recipe_digest).read_bytes())
+        except OSError:
+            return Scores()
+
+    def _write(self, recipe_digest: str, scores: Scores) -> None:
+        """A cache: a folder that cannot be written costs time, never a run."""
+        path = self._path(recipe_digest)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with _locked(path.parent):
+                whole = self._read(recipe_digest)
+                if whole.add(scores):
+                    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+                    temporary.write_bytes(whole.encode())
+                    temporary.replace(path)
+        except OSError as error:
+            log.warning("scores could not be kept for other runs", path=str(path), error=str(error))
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _key(recipe_digest: str) -> str:
+    return f"{recipe_digest}.items"

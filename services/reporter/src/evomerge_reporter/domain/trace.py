@@ -1,0 +1,166 @@
+"""Where a run's time went: who was at work when, from the log's own times.
+
+A worker says with each result when it took the job in hand, when it had the result, and how long it computed. What is
+left of the wall time when nobody of all services computed is orchestration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from evomerge_common.domain import messages as m
+from evomerge_common.ports import Recorded
+
+Window = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Span:
+    """One job in one worker's hands; times in seconds since the run began. `seconds` is the computing alone."""
+
+    worker: str
+    kind: str
+    began: float
+    ended: float
+    seconds: float
+    label: str = ""
+
+
+@dataclass
+class Trace:
+    """All spans of a run, and the moments that cut it into parts.
+
+    Attributes:
+        primed: when the first candidate that is no source was taken up by an evaluator.
+        search_ended: when no further candidate was proposed.
+        waits: kind of job → seconds that each job waited for a worker.
+
+    """
+
+    run_id: str = ""
+    wall: float = 0.0
+    primed: float | None = None
+    search_ended: float | None = None
+    spans: list[Span] = field(default_factory=list)
+    decisions: list[float] = field(default_factory=list)
+    champions: list[float] = field(default_factory=list)
+    waits: dict[str, list[float]] = field(default_factory=dict)
+
+
+def trace_of(events: Iterable[Recorded]) -> Trace:
+    """Folds one run's events."""
+    trace = Trace()
+    start = 0.0
+    sources: set[str] = set()
+    ready: dict[tuple[str, str], float] = {}
+    for recorded in events:
+        event = recorded.event
+        payload = event.payload
+        if isinstance(payload, m.RunStarted):
+            trace.run_id, start = event.run_id, event.time
+        now = event.time - start
+        trace.wall = max(trace.wall, now)
+        if not event.is_result:
+            trace.decisions.append(now)
+        match payload:
+            case m.CandidateProposed(recipe_digest=digest, operator=operator):
+                if operator == "source":
+                    sources.add(digest)
+                ready["evaluate" if operator == "source" else "merge", digest] = now
+            case m.ChampionChanged():
+                trace.champions.append(now)
+            case m.SearchEnded():
+                trace.search_ended = now
+            case m.ModelReady() | m.CandidateMerged() | m.CandidateEvaluated() | m.ArtifactExported():
+                span = _span(event, payload, start)
+                trace.spans.append(span)
+                digest = "" if isinstance(payload, m.ModelReady) else payload.recipe_digest
+                if (since := ready.pop((span.kind, digest), None)) is not None:
+                    trace.waits.setdefault(span.kind, []).append(max(0.0, span.began - since))
+                if isinstance(payload, m.CandidateMerged | m.CandidateEvaluated):
+                    ready["evaluate", digest] = now
+                if span.kind == "evaluate" and digest not in sources:
+                    trace.primed = span.began if trace.primed is None else min(trace.primed, span.began)
+            case _:
+                pass
+    return trace
+
+
+def _span(
+    event: m.Event, payload: m.ModelReady | m.CandidateMerged | m.CandidateEvaluated | m.ArtifactExported, start: float
+) -> Span:
+    kind = {"ModelReady": "download", "CandidateMerged": "merge", "ArtifactExported": "export"}.get(
+        event.type, "evaluate"
+    )
+    began = event.began or event.time - payload.seconds  # a log of another version: what the worker measured
+    label = kind
+    if isinstance(payload, m.CandidateEvaluated):
+        label = "holdout" if payload.split == "holdout" else f"rung {payload.rung + 1}" if payload.partial else "whole"
+        label += " (known)" if payload.cached else ""
+    return Span(event.worker or kind, kind, began - start, event.time - start, payload.seconds, label)
+
+
+def summary(trace: Trace) -> dict[str, Any]:
+    """Plain data: shares of the wall time, by kind and by worker.
+
+    `evaluator_busy` is the share of all evaluators' time with a job in hand, between the first candidate and the end of
+    the search; `evaluator_scoring` counts the computing alone.
+    """
+    whole = (0.0, trace.wall)
+    window = (trace.primed, trace.search_ended or trace.wall) if trace.primed is not None else None
+    evaluations = [span for span in trace.spans if span.kind == "evaluate"]
+    evaluators = sorted({span.worker for span in evaluations})
+    busy = scoring = None
+    if window is not None and window[1] > window[0]:
+        total = (window[1] - window[0]) * len(evaluators)
+        busy = sum(_covered([s for s in evaluations if s.worker == one], window) for one in evaluators) / total
+        scoring = sum(min(s.seconds, _overlap(s, window)) for s in evaluations) / total
+    computing = [replace(span, began=max(span.began, span.ended - span.seconds)) for span in trace.spans]
+    working = _covered(computing, whole)
+    merging = sum(span.seconds for span in trace.spans if span.kind == "merge")
+    scored = sum(span.seconds for span in evaluations)
+    return {
+        "run_id": trace.run_id,
+        "wall_seconds": round(trace.wall, 3),
+        "primed_at": None if trace.primed is None else round(trace.primed, 3),
+        "search_ended_at": None if trace.search_ended is None else round(trace.search_ended, 3),
+        "evaluator_busy": busy,
+        "evaluator_scoring": scoring,
+        "merge_to_evaluation": merging / scored if scored else None,
+        "orchestration": 1.0 - working / trace.wall if trace.wall else None,
+        "decisions": len(trace.decisions),
+        "workers": [
+            {
+                "worker": worker,
+                "kind": spans[0].kind,
+                "jobs": len(spans),
+                "busy_seconds": round(_covered(spans, whole), 3),
+                "busy": _covered(spans, whole) / trace.wall if trace.wall else None,
+            }
+            for worker in sorted({span.worker for span in trace.spans}, key=lambda one: (_row(trace, one), one))
+            if (spans := [span for span in trace.spans if span.worker == worker])
+        ],
+        "mean_wait_seconds": {kind: round(sum(found) / len(found), 4) for kind, found in sorted(trace.waits.items())},
+    }
+
+
+def _row(trace: Trace, worker: str) -> int:
+    kinds = ("download", "merge", "evaluate", "export")
+    return kinds.index(next(span.kind for span in trace.spans if span.worker == worker))
+
+
+def _overlap(span: Span, window: Window) -> float:
+    return max(0.0, min(span.ended, window[1]) - max(span.began, window[0]))
+
+
+def _covered(spans: Sequence[Span], window: Window) -> float:
+    """Seconds of the window in which at least one of the spans runs."""
+    covered, reached = 0.0, window[0]
+    for span in sorted(spans, key=lambda one: one.began):
+        begin, end = max(span.began, reached), min(span.ended, window[1])
+        if end > begin:
+            covered += end - begin
+            reached = end
+    return covered

@@ -1,0 +1,149 @@
+"""Which items first, who has a chance, what the rest would give."""
+
+from __future__ import annotations
+
+import math
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from evomerge_common.domain.racing import compare, estimate, item_order, source_spread, steps
+from evomerge_common.domain.spec import FRONTS, RacingSpec, RunSpec
+from evomerge_common.errors import SpecError
+
+WEIGHTS = {"a": 1.0, "b": 2.0}
+
+
+def family(rng: Random, count: int, items: int = 80) -> list[dict[str, list[float]]]:
+    """Models that answer by a Rasch model: each has an ability in each task, each item its difficulty."""
+    hard = {task: [rng.gauss(0.0, 1.2) for _ in range(items)] for task in WEIGHTS}
+    models = []
+    for _ in range(count):
+        ability = {task: rng.gauss(0.0, 0.8) for task in WEIGHTS}
+        models.append(
+            {
+                task: [float(rng.random() < 1 / (1 + math.exp(d - ability[task]))) for d in hard[task]]
+                for task in WEIGHTS
+            }
+        )
+    return models
+
+
+def fitness(answers: dict[str, list[float]]) -> float:
+    return sum(w * sum(answers[t]) / len(answers[t]) for t, w in WEIGHTS.items()) / sum(WEIGHTS.values())
+
+
+def first(answers: dict[str, list[float]], order: dict, share: float) -> dict[str, dict[int, float]]:
+    asked = steps(order, [share], most=10**6)[0].items
+    return {task: {place: answers[task][place] for place in places} for task, places in asked.items()}
+
+
+def test_items_on_which_all_sources_agree_go_last() -> None:
+    sources = [{"a": [1, 0, 1, 0, 1.0]}, {"a": [1, 0, 0, 1, 1.0]}]
+    differ, alike = item_order(sources, seed=3)["a"]
+    assert (sorted(differ), sorted(alike)) == ([2, 3], [0, 1, 4])
+    assert item_order(sources, seed=3) == item_order(sources, seed=3)
+    long = [{"a": [1.0] * 50}, {"a": [0.0] * 50}]
+    assert item_order(long, seed=1) != item_order(long, seed=2)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 60), min_size=1, max_size=3),
+    shares=st.lists(st.floats(0.01, 0.99), max_size=3, unique=True),
+    most=st.integers(1, 100),
+)
+def test_the_steps_of_a_race_score_every_item_once(sizes: list[int], shares: list[float], most: int) -> None:
+    order = {f"t{i}": (tuple(range(0, n, 2)), tuple(range(1, n, 2))) for i, n in enumerate(sizes)}
+    found = steps(order, sorted(shares), most=most)
+    for task, (differ, alike) in order.items():
+        assert [p for step in found for p in step.items.get(task, ())] == [*differ, *alike]
+    slack = len(sizes)  # each task rounds for itself
+    assert all(sum(map(len, step.items.values())) <= most + slack for step in found)
+    assert not found[-1].asks
+    assert sum(step.asks for step in found) <= len(shares)
+
+
+def test_a_candidate_that_is_ahead_in_the_end_is_seldom_given_up() -> None:
+    """Over many pairs: of those that all items put ahead by more than the margin, a tenth at most at each look."""
+    rng = Random(11)
+    ahead = lost = behind = stopped = 0
+    for _ in range(400):
+        ours, theirs, *sources = family(rng, 5)
+        order = item_order(sources, seed=rng.randrange(1000))
+        known = first(ours, order, 0.25)
+        found = compare(known, theirs, weights=WEIGHTS, order=order, spread=source_spread(sources), margin=0.5)
+        gap = fitness(ours) - fitness(theirs)
+        if gap > 0.02:
+            ahead, lost = ahead + 1, lost + (found.chance < 0.1)
+        elif gap < -0.05:
+            behind, stopped = behind + 1, stopped + (found.chance < 0.1)
+    assert lost <= 0.06 * ahead
+    assert stopped >= 0.7 * behind
+
+
+def test_with_all_items_there_is_no_doubt() -> None:
+    ours, theirs, *sources = family(Random(2), 5)
+    order = item_order(sources, seed=0)
+    known = {task: dict(enumerate(values)) for task, values in ours.items()}
+    found = compare(known, theirs, weights=WEIGHTS, order=order, spread=source_spread(sources))
+    assert found.error == 0.0
+    assert found.difference == pytest.approx(fitness(ours) - fitness(theirs))
+    assert found.chance == float(found.difference > 0)
+
+
+def test_estimates_from_a_quarter_of_the_items_are_close_and_know_how_close() -> None:
+    rng, errors, inside = Random(5), [], 0
+    for _ in range(200):
+        ours, *sources = family(rng, 5)
+        order = item_order(sources, seed=rng.randrange(1000))
+        found = estimate(first(ours, order, 0.25), sources, weights=WEIGHTS)
+        errors.append(abs(found.fitness - fitness(ours)))
+        inside += found.low <= fitness(ours) <= found.high
+    assert sum(errors) / len(errors) < 0.05
+    assert inside >= 0.85 * len(errors)
+
+
+def test_an_estimate_from_all_items_is_the_score() -> None:
+    ours, *sources = family(Random(9), 4)
+    found = estimate({task: dict(enumerate(v)) for task, v in ours.items()}, sources, weights=WEIGHTS)
+    assert found.low == found.high == pytest.approx(fitness(ours))
+
+
+def spec(**search: object) -> RunSpec:
+    suite = {"tasks": [{"name": "a", "kind": "exact_match", "items": [{"prompt": "p", "answer": "a"}] * 9}]}
+    return RunSpec.from_dict({"models": ["x", "y"], "suite": suite | {"holdout": 0}, "search": search})
+
+
+def test_racing_in_a_spec() -> None:
+    assert spec(racing=True).search.racing == spec(racing={}).search.racing == RacingSpec()
+    assert spec().search.racing == spec(racing=False).search.racing == spec(racing={"rungs": []}).search.racing
+    assert spec().search.racing.rungs == ()
+    assert "racing" not in spec().to_json(), "a run without a race is written as it always was"
+    assert spec(racing={"rungs": [0.1], "rank": 2}).search.racing == RacingSpec(rungs=(0.1,), rank=2)
+    for one in (spec(), spec(racing=True), spec(racing={"unit": 7, "rungs": [0.2]}), spec(strategy="nsga2")):
+        assert RunSpec.from_json(one.to_json(), one.suite) == one
+
+
+@pytest.mark.parametrize(
+    ("racing", "words"),
+    [
+        ({"rung": []}, "did you mean 'rungs'"),
+        ({"rungs": [0.5, 0.25]}, "growing shares"),
+        ({"rungs": [0.5, 1.0]}, "growing shares"),
+        ({"confidence": 1.5}, "from 0.5 to 0.9999"),
+        ({"rank": 0}, "from 1"),
+        ("yes", "keys and values"),
+    ],
+)
+def test_mistakes_in_it(racing: object, words: str) -> None:
+    with pytest.raises(SpecError, match=words):
+        spec(racing=racing)
+
+
+@pytest.mark.parametrize("strategy", FRONTS)
+def test_a_front_cannot_race(strategy: str) -> None:
+    with pytest.raises(SpecError, match="has several"):
+        spec(strategy=strategy, racing=True)

@@ -1,0 +1,126 @@
+"""Racing in the state machine: who is stopped, and what that means for everybody else."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from evomerge_common.domain.messages import (
+    CandidateEvaluated,
+    CandidateFailed,
+    ChampionChanged,
+    Event,
+    RunFinished,
+    SearchEnded,
+)
+from evomerge_common.domain.spec import RacingSpec
+from evomerge_selector.domain.tournament import Phase
+from simulation import ITEMS, Simulation, adapters_spec, answers, make_spec
+
+
+def whole(recipe_json: str) -> float:
+    """What all items give."""
+    scores = answers(recipe_json, ())
+    return sum(one.score for one in scores) / len(scores)
+
+
+@pytest.fixture(scope="module")
+def raced() -> Simulation:
+    return Simulation(make_spec(evaluations=60, population=10, racing=True), workers=3, order=4, items=True)
+
+
+def test_a_race_spares_items_and_keeps_the_champion(raced: Simulation) -> None:
+    spent = sum(told.items for told in raced.raced) + 4 * 3 * ITEMS
+    assert spent < 0.7 * 60 * 3 * ITEMS
+    true = {one.proposed.recipe_digest: whole(one.proposed.recipe_json) for one in raced.tournament.candidates}
+    assert true[raced.champion] >= max(true.values()) - 0.01
+    assert raced.tournament.champion.fitness == pytest.approx(true[raced.champion])
+
+
+def test_nobody_who_was_stopped_is_ever_compared_as_if_whole(raced: Simulation) -> None:
+    stopped = {told.recipe_digest: told for told in raced.raced if told.stopped}
+    assert stopped
+    for event in raced.events:
+        if isinstance(event.payload, ChampionChanged | SearchEnded | RunFinished):
+            assert getattr(event.payload, "recipe_digest", "") not in stopped
+            assert getattr(event.payload, "champion_digest", "") not in stopped
+    by_digest = {one.proposed.recipe_digest: one for one in raced.tournament.candidates}
+    for told in stopped.values():
+        rival = by_digest[told.against]
+        assert rival.is_whole
+        assert not by_digest[told.recipe_digest].is_whole
+        assert told.fitness < (rival.fitness or 0.0), "it lost: its estimate ranks below its rival"
+        assert told.low <= told.high
+        assert told.items < 3 * ITEMS
+        assert told.chance < 0.1
+
+
+def test_what_came_of_each_race_is_told_once_in_the_order_of_proposal(raced: Simulation) -> None:
+    assert [told.index for told in raced.raced] == list(range(4, 60))
+    for told in raced.raced:
+        parts = [
+            e.payload for e in raced.events
+            if isinstance(e.payload, CandidateEvaluated) and e.payload.recipe_digest == told.recipe_digest
+            and e.payload.partial
+        ]  # fmt: skip
+        first = {part.rung: sum(len(one.item_scores) for one in part.scores) for part in parts}
+        assert sum(first.values()) == told.items
+
+
+def test_nobody_races_unless_the_spec_asks() -> None:
+    simulation = Simulation(make_spec(evaluations=20), workers=2, order=0, items=True)
+    assert simulation.raced == []
+    results = [e.payload for e in simulation.events if isinstance(e.payload, CandidateEvaluated)]
+    assert not any(one.partial for one in results)
+    assert all(len(score.item_scores) == ITEMS for one in results for score in one.scores)
+
+
+def test_no_job_scores_more_than_its_unit_of_items() -> None:
+    spec = make_spec(evaluations=20, racing={"unit": 16})
+    simulation = Simulation(spec, workers=2, order=0, items=True)
+    sizes = [
+        sum(len(one.item_scores) for one in e.payload.scores)
+        for e in simulation.events
+        if isinstance(e.payload, CandidateEvaluated) and e.payload.partial
+    ]
+    assert max(sizes) <= 16 + 2
+    assert simulation.tournament.phase is Phase.FINISHED
+
+
+def test_sources_that_do_not_say_item_by_item_make_a_run_without_a_race() -> None:
+    simulation = Simulation(make_spec(evaluations=20, racing=True), workers=2, order=0, items=True, tells_items=False)
+    assert simulation.raced == []
+    assert isinstance(simulation.events[-1].payload, RunFinished)
+
+
+def test_a_failure_in_the_middle_of_a_race_is_that_candidates_alone() -> None:
+    simulation = Simulation(make_spec(evaluations=30, racing=True), workers=2, order=0, items=True, fail_at_rung=1)
+    failed = [e.payload for e in simulation.events if isinstance(e.payload, CandidateFailed)]
+    assert failed
+    assert not {one.recipe_digest for one in failed} & {told.recipe_digest for told in simulation.raced}
+    assert isinstance(simulation.events[-1].payload, RunFinished)
+
+
+def test_merged_weights_live_as_long_as_their_race() -> None:
+    simulation = Simulation(make_spec(evaluations=24, racing=True), workers=2, order=0, items=True)
+    merged = {f"file:///{told.recipe_digest}" for told in simulation.raced}
+    assert set(simulation.tournament.discarded) == merged  # and none too early: the simulation looks at each event
+
+
+def test_adapters_that_the_evaluator_makes_race_as_well() -> None:
+    spec = adapters_spec(*["org/base"] * 3)
+    spec = replace(spec, search=replace(spec.search, racing=RacingSpec()))
+    simulation = Simulation(spec, workers=3, order=1, items=True, replay_every=7)
+    assert [told.index for told in simulation.raced] == list(range(4, 30))
+    assert any(told.stopped for told in simulation.raced)
+    assert isinstance(simulation.events[-1].payload, RunFinished)
+
+
+def test_a_rung_that_comes_late_or_twice_changes_nothing() -> None:
+    simulation = Simulation(make_spec(evaluations=24, racing=True), workers=2, order=0, items=True)
+    before = list(simulation.tournament.candidates)
+    for event in list(simulation.events):
+        if isinstance(event.payload, CandidateEvaluated):
+            simulation.tournament.apply(Event(run_id="r", payload=replace(event.payload, fitness=9.0)))
+    assert simulation.tournament.candidates == before
