@@ -118,6 +118,7 @@ async def test_what_goes_wrong_stays_with_its_candidate(
                 assert (await outcome(one, suite_of(name, "multiple_choice", items))).state == "done"
 
             await assert_eventually(up, 60)
+            assert not psutil.Process(process.pid).children(), "an idle evaluator holds no torch: no child yet"
             await next_is_scored("first")
             few = [{"prompt": "1 + 1 =", "answer": "2"}]
             failed = await outcome(nan, suite_of("nan", "exact_match", few))

@@ -59,6 +59,6 @@ async def bootstrap(settings: Settings, ports: Ports) -> Service:
                 settings=settings,
             )
         ],
-        background=[warm, *([] if monitor is None else [monitor.run])],
+        background=[*([warm] if settings.warm else []), *([] if monitor is None else [monitor.run])],
         closers=[close],
     )

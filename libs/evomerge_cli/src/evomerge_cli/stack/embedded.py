@@ -175,6 +175,7 @@ class Stack:
             "ACK_WAIT": str(self._ack_wait),
             "DRAIN_TIMEOUT": "1",
             "SHUTDOWN_GRACE": "1",
+            "WARM": str(not self._fixed_ports).lower(),
         }
         env.update({PREFIX + key: value for key, value in ours.items()})
         store = Path(env.get(PREFIX + "MODEL_STORE") or Settings().model_store).expanduser()

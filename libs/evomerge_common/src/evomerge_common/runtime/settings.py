@@ -49,6 +49,8 @@ class Settings:
         score_timeout: seconds that scoring one candidate may take.
         score_cache: folder where scores are kept for the runs of every stack of this home; empty or "off": scores are
             shared by the runs of one broker alone. An embedded stack has its own default.
+        warm: the evaluator imports what scoring needs when it starts, not at its first job: a run begins sooner, and an
+            idle service holds a few hundred MB. The embedded stack of a single run has it on.
         link_models: local model folders are symlinked into the model store, not copied.
 
     """
@@ -82,6 +84,7 @@ class Settings:
     allow_code: bool = False
     score_timeout: float = 6 * 3600.0
     score_cache: str = ""
+    warm: bool = False
     link_models: bool = True
 
     def __post_init__(self) -> None:
