@@ -40,6 +40,7 @@ from evomerge_evaluator.scoring.tasks import choose
 
 BARS = {"four-choice, 3 examples": 2.0, "four-choice, none": 2.0, "exact match": 1.2}
 """Kind of item → how many times the harness's items a second are to be reached."""
+KINDS = ("four-choice, 3 examples", "four-choice, none", "four long endings", "exact match", "perplexity")
 
 
 @dataclass
@@ -75,7 +76,7 @@ def main() -> int:
     suite = resolve_suite("general", Path(), flag=True)
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as scratch:
-        models = {"tiny": make_tiny(Path(scratch) / "tiny", suite)}
+        models = {"tiny": make_tiny(Path(scratch) / "tiny", suite)} if args.tiny else {}
         models.update({folder.parent.name if folder.name == "model" else folder.name: folder for folder in args.model})
         for name, folder in models.items():
             rows += measure(name, folder, suite, args)
@@ -99,6 +100,10 @@ def main() -> int:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, action="append", default=[], help="also this model folder")
+    parser.add_argument("--tiny", action=argparse.BooleanOptionalAction, default=True, help="the tiny random model")
+    parser.add_argument(
+        "--kind", choices=KINDS, action="append", help="only items of this kind (repeatable; default: all)"
+    )
     parser.add_argument("--batch-size", type=int, default=16, help="default: %(default)s")
     parser.add_argument("--items", type=int, default=100, help="of each task, at most (default: %(default)s)")
     parser.add_argument("--repeat", type=int, default=3, help="default: %(default)s")
@@ -194,7 +199,10 @@ def measure(name: str, folder: Path, suite: Suite, args: argparse.Namespace) -> 
         found = [ll for ll, _ in ask("loglikelihood", [(c["prompt"], x) for c in choices for x in c["choices"]])]
         return [choose(c["choices"], found[4 * n : 4 * n + 4], "acc") for n, c in enumerate(choices)]
 
+    asked = args.kind or KINDS
     for kind, choices in four_choices(suite, args.items).items():
+        if kind not in asked:
+            continue
         row = Row(name, kind, len(choices), threads)
         mine, theirs = alternate(row, partial(ours_choices, choices), partial(their_choices, choices), args.repeat)
         same = sum(a == b for a, b in zip(mine, theirs, strict=True))
@@ -214,10 +222,11 @@ def measure(name: str, folder: Path, suite: Suite, args: argparse.Namespace) -> 
         options = {"until": ["\n"], "max_gen_toks": stop.max_new_tokens, "do_sample": False}
         return [str(text) for text in ask("generate_until", [(q["prompt"], dict(options)) for q in questions])]
 
-    said, they_said = alternate(row, ours_texts, their_texts, args.repeat)
-    same = sum(a == b for a, b in zip(said, they_said, strict=True))
-    row.same, row.identical = f"{same}/{len(said)} answers", said == they_said
-    rows.append(row)
+    if "exact match" in asked:
+        said, they_said = alternate(row, ours_texts, their_texts, args.repeat)
+        same = sum(a == b for a, b in zip(said, they_said, strict=True))
+        row.same, row.identical = f"{same}/{len(said)} answers", said == they_said
+        rows.append(row)
 
     # perplexity
     texts = [d["text"] for d in of_task(suite, "perplexity", args.items)]
@@ -231,10 +240,11 @@ def measure(name: str, folder: Path, suite: Suite, args: argparse.Namespace) -> 
     def their_bits() -> float:
         return sum(float(ll) for ll in ask("loglikelihood_rolling", [(text,) for text in texts]))
 
-    a, b = alternate(row, ours_bits, their_bits, args.repeat)
-    a, b = math.exp(-a / size_in_bytes), math.exp(-b / size_in_bytes)
-    row.same, row.identical = f"{a:.6f} / {b:.6f} a byte", f"{a:.4g}" == f"{b:.4g}"
-    rows.append(row)
+    if "perplexity" in asked:
+        a, b = alternate(row, ours_bits, their_bits, args.repeat)
+        a, b = math.exp(-a / size_in_bytes), math.exp(-b / size_in_bytes)
+        row.same, row.identical = f"{a:.6f} / {b:.6f} a byte", f"{a:.4g}" == f"{b:.4g}"
+        rows.append(row)
     return rows
 
 

@@ -15,6 +15,7 @@ from evomerge_common.domain.suite import Suite
 from evomerge_common.errors import ModelError, NonFiniteScore, SuiteError
 from evomerge_evaluator.scoring import generate_text, score_folder
 from evomerge_evaluator.scoring.asking import sums_of
+from evomerge_evaluator.scoring.batches import pack
 from evomerge_evaluator.scoring.encode import TREE_TYPES, tree_limit
 from evomerge_evaluator.scoring.generation import Stop, cut, generate
 from evomerge_evaluator.scoring.scorer import Scorer
@@ -132,6 +133,57 @@ def test_rows_that_are_finished_leave_the_batch_and_change_no_other(tmp_path: Pa
     assert [cut(text, strings) for text in stopped] == [cut(text, strings) for text in free]
     assert len({len(text) for text in stopped}) > 2
     assert sum(map(len, stopped)) < sum(map(len, free))
+
+
+@pytest.mark.parametrize("beginning", ["", "Once upon a time there was a number of people who said: "])
+def test_the_next_prompts_take_the_rows_of_the_finished(tmp_path: Path, beginning: str) -> None:
+    folder = make(tmp_path, max_position_embeddings=256)
+    model = Scorer(device="cpu").resident.load_folder(folder)
+    prompts = [model.tokenizer(f"{beginning}{p * (1 + n % 2)} {n}")["input_ids"] for n, p in enumerate(PROMPTS * 4)]
+    passes: list[torch.Size] = []
+    model.module.register_forward_pre_hook(
+        lambda module, args, kwargs: passes.append(kwargs["input_ids"].shape), with_kwargs=True
+    )
+    free = [model.tokenizer.decode(tokens) for tokens in generate(model, prompts, Stop((), 16), 1)]
+    stop = Stop(tuple(text[4 + 2 * n : 7 + 2 * n] for n, text in enumerate(free[:4])), 16)
+    alone = generate(model, prompts, stop, 1)
+    assert len(set(map(len, alone))) > 3, "they end at different steps"
+    for size in (3, 8):
+        passes.clear()
+        told: list[int] = []
+        assert generate(model, prompts, stop, size, told.extend) == alone
+        assert sorted(told) == list(range(len(prompts)))
+        assert max(rows for rows, _ in passes) <= size
+        in_order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), i))
+        batches = [in_order[start : start + size] for start in range(0, len(in_order), size)]
+        one_after_the_other = sum(max(len(alone[i]) for i in batch) - 1 for batch in batches)
+        further = sum(width == 1 for _, width in passes)
+        assert size < 8 or further < one_after_the_other, "no batch waits for its longest answer"
+
+
+@pytest.mark.parametrize("beginning", ["", "Once upon a time there was a number of people who said: "])
+def test_short_rows_are_read_side_by_side_and_not_padded(tmp_path: Path, beginning: str) -> None:
+    folder = make(tmp_path, max_position_embeddings=256)
+    items = [
+        {"prompt": f"{beginning}{n}" + " and so on" * (n % 3 * 2), "choices": [" a", " b c", " b d"], "answer": 0}
+        for n in range(12)
+    ]
+    suite = suite_of("multiple_choice", items, batch_size=12)
+    scorer = Scorer(device="cpu")
+    model = scorer.resident.load_folder(folder)
+    prepared = prepare(suite.tasks[0], suite.tasks[0].items, scorer.encoder(model))
+    assert isinstance(prepared, Choices)
+    read: list[int] = []
+    model.module.register_forward_pre_hook(
+        lambda module, args, kwargs: read.append(kwargs["input_ids"].numel()), with_kwargs=True
+    )
+    packed = sums_of(model, prepared.encoded, 12)
+    tokens = sum(read)
+    read.clear()
+    assert flat(packed) == pytest.approx(flat(sums_of(model, prepared.encoded, 1)), abs=1e-4)
+    lengths = [len(row.ids) for row in prepared.encoded.rows]
+    assert tokens <= 0.9 * max(lengths) * len(lengths)
+    assert all(sum(lengths[i] for i in some) <= 9 for some in pack(lengths, 9) if len(some) > 1)
 
 
 def test_exact_match_compares_up_to_the_stop(tmp_path: Path) -> None:

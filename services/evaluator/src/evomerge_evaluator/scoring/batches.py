@@ -23,3 +23,17 @@ def compose(lengths: Sequence[int], size: int, *, fits: Callable[[int, int], boo
         else:
             batch.append(row)
     return batches
+
+
+def pack(lengths: Sequence[int], width: int) -> list[list[int]]:
+    """Row numbers that fit side by side into `width` tokens: first fit, longest first; from the lengths alone."""
+    bins: list[list[int]] = []
+    room: list[int] = []
+    for row in sorted(range(len(lengths)), key=lambda row: (-lengths[row], row)):
+        place = next((place for place, left in enumerate(room) if lengths[row] <= left), len(bins))
+        if place == len(bins):
+            bins.append([])
+            room.append(width)
+        bins[place].append(row)
+        room[place] -= lengths[row]
+    return bins

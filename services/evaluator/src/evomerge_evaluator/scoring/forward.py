@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from evomerge_common.errors import NonFiniteScore, OutOfMemory
-from evomerge_evaluator.scoring.batches import compose
+from evomerge_evaluator.scoring.batches import compose, pack
 from evomerge_evaluator.scoring.prefix import Prefix, read_prefix, shared_length
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ MASK_BUDGET = 1 << 26  # numbers in one batch's attention mask
 TOKEN_BUDGET = 1 << 16  # tokens in one batch, padding included
 NO_PREFIX = Prefix()
 CHUNK = 1 << 24  # numbers of logits that a softmax works on at once
+PACKING_SAVES = 0.1  # of a batch's tokens, at least: then rows are read side by side instead of padding
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,23 @@ class Row:
     def plain(cls, ids: Sequence[int], queries: Sequence[tuple[int, int]]) -> Row:
         """A row of one path."""
         return cls(tuple(ids), tuple(queries))
+
+    @classmethod
+    def forest(cls, rows: Sequence[Row]) -> Row:
+        """Several rows side by side: no token sees another row's. Queries come row by row."""
+        if len(rows) == 1:
+            return rows[0]
+        ids: list[int] = []
+        queries: list[tuple[int, int]] = []
+        ends: list[int] = []
+        depths: list[int] = []
+        for row in rows:
+            start, count = len(ids), len(row.ids)
+            queries += [(start + place, token) for place, token in row.queries]
+            ends += [start + end for end in row.ends or (count,) * count]
+            depths += row.depths or range(count)
+            ids += row.ids
+        return cls(tuple(ids), tuple(queries), tuple(ends), tuple(depths))
 
     @property
     def trunk(self) -> int:
@@ -167,14 +185,19 @@ def halving(work: Callable[[list[int]], list[Any]], batch: list[int]) -> list[An
     try:
         return work(batch)
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "memory" not in str(error):
-            raise
-        if len(batch) == 1:
-            raise OutOfMemory(f"one item alone does not fit into memory: {str(error)[:200]}") from None
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+        halve(error, len(batch))
     middle = (len(batch) + 1) // 2
     return halving(work, batch[:middle]) + halving(work, batch[middle:])
+
+
+def halve(error: Exception, count: int) -> None:
+    """Makes room after a batch that did not fit; raises what halving cannot mend."""
+    if type(error) is RuntimeError and "memory" not in str(error):
+        raise error
+    if count == 1:
+        raise OutOfMemory(f"one item alone does not fit into memory: {str(error)[:200]}") from None
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _shared(model: LoadedModel, rows: Sequence[Row]) -> Prefix:
@@ -191,6 +214,19 @@ def _score(model: LoadedModel, rows: list[Row], *, greedy: bool = False, prefix:
     if prefix.length:
         rows = [row.behind(prefix.length) for row in rows]
     width = max(len(row.ids) for row in rows)
+    bins = pack([len(row.ids) for row in rows], width) if model.tree else []
+    bins = (
+        bins if worth_packing(len(rows), len(bins), width, width + prefix.length) else [[i] for i in range(len(rows))]
+    )
+    answers = dict(zip((i for some in bins for i in some), _read(model, rows, bins, greedy, prefix), strict=True))
+    return [answers[index] for index in range(len(rows))]
+
+
+def _read(model: LoadedModel, rows: list[Row], bins: list[list[int]], greedy: bool, prefix: Prefix) -> list[Answer]:
+    """Answers of all rows, bin by bin: the rows of a bin are read side by side."""
+    ordered = [rows[index] for some in bins for index in some]
+    rows = [Row.forest([rows[index] for index in some]) for some in bins]
+    width = max(len(row.ids) for row in rows)
     ids = torch.zeros((len(rows), width), dtype=torch.long)
     pad = model.tokenizer.pad_token_id or 0
     for index, row in enumerate(rows):
@@ -202,7 +238,7 @@ def _score(model: LoadedModel, rows: list[Row], *, greedy: bool = False, prefix:
         for index, row in enumerate(rows)
     ]
     if not places:
-        return [Answer([]) for _ in rows]
+        return [Answer([]) for _ in ordered]
     where = torch.tensor(list(places), device=model.device)
     arguments: dict[str, Any] = {"input_ids": ids.to(model.device), **_attention(model, rows, width, prefix)}
     with torch.inference_mode(), model.gather.positions(where[:, 0], where[:, 1]) as pick:
@@ -216,11 +252,16 @@ def _score(model: LoadedModel, rows: list[Row], *, greedy: bool = False, prefix:
         raise NonFiniteScore("the model answered NaN or infinity; its weights are broken or overflow in this dtype")
     answers = []
     start = 0
-    for row in rows:
+    for row in ordered:
         end = start + len(row.queries)
         answers.append(Answer(flat[start:end], likeliest[start:end]))
         start = end
     return answers
+
+
+def worth_packing(count: int, packed: int, width: int, seen: int) -> bool:
+    """Whether `packed` rows instead of `count` spare enough; their mask (each token by `seen` others) must fit."""
+    return 0 < packed <= (1 - PACKING_SAVES) * count and packed * width * seen <= MASK_BUDGET
 
 
 def _attention(model: LoadedModel, rows: list[Row], width: int, prefix: Prefix) -> dict[str, Any]:

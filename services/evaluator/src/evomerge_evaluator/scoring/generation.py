@@ -1,4 +1,4 @@
-"""Greedy decoding of many prompts: left padding, one key-value cache, finished rows retired.
+"""Greedy decoding of many prompts: left padding, one key-value cache, finished rows replaced by the next prompts.
 
 Ties go to the lowest token id. Plain attention models run in a loop of our own (transformers' generate costs more than
 a small model's forward pass); others (state space, hybrid) go through `generate`.
@@ -6,16 +6,16 @@ a small model's forward pass); others (state space, hybrid) go through `generate
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import GenerationConfig
+from transformers import DynamicCache, GenerationConfig
 
 from evomerge_common.errors import NonFiniteScore
 from evomerge_evaluator.scoring.batches import compose
-from evomerge_evaluator.scoring.forward import MASK_BUDGET, TOKEN_BUDGET, halving, own_mask
+from evomerge_evaluator.scoring.forward import MASK_BUDGET, TOKEN_BUDGET, halve, halving, own_mask
 from evomerge_evaluator.scoring.prefix import Prefix, read_prefix, shared_length
 
 if TYPE_CHECKING:
@@ -51,26 +51,22 @@ def generate(
         OutOfMemory: not even one prompt fits.
 
     """
+    if max(map(len, prompts), default=0) + stop.max_new_tokens <= model.tree:
+        shared = shared_length(prompts, min(map(len, prompts)) - 1) if prompts else 0
+        prefix = read_prefix(model, prompts[0][:shared]) if shared else Prefix()
+        return _Decoding(model, prompts, stop, prefix, progress or _nothing).run(size)
     result: list[list[int]] = [[] for _ in prompts]
-    longest = max(map(len, prompts), default=0)
-    own_loop = longest + stop.max_new_tokens <= model.tree
-    shared = shared_length(prompts, min(map(len, prompts)) - 1) if own_loop and prompts else 0
-    prefix = read_prefix(model, prompts[0][:shared]) if shared else Prefix()
-
-    def fits(count: int, longest: int) -> bool:
-        whole = longest + shared
-        return count * whole <= TOKEN_BUDGET and count * longest * whole <= MASK_BUDGET
-
-    def work(part: list[int]) -> list[list[int]]:
-        chosen = [prompts[i] for i in part]
-        return _greedy(model, chosen, stop, prefix) if own_loop else _library(model, chosen, stop)
-
-    for batch in compose([len(ids) - shared for ids in prompts], size, fits=fits):
-        for index, tokens in zip(batch, halving(work, batch), strict=True):
+    for batch in compose(list(map(len, prompts)), size, fits=lambda count, longest: count * longest <= TOKEN_BUDGET):
+        made = halving(lambda part: _library(model, [prompts[i] for i in part], stop), batch)
+        for index, tokens in zip(batch, made, strict=True):
             result[index] = tokens
         if progress:
             progress(batch)
     return result
+
+
+def _nothing(_: Sequence[int]) -> None:
+    pass
 
 
 def cut(text: str, strings: Sequence[str]) -> str:
@@ -79,49 +75,178 @@ def cut(text: str, strings: Sequence[str]) -> str:
     return text[: min(found)] if found else text
 
 
-def _greedy(model: LoadedModel, prompts: list[Sequence[int]], stop: Stop, prefix: Prefix) -> list[list[int]]:
-    shared = prefix.length
-    width = max(map(len, prompts)) - shared
-    steps = min(stop.max_new_tokens, model.context - width - shared)
-    ids, seen = _left_padded(model, [prompt[shared:] for prompt in prompts], width)
-    positions = (seen.long().cumsum(-1) - 1).clamp(min=0) + shared
-    mask: torch.Tensor | None = None
-    before = seen.new_ones(len(prompts), shared)
-    if shared or not bool(seen.all()):
-        causal = torch.ones(width, width, dtype=torch.bool, device=model.device).tril()
-        itself = torch.eye(width, dtype=torch.bool, device=model.device)  # so that padding sees something
-        own = (causal & seen[:, None, :]) | itself
-        mask = own_mask(model, torch.cat([before[:, None, :].expand(-1, width, -1), own], dim=-1)[:, None])
-    seen = torch.cat([before, seen], dim=1)
-    cache = prefix.expanded(model, len(prompts))
-    made: list[list[int]] = [[] for _ in prompts]
-    alive = list(range(len(prompts)))  # prompts in the batch's rows
-    done: set[int] = set()
-    with torch.inference_mode():
-        for step in range(steps):
-            tokens = _step(model, ids, mask, positions, cache)
-            for prompt, token in zip(alive, tokens.tolist(), strict=True):
-                if prompt in done:
-                    continue
-                if token in model.end_ids:
-                    done.add(prompt)
-                    continue
-                made[prompt].append(token)
-                if _stopped(model.tokenizer, made[prompt], stop):
-                    done.add(prompt)
-            if len(done) == len(prompts) or step + 1 == steps:
+@dataclass
+class _Rows:
+    """Prompts in work, one a row.
+
+    Attributes:
+        prompts: their numbers.
+        ids: (rows, 1): the token that each row reads next.
+        places: (rows, 1): its position.
+        seen: (rows, columns): which of the cache's columns the row may look at. The shared beginning comes first, then
+            padding, then the row's own tokens.
+
+    """
+
+    prompts: list[int]
+    ids: torch.Tensor
+    places: torch.Tensor
+    seen: torch.Tensor
+    cache: Any
+
+
+class _Decoding:
+    """At most `size` prompts are in work; when half of them are finished, the next ones take their rows.
+
+    So a batch never waits for its longest answer (continuous batching, as in Orca, Yu et al., OSDI 2022).
+    """
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        prompts: Sequence[Sequence[int]],
+        stop: Stop,
+        prefix: Prefix,
+        progress: Callable[[Sequence[int]], None],
+    ) -> None:
+        self._model = model
+        self._prompts = prompts
+        self._stop = stop
+        self._prefix = prefix
+        self._progress = progress
+        self._made: list[list[int]] = [[] for _ in prompts]
+        self._done: set[int] = set()
+        self._longest_first = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), i))
+
+    def run(self, size: int) -> list[list[int]]:
+        """All continuations; out of memory, it goes on with half as many rows."""
+        while True:
+            waiting = [i for i in self._longest_first if i not in self._done]
+            for index in waiting:
+                self._made[index].clear()
+            try:
+                with torch.inference_mode():
+                    self._work(waiting, size)
+            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                halve(error, size)
+                size //= 2
+            else:
+                return self._made
+
+    def _work(self, waiting: list[int], size: int) -> None:
+        rows: _Rows | None = None
+        while waiting or rows is not None:
+            batch = self._next(waiting, rows, size)
+            if batch:
+                del waiting[: len(batch)]
+                parts = [part for part in (rows and self._kept(rows, 0.0), self._read(batch)) if part is not None]
+                rows = self._joined(parts) if len(parts) > 1 else parts[0] if parts else None
+            elif rows is not None:
+                rows = self._kept(self._advanced(rows), RETIRE_SHARE)
+
+    def _next(self, waiting: list[int], rows: _Rows | None, size: int) -> list[int]:
+        """The prompts to be read now: none while most rows are in work."""
+        alive = [] if rows is None else [prompt for prompt in rows.prompts if prompt not in self._done]
+        if len(alive) > size // 2:
+            return []
+        batch: list[int] = []
+        longest = max((len(self._prompts[i]) for i in [*alive, *waiting[:1]]), default=0) + self._stop.max_new_tokens
+        if rows is not None and rows.seen.shape[1] + self._stop.max_new_tokens > self._model.tree:
+            return []  # a sliding window would cut what the mask allows
+        for prompt in waiting[: size - len(alive)]:
+            count, own = len(batch) + 1, len(self._prompts[waiting[0]]) - self._prefix.length
+            whole = (count + len(alive)) * longest
+            if (batch or alive) and (whole > TOKEN_BUDGET or count * own * longest > MASK_BUDGET):
                 break
-            rows = [row for row, prompt in enumerate(alive) if prompt not in done]
-            seen = torch.cat([seen, seen.new_ones(len(alive), 1)], dim=1)
-            if len(alive) - len(rows) >= RETIRE_SHARE * len(alive):
-                keep = torch.tensor(rows, device=model.device)
-                cache.batch_select_indices(keep)
-                tokens, seen, positions = tokens[keep], seen[keep], positions[keep]
-                alive = [alive[row] for row in rows]
-            positions = positions[:, -1:] + 1
-            mask = None if bool(seen.all()) else own_mask(model, seen[:, None, None, :])
-            ids = tokens[:, None]
-    return made
+            batch.append(prompt)
+        return batch
+
+    def _read(self, batch: list[int]) -> _Rows | None:
+        """Reads prompts, all but their shared beginning; the rows that go on."""
+        model, shared = self._model, self._prefix.length
+        prompts = [self._prompts[i][shared:] for i in batch]
+        width = max(map(len, prompts))
+        ids, seen = _left_padded(model, prompts, width)
+        places = (seen.long().cumsum(-1) - 1).clamp(min=0) + shared
+        mask: torch.Tensor | None = None
+        before = seen.new_ones(len(batch), shared)
+        if shared or not bool(seen.all()):
+            causal = torch.ones(width, width, dtype=torch.bool, device=model.device).tril()
+            itself = torch.eye(width, dtype=torch.bool, device=model.device)  # so that padding sees something
+            own = (causal & seen[:, None, :]) | itself
+            mask = own_mask(model, torch.cat([before[:, None, :].expand(-1, width, -1), own], dim=-1)[:, None])
+        cache = self._prefix.expanded(model, len(batch))
+        tokens = _step(model, ids, mask, places, cache)
+        rows = _Rows(batch, tokens[:, None], places[:, -1:] + 1, torch.cat([before, seen], dim=1), cache)
+        self._note(rows)
+        return self._kept(rows, 0.0)
+
+    def _advanced(self, rows: _Rows) -> _Rows:
+        """The rows after one more token of each."""
+        rows.seen = torch.cat([rows.seen, rows.seen.new_ones(len(rows.prompts), 1)], dim=1)
+        mask = None if bool(rows.seen.all()) else own_mask(self._model, rows.seen[:, None, None, :])
+        rows.ids = _step(self._model, rows.ids, mask, rows.places, rows.cache)[:, None]
+        rows.places = rows.places + 1
+        self._note(rows)
+        return rows
+
+    def _note(self, rows: _Rows) -> None:
+        """Takes in each row's new token."""
+        ended = []
+        for prompt, token in zip(rows.prompts, rows.ids[:, 0].tolist(), strict=True):
+            if prompt in self._done:
+                continue
+            made = self._made[prompt]
+            if token not in self._model.end_ids:
+                made.append(token)
+                room = min(self._stop.max_new_tokens, self._model.context - len(self._prompts[prompt]))
+                if len(made) < room and not _stopped(self._model.tokenizer, made, self._stop):
+                    continue
+            ended.append(prompt)
+        self._done.update(ended)
+        if ended:
+            self._progress(ended)
+
+    def _kept(self, rows: _Rows, share: float) -> _Rows | None:
+        """The rows without the finished ones, if these are at least a share of all."""
+        alive = [row for row, prompt in enumerate(rows.prompts) if prompt not in self._done]
+        if not alive:
+            return None
+        finished = len(rows.prompts) - len(alive)
+        if not finished or finished < share * len(rows.prompts):
+            return rows
+        keep = torch.tensor(alive, device=self._model.device)
+        rows.cache.batch_select_indices(keep)
+        rows.prompts = [rows.prompts[row] for row in alive]
+        rows.ids, rows.places, rows.seen = rows.ids[keep], rows.places[keep], rows.seen[keep]
+        return rows
+
+    def _joined(self, parts: list[_Rows]) -> _Rows:
+        """All in one: padding behind the shared beginning makes them equally wide."""
+        shared = self._prefix.length
+        # Columns that no row looks at any more are left out.
+        starts = [shared + int(part.seen[:, shared:].any(0).int().argmax()) for part in parts]
+        width = max(part.seen.shape[1] - start for part, start in zip(parts, starts, strict=True))
+
+        def together(tensors: Iterable[torch.Tensor], dim: int) -> torch.Tensor:
+            widened = []
+            for tensor, start in zip(tensors, starts, strict=True):
+                own = tensor.narrow(dim, start, tensor.shape[dim] - start)
+                padding = own.new_zeros(*own.shape[:dim], width - own.shape[dim], *own.shape[dim + 1 :])
+                widened.append(torch.cat([tensor.narrow(dim, 0, shared), padding, own], dim=dim))
+            return torch.cat(widened)
+
+        cache = DynamicCache(config=self._model.module.config)
+        for index, layers in enumerate(zip(*(part.cache.layers for part in parts), strict=True)):
+            keys, values = together((one.keys for one in layers), 2), together((one.values for one in layers), 2)
+            cache.update(keys, values, index)
+        return _Rows(
+            [prompt for part in parts for prompt in part.prompts],
+            torch.cat([part.ids for part in parts]),
+            torch.cat([part.places for part in parts]),
+            together((part.seen for part in parts), 1),
+            cache,
+        )
 
 
 def _step(
