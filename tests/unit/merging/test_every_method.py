@@ -210,7 +210,7 @@ def test_della_keeps_by_the_rank_in_the_row() -> None:
     generator = torch.Generator().manual_seed(0)
     values = torch.rand(rows, columns, generator=generator)
     values[:, 5] = values[:, 3]  # equals share the probability of their mean rank
-    draw = words(mask_key(0, "a", "b"), 0, values.numel())
+    draw = words(mask_key(0, "a", "b"), 0, values.numel(), 16)
     kept = kept_by_rank(values, draw, density, epsilon).reshape(rows, columns)
     below = (values[:, None] < values[..., None]).sum(-1).numpy()
     equal = (values[:, None] == values[..., None]).sum(-1).numpy()

@@ -20,7 +20,7 @@ from evomerge_merging import merge_in_memory, plan_merge, selection
 from evomerge_merging.folds import CELL, Sums
 from evomerge_merging.methods import Block, PerModel, merge_method, method, methods, registry
 from evomerge_merging.parameters import value_at
-from evomerge_merging.random_words import kept, mask_key, words
+from evomerge_merging.random_words import kept, mask_key, philox, raw_words, words
 
 
 @pytest.fixture
@@ -157,7 +157,7 @@ def test_words_belong_to_elements_and_are_uniform() -> None:
     assert np.abs(counts / len(whole) - 1 / 16).max() < 0.004
     assert abs(float(np.corrcoef(whole[:-1].numpy(), whole[1:].numpy())[0, 1])) < 0.02
     # The generator must never change: recipes are identities.
-    assert words(mask_key(0, "a", "b"), 0, 4).tolist() == [566777532, -1221534903, -1881557016, -388567219]
+    assert words(mask_key(0, "a", "b"), 0, 4).tolist() == [-1169268148, 597779619, 878022495, 958504276]
     assert kept(words(key, 0, 1000), 0.0).sum() == 0
     assert kept(words(key, 0, 1000), 1.0).sum() == 1000
 
@@ -188,3 +188,14 @@ def test_a_gradient_is_interpolated_over_depth() -> None:
     assert value_at(entries, "layers.0.attn", 0.5) == 5.0
     assert value_at(entries[:1], "layers.0.attn", 0.5) is None
     assert math.isclose(value_at([0, 0.5, 0.3, 0.7, 1], "x", 1 / 3), 0.5 + (0.3 - 0.5) * (4 / 3 - 1))
+
+
+def test_words_are_philox_with_kernels_and_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The published known answer of Philox-4x32-7 for a key and a counter of zeros.
+    assert philox((0, 0), 0, 1).tolist() == [[0x5F6FB709, 0x0D893F64, 0x4F121F81, 0x4F730A48]]
+    key = mask_key(1, "source", "tensor")
+    ranges = [(0, 1), (37, 70_011), (2**33 - 5, 2**33 + 300)]
+    drawn = [raw_words(key, *ends, bits) for ends in ranges for bits in (16, 32)]
+    monkeypatch.setattr("evomerge_merging.random_words.library", lambda: None)
+    again = [raw_words(key, *ends, bits) for ends in ranges for bits in (16, 32)]
+    assert all(np.array_equal(one, other) for one, other in zip(drawn, again, strict=True))

@@ -11,7 +11,7 @@ import dataclasses
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from evomerge_common.errors import NonFiniteWeights
 from evomerge_merging.folds import CELL
@@ -19,7 +19,7 @@ from evomerge_merging.io.dtypes import BF16, F16, F32, F64, ElementType
 from evomerge_merging.io.model_folder import TensorStore, raw_elements
 from evomerge_merging.methods.registry import Block, Method, keywords
 from evomerge_merging.native.reader import NotFinite, Reader, readable
-from evomerge_merging.random_words import raw_words
+from evomerge_merging.random_words import MaskKey
 
 if TYPE_CHECKING:
     import numpy as np
@@ -60,7 +60,7 @@ class Apply:
     inputs: tuple[Node, ...]
     base: Node | None
     parameters: Mapping[str, Any]
-    masks: tuple[tuple[int, int], ...]
+    masks: tuple[MaskKey, ...]
     shape: tuple[int, ...]
     dtype: ElementType
     names: tuple[str, ...] = ()
@@ -198,10 +198,7 @@ class Evaluation:
             return node.method.statistics(_View(self, node, None), **keywords(node.parameters))
 
     def _block(self, node: Apply, start: int, stop: int) -> Block:
-        def raw(i: int, bits: Literal[16, 32]) -> np.ndarray[Any, Any]:
-            return raw_words(node.masks[i], start, stop, bits)
-
-        return Block(start, stop, self.size, raw, self._statistics.get(id(node)), node.names)
+        return Block(start, stop, self.size, node.masks, self._statistics.get(id(node)), node.names)
 
     def _evaluate(self, node: Node, start: int, stop: int, done: dict[int, Tensor]) -> Tensor:
         """A piece of a node; `done` keeps what several parents share. Results must not be written into."""

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from evomerge_merging.random_words import MaskKey, kept, words
+
 if TYPE_CHECKING:
     import torch
 else:
@@ -60,6 +62,21 @@ class Bits:
         bits = np.unpackbits(self.packed[start // 8 : (start + values.numel() + 7) // 8], count=count)[skip:]
         piece = values.numpy()
         np.multiply(piece, bits.view(np.bool_), out=piece)
+        return values
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Each element by itself with probability `density`, rounded to multiples of 1 / 65536: DARE's masks."""
+
+    key: MaskKey
+    density: float
+
+    def apply(self, values: torch.Tensor, start: int) -> torch.Tensor:
+        """A piece with zeros for what is not kept, written into it."""
+        chosen = kept(words(self.key, start, start + values.numel(), 16), self.density)
+        piece = values.numpy()
+        np.multiply(piece, chosen, out=piece)
         return values
 
 

@@ -20,6 +20,7 @@ from evomerge_merging.methods.task_vectors import (
     rescaled,
     task_vector_kernel,
 )
+from evomerge_merging.random_words import word_limit
 from evomerge_merging.rows import row_length, row_ranges, total
 from evomerge_merging.selection import KEEP_ALL, KEEP_NONE, Bits, Cut
 
@@ -30,6 +31,8 @@ else:
     from evomerge_merging.torch_later import torch
 
 _EPSILON = 1e-8
+RANK_BUCKETS = 2048
+"""Magnitudes told apart in a row: 16 octaves of 128. As in kernels.c."""
 Flags = np.ndarray[Any, np.dtype[np.bool_]]
 
 
@@ -113,32 +116,27 @@ def kept_by_rank(magnitudes: Tensor, words: Tensor, density: float, epsilon: flo
     """Which elements of a piece of whole rows (rows × columns) are kept, as flat booleans: DELLA's MagPrune.
 
     The element of rank r of n (0 is the smallest of its row) is kept with probability
-    density - epsilon + 2 epsilon r / (n - 1). Elements of equal magnitude share the probability of their mean rank.
-    `words` are int32, uniform.
+    density - epsilon + 2 epsilon r / (n - 1), in steps of 1 / 65536. Magnitudes are told apart as far as bfloat16 does
+    (a bit of the exponent, seven of the fraction), down to 2⁻¹⁶ of the row's largest; equals share their mean rank.
+    `words` are int16, uniform.
     """
-    values, draws = magnitudes.numpy(), words.numpy()
-    row = values.shape[1]
+    row = magnitudes.shape[1]
     low, high = _word_limits(density, epsilon if row > 1 else 0.0)
-    if high <= low:
-        return np.asarray(draws < low)
-    kept: Flags = draws < low
-    # The others hang on rank: kept if it is at least `need`, that is if as large as the element of that rank in the
-    # sorted row, or larger than the one before it. With equals the first asks their last rank and the second their
-    # first: a word's last bit chooses.
-    others = np.flatnonzero(kept ^ (draws < high))
-    chosen = draws[others]
-    strict = chosen & 1
-    need = ((chosen - np.float64(low)) * ((row - 1) / (high - low))).astype(np.int64) + 1
-    bound = np.sort(values, axis=1).reshape(-1)[others - others % row + need - strict]
-    own = values.reshape(-1)[others]
-    kept[others] = (own > bound) | ((own == bound) & (strict == 0))
-    return kept
+    upper = (magnitudes.float().numpy().view(np.uint32) >> 16).astype(np.int64)
+    upper = np.maximum(upper - upper.max(axis=1, keepdims=True), 1 - RANK_BUCKETS)
+    ordered = np.sort(upper, axis=1)
+    slope = (high - low) / (2.0 * (row - 1)) if row > 1 else 0.0
+    limits = np.empty(upper.shape, np.int64)
+    for place, line in enumerate(ordered):
+        twice = np.searchsorted(line, upper[place]) + np.searchsorted(line, upper[place], "right") - 1
+        limits[place] = low + (twice * slope).astype(np.int64)
+    return np.asarray(words.numpy() < limits.reshape(-1))
 
 
 def _word_limits(density: float, epsilon: float) -> tuple[int, int]:
-    """Words below the first keep, from the second on drop; between them the rank decides."""
-    low, high = (round((density + side * epsilon) * 2**32) - 2**31 for side in (-1, 1))
-    middle = round(density * 2**32) - 2**31
+    """Below which words the smallest element of a row is kept, and below which the largest."""
+    low, high = (min(word_limit(density + side * epsilon, 16), (1 << 15) - 1) for side in (-1, 1))
+    middle = min(word_limit(density, 16), (1 << 15) - 1)
     return (low, high) if high > low else (middle, middle)
 
 
@@ -155,10 +153,9 @@ def _rank_statistics(
     sums = {i: ([0.0], [0.0]) for i in drawn}
     for start, stop in row_ranges(view) if drawn else ():
         if view.native is not None:
-            for i in drawn:
-                draws = view.block(start, stop).raw_words(i, 32)
-                low, high = _word_limits(density[i], epsilon[i] if row > 1 else 0.0)
-                flags, *both = view.native.rank_flags(i, start, stop, row, draws, low, high)
+            masks = view.block(start, stop).masks
+            wanted = [(i, masks[i], *_word_limits(density[i], epsilon[i] if row > 1 else 0.0)) for i in drawn]
+            for i, (flags, *both) in zip(drawn, view.native.rank_flags(start, stop, row, wanted), strict=True):
                 bits[i].append(np.packbits(flags))
                 for parts, value in zip(sums[i], both, strict=True):
                     parts.append(value)
@@ -166,7 +163,7 @@ def _rank_statistics(
         deltas, block = deltas_of(view, start, stop), view.block(start, stop)
         for i in drawn:
             magnitudes = deltas[i].abs_().reshape(-1, row)
-            kept = kept_by_rank(magnitudes, block.words(i), density[i], epsilon[i])
+            kept = kept_by_rank(magnitudes, block.words(i, 16), density[i], epsilon[i])
             bits[i].append(np.packbits(kept))
             if rescale:
                 sums[i][0].append(total(magnitudes))

@@ -33,15 +33,13 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, TypeVar
 
 from evomerge_common.errors import RecipeError, did_you_mean
+from evomerge_merging.random_words import MaskKey, words
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
     from torch import Tensor
 
     from evomerge_merging.native.reader import Reader
-else:
-    from evomerge_merging.torch_later import torch
 
 Kernel = Callable[..., "np.ndarray[Any, Any]"]
 """(reader, block, element type, **parameters) → the piece's bytes in that type."""
@@ -106,14 +104,14 @@ class Block:
         size: number of elements of the whole tensor.
         statistics: what the method's statistics function returned, else None.
         names: the tensor's name in each input.
-        raw_words: what `words` gives, as a numpy array.
+        masks: key of each input's random words.
 
     """
 
     start: int
     stop: int
     size: int
-    raw_words: Callable[[int, Literal[16, 32]], np.ndarray[Any, Any]]
+    masks: tuple[MaskKey, ...]
     statistics: Any = None
     names: tuple[str, ...] = ()
 
@@ -123,7 +121,7 @@ class Block:
         It depends on nothing but the recipe's seed, the i-th input's identity, the tensor's name and each element's
         place.
         """
-        return torch.from_numpy(self.raw_words(i, bits))
+        return words(self.masks[i], self.start, self.stop, bits)
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
-
 from evomerge_merging.folds import Sums
 from evomerge_merging.methods.registry import Block, Kernel, PerModel, View, merge_method
-from evomerge_merging.random_words import kept_words
-from evomerge_merging.selection import KEEP_ALL, Bits, Cut, cuts
+from evomerge_merging.selection import KEEP_ALL, Cut, Drawn, cuts
 
 if TYPE_CHECKING:
     import torch
@@ -91,20 +88,11 @@ def magnitude_cuts(view: View, counts: Sequence[int]) -> list[Cut]:
 
 
 def thin_at_random(view: View, *, density: Sequence[float], rescale: bool) -> Thinning:
-    """Draws what is kept, from 16 bits an element: shares are rounded to multiples of 1 / 65536.
-
-    The outcome is held as a bit an element, since drawing it twice would cost more. See `rescaled` for the factors.
-    """
-    drawn = [i for i, share in enumerate(density) if share < 1.0]
-    bits: dict[int, list[Any]] = {i: [] for i in drawn}
-    for start, stop in view.pieces() if drawn else ():
-        block = view.block(start, stop)
-        for i in drawn:
-            # Pieces begin at multiples of eight.
-            bits[i].append(np.packbits(kept_words(block.raw_words(i, 16), density[i])))
-    keep: list[Keep] = [KEEP_ALL] * len(density)
-    for i in drawn:
-        keep[i] = Bits(np.concatenate([*bits.pop(i), np.empty(0, np.uint8)]))
+    """Drops each element with the same probability, at random; masks are drawn again wherever they are needed."""
+    block = view.block(0, 0)
+    keep: list[Keep] = [
+        KEEP_ALL if share >= 1.0 else Drawn(block.masks[i], max(0.0, share)) for i, share in enumerate(density)
+    ]
     return rescaled(view, density, keep, rescale=rescale)
 
 

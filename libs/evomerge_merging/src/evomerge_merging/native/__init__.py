@@ -12,7 +12,7 @@ from pathlib import Path
 from evomerge_merging.native.structures import Elements, Keep
 
 _POINTER = ctypes.POINTER
-_LONG, _FLOAT, _ADDRESS = ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
+_LONG, _FLOAT, _ADDRESS, _KEY = ctypes.c_int64, ctypes.c_float, ctypes.c_void_p, _POINTER(ctypes.c_uint32)
 _SIGNATURES: dict[str, list[object]] = {
     "weighted_sum": [_POINTER(Elements), _LONG, _ADDRESS, _LONG, _POINTER(Elements)],
     "inner_products": [_POINTER(Elements), _POINTER(Elements), _LONG, _ADDRESS],
@@ -27,8 +27,9 @@ _SIGNATURES: dict[str, list[object]] = {
     ],
     "thinned_sums": [_POINTER(Elements), _POINTER(Elements), _LONG, _POINTER(Keep), _LONG, _LONG, _ADDRESS],
     "rank_flags": [
-        _POINTER(Elements), _POINTER(Elements), _LONG, _LONG, _ADDRESS, _LONG, _LONG, _ADDRESS, _ADDRESS, _ADDRESS,
+        _POINTER(Elements), _POINTER(Elements), _LONG, _LONG, _KEY, _LONG, _LONG, _LONG, _ADDRESS, _ADDRESS, _ADDRESS,
     ],
+    "words": [_KEY, _LONG, _LONG, _ADDRESS],
 }  # fmt: skip
 
 

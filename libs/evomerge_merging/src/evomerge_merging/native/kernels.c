@@ -10,16 +10,23 @@
 #include <string.h>
 
 #if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GNUC__) && !defined(__clang__)
+#include <immintrin.h>
 #define FAST __attribute__((target_clones("avx2", "default")))
+#define AVX2 __attribute__((target("avx2")))
 #else
 #define FAST
 #endif
 #define INLINE static inline __attribute__((always_inline))
 
-enum { BLOCK = 1024, CELL = 16384, LANES = 16, MOST = 16, BUCKETS = 4096 };
+enum { BLOCK = 1024, CELL = 16384, LANES = 16, MOST = 16, BUCKETS = 2048 };
+enum { GROUP = 128, ROUNDS = 7 };
+#define FACTOR_0 0xd2511f53u
+#define FACTOR_1 0xcd9e8d57u
+#define WEYL_0 0x9e3779b9u
+#define WEYL_1 0xbb67ae85u
 enum { BFLOAT16 = 0, FLOAT32 = 1 };
 enum { INPUT_NOT_FINITE = 1, OUTPUT_NOT_FINITE = 2 };
-enum { KEEP_EVERYTHING = 0, KEEP_CUT = 1, KEEP_BAND = 2, KEEP_BITS = 3 };
+enum { KEEP_EVERYTHING = 0, KEEP_CUT = 1, KEEP_BAND = 2, KEEP_BITS = 3, KEEP_DRAWN = 4 };
 
 /* Elements of a source, or of the output, from a piece's first on. */
 typedef struct {
@@ -27,12 +34,14 @@ typedef struct {
     int64_t type;
 } elements;
 
-/* What of a task vector is kept: see Cut, Band and Bits in Python. `bits` begins with the piece. */
+/* What of a task vector is kept: see Cut, Band, Bits and Drawn in Python. `bits` begins with the piece. */
 typedef struct {
     int64_t kind;
     int64_t outer_last, inner_last;
     const uint8_t *bits;
     float outer, inner;
+    uint32_t key[4];
+    int64_t limit;
 } keep;
 
 INLINE int load(float *restrict to, const elements *from, int64_t at, int64_t count) {
@@ -93,6 +102,72 @@ INLINE int load_delta(float *restrict to, const elements *from, const float *res
     return status;
 }
 
+/* Random words of whole groups, Philox-4x32: see random_words.py. */
+static void draw_groups_plainly(int16_t *restrict words, const uint32_t *key, int64_t from, int64_t to) {
+    uint32_t *restrict out = (uint32_t *)words;
+    for (uint64_t counter = (uint64_t)from * LANES; counter < (uint64_t)to * LANES; counter++) {
+        uint32_t a = (uint32_t)counter, b = (uint32_t)(counter >> 32), c = key[2], d = key[3], k = key[0], m = key[1];
+        for (int round = 0; round < ROUNDS; round++, k += WEYL_0, m += WEYL_1) {
+            uint64_t p = (uint64_t)a * FACTOR_0, q = (uint64_t)c * FACTOR_1;
+            a = (uint32_t)(q >> 32) ^ b ^ k;
+            c = (uint32_t)(p >> 32) ^ d ^ m;
+            b = (uint32_t)q;
+            d = (uint32_t)p;
+        }
+        uint64_t lane = counter % LANES;
+        out[lane] = a, out[LANES + lane] = b, out[2 * LANES + lane] = c, out[3 * LANES + lane] = d;
+        out += lane == LANES - 1 ? 4 * LANES : 0;
+    }
+}
+
+#ifdef AVX2
+/* The same with four counters in 64-bit lanes; only the lower halves mean anything. */
+AVX2 static void draw_groups_by_lanes(int16_t *restrict words, const uint32_t *key, int64_t from, int64_t to) {
+    const __m256i factor_0 = _mm256_set1_epi64x(FACTOR_0), factor_1 = _mm256_set1_epi64x(FACTOR_1);
+    /* In this order two results shuffled together come out as counters count. */
+    const __m256i lanes[2] = {_mm256_set_epi64x(5, 4, 1, 0), _mm256_set_epi64x(7, 6, 3, 2)};
+    __m256i keys[ROUNDS][2];
+    for (uint32_t round = 0; round < ROUNDS; round++) {
+        keys[round][0] = _mm256_set1_epi64x((int64_t)(uint32_t)(key[0] + round * WEYL_0));
+        keys[round][1] = _mm256_set1_epi64x((int64_t)(uint32_t)(key[1] + round * WEYL_1));
+    }
+    for (int64_t at = from * 2; at < to * 2; at++) { /* half a group: eight counters */
+        __m256i found[2][4];
+        for (int half = 0; half < 2; half++) {
+            __m256i a = _mm256_add_epi64(_mm256_set1_epi64x(at * 8), lanes[half]), b = _mm256_srli_epi64(a, 32);
+            __m256i c = _mm256_set1_epi64x(key[2]), d = _mm256_set1_epi64x(key[3]);
+#pragma GCC unroll 7
+            for (int round = 0; round < ROUNDS; round++) {
+                __m256i p = _mm256_mul_epu32(a, factor_0), q = _mm256_mul_epu32(c, factor_1);
+                a = _mm256_xor_si256(_mm256_xor_si256(_mm256_srli_epi64(q, 32), b), keys[round][0]);
+                c = _mm256_xor_si256(_mm256_xor_si256(_mm256_srli_epi64(p, 32), d), keys[round][1]);
+                b = q;
+                d = p;
+            }
+            found[half][0] = a, found[half][1] = b, found[half][2] = c, found[half][3] = d;
+        }
+        float *out = (float *)words + (at - from * 2) / 2 * 4 * LANES + (at % 2) * 8;
+        for (int k = 0; k < 4; k++) {
+            __m256 one = _mm256_castsi256_ps(found[0][k]), other = _mm256_castsi256_ps(found[1][k]);
+            _mm256_storeu_ps(out + k * LANES, _mm256_shuffle_ps(one, other, 0x88));
+        }
+    }
+}
+#endif
+
+/* The words of elements from `start` on; `room` is for BLOCK of them and two groups. */
+static const int16_t *draw(int16_t *room, const uint32_t *key, int64_t start, int64_t count) {
+    int64_t first = start / GROUP, last = (start + count + GROUP - 1) / GROUP;
+#ifdef AVX2
+    if (__builtin_cpu_supports("avx2")) {
+        draw_groups_by_lanes(room, key, first, last);
+        return room + start % GROUP;
+    }
+#endif
+    draw_groups_plainly(room, key, first, last);
+    return room + start % GROUP;
+}
+
 /* Zeros what is not kept; `start` is the place of values[0] in its tensor, `at` in its piece. */
 INLINE void thin(float *restrict values, const keep *what, int64_t start, int64_t at, int64_t count) {
     if (what->kind == KEEP_CUT || what->kind == KEEP_BAND) {
@@ -106,6 +181,13 @@ INLINE void thin(float *restrict values, const keep *what, int64_t start, int64_
         int64_t equal = what->inner_last < start ? 0 : smaller(what->inner_last - start + 1, count);
         for (int64_t i = 0; i < equal; i++) values[i] = fabsf(values[i]) >= cut ? 0.0f : values[i];
         for (int64_t i = equal; i < count; i++) values[i] = fabsf(values[i]) > cut ? 0.0f : values[i];
+    }
+    if (what->kind == KEEP_DRAWN) {
+        int16_t room[BLOCK + 2 * GROUP] __attribute__((aligned(64)));
+        const int16_t *words = draw(room, what->key, start, count);
+        uint32_t *restrict bits = (uint32_t *)values;
+        int16_t limit = (int16_t)what->limit;
+        for (int64_t i = 0; i < count; i++) bits[i] &= words[i] < limit ? 0xffffffffu : 0u;
     }
     if (what->kind == KEEP_BITS) {
         static const uint32_t weight[8] = {128, 64, 32, 16, 8, 4, 2, 1};
@@ -244,6 +326,7 @@ FAST int evomerge_scan(const elements *in, const elements *base_elements, int64_
                        const int64_t *input_of, const float *low, const float *high, int64_t count, int64_t *above,
                        float *const *inside, int64_t *number) {
     float base[BLOCK] __attribute__((aligned(64))), values[BLOCK] __attribute__((aligned(64)));
+    uint8_t between[BLOCK + 8] __attribute__((aligned(64)));
     int status = 0;
     for (int64_t at = 0; at < count; at += BLOCK) {
         int64_t n = smaller(BLOCK, count - at);
@@ -254,22 +337,22 @@ FAST int evomerge_scan(const elements *in, const elements *base_elements, int64_
             if (!used) continue;
             status |= load_delta(values, &in[k], base, at, n);
             for (int64_t i = 0; i < n; i++) values[i] = fabsf(values[i]);
-            int64_t full = (n + 7) / 8 * 8;
-            for (int64_t i = n; i < full; i++) values[i] = -1.0f;
             for (int64_t c = 0; c < cuts; c++) {
                 if (input_of[c] != k) continue;
                 float from = low[c], to = high[c];
                 int32_t over = 0;
                 for (int64_t i = 0; i < n; i++) over += values[i] > to;
                 above[c] += over;
+                memset(between + n / 8 * 8, 0, 8);
+                for (int64_t i = 0; i < n; i++) between[i] = (values[i] >= from) & (values[i] <= to);
                 float *restrict found = inside[c];
                 int64_t many = number[c];
-                for (int64_t i = 0; i < full; i += 8) {
-                    int any = 0;
-                    for (int b = 0; b < 8; b++) any |= (values[i + b] >= from) & (values[i + b] <= to);
+                for (int64_t i = 0; i < n; i += 8) {
+                    uint64_t any;
+                    memcpy(&any, between + i, sizeof any);
                     if (any)
-                        for (int b = 0; b < 8; b++)
-                            if ((values[i + b] >= from) & (values[i + b] <= to)) found[many++] = values[i + b];
+                        for (int64_t j = i; j < smaller(i + 8, n); j++)
+                            if (between[j]) found[many++] = values[j];
                 }
                 number[c] = many;
             }
@@ -313,80 +396,82 @@ FAST int evomerge_thinned_sums(const elements *in, const elements *base_elements
     return status;
 }
 
-/* DELLA's choice for whole rows: see kept_by_rank. `low` and `high` bound the words of elements whose rank decides; all
- * below are kept. Writes a byte, 0 or 1, for each element, and for the piece the sums of magnitudes, all and kept.
- *
- * Ranks come from buckets of the magnitudes' upper bits, which order as the numbers do: where the rank that a word asks
- * for lies outside the element's bucket the answer is known; else the row is counted. */
+/* Random words of elements from `start` on: see random_words.py. */
+FAST int evomerge_words(const uint32_t *key, int64_t start, int64_t count, int16_t *out) {
+    int16_t room[BLOCK + 2 * GROUP] __attribute__((aligned(64)));
+    for (int64_t at = 0; at < count; at += BLOCK) {
+        int64_t n = smaller(BLOCK, count - at);
+        memcpy(out + at, draw(room, key, start + at, n), (size_t)n * sizeof *out);
+    }
+    return 0;
+}
+
+/* DELLA's choice for whole rows: see kept_by_rank. Writes a byte, 0 or 1, for each element, and for the piece the sums of
+ * magnitudes, all and kept. `scratch` has room for eight bytes an element of a row. */
 FAST int evomerge_rank_flags(const elements *in, const elements *base_elements, int64_t rows, int64_t row,
-                             const int32_t *words, int64_t low, int64_t high, uint32_t *restrict scratch,
+                             const uint32_t *key, int64_t start, int64_t low, int64_t high, float *restrict scratch,
                              uint8_t *restrict flags, double *sums) {
-    uint32_t first[BUCKETS + 1]; /* of each bucket: elements in smaller ones */
-    float base[BLOCK] __attribute__((aligned(64))), values[BLOCK] __attribute__((aligned(64)));
-    const double slope = (double)(row - 1) / (double)(high - low);
+    uint32_t smaller_ones[BUCKETS + 1];
+    int16_t limits[BUCKETS];
+    float base[BLOCK] __attribute__((aligned(64)));
+    int16_t room[BLOCK + 2 * GROUP] __attribute__((aligned(64)));
+    uint16_t *restrict buckets = (uint16_t *)(scratch + row);
+    int16_t *restrict limit = (int16_t *)(buckets + row);
+    const double slope = row > 1 ? (double)(high - low) / (2.0 * (double)(row - 1)) : 0.0;
+    double all = 0.0, kept = 0.0;
     int status = 0;
-    sums[0] = sums[1] = 0.0;
     for (int64_t r = 0; r < rows; r++) {
-        uint32_t largest = 0;
+        uint16_t most = 0, least = 0xffff;
         for (int64_t at = 0; at < row; at += BLOCK) {
             int64_t n = smaller(BLOCK, row - at);
-            float all[LANES] = {0};
+            float *restrict values = scratch + at;
+            uint16_t *restrict found = buckets + at;
             status |= load(base, base_elements, r * row + at, n) | load_delta(values, in, base, r * row + at, n);
-            int64_t full = padded(values, n);
-            for (int64_t i = 0; i < full; i++) values[i] = fabsf(values[i]);
-            for (int64_t i = 0; i < full; i += LANES)
-                for (int l = 0; l < LANES; l++) all[l] += values[i + l];
-            sums[0] += lanes_sum(all);
-            const uint32_t *bits = (const uint32_t *)values;
+            uint32_t *restrict bits = (uint32_t *)values;
             for (int64_t i = 0; i < n; i++) {
-                scratch[at + i] = bits[i];
-                largest = bits[i] > largest ? bits[i] : largest;
+                bits[i] &= 0x7fffffffu;
+                uint16_t upper = (uint16_t)(bits[i] >> 16);
+                found[i] = upper;
+                most = upper > most ? upper : most;
+                least = upper < least ? upper : least;
             }
         }
-        uint32_t top = largest >> 15, floor_ = top >= BUCKETS ? top - BUCKETS + 1 : 0;
-        memset(first, 0, sizeof first);
-        for (int64_t i = 0; i < row; i++) {
-            uint32_t high_bits = scratch[i] >> 15;
-            first[(high_bits > floor_ ? high_bits - floor_ : 0) + 1]++;
+        uint16_t bottom = most >= BUCKETS ? (uint16_t)(most - BUCKETS + 1) : 0;
+        for (int64_t i = 0; i < row; i++) buckets[i] = buckets[i] > bottom ? (uint16_t)(buckets[i] - bottom) : 0;
+        int from = least > bottom ? least - bottom : 0, to = most - bottom + 1;
+        memset(smaller_ones + from, 0, (size_t)(to - from + 1) * sizeof *smaller_ones);
+        for (int64_t i = 0; i < row; i++) smaller_ones[buckets[i] + 1]++;
+        for (int b = from + 1; b <= to; b++) smaller_ones[b] += smaller_ones[b - 1];
+        for (int b = from; b < to; b++) {
+            uint32_t twice_the_rank = smaller_ones[b] + smaller_ones[b + 1] - (smaller_ones[b + 1] > smaller_ones[b]);
+            limits[b] = (int16_t)(low + (int32_t)((double)(int32_t)twice_the_rank * slope));
         }
-        for (int b = 1; b <= BUCKETS; b++) first[b] += first[b - 1];
-        const int32_t *draw = words + r * row;
-        uint8_t *flag = flags + r * row;
-        for (int64_t i = 0; i < row; i++) {
-            int64_t word = draw[i];
-            if (word < low || word >= high) {
-                flag[i] = word < low;
-                continue;
-            }
-            int64_t need = (int64_t)((double)(word - low) * slope) + 1, strict = word & 1;
-            uint32_t own = scratch[i], high_bits = own >> 15;
-            uint32_t bucket = high_bits > floor_ ? high_bits - floor_ : 0;
-            if ((int64_t)first[bucket] >= need) {
-                flag[i] = 1;
-            } else if ((int64_t)first[bucket + 1] <= need) {
-                flag[i] = 0;
-            } else {
-                int64_t below = 0, equal = 0;
-                for (int64_t j = 0; j < row; j++) {
-                    below += scratch[j] < own;
-                    equal += scratch[j] == own;
+        for (int64_t i = 0; i < row; i++) limit[i] = limits[buckets[i]];
+        for (int64_t at = 0; at < row; at += BLOCK) {
+            int64_t n = smaller(BLOCK, row - at);
+            const int16_t *words = draw(room, key, start + r * row + at, n);
+            uint8_t *restrict flag = flags + r * row + at;
+            for (int64_t i = 0; i < n; i++) flag[i] = words[i] < limit[at + i];
+            float every[LANES] = {0}, some[LANES] = {0};
+            int64_t whole = n / LANES * LANES;
+            const uint32_t *restrict bits = (const uint32_t *)scratch + at;
+            for (int64_t i = 0; i < whole; i += LANES)
+                for (int l = 0; l < LANES; l++) {
+                    uint32_t chosen = bits[i + l] & (0u - (uint32_t)flag[i + l]);
+                    float value;
+                    memcpy(&value, &chosen, sizeof value);
+                    every[l] += scratch[at + i + l];
+                    some[l] += value;
                 }
-                flag[i] = strict ? below >= need : below + equal > need;
+            for (int64_t i = whole; i < n; i++) {
+                every[i % LANES] += scratch[at + i];
+                some[i % LANES] += flag[i] ? scratch[at + i] : 0.0f;
             }
+            all += lanes_sum(every);
+            kept += lanes_sum(some);
         }
-        double kept = 0.0;
-        for (int64_t i = 0; i < row; i += 256) {
-            float part = 0.0f;
-            int64_t end = smaller(i + 256, row);
-            for (int64_t j = i; j < end; j++) {
-                uint32_t bits = scratch[j] & (0u - (uint32_t)flag[j]);
-                float value;
-                memcpy(&value, &bits, sizeof value);
-                part += value;
-            }
-            kept += part;
-        }
-        sums[1] += kept;
     }
+    sums[0] = all;
+    sums[1] = kept;
     return status;
 }

@@ -18,12 +18,14 @@ from evomerge_merging.native.structures import (
     KEEP_BAND,
     KEEP_BITS,
     KEEP_CUT,
+    KEEP_DRAWN,
     KEEP_EVERYTHING,
     MOST_INPUTS,
     Elements,
     Keep,
 )
-from evomerge_merging.selection import Bits, Cut
+from evomerge_merging.random_words import MaskKey, key_parts, word_limit
+from evomerge_merging.selection import Bits, Cut, Drawn
 
 if TYPE_CHECKING:
     from evomerge_merging.expression import Load
@@ -102,19 +104,25 @@ class Reader:
         return sums
 
     def rank_flags(
-        self, i: int, start: int, stop: int, row: int, words: Array, low: int, high: int
-    ) -> tuple[Array, float, float]:
-        """DELLA's choice for whole rows of input `i`, a byte an element, and the sums of magnitudes, all and kept."""
-        inputs, base, _keep = self._piece(start, stop, only=i)
-        flags, sums = np.empty(stop - start, np.uint8), np.empty(2)
-        scratch, words = np.empty(row, np.uint32), np.ascontiguousarray(words, np.int32)
-        _check(
-            self._kernels.evomerge_rank_flags(
-                inputs, base, (stop - start) // row, row, words.ctypes.data, low, high, scratch.ctypes.data,
-                flags.ctypes.data, sums.ctypes.data,
-            )
-        )  # fmt: skip
-        return flags, float(sums[0]), float(sums[1])
+        self, start: int, stop: int, row: int, wanted: Sequence[tuple[int, MaskKey, int, int]]
+    ) -> list[tuple[Array, float, float]]:
+        """DELLA's choice for whole rows, a byte an element, and the sums of magnitudes, all and kept.
+
+        `wanted`: input, key of its words, and their limits for the smallest and the largest of a row.
+        """
+        inputs, base, _keep = self._piece(start, stop)
+        scratch = np.empty(2 * row, np.float32)
+        result = []
+        for i, key, low, high in wanted:
+            flags, sums = np.empty(stop - start, np.uint8), np.empty(2)
+            _check(
+                self._kernels.evomerge_rank_flags(
+                    ctypes.byref(inputs[i]), base, (stop - start) // row, row, (ctypes.c_uint32 * 4)(*key_parts(key)),
+                    start, low, high, scratch.ctypes.data, flags.ctypes.data, sums.ctypes.data,
+                )
+            )  # fmt: skip
+            result.append((flags, float(sums[0]), float(sums[1])))
+        return result
 
     def inner_products(self, start: int, stop: int) -> Array:
         """Sums of bb, ii and bi for base b and input i: cells × 3, float64. Starts at a multiple of CELL."""
@@ -166,11 +174,10 @@ class Reader:
         )  # fmt: skip
         return _bytes(out, dtype)
 
-    def _piece(self, start: int, stop: int, only: int | None = None) -> tuple[Any, Any, list[Array]]:
+    def _piece(self, start: int, stop: int) -> tuple[Any, Any, list[Array]]:
         """Inputs, base and the arrays that they point into, to be held while a kernel runs."""
-        wanted = self._inputs if only is None else [self._inputs[only]]
-        arrays = [_read(self._sources, load, start, stop) for load in wanted]
-        inputs = (Elements * len(wanted))(*[_elements(array) for array in arrays])
+        arrays = [_read(self._sources, load, start, stop) for load in self._inputs]
+        inputs = (Elements * len(arrays))(*[_elements(array) for array in arrays])
         if self._base is None:
             return inputs, None, arrays
         arrays.append(_read(self._sources, self._base, start, stop))
@@ -212,6 +219,8 @@ def _keeps(keeps: Sequence[Any], start: int) -> tuple[Any, list[Any]]:
             place.kind, place.outer, place.outer_last = KEEP_CUT, given.threshold, given.last
         elif isinstance(given, Bits):
             place.kind, place.bits = KEEP_BITS, given.packed.ctypes.data + start // 8
+        elif isinstance(given, Drawn):
+            place.kind, place.key, place.limit = KEEP_DRAWN, key_parts(given.key), word_limit(given.density, 16)
         elif given is not None:  # a Band
             place.kind, place.outer, place.outer_last = KEEP_BAND, given.outer.threshold, given.outer.last
             place.inner, place.inner_last = given.inner.threshold, given.inner.last

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 
 BFLOAT16, FLOAT32 = 0, 1
-KEEP_EVERYTHING, KEEP_CUT, KEEP_BAND, KEEP_BITS = range(4)
+KEEP_EVERYTHING, KEEP_CUT, KEEP_BAND, KEEP_BITS, KEEP_DRAWN = range(5)
 MOST_INPUTS = 16
 
 
@@ -25,4 +25,6 @@ class Keep(ctypes.Structure):
         ("bits", ctypes.c_void_p),
         ("outer", ctypes.c_float),
         ("inner", ctypes.c_float),
+        ("key", ctypes.c_uint32 * 4),
+        ("limit", ctypes.c_int64),
     ]
