@@ -34,6 +34,8 @@ CONFIG = ADAPTER_CONFIG
 WEIGHTS, BIN_WEIGHTS = ADAPTER_WEIGHTS
 PAIR = "base_and_adapter.json"
 """Marks a folder that stands for a base with an adapter applied: paths of both, relative to the folder or absolute."""
+PAIRS = "evomerge-pair-"
+"""How the names of such folders begin that live as long as a process."""
 
 _INERT = frozenset(
     {

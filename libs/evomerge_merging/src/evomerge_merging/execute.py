@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evomerge_common.errors import DiskFull, InvalidInput, NonFiniteWeights
+from evomerge_common.scratch import remove_if_abandoned
 from evomerge_merging.expression import Evaluation, Load, needs_statistics
 from evomerge_merging.io.model_folder import INDEX, SINGLE
 from evomerge_merging.io.writer import SafetensorsWriter, TensorSpec, shard, write_text
@@ -152,7 +153,7 @@ def workplace(out_dir: Path, *, staged: bool) -> Iterator[Path]:
     made = [parent for parent in out_dir.parents if not parent.exists()]
     out_dir.parent.mkdir(parents=True, exist_ok=True)
     for stale in out_dir.parent.glob(f".{out_dir.name}.partial-*"):
-        _remove_if_abandoned(stale)
+        remove_if_abandoned(stale)
     folder = out_dir.parent / f".{out_dir.name}.partial-{os.getpid()}-{time.monotonic_ns()}"
     folder.mkdir()
     handle = os.open(folder, os.O_RDONLY)
@@ -169,20 +170,6 @@ def workplace(out_dir: Path, *, staged: bool) -> Iterator[Path]:
             with contextlib.suppress(OSError):
                 parent.rmdir()
         raise
-    finally:
-        os.close(handle)
-
-
-def _remove_if_abandoned(folder: Path) -> None:
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        shutil.rmtree(folder, ignore_errors=True)
-    except OSError:
-        pass
     finally:
         os.close(handle)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -12,7 +10,8 @@ from typing import Any
 
 from evomerge_common.domain.recipe import ModelReference
 from evomerge_common.errors import ModelNotFound
-from evomerge_common.lora_folder import base_beside, is_adapter_folder, read_pair, write_pair
+from evomerge_common.lora_folder import PAIRS, base_beside, is_adapter_folder, read_pair, write_pair
+from evomerge_common.scratch import drop, scratch_folder
 from evomerge_merging.adapted import open_adapted
 from evomerge_merging.io.model_folder import TensorStore, check_folder, open_weights, read_json
 
@@ -97,14 +96,14 @@ def _base_of(adapter: Path, models: Mapping[str, Path], base: ModelReference | N
 def _pair(reference: ModelReference, base: Path, adapter: Path) -> Source:
     """Through a folder of their own, since config, tokenizer and template come from two places."""
     check_folder(base)
-    place = Path(tempfile.mkdtemp(prefix="evomerge-pair-"))
+    place = scratch_folder(PAIRS)
     try:
         write_pair(place, base.absolute(), adapter.absolute())
         source = _adapted(reference, place, base.absolute(), adapter.absolute())
     except BaseException:
-        shutil.rmtree(place, ignore_errors=True)
+        drop(place)
         raise
-    weakref.finalize(source.store, shutil.rmtree, place, True)
+    weakref.finalize(source.store, drop, place)
     return source
 
 

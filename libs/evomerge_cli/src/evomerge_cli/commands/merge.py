@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import atexit
-import shutil
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,9 +14,10 @@ from evomerge_common.domain.genome import SearchSpace, builds_differ
 from evomerge_common.domain.recipe import CrossDomain, ModelReference, Recipe
 from evomerge_common.domain.spec import METHODS, ClassicSpec
 from evomerge_common.errors import ModelError
-from evomerge_common.lora_folder import base_beside, describe_pair, is_adapter_folder, write_pair
+from evomerge_common.lora_folder import PAIRS, base_beside, describe_pair, is_adapter_folder, write_pair
 from evomerge_common.model_folder import check_model_folder
 from evomerge_common.runtime.settings import Settings
+from evomerge_common.scratch import scratch_folder
 from evomerge_common.uris import path_of_uri
 
 
@@ -92,8 +90,7 @@ def _paired(base: Path, adapter: Path) -> Path:
         check_model_folder(adapter)
         raise ModelError(f"{adapter} is a whole model; after the plus sign comes a LoRA adapter")
     describe_pair(base, adapter)
-    folder = Path(tempfile.mkdtemp(prefix="evomerge-pair-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    folder = scratch_folder(PAIRS)
     write_pair(folder, base.absolute(), adapter.absolute())
     return folder
 
