@@ -73,9 +73,17 @@ class Judge:
 
     def log_probability(self, prompt: list[int], token: int, vocabulary: int) -> float:
         """Of one token after others, natural logarithm."""
-        body = {"prompt": prompt, "n_predict": 1, "temperature": 0, "n_probs": vocabulary, "cache_prompt": True}
-        (first,) = self._ask("/completion", body)["completion_probabilities"]
-        return float(next(one["logprob"] for one in first["top_logprobs"] if one["id"] == token))
+        # Probabilities are told with a whole letter alone, not at a text's end or in the middle of one: "a" is sampled
+        # whatever they are. A bias does not show in them.
+        letter = self._ask("/tokenize", {"content": "a", "add_special": False})["tokens"][0]
+        for count in (min(200, vocabulary), vocabulary):  # a whole vocabulary takes long to be told
+            body = {"prompt": prompt, "n_predict": 1, "temperature": 0, "n_probs": count, "cache_prompt": True,
+                    "logit_bias": [[letter, 1e6]]}  # fmt: skip
+            (first,) = self._ask("/completion", body)["completion_probabilities"]
+            for one in first["top_logprobs"]:
+                if one["id"] == token:
+                    return float(one["logprob"])
+        raise AssertionError(f"llama.cpp has no token {token}")
 
     def embedding(self, text: str) -> list[list[float]]:
         """One vector a token (the server is started with --embedding --pooling none)."""
