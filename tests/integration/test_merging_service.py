@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+import tiny_models
 import torch
 from tiny_merging import load_model, make_model, random_tensors, raw_model, rewrite, weights
 
@@ -18,6 +20,7 @@ from evomerge_common import codec
 from evomerge_common.domain.messages import ArtifactExported, CandidateMerged, ExportJob, Job, MergeJob, Model
 from evomerge_common.domain.recipe import ModelReference, Recipe
 from evomerge_common.errors import InvalidInput, NonFiniteWeights, NotFound, RecipeError, UnsafeFile
+from evomerge_common.gguf.folder import write_model_folder
 from evomerge_common.runtime.child import ChildProcess
 from evomerge_common.runtime.ports_factory import Ports, memory_ports
 from evomerge_common.runtime.service import Service
@@ -109,11 +112,45 @@ async def test_an_export_job_becomes_a_finished_model(
     assert Recipe.from_json((out / "recipe.json").read_text()).digest == what.digest
     mine = await handler(export(card="# Mine\n", destination="other"))
     assert (ports.artifacts.open(mine.uri) / "README.md").read_text() == "# Mine\n"
-    with pytest.raises(InvalidInput, match="gguf"):
-        await handler(export(format="gguf"))
+    with pytest.raises(InvalidInput, match="valid: hf, gguf"):
+        await handler(export(format="ggfu"))
+    with pytest.raises(InvalidInput, match="belongs to format gguf"):
+        await handler(export(gguf_type="q8_0"))
     for bad in ("../x", "a/b", "", ".hidden"):
         with pytest.raises(UnsafeFile):
             await handler(export(destination=bad))
+
+
+async def test_an_export_job_becomes_a_gguf_file(ports: Ports, child: ChildProcess, tmp_path: Path) -> None:
+    references = []
+    for seed, name in enumerate("ab"):
+        path = tiny_models.make(tmp_path / name, "llama", seed=seed)
+        references.append(Model(reference=f"org/{name}", digest=f"sha256:{name}", uri=path.as_uri()))
+    what = recipe(tuple(references))
+
+    def export(kind: str, **change: Any) -> Job:
+        payload = ExportJob(
+            recipe_json=what.to_json(), recipe_digest=what.digest, sources=tuple(references), format="gguf",
+            destination="gguf", gguf_type=kind,
+        )  # fmt: skip
+        return Job(job_id="export-2", run_id="run", payload=replace(payload, **change))
+
+    handler = ExportHandler(ports=ports, child=child)
+    result = await handler(export("f32"))
+    assert (result.format, result.recipe_digest) == ("gguf", what.digest)
+    out = ports.artifacts.open(result.uri)
+    assert [path.name for path in out.iterdir()] == ["champion-F32.gguf"]
+    assert result.bytes == (out / "champion-F32.gguf").stat().st_size
+    whole = await handler(export("", format="hf", destination="model"))
+    write_model_folder(out / "champion-F32.gguf", tmp_path / "back")
+    merged, back = weights(ports.artifacts.open(whole.uri)), weights(tmp_path / "back")
+    assert merged.keys() == back.keys()
+    assert all(torch.equal(merged[name], back[name]) for name in merged)
+    quantised = await handler(export("", destination="small"))
+    assert [path.name for path in ports.artifacts.open(quantised.uri).iterdir()] == ["champion-F16.gguf"]
+    with pytest.raises(InvalidInput, match="did you mean"):
+        await handler(export("q8_1", destination="bad"))
+    assert not list((tmp_path / "store").rglob("bad*"))
 
 
 async def test_what_is_wrong_with_a_job_comes_back_as_its_own_error_and_leaves_nothing(

@@ -78,13 +78,23 @@ CASES = {
     "empty suite": ("data: text.jsonl", "data: empty.jsonl", ["run.yaml:5", "no items"]),
     "missing suite data": ("data: text.jsonl", "data: gone.jsonl", ["gone.jsonl"]),
     "no suite": ("suite:", "suit:", ["run.yaml:3", "did you mean 'suite'"]),
+    "a GGUF type that is none": ("seed: 0", "export: {formats: [hf, gguf], gguf_type: q8_1}", ["did you mean 'q8_0'"]),
+    "a GGUF file of what llama.cpp does not run": ("seed: 0", "export: {formats: [hf, gguf]}", ["GGUF is not written"]),
+    "a K-quant without its maker": (
+        "seed: 0",
+        "export: {formats: [hf, gguf], gguf_type: q4_k_m}",
+        ["llama-quantize", "PATH"],
+    ),
     "not YAML": ("seed: 0", "seed: [0", ["run.yaml", "not YAML"]),
     "a key twice": ("seed: 0", "seed: 0\nseed: 1", ["run.yaml:3", "twice"]),
 }
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_run_refuses(folder: Path, case: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_refuses(
+    folder: Path, case: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "")
     old, new, words = CASES[case]
     change(folder, old, new)
     before = sorted(folder.rglob("*"))

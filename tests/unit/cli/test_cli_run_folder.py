@@ -71,6 +71,11 @@ def test_the_champion_is_moved_here_once(tmp_path: Path) -> None:
     assert folder.take_model(uri, move=True) == folder.out / "model"
     assert not export.exists()
     assert folder.take_model(uri, move=True) == folder.out / "model"
+    export.mkdir()
+    (export / "champion-F16.gguf").write_bytes(b"")
+    assert folder.take_model(uri, move=True, name="gguf") == folder.out / "gguf"
+    assert folder.take_model(uri, move=True, name="gguf") == folder.out / "gguf"
+    assert [path.name for path in (folder.out / "gguf").iterdir()] == ["champion-F16.gguf"]
     for elsewhere in ("s3://bucket/model", "file://another-host/model"):
         with pytest.raises(NotFound, match="cannot be reached"):
             folder.take_model(elsewhere, move=False)

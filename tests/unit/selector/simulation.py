@@ -105,7 +105,13 @@ def answers(recipe_json: str, wanted: tuple[TaskItems, ...]) -> tuple[TaskScore,
 
 
 def answer(
-    job: Job, *, fail: frozenset[int] = frozenset(), layers: int = 6, items: bool = False, fail_at_rung: int = 0
+    job: Job,
+    *,
+    fail: frozenset[int] = frozenset(),
+    layers: int = 6,
+    items: bool = False,
+    fail_at_rung: int = 0,
+    fail_exports: tuple[str, ...] = (),
 ) -> Result:
     payload = job.payload
     match payload:
@@ -139,7 +145,14 @@ def answer(
                 fitness=landscape(payload.recipe_json), scores=skills(payload.recipe_json),
             )  # fmt: skip
         case ExportJob():
-            return ArtifactExported(job_id=job.job_id, recipe_digest=payload.recipe_digest, uri="file:///x")
+            if payload.format in fail_exports:
+                return CandidateFailed(
+                    job_id=job.job_id, kind="export", recipe_digest=payload.recipe_digest,
+                    error=ErrorInfo(type="ModelError", message="cannot be written"),
+                )  # fmt: skip
+            return ArtifactExported(
+                job_id=job.job_id, recipe_digest=payload.recipe_digest, format=payload.format, uri="file:///x"
+            )
 
 
 class Simulation:
@@ -156,6 +169,7 @@ class Simulation:
         items: bool = False,
         tells_items: bool = True,
         fail_at_rung: int = 0,
+        fail_exports: tuple[str, ...] = (),
     ) -> None:
         self.events: list[Event] = []
         self.tournament = EvolutionaryTournament("r")
@@ -178,7 +192,9 @@ class Simulation:
                 break
             assert queued, "the run waits for nothing"
             job = queued.pop(rng.randrange(min(workers, len(queued))))
-            result = answer(job, fail=fail, items=items and tells_items, fail_at_rung=fail_at_rung)
+            result = answer(
+                job, fail=fail, items=items and tells_items, fail_at_rung=fail_at_rung, fail_exports=fail_exports
+            )
             self._append(result)
             if rng.random() < 0.1:
                 self._append(result)  # at least once: a result may come twice

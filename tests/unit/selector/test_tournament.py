@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from evomerge_common.domain.genome import SearchSpace
 from evomerge_common.domain.messages import (
+    ArtifactExported,
     CandidateEvaluated,
     CandidateFailed,
     CandidateMerged,
@@ -228,6 +229,10 @@ def test_a_source_that_cannot_be_had_fails_the_run_at_once() -> None:
         ({"models": ["a", "a"]}, "twice"),
         ({"suite": {"tasks": []}}, "at least one task"),
         ({"evaluation": {"thread": 1}}, "did you mean 'threads'"),
+        ({"export": {"formats": ["hf", "ggfu"]}}, "did you mean 'gguf'"),
+        ({"export": {"formats": ["gguf"]}}, "must have hf"),
+        ({"export": {"formats": ["hf", "gguf"], "gguf_type": "q4_k"}}, "did you mean 'q4_k_"),
+        ({"export": {"gguf_type": "q8_0"}}, "say `formats"),
         ({"search": {"elites": 16, "population": 16}}, "below the population"),
     ],
 )
@@ -235,6 +240,36 @@ def test_spec_mistakes_name_the_key_and_the_nearest_word(change: dict[str, objec
     data = {"models": ["a", "b"], "suite": SUITE, **change}
     with pytest.raises(SpecError, match=words):
         RunSpec.from_dict(data)
+
+
+def test_a_champion_is_handed_back_as_gguf_too_where_that_is_asked_for() -> None:
+    data = {"models": ["org/a", "org/b"], "suite": SUITE, "search": {"evaluations": 12, "population": 6}}
+    plain = RunSpec.from_dict(data)
+    spec = RunSpec.from_dict({**data, "export": {"formats": ["hf", "gguf"], "gguf_type": "q8_0"}})
+    assert RunSpec.from_json(spec.to_json(), spec.suite) == spec
+    assert RunSpec.from_dict({**data, "export": {"formats": ["gguf", "hf"]}}).gguf_type == "auto"
+    assert "gguf" not in plain.to_json()
+    formats = {}
+    for name, one in (("plain", plain), ("both", spec)):
+        run = Simulation(one, workers=3, order=1, replay_every=3)
+        told = [event.payload for event in run.events if isinstance(event.payload, ArtifactExported)]
+        formats[name] = {exported.format for exported in told}
+        assert run.tournament.phase is Phase.FINISHED
+        assert isinstance(run.events[-1].payload, RunFinished)
+    assert formats == {"plain": {"hf"}, "both": {"hf", "gguf"}}
+
+
+@pytest.mark.parametrize("replay", [0, 1])
+def test_a_gguf_file_that_cannot_be_written_does_not_cost_the_run(replay: int) -> None:
+    data = {"models": ["org/a", "org/b"], "suite": SUITE, "search": {"evaluations": 12, "population": 6}}
+    spec = RunSpec.from_dict({**data, "export": {"formats": ["hf", "gguf"]}})
+    for order in range(6):
+        run = Simulation(spec, workers=4, order=order, replay_every=replay, fail_exports=("gguf",))
+        assert run.tournament.phase is Phase.FINISHED
+        lost = Simulation(spec, workers=4, order=order, replay_every=replay, fail_exports=("hf",))
+        assert lost.tournament.phase is Phase.FAILED
+        assert lost.tournament.error is not None
+        assert "cannot be written" in lost.tournament.error.message
 
 
 def test_linear_merges_of_adapters_of_one_base_are_left_to_the_evaluator() -> None:

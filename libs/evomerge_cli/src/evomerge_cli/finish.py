@@ -34,7 +34,7 @@ def show(result: dict[str, Any], out: Path, console: Console) -> None:
     """The verdict, and where everything is."""
     if not console.data(result):
         print_table(result, console)
-        for what, path in (("model", out / "model"), ("report", out / "report" / "index.html")):
+        for what, path in (("model", out / "model"), ("gguf", out / "gguf"), ("report", out / "report" / "index.html")):
             if path.exists():
                 console.out(f"{what}: {path}")
 

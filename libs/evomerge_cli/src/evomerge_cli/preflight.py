@@ -15,7 +15,13 @@ from evomerge_common.domain.spec import RunSpec
 from evomerge_common.domain.suite import Suite
 from evomerge_common.errors import EvoMergeException, ModelError, ModelNotFound, SuiteError, error_from_info
 from evomerge_common.lora_folder import describe_pair, is_adapter_folder, read_adapter, split_reference
-from evomerge_common.model_folder import ADAPTER_CONFIG, ModelDescription, describe_model, tensor_shapes
+from evomerge_common.model_folder import (
+    ADAPTER_CONFIG,
+    ModelDescription,
+    describe_model,
+    read_json_object,
+    tensor_shapes,
+)
 from evomerge_common.runtime.settings import Settings
 
 HUB_SECONDS = 2.0
@@ -73,6 +79,31 @@ def check_code_allowed(suite: Suite, settings: Settings) -> None:
             f"task {asking[0]!r} runs programs that models write; allow it with EVOMERGE_ALLOW_CODE=true (they run in "
             "a sandbox without files, network and other processes)"
         )
+
+
+def check_gguf(spec: RunSpec, *, quantizer: bool = True) -> None:
+    """Whether the champion can become a GGUF file of the type asked for, as far as this machine can tell by now.
+
+    Args:
+        spec: of the run.
+        quantizer: K-quants are made here, not on a server.
+
+    Raises:
+        InvalidInput: llama-quantize is missing.
+        ModelError: llama.cpp does not run models of the champion's architecture.
+
+    """
+    from evomerge_common.gguf.architectures import of_config
+    from evomerge_common.gguf.configs import metadata_of
+    from evomerge_common.gguf.quantizer import check_type
+
+    if quantizer:
+        check_type(spec.gguf_type)
+    base, _ = split_reference(spec.target)
+    config = Path(base) / "config.json"
+    if config.is_absolute() and config.is_file():  # a hub's comes later; a GGUF file is of such an architecture
+        values = read_json_object(config)
+        metadata_of(values, of_config(values, base), base)
 
 
 def builds_differ(described: dict[Path, ModelDescription]) -> bool:

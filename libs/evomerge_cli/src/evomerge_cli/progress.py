@@ -28,7 +28,8 @@ class RunView:
     best: float | None = None
     models_ready: int = 0
     end: m.RunFinished | m.RunCancelled | m.RunFailed | None = None
-    exported: m.ArtifactExported | None = None
+    exported: dict[str, m.ArtifactExported] = field(default_factory=dict)  # by format
+    export_failures: list[m.CandidateFailed] = field(default_factory=list)
     _methods: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -70,7 +71,9 @@ class RunView:
             case m.SearchEnded():
                 self.phase = "proving on holdout"
             case m.ArtifactExported():
-                self.exported = event.payload
+                self.exported[event.payload.format] = event.payload
+            case m.CandidateFailed(kind="export"):
+                self.export_failures.append(event.payload)
             case m.RunPaused():
                 self.phase = "paused"
             case m.RunResumed():

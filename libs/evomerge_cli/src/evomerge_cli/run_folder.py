@@ -21,7 +21,7 @@ from evomerge_common.ports import Recorded
 from evomerge_common.uris import path_of_uri
 
 HIDDEN = ".evomerge"
-RESULTS = ("model", "report", "result.json", "events.jsonl")
+RESULTS = ("model", "gguf", "report", "result.json", "events.jsonl")
 LOG_BYTES = 5 * 2**20
 
 
@@ -169,20 +169,22 @@ class RunFolder:
         """events.jsonl: the whole log."""
         write_atomically(self.out / "events.jsonl", "".join(to_json_line(e.event, e.sequence) + "\n" for e in events))
 
-    def take_model(self, uri: str, *, move: bool) -> Path:
-        """Brings the exported champion to OUT/model: moved when it is the embedded stack's, copied from a server's.
+    def take_model(self, uri: str, *, move: bool, name: str = "model") -> Path:
+        """Brings the exported champion to OUT/model, or a copy of it in another format to the folder of that `name`.
+
+        It is moved when it is the embedded stack's, copied from a server's.
 
         Raises:
             NotFound: the URI is out of this machine's reach.
 
         """
-        target = self.out / "model"
+        target = self.out / name
         source = path_of_uri(uri)
         if source is None or not source.is_dir():
-            if (target / "config.json").is_file() and move:
+            if move and target.is_dir() and any(target.iterdir()):
                 return target  # an earlier command moved it already
             raise NotFound(f"the champion is at {uri}, which cannot be reached from here; fetch it from there")
-        fresh = self.out / ".model.part"
+        fresh = self.out / f".{name}.part"
         shutil.rmtree(fresh, ignore_errors=True)
         if move:
             shutil.move(source, fresh)

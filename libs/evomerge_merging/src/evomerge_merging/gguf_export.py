@@ -11,7 +11,6 @@ import math
 import os
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,9 +26,11 @@ from gguf import GGMLQuantizationType as Kind
 from gguf import LlamaFileType as FileKind
 from gguf.quants import quantize
 
-from evomerge_common.errors import DiskFull, InvalidInput, ModelError, NonFiniteWeights, WorkFailed, did_you_mean
+from evomerge_common.domain.gguf_types import K_TYPES
+from evomerge_common.errors import DiskFull, InvalidInput, ModelError, NonFiniteWeights, WorkFailed
 from evomerge_common.gguf import configs
 from evomerge_common.gguf.architectures import MODEL_TYPE_KEY, Architecture, of_config
+from evomerge_common.gguf.quantizer import check_type, find_quantizer
 from evomerge_common.gguf.vocabulary_out import tokenizer_metadata
 from evomerge_merging.architecture import is_tied
 from evomerge_merging.io.model_folder import TensorStore, check_folder, open_weights, read_json
@@ -46,9 +47,6 @@ PLAIN_TYPES = {
     "q4_0": (Kind.Q4_0, FileKind.MOSTLY_Q4_0),
     "q4_1": (Kind.Q4_1, FileKind.MOSTLY_Q4_1),
 }
-K_TYPES = ("q2_k", "q3_k_s", "q3_k_m", "q3_k_l", "q4_k_s", "q4_k_m", "q5_k_s", "q5_k_m", "q6_k")
-TYPES = ("auto", *PLAIN_TYPES, *K_TYPES)
-"""`auto`: bf16 where the model is bf16, else f16."""
 _WHOLE = {Kind.F32, Kind.F16, Kind.BF16}
 _ALWAYS_F32 = ("position_embd.weight", "token_types.weight")
 _BLOCK = 32
@@ -69,32 +67,6 @@ class GgufReport:
     bytes: int
     seconds: float
     notes: tuple[str, ...]
-
-
-def check_type(name: str) -> str:
-    """A type in small letters.
-
-    Raises:
-        InvalidInput: no such type, or llama-quantize, which makes it, is not on this machine.
-
-    """
-    kind = name.lower()
-    if kind not in TYPES:
-        raise InvalidInput(f"GGUF has no type {name!r} here; {did_you_mean(kind, TYPES)}")
-    if kind in K_TYPES:
-        _quantizer(kind)
-    return kind
-
-
-def _quantizer(kind: str) -> str:
-    beside = Path(sys.executable).with_name("llama-quantize")
-    found = shutil.which("llama-quantize") or (str(beside) if beside.exists() else "")
-    if not found:
-        raise InvalidInput(
-            f"{kind} is made by llama.cpp's llama-quantize, which is not on the PATH: install it, or choose one of "
-            f"{', '.join(PLAIN_TYPES)}"
-        )
-    return found
 
 
 def check_exportable(config: Mapping[str, Any], where: str) -> None:
@@ -118,7 +90,7 @@ def export_gguf(
     Args:
         folder: config.json, weights, tokenizer.json.
         out: the file; it appears when all of it is written.
-        kind: one of `TYPES`.
+        kind: one of `domain.gguf_types.TYPES`.
         name: `general.name`; the folder's own when empty.
         threads: that quantise.
         progress: see `Progress`.
@@ -358,7 +330,7 @@ def _check_finite(converted: torch.Tensor, tensor: torch.Tensor, name: str) -> N
 
 def _k_quantize(source: Path, target: Path, kind: str, threads: int) -> None:
     done = subprocess.run(
-        [_quantizer(kind), str(source), str(target), kind.upper(), str(threads)],
+        [find_quantizer(kind), str(source), str(target), kind.upper(), str(threads)],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     if done.returncode or not target.is_file():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import yaml
 from evomerge_common.domain.recipe import Recipe
 
 MAX_NOTES = 50
+GGUF_NAME = "champion"
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch loads: no spinning beside the evaluator
 
 
@@ -30,6 +32,26 @@ def export(
 
     recipe = Recipe.from_json(recipe_json)
     report = merge_recipe(recipe, _paths(models), Path(out), threads=threads, card=card, staged=True)
+    return report.bytes, report.notes[:MAX_NOTES]
+
+
+def export_gguf(
+    recipe_json: str, models: Mapping[str, str], out: str, threads: int, kind: str
+) -> tuple[int, tuple[str, ...]]:
+    """Writes one GGUF file into `out`, named by its type; returns its bytes, and what is to be said of it.
+
+    The weights are merged anew, into a folder beside it: the finished folder may be another worker's, and the same
+    recipe makes the same weights.
+    """
+    from evomerge_merging import merge_recipe
+    from evomerge_merging.gguf_export import check_type, export_gguf
+
+    kind = check_type(kind or "auto")
+    with tempfile.TemporaryDirectory(prefix="merged-", dir=out) as work:
+        whole = Path(work) / GGUF_NAME
+        merge_recipe(Recipe.from_json(recipe_json), _paths(models), whole, threads=threads)
+        report = export_gguf(whole, Path(out) / f"{GGUF_NAME}.gguf", kind, name=GGUF_NAME, threads=threads)
+    report.path.rename(report.path.with_stem(f"{GGUF_NAME}-{report.type.upper()}"))
     return report.bytes, report.notes[:MAX_NOTES]
 
 

@@ -62,6 +62,7 @@ class MergerServicer(merger_pb2_grpc.MergerServiceServicer):
             sources=sources,
             format=request.format or "hf",
             destination=request.destination or recipe.digest,
+            gguf_type=request.gguf_type,
         )
         return await self._queue(recipe, "export", job)
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from evomerge_common.domain.messages import ArtifactExported, CandidateMerged, ExportJob, Job, MergeJob, Model
+from evomerge_common.domain.spec import FORMATS
 from evomerge_common.errors import InvalidInput, NotFound, UnsafeFile
 from evomerge_common.runtime.child import ChildProcess
 from evomerge_common.runtime.ports_factory import Ports
@@ -97,25 +98,30 @@ class MergeHandler(_Handler):
 
 
 class ExportHandler(_Handler):
-    """A recipe as a finished model: Hugging Face folder with tokenizer, recipe and model card."""
+    """A recipe as a finished model: Hugging Face folder with tokenizer, recipe and model card, or a GGUF file."""
 
     async def __call__(self, job: Job) -> ArtifactExported:
         payload = job.payload
         if not isinstance(payload, ExportJob):
             raise InvalidInput(f"the export queue brought a {job.kind} job")
-        if payload.format != "hf":
-            raise InvalidInput(f"unknown export format {payload.format!r}; valid: hf")
+        if payload.format not in FORMATS:
+            raise InvalidInput(f"unknown export format {payload.format!r}; valid: {', '.join(FORMATS)}")
+        if payload.gguf_type and payload.format != "gguf":
+            raise InvalidInput(f"GGUF type {payload.gguf_type!r} belongs to format gguf, not to {payload.format}")
         if not payload.destination or "/" in payload.destination or payload.destination.startswith("."):
             raise UnsafeFile(f"export destination {payload.destination!r} must be one plain folder name")
         began = time.monotonic()
+        work, wish = (
+            (engine.export, payload.card) if payload.format == "hf" else (engine.export_gguf, payload.gguf_type)
+        )
         uri, (size, notes) = await self._store(
             f"exports/{job.run_id}/{payload.destination}",
-            engine.export,
+            work,
             payload.recipe_json,
             folders(payload.sources),
             FOLDER,
             THREADS,
-            payload.card,
+            wish,
         )
         return ArtifactExported(
             job_id=job.job_id,

@@ -44,7 +44,9 @@ def model_card(result: dict[str, Any]) -> str:
 def notes_of(result: dict[str, Any]) -> list[str]:
     """What the merge of the champion said it kept, adapted or left out, without the author's folders."""
     return [
-        _NAMES.sub(lambda match: short_name(match[0]), note) for one in result["exports"][-1:] for note in one["notes"]
+        _NAMES.sub(lambda match: short_name(match[0]), note)
+        for one in {one["format"]: one for one in result["exports"]}.values()
+        for note in one["notes"]
     ]
 
 

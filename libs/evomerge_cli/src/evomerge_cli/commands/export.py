@@ -106,7 +106,7 @@ def _from_gguf(path: Path, out: Path, console: Console) -> int:
 
 
 def _to_gguf(args: argparse.Namespace, path: Path, out: Path, kind: str, console: Console) -> int:
-    from evomerge_merging.gguf_export import check_type
+    from evomerge_common.gguf.quantizer import check_type
 
     kind = check_type(kind)
     name = path.resolve().stem if path.is_file() else path.resolve().name

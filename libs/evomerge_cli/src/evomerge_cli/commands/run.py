@@ -13,7 +13,7 @@ from pathlib import Path
 
 from evomerge_cli.console import Console
 from evomerge_cli.failure import INTERRUPTED, OK, exit_code, interrupt_on_signals
-from evomerge_cli.preflight import check_code_allowed, check_models, plan_in_words
+from evomerge_cli.preflight import check_code_allowed, check_gguf, check_models, plan_in_words
 from evomerge_cli.run_folder import RunFolder
 from evomerge_cli.spec_source import Prepared, prepare
 from evomerge_common.errors import WorkFailed, error_from_info
@@ -29,6 +29,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
     prepared = prepare(args)
     if not args.server:  # a server has settings of its own
         check_code_allowed(prepared.spec.suite, settings)
+    if prepared.spec.gguf_type:
+        check_gguf(prepared.spec, quantizer=not args.server)
     for note in prepared.notes:
         console.say(f"note: {note}")
     sources = prepared.spec.sources
@@ -108,13 +110,18 @@ def _evolve(
             raise WorkFailed(f"run {started.run_id} was cancelled: {end.reason or 'no reason given'}")
         if not isinstance(end, RunFinished):
             raise WorkFailed(f"run {started.run_id} ended without a word; see {folder.out / 'evomerge.log'}")
-        if watched.view.exported is not None:
+        for kind, exported in watched.view.exported.items():
             try:
-                folder.take_model(watched.view.exported.uri, move=server is None)
+                folder.take_model(exported.uri, move=server is None, name="model" if kind == "hf" else kind)
             except NotFound as error:
                 if server is None:
                     raise
                 console.say(f"note: {error}")
+        for failure in watched.view.export_failures:
+            console.say(f"note: the champion's export failed: {failure.error.message}")
+        if prepared.spec.gguf_type and "gguf" not in watched.view.exported:
+            again = shlex.join(["evomerge", "export", str(folder.out / "model"), str(folder.out / "gguf"), "--gguf"])
+            console.say(f"note: there is no GGUF file of the champion; to make one: {again}")
         folder.save({**state, "status": "finished", "wall_seconds": round(time.monotonic() - began, 3)})
 
 

@@ -66,17 +66,19 @@ class EvaluateJob(_message.Message):
     def __init__(self, recipe_json: _Optional[str] = ..., recipe_digest: _Optional[str] = ..., sources: _Optional[_Iterable[_Union[_types_pb2.Model, _Mapping]]] = ..., artifact_uri: _Optional[str] = ..., suite_uri: _Optional[str] = ..., suite_digest: _Optional[str] = ..., split: _Optional[str] = ..., threads: _Optional[int] = ..., items: _Optional[_Iterable[_Union[_types_pb2.TaskItems, _Mapping]]] = ..., rung: _Optional[int] = ...) -> None: ...
 
 class ExportJob(_message.Message):
-    __slots__ = ("recipe_json", "recipe_digest", "sources", "format", "destination", "card")
+    __slots__ = ("recipe_json", "recipe_digest", "sources", "format", "destination", "card", "gguf_type")
     RECIPE_JSON_FIELD_NUMBER: _ClassVar[int]
     RECIPE_DIGEST_FIELD_NUMBER: _ClassVar[int]
     SOURCES_FIELD_NUMBER: _ClassVar[int]
     FORMAT_FIELD_NUMBER: _ClassVar[int]
     DESTINATION_FIELD_NUMBER: _ClassVar[int]
     CARD_FIELD_NUMBER: _ClassVar[int]
+    GGUF_TYPE_FIELD_NUMBER: _ClassVar[int]
     recipe_json: str
     recipe_digest: str
     sources: _containers.RepeatedCompositeFieldContainer[_types_pb2.Model]
     format: str
     destination: str
     card: str
-    def __init__(self, recipe_json: _Optional[str] = ..., recipe_digest: _Optional[str] = ..., sources: _Optional[_Iterable[_Union[_types_pb2.Model, _Mapping]]] = ..., format: _Optional[str] = ..., destination: _Optional[str] = ..., card: _Optional[str] = ...) -> None: ...
+    gguf_type: str
+    def __init__(self, recipe_json: _Optional[str] = ..., recipe_digest: _Optional[str] = ..., sources: _Optional[_Iterable[_Union[_types_pb2.Model, _Mapping]]] = ..., format: _Optional[str] = ..., destination: _Optional[str] = ..., card: _Optional[str] = ..., gguf_type: _Optional[str] = ...) -> None: ...

@@ -52,16 +52,18 @@ class MergeStatus(_message.Message):
     def __init__(self, job_id: _Optional[str] = ..., recipe_digest: _Optional[str] = ..., state: _Optional[str] = ..., uri: _Optional[str] = ..., error: _Optional[_Union[_types_pb2.ErrorInfo, _Mapping]] = ...) -> None: ...
 
 class ExportRequest(_message.Message):
-    __slots__ = ("recipe", "sources", "format", "destination")
+    __slots__ = ("recipe", "sources", "format", "destination", "gguf_type")
     RECIPE_FIELD_NUMBER: _ClassVar[int]
     SOURCES_FIELD_NUMBER: _ClassVar[int]
     FORMAT_FIELD_NUMBER: _ClassVar[int]
     DESTINATION_FIELD_NUMBER: _ClassVar[int]
+    GGUF_TYPE_FIELD_NUMBER: _ClassVar[int]
     recipe: str
     sources: _containers.RepeatedCompositeFieldContainer[_types_pb2.Model]
     format: str
     destination: str
-    def __init__(self, recipe: _Optional[str] = ..., sources: _Optional[_Iterable[_Union[_types_pb2.Model, _Mapping]]] = ..., format: _Optional[str] = ..., destination: _Optional[str] = ...) -> None: ...
+    gguf_type: str
+    def __init__(self, recipe: _Optional[str] = ..., sources: _Optional[_Iterable[_Union[_types_pb2.Model, _Mapping]]] = ..., format: _Optional[str] = ..., destination: _Optional[str] = ..., gguf_type: _Optional[str] = ...) -> None: ...
 
 class ListMethodsRequest(_message.Message):
     __slots__ = ()

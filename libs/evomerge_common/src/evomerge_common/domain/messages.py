@@ -80,6 +80,7 @@ class ExportJob:
     format: str = ""
     destination: str = ""
     card: str = ""
+    gguf_type: str = ""
 
 
 JobPayload = DownloadJob | MergeJob | EvaluateJob | ExportJob

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from evomerge_common.domain.genome import GENES, PARAMETER_METHODS, PATH_METHODS
+from evomerge_common.domain.gguf_types import TYPES
 from evomerge_common.domain.recipe import (
     CROSS_KEYS,
     DTYPES,
@@ -31,6 +32,8 @@ PS_TECHNIQUES_1 = ("linear", "slerp")
 PS_TECHNIQUES_2 = ("ties", "dare")
 DFS_TECHNIQUES = ("frankenmerge", "dfs")
 MASK_STRATEGIES = ("random", "magnitude")
+FORMATS = ("hf", "gguf")
+"""In which the champion is handed back."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,7 @@ class RunSpec:
         threads: intra-op threads of a scorer. Fixed for the run, so that scores do not depend on the machine's load.
         dtype: in which candidates are computed and written ("" = the first model's).
         export_dtype: in which the champion is written ("" = dtype).
+        gguf_type: of the GGUF file in which the champion is handed back as well ("" = none).
         preserve_instruction: of every candidate's recipe; see `Recipe`.
         cross_domain: how models that are built otherwise than the base (or the first) are fitted to it; None: in full.
 
@@ -125,6 +129,7 @@ class RunSpec:
     classic: ClassicSpec = field(default_factory=ClassicSpec)
     threads: int = 2
     export_dtype: str = ""
+    gguf_type: str = ""
     preserve_instruction: bool | None = None
     cross_domain: CrossDomain | None = None
 
@@ -153,7 +158,10 @@ class RunSpec:
             "search": search,
             "classic": asdict(self.classic),
             "evaluation": {"threads": self.threads},
-            "export": {"dtype": self.export_dtype},
+            "export": {
+                "dtype": self.export_dtype,
+                **({"formats": list(FORMATS), "gguf_type": self.gguf_type} if self.gguf_type else {}),
+            },
             **({} if self.preserve_instruction is None else {"preserve_instruction": self.preserve_instruction}),
             **({} if self.cross_domain is None else {"cross_domain": cross_domain_to_dict(self.cross_domain)}),
         }
@@ -195,7 +203,7 @@ class RunSpec:
             if model in models[:index]:
                 raise SpecError(f"{model!r} is named twice", (*path, "models", index))
         evaluation = _section(data, "evaluation", ("threads",), path)
-        export = _section(data, "export", ("dtype",), path)
+        export = _section(data, "export", ("dtype", "formats", "gguf_type"), path)
         return cls(
             models=tuple(models),
             suite=suite if suite is not None else Suite(()),
@@ -206,6 +214,7 @@ class RunSpec:
             classic=_classic(data, path),
             threads=_integer(evaluation, "threads", 2, (*path, "evaluation"), low=1, high=1024),
             export_dtype=_word(export, "dtype", "", ("", *DTYPES), (*path, "export")),
+            gguf_type=_gguf_type(export, (*path, "export")),
             preserve_instruction=_yes_or_no(data, "preserve_instruction", path),
             cross_domain=None
             if data.get("cross_domain") is None
@@ -293,6 +302,20 @@ def _classic(data: Mapping[str, Any], path: Path) -> ClassicSpec:
         use_weight_rescale=rescale,
         mask_strategy=_word(part, "mask_strategy", "random", MASK_STRATEGIES, path),
     )
+
+
+def _gguf_type(export: Mapping[str, Any], path: Path) -> str:
+    formats = _words(export, "formats", ("hf",), FORMATS, path)
+    kind = _word(export, "gguf_type", "", ("", *TYPES), path)
+    if "hf" not in formats:
+        raise SpecError(
+            "must have hf among them: the folder is the champion, a GGUF file is made from it", (*path, "formats")
+        )
+    if kind and "gguf" not in formats:
+        raise SpecError(
+            "is of a GGUF file, which is not asked for: say `formats: [hf, gguf]` too", (*path, "gguf_type")
+        )
+    return kind or "auto" if "gguf" in formats else ""
 
 
 def _section(data: Mapping[str, Any], key: str, allowed: tuple[str, ...], path: Path) -> Mapping[str, Any]:

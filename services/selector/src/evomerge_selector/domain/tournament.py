@@ -73,6 +73,15 @@ def _is_linear(recipe: Recipe) -> bool:
     return recipe.method in _LINEAR and all(_is_linear(item) for item in nested)
 
 
+def _format(job: Job) -> str:
+    return job.payload.format if isinstance(job.payload, ExportJob) else ""
+
+
+def _export_of(kind: str) -> str:
+    """An export as a part of the proof."""
+    return "export gguf" if kind == "gguf" else "export"
+
+
 class Phase(Enum):
     """Where a run stands."""
 
@@ -232,7 +241,7 @@ class EvolutionaryTournament:
                 self._failed(payload)
             case ArtifactExported():
                 self._outstanding.pop(payload.job_id, None)
-                self._prove("export")
+                self._prove(_export_of(payload.format))
             case SearchEnded():
                 self._end(payload)
             case RunPaused():
@@ -414,6 +423,11 @@ class EvolutionaryTournament:
         if event.kind == "download":
             if self.phase is Phase.PREPARING:
                 self._fail(event.error.type, event.error.message)
+            return
+        if event.kind == "export" and (job is None or _format(job) == "gguf"):
+            # Another worker has done it already; or only a copy in another format is missing, which `evomerge export`
+            # makes from the champion: that is told, and no reason to lose the run.
+            self._prove(_export_of(_format(job)) if job else "")
             return
         if event.kind == "export" or event.split == "holdout":
             if self.phase is Phase.FINISHING:
@@ -619,17 +633,18 @@ class EvolutionaryTournament:
         recipe = Recipe.from_json(champion.recipe_json)
         if self.spec.export_dtype:
             recipe = replace(recipe, out_dtype=self.spec.export_dtype)
-        self._queue(
-            "export",
-            event.champion_digest,
-            ExportJob(
-                recipe_json=recipe.to_json(),
-                recipe_digest=event.champion_digest,
-                sources=tuple(self.models.values()),
-                format="hf",
-                destination="model",
-            ),
+        export = ExportJob(
+            recipe_json=recipe.to_json(),
+            recipe_digest=event.champion_digest,
+            sources=tuple(self.models.values()),
+            format="hf",
+            destination="model",
         )
+        self._queue("export", event.champion_digest, export)
+        if self.spec.gguf_type:
+            self._proof_missing.add(_export_of("gguf"))
+            gguf = replace(export, format="gguf", destination="gguf", gguf_type=self.spec.gguf_type)
+            self._queue("export", f"{event.champion_digest}:gguf", gguf)
 
     def _prove(self, what: str) -> None:
         """Ticks off one part of the proof; with the last, the run is finished."""
