@@ -11,7 +11,7 @@ import pytest
 from hub_server import HubServer, write_adapter, write_model_folder
 
 from evomerge_common.domain.messages import DownloadJob, Job
-from evomerge_common.errors import ModelNotFound, NotAModel, Unavailable, UnsafeFile
+from evomerge_common.errors import ModelNotFound, NotAModel, QuantisedModel, Unavailable, UnsafeFile
 from evomerge_common.lora_folder import read_pair
 from evomerge_downloader.fetch import Fetcher
 from evomerge_downloader.handlers import DownloadHandler
@@ -59,6 +59,14 @@ async def test_hub_id_downloads_pinned(hub: HubServer, store: ModelStore, fetche
     assert all(f"/resolve/{model.commit}/" in line for line in hub.requests if "/resolve/" in line)
     local = Fetcher(ModelStore(store.root.parent / "other"), Hub(hub.endpoint)).fetch(str(hub.root / "org" / "small"))
     assert local.digest == model.digest
+
+
+def test_of_a_quantised_model_only_the_config_is_fetched(hub: HubServer, fetcher: Fetcher) -> None:
+    config = hub.root / "org" / "small" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "quantization_config": {"quant_method": "gptq"}}))
+    with pytest.raises(QuantisedModel, match="org/small is quantised"):
+        fetcher.fetch("org/small")
+    assert hub.files_fetched() == ["config.json"]
 
 
 def test_second_time_fetches_no_file(hub: HubServer, fetcher: Fetcher) -> None:

@@ -121,6 +121,29 @@ def test_models_of_other_sizes_are_refused_where_no_role_is_known(
     assert not check_models([str(folder / "a"), str(folder / "b")])
 
 
+@pytest.mark.parametrize("command", ["run", "merge", "export"])
+def test_quantised_models_are_refused_before_anything_starts(
+    folder: Path, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change(folder, "", "")
+    (folder / "recipe.yaml").write_text(
+        "merge_method: linear\nmodels:\n"
+        + "".join(f"- {{model: {folder / name}, parameters: {{weight: 0.5}}}}\n" for name in "ab")
+    )
+    config = json.loads((folder / "b" / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "gptq", "bits": 4}
+    (folder / "b" / "config.json").write_text(json.dumps(config))
+    out = str(folder / "out")
+    lines = {
+        "run": ["run", str(folder / "run.yaml"), "--out", out],
+        "merge": ["merge", str(folder / "recipe.yaml"), out],
+        "export": ["export", str(folder / "b"), out],
+    }
+    assert main(lines[command]) == 2
+    assert "is quantised (GPTQ, 4 bits)" in capsys.readouterr().err
+    assert not Path(out).exists()
+
+
 def test_a_missing_spec_a_folder_and_a_clash_of_flags(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     change(folder, "", "")
     for line, words in (

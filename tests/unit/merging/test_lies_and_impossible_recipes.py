@@ -14,7 +14,15 @@ from tiny_merging import make_model, random_tensors, raw_model, set_config
 from tiny_tokenizers import GERMAN, make_tokenizer
 
 from evomerge_common.domain.recipe import Input, ModelReference, Recipe, Slice
-from evomerge_common.errors import ModelError, ModelNotFound, NotAModel, RecipeError, ShapeMismatch, UnsafeFile
+from evomerge_common.errors import (
+    ModelError,
+    ModelNotFound,
+    NotAModel,
+    QuantisedModel,
+    RecipeError,
+    ShapeMismatch,
+    UnsafeFile,
+)
 from evomerge_merging import merge_recipe
 
 Header = dict[str, Any]
@@ -132,7 +140,7 @@ IMPOSSIBLE: dict[str, tuple[Make, Callable[[ModelReference, ModelReference, Path
         lambda a, b, _: Recipe("passthrough", (Slice((Input(b, (0, 3)),)), Slice((Input(a, (1, 3)),)))),
         RecipeError,
     ),
-    "quantised weights": (_quantised, lambda a, b, _: _linear(b), ModelError),
+    "quantised weights": (_quantised, lambda a, b, _: _linear(b), QuantisedModel),
     "a folder without weights": (_empty, lambda a, b, _: _linear(a, b), NotAModel),
     "a folder that is not there": (_empty, lambda a, b, at: _linear(a, ModelReference(f"{at}/none")), ModelNotFound),
     "a tokenizer of a model that is not in it": (_wider, lambda a, b, _: _linear(a, tokenizer="org/x"), RecipeError),

@@ -8,6 +8,7 @@ EvoMergeException
 │   ├── ModelError              a model that cannot be used
 │   │   ├── ModelNotFound       no such folder, no such hub id, no access to it
 │   │   ├── NotAModel           a folder without config or weights
+│   │   ├── QuantisedModel      codes and scales in place of weights
 │   │   ├── UnsafeFile          a pickle, a lying header, a path that leaves its folder
 │   │   ├── ShapeMismatch       models whose tensors do not fit each other
 │   │   └── NonFiniteWeights    NaN or infinity in the weights
@@ -43,6 +44,7 @@ __all__ = [
     "NotAModel",
     "NotFound",
     "OutOfMemory",
+    "QuantisedModel",
     "RecipeError",
     "ResourceExhausted",
     "ShapeMismatch",
@@ -107,6 +109,10 @@ class ModelNotFound(ModelError):
 
 class NotAModel(ModelError):
     """A folder without config or weights."""
+
+
+class QuantisedModel(ModelError):
+    """A model that holds codes and scales in place of weights: GPTQ, AWQ, bitsandbytes, scaled float8."""
 
 
 class UnsafeFile(ModelError):

@@ -12,12 +12,13 @@ import json
 import math
 import re
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from evomerge_common.errors import ModelError, ModelNotFound, NotAModel, UnsafeFile
+from evomerge_common.quantised import check_plain
 
 __all__ = [
     "ModelDescription",
@@ -163,6 +164,7 @@ def check_model_folder(path: Path) -> None:
         ModelNotFound: there is no such folder.
         NotAModel: config, weights, a shard or the tokenizer is missing.
         UnsafeFile: a header or an index that lies or points out of the folder.
+        QuantisedModel: codes and scales in place of weights.
         ModelError: an adapter that is not applied; GGUF, which is not read yet.
 
     """
@@ -195,11 +197,15 @@ def describe_model(path: Path) -> ModelDescription:
     config = read_json_object(path / "config.json")
     for index in {SAFETENSORS_INDEX, BIN_INDEX} & set(chosen.support):
         _check_index(path / index)
-    shapes = (shape for name in chosen.weights if name.endswith(".safetensors") for shape in _shapes(path / name))
+    tensors: dict[str, dict[str, Any]] = {}
+    for name in chosen.weights:
+        if name.endswith(".safetensors"):
+            tensors |= read_safetensors_header(path / name)
+    check_plain(config, {name: entry["dtype"] for name, entry in tensors.items()}, str(path))
     return ModelDescription(
         architecture=_architecture(config),
         num_layers=_num_layers(config),
-        parameters=sum(math.prod(shape) for shape in shapes),
+        parameters=sum(math.prod(entry["shape"]) for entry in tensors.values()),
         bytes=sum((path / name).stat().st_size for name in chosen.files),
         files=chosen.files,
     )
@@ -276,11 +282,6 @@ def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
         if file.endswith(".safetensors")
         for name, entry in read_safetensors_header(folder / file).items()
     }
-
-
-def _shapes(path: Path) -> Iterator[list[int]]:
-    for entry in read_safetensors_header(path).values():
-        yield entry["shape"]
 
 
 def _check_index(path: Path) -> None:

@@ -32,6 +32,7 @@ from evomerge_common.gguf import configs
 from evomerge_common.gguf.architectures import MODEL_TYPE_KEY, Architecture, of_config
 from evomerge_common.gguf.quantizer import check_type, find_quantizer
 from evomerge_common.gguf.vocabulary_out import tokenizer_metadata
+from evomerge_common.quantised import check_plain
 from evomerge_merging.architecture import is_tied
 from evomerge_merging.io.model_folder import TensorStore, check_folder, open_weights, read_json
 
@@ -143,8 +144,7 @@ class _Model:
 
     def __init__(self, folder: Path, config: Mapping[str, Any], architecture: Architecture, store: TensorStore) -> None:
         self.folder, self.config, self.architecture, self.store = folder, config, architecture, store
-        if config.get("quantization_config"):
-            raise ModelError(f"{folder} is quantised; export it from its unquantised weights")
+        check_plain(config, {name: info.dtype.name for name, info in store.tensors.items()}, str(folder))
         self.names: dict[str, str] = {}
         self.left_out: list[str] = []
         tied = is_tied(config, store.tensors)

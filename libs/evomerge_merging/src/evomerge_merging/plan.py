@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from evomerge_common.domain.recipe import ModelReference, Recipe
-from evomerge_common.errors import ModelError, ShapeMismatch
+from evomerge_common.errors import ShapeMismatch
 from evomerge_merging.adapter_sum import folded
 from evomerge_merging.architecture import text_config
 from evomerge_merging.check import check_recipe
@@ -205,7 +205,5 @@ def _config(
         result.update(dict.fromkeys(keys, name))
     if result.pop("auto_map", None):
         planner.note("the model's own Python code (auto_map) is left out: EvoMerge neither runs nor copies it")
-    if result.pop("quantization_config", None):
-        raise ModelError("the models are quantised; merge their unquantised versions")
     json.dumps(result)
     return result

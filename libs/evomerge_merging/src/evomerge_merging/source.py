@@ -11,6 +11,7 @@ from typing import Any
 from evomerge_common.domain.recipe import ModelReference
 from evomerge_common.errors import ModelNotFound
 from evomerge_common.lora_folder import PAIRS, base_beside, is_adapter_folder, read_pair, write_pair
+from evomerge_common.quantised import check_plain
 from evomerge_common.scratch import drop, scratch_folder
 from evomerge_merging.adapted import open_adapted
 from evomerge_merging.io.model_folder import TensorStore, check_folder, open_weights, read_json
@@ -66,8 +67,19 @@ def open_source(reference: ModelReference, models: Mapping[str, Path], base: Mod
         return _adapted(reference, folder, *pair)
     if is_adapter_folder(folder):
         return _pair(reference, _base_of(folder, models, base), folder)
+    config, weights = _open(folder)
+    return Source(reference.key, reference.name, folder, config, weights)
+
+
+def _open(folder: Path) -> tuple[dict[str, Any], TensorStore]:
     check_folder(folder)
-    return Source(reference.key, reference.name, folder, read_json(folder / "config.json"), open_weights(folder))
+    config, weights = read_json(folder / "config.json"), open_weights(folder)
+    try:
+        check_plain(config, {name: info.dtype.name for name, info in weights.tensors.items()}, str(folder))
+    except BaseException:
+        weights.close()
+        raise
+    return config, weights
 
 
 def _folder(reference: ModelReference, models: Mapping[str, Path]) -> Path:
@@ -108,10 +120,9 @@ def _pair(reference: ModelReference, base: Path, adapter: Path) -> Source:
 
 
 def _adapted(reference: ModelReference, folder: Path, base: Path, adapter: Path) -> Source:
-    check_folder(base)
-    weights = open_weights(base)
+    config, weights = _open(base)
     try:
-        found = open_adapted(weights, read_json(base / "config.json"), adapter, label=str(base))
+        found = open_adapted(weights, config, adapter, label=str(base))
     except BaseException:
         weights.close()
         raise

@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from evomerge_common.errors import DiskFull, EvoMergeException, ModelNotFound, Unavailable, UnsafeFile
-from evomerge_common.model_folder import Selection, select_files
+from evomerge_common.model_folder import Selection, read_json_object, select_files
+from evomerge_common.quantised import check_plain
 from evomerge_downloader.hashes import git_blob_sha1, sha256_file
 
+CONFIG = "config.json"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9_][\w.-]*)?")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 ACCESS = (
@@ -95,6 +97,7 @@ class Hub:
         """Brings every selected file into `folder` and verifies it; what an earlier try completed is kept.
 
         Raises:
+            QuantisedModel: the config, which comes first, says that the rest is of no use.
             UnsafeFile: a file is not what the hub's metadata says; it is removed.
             ModelNotFound, DiskFull, Unavailable: as they say; calling again goes on with the missing files.
 
@@ -115,8 +118,12 @@ class Hub:
                 )
             verify(file, folder / file.name, model.repository)
 
+        rest = [file for file in model.files if file.name != CONFIG]
+        if len(rest) < len(model.files):
+            one(next(file for file in model.files if file.name == CONFIG))
+            check_plain(read_json_object(folder / CONFIG), {}, model.repository)
         with ThreadPoolExecutor(4, "download") as pool:
-            for _ in pool.map(one, model.files):
+            for _ in pool.map(one, rest):
                 pass
 
     @staticmethod

@@ -1,0 +1,65 @@
+"""Models whose weights are stored as codes and scales are refused: merging arithmetic means nothing on codes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from evomerge_common.errors import QuantisedModel
+
+_METHODS = {
+    "gptq": "GPTQ", "awq": "AWQ", "bitsandbytes": "bitsandbytes", "compressed-tensors": "compressed-tensors",
+    "fp8": "float8 with scales", "fbgemm_fp8": "float8 with scales", "mxfp4": "MXFP4", "modelopt": "ModelOpt",
+}  # fmt: skip
+"""`quant_method` of a config → how people call it; others are called as they call themselves."""
+_CODES = {
+    ".qweight": "GPTQ or AWQ", ".weight_packed": "compressed-tensors", ".SCB": "bitsandbytes, 8 bits",
+    ".weight.absmax": "bitsandbytes, 4 bits",
+}  # fmt: skip
+"""Endings of tensors that only such models have."""
+_SCALES = ("_scale", "_scale_inv")
+"""What the name of a float8 tensor's scale ends in. Float8 without scales is an element type like another."""
+
+
+def check_plain(config: Mapping[str, Any], dtypes: Mapping[str, str], where: str) -> None:
+    """Refuses a quantised model, from config and headers alone.
+
+    Args:
+        config: config.json.
+        dtypes: tensor name → element type as safetensors calls it; empty where only the config is known yet.
+        where: how to call the model in an error.
+
+    Raises:
+        QuantisedModel: says how it is quantised and what to give instead.
+
+    """
+    kind = _told(config) or next((kind for name in dtypes if (kind := _shown(name, dtypes))), "")
+    if kind:
+        raise QuantisedModel(
+            f"{where} is quantised ({kind}): its tensors are codes, not weights. Give the model that it was made from, "
+            "or save it dequantised first (transformers: model.dequantize(), save_pretrained)"
+        )
+
+
+def _told(config: Mapping[str, Any]) -> str:
+    """What the config says of itself, such as "GPTQ, 4 bits"; "" where it says nothing."""
+    for part in (config, config.get("text_config")):
+        if not isinstance(part, Mapping):
+            continue
+        found = part.get("quantization_config") or part.get("compression_config")
+        if not found:
+            continue
+        settings = found if isinstance(found, Mapping) else {}
+        method = str(settings.get("quant_method") or "quantization_config")
+        bits = settings.get("bits") or next(
+            (bits for key, bits in (("load_in_4bit", 4), ("load_in_8bit", 8)) if settings.get(key)), None
+        )
+        return _METHODS.get(method, method) + (f", {bits} bits" if bits else "")
+    return ""
+
+
+def _shown(name: str, dtypes: Mapping[str, str]) -> str:
+    """What one tensor shows."""
+    if dtypes[name].startswith("F8_") and any(name + ending in dtypes for ending in _SCALES):
+        return "float8 with scales"
+    return next((kind for ending, kind in _CODES.items() if name.endswith(ending)), "")
