@@ -274,12 +274,12 @@ def _kernel(a: np.ndarray, b: np.ndarray, width: float) -> np.ndarray:
 # ---- the comparison ----
 
 
-def compare(landscape: Landscape, surrogate: Surrogate, seeds: int, evaluations: int) -> dict[str, list[list[float]]]:
+def compare(landscape: Landscape, surrogate: Surrogate, seeds: range, evaluations: int) -> dict[str, list[list[float]]]:
     """Strategy → seed → holdout fitness of the champion so far, after each candidate."""
     curves: dict[str, list[list[float]]] = {}
     for strategy in STRATEGIES:
         curves[strategy] = []
-        for seed in range(seeds):
+        for seed in seeds:
             champion, curve, best = 0.0, [], float("-inf")
             for _, (searched, held) in search(landscape, landscape.spec(strategy, seed, evaluations), surrogate):
                 fitness = landscape.suite.fitness(searched)
@@ -321,7 +321,8 @@ def main() -> int:
     parser.add_argument("--data", type=Path, default=Path("search-data.jsonl"), help="scored candidates (JSON Lines)")
     parser.add_argument("--collect", type=int, metavar="N", help="score real candidates until the file holds N")
     parser.add_argument("--out", type=Path, default=Path("bench-search"), help="folder for table, JSON and picture")
-    parser.add_argument("--seeds", type=int, default=11)
+    parser.add_argument("--seeds", type=int, default=30, help="how many (default: %(default)s)")
+    parser.add_argument("--first-seed", type=int, default=1000, help="the first of them (default: %(default)s)")
     parser.add_argument("--evaluations", type=int, default=120)
     args = parser.parse_args()
     from evomerge_cli.demo.family import build_family
@@ -342,13 +343,14 @@ def main() -> int:
         print(
             f"surrogate {method:<16} {count:4d} candidates, leave-one-out error {error:.3f}, explains {explained:.0%}"
         )
-    curves = compare(landscape, surrogate, args.seeds, args.evaluations)
+    seeds = range(args.first_seed, args.first_seed + args.seeds)
+    curves = compare(landscape, surrogate, seeds, args.evaluations)
     items = sum(len(landscape.suite.items(task, "search")) for task in landscape.suite.tasks)
     rows = []
     goal = statistics.median(one[-1] for one in curves["cmaes"])
-    for strategy, seeds in curves.items():
-        low, middle, high = np.quantile([one[-1] for one in seeds], (0.25, 0.5, 0.75))
-        medians = np.median(np.array([one[: min(map(len, seeds))] for one in seeds]), axis=0)
+    for strategy, runs in curves.items():
+        low, middle, high = np.quantile([one[-1] for one in runs], (0.25, 0.5, 0.75))
+        medians = np.median(np.array([one[: min(map(len, runs))] for one in runs]), axis=0)
         reached = next((i + 1 for i, value in enumerate(medians) if value >= goal), None)
         rows.append((strategy, low, middle, high, reached))
         words = f"{reached * items:6d} items ({reached} candidates)" if reached else "never"
@@ -359,7 +361,7 @@ def main() -> int:
         {"strategy": s, "median": m, "quartiles": [lo, hi], "reaches_cmaes_after_candidates": r}
         for s, lo, m, hi, r in rows
     ]
-    whole = {"seeds": args.seeds, "evaluations": args.evaluations, "items_a_candidate": items, "scored": len(entries),
+    whole = {"seeds": list(seeds), "evaluations": args.evaluations, "items_a_candidate": items, "scored": len(entries),
              "strategies": table, "curves": curves}  # fmt: skip
     (args.out / "search.json").write_text(json.dumps(whole, indent=1), encoding="utf-8")
     print(f"{args.out}/search.png, {args.out}/search.json")

@@ -1,9 +1,10 @@
 """The selector under load: a real process and a real broker, workers that answer at once.
 
-Prints the throughput of a whole run, the selector's memory, the time that a decision takes (99 of 100) and how long a
-fold of a log takes, with and without a snapshot.
+Prints the throughput of a whole run, the selector's memory, the time that a decision takes (99 of 100) and how long the
+replay of its log takes, with and without a snapshot. With `--replay N` besides: a run with a log of N events is in the
+broker, and a selector that starts there takes it up.
 
-    evomerge bench selector --candidates 10000 --out bench-selector
+    evomerge bench selector --candidates 10000 --replay 100000 --out bench-selector
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -44,14 +45,17 @@ from evomerge_common.domain.messages import (
     Model,
     ModelReady,
     Result,
+    RunStarted,
     TaskScore,
 )
+from evomerge_common.domain.spec import RunSpec
 from evomerge_common.errors import Unavailable
 from evomerge_common.ports import Recorded
 from evomerge_common.runtime.grpc_server import client_channel
 from evomerge_common.runtime.ports_factory import Ports, connect_ports
 from evomerge_common.runtime.settings import Settings
 from evomerge_selector.domain import snapshot
+from evomerge_selector.domain.summary import RunEntry
 from evomerge_selector.domain.tournament import EvolutionaryTournament
 
 SUITE = {
@@ -152,14 +156,8 @@ async def start_run(address: str, settings: Settings, spec: dict[str, Any], requ
     async with client_channel(address, settings) as channel:
         stub = selector_pb2_grpc.SelectorServiceStub(channel)
         request = selector_pb2.StartRunRequest(request_id=request_id, spec=json.dumps(spec))
-        while True:  # it answers Unavailable until it has found the broker
-            try:
-                run: selector_pb2.Run = await stub.StartRun(request, timeout=60, wait_for_ready=True)
-                return str(run.run_id)
-            except grpc.aio.AioRpcError as error:
-                if error.code() is not grpc.StatusCode.UNAVAILABLE:
-                    raise
-                await asyncio.sleep(0.1)
+        run = await _patiently(lambda: stub.StartRun(request, timeout=60, wait_for_ready=True))
+        return str(run.run_id)
 
 
 def spec_of(candidates: int, seed: int = 1) -> dict[str, Any]:
@@ -189,48 +187,115 @@ async def load(candidates: int, folder: Path, broker: Broker) -> tuple[list[Reco
                 if isinstance(recorded.event.payload, TERMINAL):
                     break
             seconds = time.monotonic() - began
-    began = time.monotonic()
-    count = 0
-    async for _ in ports.log.read(run_id):
-        count += 1
-    reading = time.monotonic() - began
+    whole = await replay(ports, run_id)
     await ports.close()
-    return events, {"seconds": seconds, "candidates_a_second": candidates / seconds, "selector_mb": peak,
-                    "events": count, "log_read_seconds": reading}  # fmt: skip
+    return events, {"seconds": seconds, "candidates_a_second": candidates / seconds, "selector_mb": peak, **whole}
+
+
+async def replay(ports: Ports, run_id: str) -> dict[str, float]:
+    """The log read from the broker and folded in one pass, as a selector without a snapshot does, and its next word."""
+    began, count = time.perf_counter(), 0
+    tournament = EvolutionaryTournament(run_id)
+    async for recorded in ports.log.read(run_id):
+        tournament.apply(recorded.event)
+        count += 1
+    tournament.next_decision()
+    return {"events": count, "replay_seconds": time.perf_counter() - began}
+
+
+async def write_log(ports: Ports, run_id: str, count: int) -> None:
+    """`count` events of a run in its midst, appended as its selector and its workers would."""
+    spec = RunSpec.from_dict(spec_of(count))
+    tournament, events, last, done = EvolutionaryTournament(run_id), 0, 0, set()
+    await ports.kv.create("runs", run_id, RunEntry().to_bytes())
+
+    async def say(payload: Any, job_id: str = "") -> None:
+        nonlocal events, last
+        event = Event(run_id=run_id, payload=payload, time=time.time())
+        if job_id:
+            await ports.log.append_result(event, message_id=job_id)
+        else:
+            last = await ports.log.append_decision(event, expected_last=last)
+        tournament.apply(event)
+        events += 1
+        if events % 500 == 0:
+            sys.stderr.write(f"\r{events}/{count} events ")
+
+    await say(RunStarted(spec_json=spec.to_json()))
+    while events < count:
+        while (decision := tournament.next_decision()) is not None:
+            await say(decision)
+        for job in tournament.jobs():
+            if job.job_id not in done:
+                done.add(job.job_id)
+                await say(answer(job), job.job_id)
+        tournament.discarded.clear()
+
+
+async def takeover(count: int, folder: Path, broker: Broker) -> dict[str, float]:
+    """A selector that starts where a run has a log of `count` events, until it can tell of it."""
+    settings = Settings(nats_url=broker.url, artifact_store=str(folder / "artifacts"), state_dir=folder / "state")
+    ports, run_id = await connect_ports(settings), "run-0123456789ab"
+    await write_log(ports, run_id, count)
+    own = await replay(ports, run_id)
+    await ports.close()
+    began = time.perf_counter()
+    with selector_process(settings, folder / "two") as (process, address):
+        async with client_channel(address, settings) as channel:
+            stub = selector_pb2_grpc.SelectorServiceStub(channel)
+            run = await _patiently(lambda: stub.GetRun(selector_pb2.GetRunRequest(run_id=run_id), timeout=120))
+        took = time.perf_counter() - began
+        memory = psutil.Process(process.pid).memory_info().rss / 1e6
+    return {"log_events": own["events"], "log_replay_seconds": own["replay_seconds"], "takeover_seconds": took,
+            "takeover_candidates": float(run.evaluated), "takeover_mb": memory}  # fmt: skip
+
+
+async def _patiently(ask: Callable[[], Awaitable[Any]]) -> Any:
+    """Asks until there is an answer: it is Unavailable, or knows nothing, until the selector has found the broker."""
+    while True:
+        try:
+            return await ask()
+        except grpc.aio.AioRpcError as error:
+            if error.code() not in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.NOT_FOUND}:
+                raise
+            await asyncio.sleep(0.05)
 
 
 def decision_times(events: list[Recorded]) -> dict[str, float]:
     """The log folded again, as the selector did, with a clock (of CPU time) around every question."""
     tournament = EvolutionaryTournament(events[0].event.run_id)
-    times = []
+    times, proposing = [], []
     for recorded, following in pairwise(events):
         tournament.apply(recorded.event)
         if not following.event.is_result:
             began = time.thread_time()
             tournament.next_decision()
             times.append(time.thread_time() - began)
-    asked = sorted(times)
-    return {"decision_p50_ms": 1e3 * asked[len(asked) // 2], "decision_p99_ms": 1e3 * asked[len(asked) * 99 // 100],
-            "decision_max_ms": 1e3 * asked[-1]}  # fmt: skip
+            if isinstance(following.event.payload, CandidateProposed):
+                proposing.append(times[-1])
+    figures: dict[str, float] = {}
+    for name, found in (("decision", sorted(times)), ("proposal", sorted(proposing))):
+        figures[f"{name}_p50_ms"] = 1e3 * found[len(found) // 2]
+        figures[f"{name}_p99_ms"] = 1e3 * found[len(found) * 99 // 100]
+        figures[f"{name}_max_ms"] = 1e3 * found[-1]
+    return figures
 
 
-def replay_times(events: list[Recorded]) -> dict[str, float]:
-    """A fold of the events, and a decoded snapshot of nearly all of them."""
-    began = time.perf_counter()
+def snapshot_times(events: list[Recorded]) -> dict[str, float]:
+    """A decoded snapshot of nearly all events."""
     tournament = EvolutionaryTournament(events[0].event.run_id)
     for recorded in events[:-20]:
         tournament.apply(recorded.event)
-    folding = time.perf_counter() - began
     data = snapshot.encode(snapshot.pack(tournament), sequence=1, decision=1)
     began = time.perf_counter()
     assert snapshot.decode(data) is not None
-    return {"fold_seconds": folding, "fold_seconds_of_100k": folding * 1e5 / len(events),
-            "snapshot_seconds": time.perf_counter() - began, "snapshot_mb": len(data) / 1e6}  # fmt: skip
+    return {"snapshot_seconds": time.perf_counter() - began, "snapshot_mb": len(data) / 1e6}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--candidates", type=int, default=10_000)
+    parser.add_argument("--replay", type=int, default=0, metavar="N", help="replay a log of N events besides")
     parser.add_argument("--out", type=Path, default=Path("bench-selector"), help="folder for the figures (JSON)")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="evomerge-selector-") as name:
@@ -239,11 +304,12 @@ def main() -> int:
         broker.start()
         try:
             events, figures = asyncio.run(load(args.candidates, folder, broker))
+            if args.replay:
+                figures |= asyncio.run(takeover(args.replay, folder, broker))
         finally:
             broker.stop()
     sys.stderr.write("\n")
-    figures |= replay_times(events) | decision_times(events)
-    figures["replay_100k_seconds"] = (figures["log_read_seconds"] + figures["fold_seconds"]) * 1e5 / len(events)
+    figures |= snapshot_times(events) | decision_times(events)
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "selector.json").write_text(json.dumps(figures, indent=1), encoding="utf-8")
     for key, value in figures.items():

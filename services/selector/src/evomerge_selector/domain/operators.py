@@ -20,6 +20,7 @@ from evomerge_selector.domain.paths import cross_paths, mutate_path, random_path
 
 MAX_WEIGHT = 2.0
 MIN_SIGMA, MAX_SIGMA = 0.02, 0.6
+MIN_DENSITY = 0.1
 MAX_MASK = 0.9
 
 
@@ -48,28 +49,29 @@ def mutate(genome: Genome, space: SearchSpace, rng: Random) -> Genome:
     sigma = min(MAX_SIGMA, max(MIN_SIGMA, genome.sigma * math.exp(rng.gauss(0.0, 0.3))))
     if genome.method in PATH_METHODS:
         return replace(genome, path=mutate_path(genome, space, rng), sigma=sigma)
-    columns = len(genome.weights[0])
+    gauss, draw = rng.gauss, rng.random
     # Ingredient by ingredient first: the whole column moves together, then single rows around it.
-    shift = [rng.gauss(0.0, sigma) if rng.random() < 0.5 else 0.0 for _ in range(columns)]
-    weights = tuple(
-        tuple(
-            _clip(value + shift[i] + (rng.gauss(0.0, sigma) if rng.random() < 0.3 else 0.0), MAX_WEIGHT)
-            for i, value in enumerate(row)
-        )
+    shift = [gauss(0.0, sigma) if draw() < 0.5 else 0.0 for _ in genome.weights[0]]
+    weights = tuple([
+        tuple([
+            _clip(value + moved + (gauss(0.0, sigma) if draw() < 0.3 else 0.0), MAX_WEIGHT)
+            for value, moved in zip(row, shift, strict=True)
+        ])
         for row in genome.weights
-    )
-    density = tuple(
-        _clip(value + rng.gauss(0.0, sigma) if rng.random() < 0.3 else value, 1.0, low=0.1) for value in genome.density
-    )
+    ])  # fmt: skip
+    density = tuple([
+        _clip(value + gauss(0.0, sigma) if draw() < 0.3 else value, 1.0, low=MIN_DENSITY) for value in genome.density
+    ])  # fmt: skip
     method = genome.method
     others = [m for m in space.methods if m in PARAMETER_METHODS and m != method]
-    if others and rng.random() < 0.06:
+    if others and draw() < 0.06:
         method = rng.choice(others)
-    child = replace(genome, method=method, weights=weights, density=density, sigma=sigma)
-    if space.has_movable_cuts and rng.random() < 0.15:
-        child = replace(child, cuts=_move_cut(child.cuts, space, rng))
-    if space.has_masks and rng.random() < 0.1:
-        child = replace(child, mask=_mutate_mask(child, space, rng, sigma))
+    cuts, mask = genome.cuts, genome.mask
+    if space.has_movable_cuts and draw() < 0.15:
+        cuts = _move_cut(cuts, space, rng)
+    if space.has_masks and draw() < 0.1:
+        mask = _mutate_mask(genome, space, rng, sigma)
+    child = replace(genome, method=method, weights=weights, density=density, sigma=sigma, cuts=cuts, mask=mask)
     return _complete(child, rng, space)
 
 
@@ -147,7 +149,7 @@ def differential(target: Genome, first: Genome, second: Genome, space: SearchSpa
     density = target.density
     if first.density and second.density and density:
         density = tuple(
-            _clip(t + scale * (a - b), 1.0, low=0.1)
+            _clip(t + scale * (a - b), 1.0, low=MIN_DENSITY)
             for t, a, b in zip(density, first.density, second.density, strict=True)
         )
     return _complete(replace(target, weights=weights, density=density), rng, space)
@@ -203,12 +205,14 @@ def _complete(genome: Genome, rng: Random, space: SearchSpace) -> Genome:
     cuts = () if genome.cuts == space.even_cuts else genome.cuts
     mask = genome.mask if any(genome.mask) and genome.method not in RANDOM_METHODS else ()
     seed = (genome.seed or rng.randrange(1, 2**31)) if genome.method in RANDOM_METHODS or mask else 0
+    if (density, seed, cuts, mask) == (genome.density, genome.seed, genome.cuts, genome.mask):
+        return genome
     return replace(genome, density=density, seed=seed, cuts=cuts, mask=mask)
 
 
 def _random_density(space: SearchSpace, rng: Random) -> tuple[float, ...]:
     level = rng.uniform(0.3, 1.0)
-    return tuple(_clip(level + rng.gauss(0.0, 0.1), 1.0, low=0.1) for _ in range(space.rows))
+    return tuple(_clip(level + rng.gauss(0.0, 0.1), 1.0, low=MIN_DENSITY) for _ in range(space.rows))
 
 
 def _random_cuts(space: SearchSpace, rng: Random) -> tuple[int, ...]:
@@ -245,4 +249,4 @@ def _mutate_mask(genome: Genome, space: SearchSpace, rng: Random, sigma: float) 
 
 def _clip(value: float, high: float, *, low: float = 0.0) -> float:
     # Four digits are finer than any score can tell, and keep recipes readable.
-    return round(min(high, max(low, value)), 4)
+    return round(low if value < low else min(value, high), 4)

@@ -10,29 +10,74 @@ is. What is answered depends on what was told alone, never on how often was aske
 from __future__ import annotations
 
 import math
+from bisect import bisect
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from math import dist, exp
 from operator import mul
 from statistics import median
 
 from evomerge_common.domain.genome import Genome, SearchSpace
+from evomerge_selector.domain.operators import MAX_WEIGHT, MIN_DENSITY
 
 BEST, LATEST = 20, 10
 """How many of the fittest and of the newest individuals the model is made of."""
 NOISE = 0.02
 """Variance of a score that the genes do not explain, in variances of fitness."""
-CURIOSITY = 0.25
+CURIOSITY = 0.6
 """Worth of one standard deviation of doubt."""
 SCALES = (0.5, 0.8, 1.2, 2.0)
 """Length scales to choose from, in median distances of the window."""
+MEANS = frozenset({"linear", "slerp"})
+"""Methods that know only the shares of the weights."""
 METHOD_APART = 0.5
 DENSITY_APART = 0.5
 ENOUGH = 8
 """Points below which nothing is said."""
+STRIDE, STEPS = 0.3, 6
+"""Length of the first step of a climb, in widths of the kernel, and how many steps it takes."""
 
 Vector = tuple[float, ...]
 Point = tuple[float, int, Vector]
 """(−fitness, index, genes): sorts best first."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """The points that the model is made of, fittest first, and how far apart they are (a lower triangle, no diagonal).
+
+    Of two windows that follow each other nearly all distances are the same: only the new point's are computed.
+    """
+
+    points: tuple[Point, ...] = ()
+    apart: tuple[tuple[float, ...], ...] = ()
+
+    @cached_property
+    def median(self) -> float:
+        """The median distance."""
+        return median([d for row in self.apart for d in row])
+
+    def following(self, point: Point) -> Window:
+        """This window with one more point, and, where that makes it too long, one less: of those that are not among
+        the newest the least fit.
+        """
+        place = bisect(self.points, point)
+        away = [dist(point[2], vector) for _, _, vector in self.points]
+        later = zip(self.apart[place:], away[place:], strict=True)
+        whole = Window(
+            (*self.points[:place], point, *self.points[place:]),
+            (*self.apart[:place], tuple(away[:place]), *((*row[:place], d, *row[place:]) for row, d in later)),
+        )
+        return whole._without_one() if len(whole.points) > BEST + LATEST else whole
+
+    def _without_one(self) -> Window:
+        newest = sorted(index for _, index, _ in self.points)[-LATEST]
+        place = next(i for i in range(len(self.points) - 1, -1, -1) if self.points[i][1] < newest)
+        return Window(
+            self.points[:place] + self.points[place + 1 :],
+            (*self.apart[:place], *(row[:place] + row[place + 1 :] for row in self.apart[place + 1 :])),
+        )
 
 
 @dataclass
@@ -40,9 +85,9 @@ class Screen:
     """The model of what it was told; `choose` picks among genomes."""
 
     space: SearchSpace
-    known: list[Point] = field(default_factory=list)
+    window: Window = Window()
     _told: int = 0
-    _earlier: list[list[Point]] = field(default_factory=lambda: [[] for _ in SCALES])
+    _earlier: list[Window] = field(default_factory=lambda: [Window() for _ in SCALES])
     _likelihood: dict[int, float] = field(default_factory=dict)
     _fitted: tuple[int, Process | None] = (0, None)  # after how many tells, and the model
 
@@ -51,22 +96,19 @@ class Screen:
         vector = self._vector(genome)
         if vector is None or fitness == float("-inf"):
             return
-        self.known = sorted([*self.known, (-fitness, index, vector)])
-        if len(self.known) > BEST + LATEST:
-            latest = sorted(self.known, key=lambda one: one[1])[-LATEST:]
-            rest = [one for one in self.known if one not in latest]
-            self.known = sorted([*rest[:BEST], *latest])
-        # A length scale is judged on every fourth state of the window, each on another, so that a question costs two
-        # decompositions and not four.
-        turn = self._told % len(SCALES)
+        self.window = self.window.following((-fitness, index, vector))
+        # A length scale is judged on every eighth state of the window, each on another, so that a question costs one
+        # or two decompositions and not four.
+        turn, is_between = divmod(self._told % (2 * len(SCALES)), 2)
         self._told += 1
-        self._earlier[turn] = self.known
-        self._likelihood.pop(turn, None)
+        if not is_between:
+            self._earlier[turn] = self.window
+            self._likelihood.pop(turn, None)
 
     def choose(self, genomes: Sequence[Genome]) -> int:
         """Index of the most promising genome; the first when nothing can be said."""
         vectors = [self._vector(genome) for genome in genomes]
-        if len(self.known) < ENOUGH or len(genomes) == 1:
+        if len(self.window.points) < ENOUGH or len(genomes) == 1:
             return 0
         model = self._model()
         if model is None:
@@ -78,26 +120,68 @@ class Screen:
                 best, promise = place, value
         return best
 
+    def climb(self, genome: Genome) -> Genome:
+        """The genome after some steps up the model's slope, or itself where there is none.
+
+        Weights and densities move, within their bounds; the weights of a mean as shares.
+        """
+        vector = self._vector(genome)
+        model = self._model() if vector and len(self.window.points) >= ENOUGH else None
+        if vector is None or model is None:
+            return genome
+        columns = len(genome.weights[0])
+        weights = len(genome.weights) * columns
+        free = weights + len(genome.density)
+        best, stride = vector, STRIDE / math.sqrt(-model.steepness)
+        promise, slope = model.slope(best)
+        for _ in range(STEPS):
+            steepest = math.hypot(*slope[:free])
+            if steepest <= 0.0:
+                break
+            reach = stride / steepest
+            moved = [min(MAX_WEIGHT, max(0.0, x + reach * s)) for x, s in zip(best[:weights], slope, strict=False)]
+            density = [
+                min(DENSITY_APART, max(DENSITY_APART * MIN_DENSITY, x + reach * s))
+                for x, s in zip(best[weights:free], slope[weights:free], strict=True)
+            ]
+            if genome.method in MEANS:
+                moved = [w / total for row in _rows(moved, columns) for total in [sum(row) or 1.0] for w in row]
+            place = (*moved, *density, *best[free:])
+            found, steep = model.slope(place)
+            if found > promise:
+                best, promise, slope = place, found, steep
+            else:
+                stride *= 0.4
+        return replace(
+            genome,
+            weights=tuple(tuple(round(w, 4) for w in row) for row in _rows(best[:weights], columns)),
+            density=tuple(round(d / DENSITY_APART, 4) for d in best[weights:free]),
+        )
+
     def _model(self) -> Process | None:
         if self._fitted[0] != self._told:
             self._fitted = (self._told, self._fit())
         return self._fitted[1]
 
     def _fit(self) -> Process | None:
-        for turn, points in enumerate(self._earlier):
-            if turn not in self._likelihood and len(points) >= ENOUGH:
-                fitted = Process.fit(points, SCALES[turn])
+        newest: dict[int, Process | None] = {}  # fits of the whole window, by turn
+        for turn, window in enumerate(self._earlier):
+            if turn not in self._likelihood and len(window.points) >= ENOUGH:
+                fitted = Process.fit(window, SCALES[turn])
                 self._likelihood[turn] = -math.inf if fitted is None else fitted.likelihood
+                if window is self.window:
+                    newest[turn] = fitted
         if not self._likelihood:
             return None
-        return Process.fit(self.known, SCALES[max(self._likelihood, key=lambda turn: (self._likelihood[turn], turn))])
+        best = max(self._likelihood, key=lambda turn: (self._likelihood[turn], turn))
+        return newest[best] if best in newest else Process.fit(self.window, SCALES[best])
 
     def _vector(self, genome: Genome) -> Vector | None:
         """Genes as they act: a mean knows only shares, and is otherwise a sum of task vectors."""
         if not genome.weights or genome.ingredients:
             return None
         rows: Sequence[Sequence[float]] = genome.weights
-        if genome.method in {"linear", "slerp"}:
+        if genome.method in MEANS:
             rows = [[w / (sum(row) or 1.0) for w in row] for row in rows]
         apart = [
             METHOD_APART if genome.method == name else 0.0
@@ -121,36 +205,52 @@ class Process:
     """A Gaussian process with a squared exponential kernel, fitted; fitness is told in its own standard deviations."""
 
     points: list[Vector]
-    width: float
+    steepness: float  # −1 ∕ width²
     lower: list[list[float]]
     weights: list[float]
     likelihood: float
+    genes: list[Vector]  # the points' coordinates, one by one
 
     @classmethod
-    def fit(cls, known: Sequence[Point], scale: float) -> Process | None:
+    def fit(cls, window: Window, scale: float) -> Process | None:
         """None when every point is the same."""
-        points = [vector for _, _, vector in known]
-        apart = [[math.dist(a, b) for b in points[:i]] for i, a in enumerate(points)]
-        width = scale * median([d for row in apart for d in row])
+        width = scale * window.median
         if width <= 0.0:
             return None
-        lower = _cholesky([[math.exp(-((d / width) ** 2)) for d in row] + [1.0 + NOISE] for row in apart])
-        scores = [-negative for negative, _, _ in known]
+        steepness = -1.0 / (width * width)
+        lower = _cholesky([[exp(d * d * steepness) for d in row] + [1.0 + NOISE] for row in window.apart])
+        scores = [-negative for negative, _, _ in window.points]
         mean = sum(scores) / len(scores)
         spread = math.sqrt(sum((s - mean) ** 2 for s in scores) / len(scores)) or 1.0
         forward = _forward(lower, [(s - mean) / spread for s in scores])
         likelihood = -0.5 * sum(map(mul, forward, forward)) - sum(math.log(row[-1]) for row in lower)
-        return cls(points, width, lower, _backward(lower, forward), likelihood)
+        points = [vector for _, _, vector in window.points]
+        return cls(points, steepness, lower, _backward(lower, forward), likelihood, list(zip(*points, strict=True)))
 
     def promise(self, vector: Vector, *, beyond: float) -> float:
         """Upper confidence bound; −inf without the cost of a variance where it cannot exceed `beyond`."""
-        near = [math.exp(-((math.dist(vector, point) / self.width) ** 2)) for point in self.points]
+        near = [exp((d := dist(vector, point)) * d * self.steepness) for point in self.points]
         mean = sum(map(mul, near, self.weights))
         if mean + CURIOSITY * math.sqrt(1.0 + NOISE) <= beyond:
             return -math.inf
         forward = _forward(self.lower, near)
         variance = 1.0 + NOISE - sum(map(mul, forward, forward))
         return float(mean + CURIOSITY * math.sqrt(max(0.0, variance)))
+
+    def slope(self, vector: Vector) -> tuple[float, list[float]]:
+        """Upper confidence bound and its gradient, the latter but for a positive factor."""
+        near = [exp((d := dist(vector, point)) * d * self.steepness) for point in self.points]
+        forward = _forward(self.lower, near)
+        doubt = math.sqrt(max(1e-9, 1.0 + NOISE - sum(map(mul, forward, forward))))
+        share = CURIOSITY / doubt
+        pull = [n * (w - share * b) for n, w, b in zip(near, self.weights, _backward(self.lower, forward), strict=True)]
+        total = sum(pull)
+        gradient = [sum(map(mul, pull, gene)) - total * x for gene, x in zip(self.genes, vector, strict=True)]
+        return sum(map(mul, near, self.weights)) + CURIOSITY * doubt, gradient
+
+
+def _rows(weights: Sequence[float], columns: int) -> list[Sequence[float]]:
+    return [weights[start : start + columns] for start in range(0, len(weights), columns)]
 
 
 def _cholesky(matrix: Sequence[Sequence[float]]) -> list[list[float]]:

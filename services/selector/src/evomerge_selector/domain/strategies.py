@@ -21,9 +21,7 @@ DIFFERENTIAL_RATE = 0.35
 NESTING_RATE = 0.03
 CHILDREN = 12
 """How many children are made for each that is proposed."""
-ROUNDS, MUTANTS = 3, 6
-"""How often the most promising child is compared with mutants of itself, and with how many."""
-SCREENED_RATE = 0.8
+SCREENED_RATE = 0.95
 
 
 @dataclass(frozen=True)
@@ -147,18 +145,13 @@ class TournamentSearch(Evolution):
             return self._classic(index, rng)
         if self.pool and self.stale > 2 * self.spec.population and rng.random() < 0.25:
             return Proposal(random_genome(self.space, rng), "fresh")
-        # One question in five goes unscreened: the model may be wrong everywhere that it has not seen.
+        # One question in twenty goes unscreened: the model may be wrong everywhere that it has not seen.
         if rng.random() >= SCREENED_RATE:
             return super().ask(index, rng)
-        best = self._most_promising([super(TournamentSearch, self).ask(index, rng) for _ in range(CHILDREN)])
-        for _ in range(ROUNDS if best.genome.weights and not best.genome.ingredients else 0):
-            # A climb on the model costs a millisecond, where one on the landscape would cost merges.
-            mutants = [replace(best, genome=mutate(best.genome, self.space, rng)) for _ in range(MUTANTS)]
-            best = self._most_promising([best, *mutants])
-        return best
-
-    def _most_promising(self, children: list[Proposal]) -> Proposal:
-        return children[self.screen.choose([child.genome for child in children])]
+        children = [super(TournamentSearch, self).ask(index, rng) for _ in range(CHILDREN)]
+        best = children[self.screen.choose([child.genome for child in children])]
+        # A climb on the model costs a millisecond, where one on the landscape would cost merges.
+        return replace(best, genome=self.screen.climb(best.genome))
 
     def _parent(self, rng: Random) -> Individual:
         return min((rng.choice(self.pool) for _ in range(self.spec.tournament_size)), key=lambda one: one.rank)

@@ -1,0 +1,120 @@
+"""The cheap model of the landscape: its window, its slope, and that a climb on it never goes down."""
+
+from __future__ import annotations
+
+import math
+from random import Random
+
+import pytest
+
+from evomerge_common.domain.genome import GENES, Genome, SearchSpace
+from evomerge_common.domain.recipe import ModelReference
+from evomerge_common.domain.spec import METHODS
+from evomerge_selector.domain.operators import MAX_WEIGHT, MIN_DENSITY, random_genome
+from evomerge_selector.domain.screening import BEST, CURIOSITY, LATEST, NOISE, Process, Screen, Window
+
+SPACE = SearchSpace(
+    tuple(ModelReference(name, digest=f"sha256:{name}") for name in "abc"),
+    ModelReference("base", digest="sha256:base"),
+    8,
+    3,
+    METHODS,
+    genes=GENES,
+)
+WEIGHTED = [name for name in METHODS if name not in {"frankenmerge", "dfs"}]
+
+
+def fitness(genome: Genome) -> float:
+    return -sum((w - goal) ** 2 for row in genome.weights for w, goal in zip(row, (0.7, 0.4, 0.5), strict=True))
+
+
+def told(count: int, *, questions: bool = False) -> Screen:
+    """A screen that knows `count` random genomes; with `questions` it was asked after each."""
+    screen, rng = Screen(SPACE), Random(1)
+    for index in range(count):
+        genome = random_genome(SPACE, rng, method=rng.choice(WEIGHTED))
+        screen.tell(genome, fitness(genome), index)
+        if questions:
+            screen.choose([genome, random_genome(SPACE, Random(index))])
+    return screen
+
+
+def test_a_window_keeps_the_fittest_and_the_newest_and_their_distances() -> None:
+    rng, window = Random(2), Window()
+    points = [(-round(rng.random(), 1), index, (rng.random(), rng.random())) for index in range(90)]
+    for count, point in enumerate(points, start=1):
+        window = window.following(point)
+        newest = {index for _, index, _ in points[:count][-LATEST:]}
+        assert newest <= {index for _, index, _ in window.points}
+        assert len(window.points) == min(count, BEST + LATEST)
+        assert list(window.points) == sorted(window.points)
+        assert [len(row) for row in window.apart] == list(range(len(window.points)))
+        for (_, _, here), row in zip(window.points, window.apart, strict=True):
+            assert list(row) == [math.dist(here, there) for _, _, there in window.points[: len(row)]]
+    assert min(points) in window.points
+
+
+def test_the_model_is_certain_where_it_was_told_and_doubts_far_from_there() -> None:
+    window = Window()
+    for index in range(12):
+        window = window.following((-math.sin(index), index, (float(index),)))
+    model = Process.fit(window, 0.5)
+    assert model is not None
+    told_mean, _ = model.slope((3.0,))
+    far, _ = model.slope((500.0,))
+    assert far == pytest.approx(CURIOSITY * math.sqrt(1.0 + NOISE))  # the mean of all, and all of the doubt
+    assert told_mean == pytest.approx(model.promise((3.0,), beyond=-math.inf))
+
+
+def test_a_slope_points_where_the_promise_grows_fastest() -> None:
+    """Against finite differences."""
+    screen = told(40)
+    model = screen._model()
+    assert model is not None
+    place = screen._vector(random_genome(SPACE, Random(7), method="ties"))
+    assert place is not None
+    _, slope = model.slope(place)
+    step = 1e-5
+    differences = []
+    for i in range(len(place)):
+        up, down = ([*place[:i], place[i] + d, *place[i + 1 :]] for d in (step, -step))
+        rise = model.promise(tuple(up), beyond=-math.inf) - model.promise(tuple(down), beyond=-math.inf)
+        differences.append(rise / (2 * step))
+    factor = math.hypot(*differences) / math.hypot(*slope)
+    assert [factor * s for s in slope] == pytest.approx(differences, abs=1e-5)
+
+
+@pytest.mark.parametrize("method", WEIGHTED)
+def test_a_climb_never_goes_down_and_stays_within_bounds(method: str) -> None:
+    screen = told(40)
+    model = screen._model()
+    assert model is not None
+    gained = 0
+    for seed in range(20):
+        before = random_genome(SPACE, Random(seed), method=method)
+        after = screen.climb(before)
+        start, end = screen._vector(before), screen._vector(after)
+        assert start is not None
+        assert end is not None
+        gain = model.promise(end, beyond=-math.inf) - model.promise(start, beyond=-math.inf)
+        assert gain > -1e-3  # four digits are kept of each gene
+        gained += gain > 0.01
+        assert all(0.0 <= w <= MAX_WEIGHT for row in after.weights for w in row)
+        assert all(MIN_DENSITY <= d <= 1.0 for d in after.density)
+        assert (after.method, after.cuts, after.mask, after.seed) == (method, before.cuts, before.mask, before.seed)
+    assert gained >= 15
+
+
+def test_nothing_is_climbed_before_enough_is_known_nor_without_weights() -> None:
+    genome = random_genome(SPACE, Random(1), method="ties")
+    assert told(3).climb(genome) is genome
+    path = random_genome(SPACE, Random(1), method="frankenmerge")
+    assert told(40).climb(path) is path
+
+
+def test_how_often_it_was_asked_changes_no_answer() -> None:
+    """After a fold of the log it is told all results at once, and must answer as if it had been asked each time."""
+    asked, quiet = told(50, questions=True), told(50)
+    genomes = [random_genome(SPACE, Random(seed), method="linear") for seed in range(12)]
+    assert asked.choose(genomes) == quiet.choose(genomes)
+    assert asked.climb(genomes[0]) == quiet.climb(genomes[0])
