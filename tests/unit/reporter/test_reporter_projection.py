@@ -13,6 +13,7 @@ from evomerge_common.domain import messages as m
 from evomerge_common.errors import NotFound
 from evomerge_common.ports import Recorded
 from evomerge_reporter.domain.history import history_of
+from evomerge_reporter.domain.result import hypervolume_curve
 from evomerge_reporter.metrics import LINGER, SILENT, RunMetrics
 from evomerge_reporter.projection import TABLES, Projection, statements
 from evomerge_reporter.queries import Queries
@@ -134,6 +135,23 @@ def test_metrics_of_active_runs_alone(projection: Projection) -> None:
     assert "run-1" in shown(registry), "a scrape sees the end"
     metrics.update(queries, now + LINGER)
     assert "run-1" not in shown(registry)
+
+
+def test_the_hypervolume_grows_and_ends_as_the_report_has_it(projection: Projection) -> None:
+    """Read bit by bit as events come in, it equals the volume of the whole front."""
+    registry, seen = CollectorRegistry(), []
+    metrics, queries = RunMetrics(registry), Queries(projection.database)
+    for start in range(0, len(LOG), 9):
+        projection.apply_all(LOG[start : start + 9])
+        metrics.update(queries, LOG[-1].event.time)
+        volume = registry.get_sample_value("evomerge_run_hypervolume", {"run_id": "run-1"})
+        if volume is not None:
+            seen.append(volume)
+    assert seen == sorted(seen)
+    assert seen[-1] > seen[0] > 0.0
+    assert seen[-1] == pytest.approx(hypervolume_curve(history_of(LOG))[-1]["hypervolume"])
+    metrics.update(queries, LOG[-1].event.time + LINGER)
+    assert registry.get_sample_value("evomerge_run_hypervolume", {"run_id": "run-1"}) is None
 
 
 def test_metrics_leave_out_what_went_silent(projection: Projection) -> None:

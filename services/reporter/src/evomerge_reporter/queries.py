@@ -188,6 +188,22 @@ class Queries:
             raise NotFound(f"run {run_id} has no candidate {digest}; GetLeaderboard lists them")
         return list(order.values())
 
+    def points(self, run_id: str, *, after: int = 0) -> tuple[list[tuple[float, ...]], int]:
+        """The task scores on search items that came in after a mark, one tuple a candidate, and the next mark.
+
+        A mark that is higher than any tells that the projection was made anew: all are new then.
+        """
+        last = self._database.execute("SELECT coalesce(max(rowid), 0) FROM scores").fetchone()[0]
+        # The plus keeps the planner to the row numbers: only what is new is read, however long the run.
+        sql = (
+            "SELECT digest, score FROM scores WHERE +run_id = ? AND rowid > ? AND split != 'holdout' "
+            "ORDER BY rowid"
+        )  # fmt: skip
+        found: dict[str, list[float]] = {}
+        for row in self._database.execute(sql, (run_id, after if after <= last else 0)):
+            found.setdefault(row["digest"], []).append(row["score"])
+        return [tuple(scores) for scores in found.values()], last
+
     def curve(self, run_id: str) -> list[tuple[int, float]]:
         """(index, fitness) of every scored candidate, in order of proposal."""
         sql = "SELECT place, fitness FROM candidates WHERE run_id = ? AND fitness IS NOT NULL ORDER BY place"

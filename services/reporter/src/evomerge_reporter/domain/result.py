@@ -17,6 +17,9 @@ from evomerge_reporter.domain.racing import racing_of
 OBJECTIVE = "fitness"
 """The one objective of a run so far: the weighted mean of the tasks' scores."""
 
+VOLUME_TASKS = range(2, 6)
+"""Of how many tasks a hypervolume is told: an exact one costs too much in more (While et al. 2006)."""
+
 
 def result_of(history: History, suite: Suite) -> dict[str, Any]:
     """Plain data for result.json; of a run under way, as far as it has come.
@@ -198,11 +201,11 @@ def statement(champion: Candidate, source: str, difference: Interval, items: int
 def hypervolume_curve(history: History) -> list[dict[str, Any]]:
     """Volume that the front dominates, above zero in every task, after each generation; it can only grow.
 
-    Of two to five tasks: an exact volume costs too much in more (Zitzler & Thiele 1999; While et al. 2006).
+    Zitzler & Thiele 1999; of two to five tasks.
     """
     scored = [one for one in history.candidates.values() if one.scores("search")]
     tasks = list(scored[0].scores("search")) if scored else []
-    if not 2 <= len(tasks) <= 5:
+    if len(tasks) not in VOLUME_TASKS:
         return []
     ends = [g.evaluated for g in history.generations] or [len(history.candidates)]
     curve: list[dict[str, Any]] = []
