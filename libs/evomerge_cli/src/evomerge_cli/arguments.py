@@ -169,7 +169,9 @@ def _parser() -> Parser:
 
     export = made["export"]
     export.add_argument(
-        "model", metavar="MODEL", help="a run's output folder, a model folder, a GGUF file, or a recipe file"
+        "model",
+        metavar="MODEL",
+        help="a run's output folder, a model folder, a GGUF file, a recipe file, or a file of experts",
     )
     export.add_argument("out", metavar="OUT", help="a folder; for GGUF also a file's name")
     export.add_argument("--format", choices=("hf", "gguf"), help="default: hf, a Hugging Face folder")

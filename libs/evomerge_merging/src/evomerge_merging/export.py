@@ -20,7 +20,7 @@ def model_card(recipe: Recipe, notes: Sequence[str] = ()) -> str:
     """
     sources = recipe.sources()
     front = {
-        "base_model": [_public_name(source) for source in sources],
+        "base_model": [public_name(source) for source in sources],
         "library_name": "transformers",
         "tags": ["merge", "evomerge"],
     }
@@ -35,7 +35,7 @@ def model_card(recipe: Recipe, notes: Sequence[str] = ()) -> str:
         "",
         f"Made by EvoMerge with the method `{recipe.method}` from:",
         "",
-        *(f"* {_public_name(source)}" + (f" (`{source.digest}`)" if source.digest else "") for source in sources),
+        *(f"* {public_name(source)}" + (f" (`{source.digest}`)" if source.digest else "") for source in sources),
         "",
         *(["What was kept, adapted or left out:", "", *(f"* {note}" for note in notes), ""] if notes else []),
         f"The recipe below is the model's identity (digest `{recipe.digest}`): it makes the same weights again.",
@@ -48,7 +48,7 @@ def model_card(recipe: Recipe, notes: Sequence[str] = ()) -> str:
     return "\n".join(lines)
 
 
-def _public_name(source: ModelReference) -> str:
+def public_name(source: ModelReference) -> str:
     """A hub id as it is; of a local folder its own name, which is all that means something elsewhere."""
     local = source.name.startswith((".", "/", "~")) or source.name.count("/") > 1
     return Path(source.name).name if local else source.name

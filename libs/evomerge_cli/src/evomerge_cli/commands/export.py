@@ -1,5 +1,5 @@
 """`evomerge export`: a run's champion, a recipe or a model as a finished Hugging Face folder or a GGUF file; or, of
-adapters over one base, as one adapter.
+adapters over one base, as one adapter; or dense models as a mixture of experts.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from evomerge_cli.console import Console
 from evomerge_cli.progress import stages
 from evomerge_common.domain.recipe import ModelReference, Recipe
 from evomerge_common.errors import InvalidInput
+from evomerge_merging.moe_yaml import is_mixture, read_mixture
 
 if TYPE_CHECKING:
     from evomerge_merging.gguf_export import GgufReport
@@ -34,6 +35,10 @@ def run(args: argparse.Namespace, console: Console) -> int:
     path = Path(args.model).expanduser()
     out = Path(args.out).expanduser()
     kind = _gguf_type(args)
+    if path.suffix in {".yml", ".yaml"} and is_mixture(path):
+        if kind or args.dtype:
+            raise InvalidInput("a mixture of experts is exported as a folder; its type is `dtype` in the file")
+        return _mixture(path, out, console)
     if kind:
         return _to_gguf(args, path, out, kind, console)
     if path.suffix == ".gguf" and path.is_file() and not args.dtype:
@@ -44,6 +49,23 @@ def run(args: argparse.Namespace, console: Console) -> int:
         bytes_, parameters = _merge(recipe, models, out, lambda d, t: progress("exporting", d / max(1, t)))
     if not console.data({"out": str(out), "bytes": bytes_, "parameters": parameters}):
         console.out(f"{out}: {parameters:,} parameters, {bytes_:,} bytes")
+    return 0
+
+
+def _mixture(path: Path, out: Path, console: Console) -> int:
+    from evomerge_merging.moe import assemble
+
+    mixture = read_mixture(path)
+    models = fetch(mixture.sources(), console, None)
+    with stages(console, "assembling experts") as progress:
+        report = assemble(
+            mixture, out, models=models, progress=lambda d, t: progress("assembling experts", d / max(1, t))
+        )
+    for note in report.notes:
+        console.say(f"note: {note}")
+    told = {"out": str(out), "bytes": report.bytes, "parameters": report.parameters, "notes": list(report.notes)}
+    if not console.data(told):
+        console.out(f"{out}: {report.parameters:,} parameters, {report.bytes:,} bytes")
     return 0
 
 
