@@ -18,7 +18,9 @@ else:
 
 _SMALL = 1 << 18
 _SAMPLE_EVERY, _SAMPLE_RUN = 32_768, 1_024
-_BINS = 1 << 16
+_BINS, _BUCKETS = 1 << 16, 1 << 12
+_FEW = 16
+"""What is between the ends of an interval is a hundredth of a tensor; from a share of 1 / 16 on many are equals."""
 Array = np.ndarray[Any, Any]
 
 
@@ -125,12 +127,13 @@ def _intervals(read: Magnitudes, size: int, counts: Sequence[int], wanted: Seque
             samples[i].append(_array(values[i]))
     result = {}
     for i in wanted:
-        ordered = np.sort(np.concatenate(samples[i]))
-        place, margin = len(ordered) * (1 - counts[i] / size), 0.005 * len(ordered) + 8
+        sample = np.concatenate(samples.pop(i))
+        place, margin = len(sample) * (1 - counts[i] / size), 0.005 * len(sample) + 8
         low, high = math.floor(place - margin), math.ceil(place + margin)
+        sample.partition([max(low, 0), min(high, len(sample) - 1)])
         result[i] = (
-            float(ordered[low]) if low >= 0 else 0.0,
-            float(ordered[high]) if high < len(ordered) else math.inf,
+            float(sample[low]) if low >= 0 else 0.0,
+            float(sample[high]) if high < len(sample) else math.inf,
         )
     return result
 
@@ -164,34 +167,58 @@ def _within(
 ) -> dict[int, Cut]:
     """The cuts whose thresholds lie in their intervals, ends included."""
     above = dict.fromkeys(intervals, 0)
-    inside: dict[int, list[tuple[Array, Array]]] = {i: [] for i in intervals}
+    inside: dict[int, list[Found]] = {i: [] for i in intervals}
     which = list(intervals)
     low, high = [intervals[i][0] for i in which], [intervals[i][1] for i in which]
     for start, stop in ranges:
         over, between = (scan or _scan(read))(start, stop, which, low, high)
         for place, i in enumerate(which):
             above[i] += int(over[place])
-            # Weights of bfloat16 make few different changes: distinct values with their numbers take little room.
-            inside[i].append(np.unique(between[place], return_counts=True))
+            inside[i].append(_compact(between[place], stop - start))
     result: dict[int, Cut] = {}
     for i, found in inside.items():
-        distinct = np.concatenate([values for values, _ in found])
-        order = np.argsort(distinct)[::-1]
-        running = above[i] + np.concatenate([numbers for _, numbers in found])[order].cumsum()
-        if above[i] >= counts[i] or not len(running) or running[-1] < counts[i]:
+        if not 0 < counts[i] - above[i] <= sum(int(numbers.sum()) for _, numbers in found):
             continue
-        threshold = distinct[order[np.searchsorted(running, counts[i])]]
-        first = np.searchsorted(-distinct[order], -threshold)
-        room = counts[i] - int(running[first - 1] if first else above[i])
+        values, numbers = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        threshold, room = _nth_largest(values, numbers, counts[i] - above[i])
         result[i] = Cut(float(threshold), _last(read, ranges, i, found, threshold, room))
     return result
+
+
+Found = tuple[Array, Array]
+"""Values, and how often each was there."""
+
+
+def _compact(values: Array, of: int) -> Found:
+    """A sample misleads where a tensor has few distinct values; what many elements share is held once."""
+    if len(values) > of // _FEW:
+        return np.unique(values, return_counts=True)
+    return values.copy(), np.ones(len(values), np.int64)
+
+
+def _nth_largest(values: Array, numbers: Array, place: int) -> tuple[Any, int]:
+    """The value at that place (from 1) in descending order, and how many of its equals have a place up to there."""
+    low, high = float(values.min()), float(values.max())
+    scale = (_BUCKETS - 1) / (high - low) if high > low else math.inf
+    if len(values) > _BUCKETS and 0.0 < scale < math.inf:
+        # Buckets of equal width are in the order of the values: only the one with that place is to be sorted.
+        buckets = ((values - np.float64(low)) * scale).astype(np.int64)
+        running = np.bincount(buckets, numbers, _BUCKETS)[::-1].cumsum()
+        step = int(np.searchsorted(running, place))
+        place -= int(running[step - 1]) if step else 0
+        chosen = buckets == _BUCKETS - 1 - step
+        values, numbers = values[chosen], numbers[chosen]
+    order = np.argsort(values)[::-1]
+    running = numbers[order].cumsum()
+    threshold = values[order[np.searchsorted(running, place)]]
+    return threshold, place - int(numbers[values > threshold].sum())
 
 
 def _last(
     read: Magnitudes,
     ranges: Sequence[tuple[int, int]],
     i: int,
-    found: Sequence[tuple[Array, Array]],
+    found: Sequence[Found],
     threshold: float,
     room: int,
 ) -> int:
