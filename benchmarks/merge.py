@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import shutil
 import statistics
 import subprocess
@@ -40,22 +41,45 @@ BARS = dict.fromkeys(["linear", "slerp"], 4.0) | dict.fromkeys(
     ["ties", "dare_linear", "dare_ties", "della", "della_linear", "breadcrumbs", "breadcrumbs_ties"], 15.0
 )
 """How many times faster than mergekit each method is to be."""
-DEFAULT_METHODS = ["linear", "slerp", "ties", "dare_ties", "della", "breadcrumbs"]
+PLAN = """
+import sys, pathlib
+from evomerge_merging import plan_merge, read_recipe_yaml
+plan_merge(read_recipe_yaml(pathlib.Path(sys.argv[1]))).close()
+"""
+DEFAULT_METHODS = ["linear", "slerp", "ties", "dare_linear", "dare_ties", "della", "breadcrumbs"]
 
 
 @dataclass
 class Row:
-    """Seconds and peak resident MB of each repeat."""
+    """Seconds and peak resident MB of each repeat.
+
+    Attributes:
+        user, system: seconds of all cores that evomerge spent in its own code (arithmetic, mostly) and in the kernel's
+            (copying between the page cache and its memory, mostly).
+        start: seconds of a process that plans the merge and ends: interpreter, imports, headers.
+
+    """
 
     method: str
     ours: list[float] = field(default_factory=list)
     ours_rss: list[float] = field(default_factory=list)
+    user: list[float] = field(default_factory=list)
+    system: list[float] = field(default_factory=list)
+    start: list[float] = field(default_factory=list)
     mergekit: list[float] = field(default_factory=list)
     mergekit_rss: list[float] = field(default_factory=list)
 
     @property
     def ratio(self) -> float | None:
         return statistics.median(self.mergekit) / statistics.median(self.ours) if self.mergekit else None
+
+    def parts(self, threads: int) -> dict[str, float]:
+        """Where evomerge's wall time goes, in seconds, by medians: CPU time is shared by the threads."""
+        whole, start = statistics.median(self.ours), statistics.median(self.start)
+        computing, copying = (statistics.median(times) / threads for times in (self.user, self.system))
+        computing = max(0.0, computing - start / threads)
+        waiting = max(0.0, whole - start - computing - copying)
+        return {"start and plan": start, "computing": computing, "reading and writing": copying, "waiting": waiting}
 
 
 def main() -> int:
@@ -72,15 +96,18 @@ def main() -> int:
         "threads": args.threads,
         "mergekit_flags": args.mergekit_flags.split(),
         "in_process_linear": in_process,
-        "methods": [asdict(row) | {"ratio": row.ratio, "bar": BARS.get(row.method)} for row in rows],
+        "methods": [
+            asdict(row) | {"ratio": row.ratio, "bar": BARS.get(row.method), "parts": row.parts(args.threads)}
+            for row in rows
+        ],
     }
     args.out.mkdir(parents=True, exist_ok=True)
     stem = args.out / f"merge-{args.size}B"
     stem.with_name(f"{stem.name}.json").write_text(json.dumps(result, indent=2) + "\n")
-    draw(rows, in_process, stem.with_name(f"{stem.name}.png"), args.size)
+    draw(rows, in_process, stem.with_name(f"{stem.name}.png"), args)
     with stem.with_name(f"{stem.name}.txt").open("w") as file:
         for console in (Console(stdout=file), Console()):
-            report(rows, in_process, args.size, console)
+            report(rows, in_process, args, console)
     return 0
 
 
@@ -202,16 +229,21 @@ def measure(method: str, models: list[Path], scratch: Path, args: argparse.Names
         for command, times, peaks in ((ours, row.ours, row.ours_rss), (theirs, row.mergekit, row.mergekit_rss)):
             if command is theirs and not args.mergekit:
                 continue
-            seconds, peak = run(command, scratch / "log")
+            seconds, usage = run(command, scratch / "log")
             times.append(seconds)
-            peaks.append(peak)
+            peaks.append(usage.ru_maxrss / 1e3)
+            peak = peaks[-1]
+            if command is ours:
+                row.user.append(usage.ru_utime)
+                row.system.append(usage.ru_stime)
+                row.start.append(run([sys.executable, "-c", PLAN, str(recipe)], scratch / "log")[0])
             shutil.rmtree(out)
             print(f"{method}: {Path(command[0]).name} {seconds:.2f} s, {peak:.0f} MB", file=sys.stderr, flush=True)
     return row
 
 
-def run(command: list[str], log: Path) -> tuple[float, float]:
-    """Seconds and peak resident MB of a command."""
+def run(command: list[str], log: Path) -> tuple[float, resource.struct_rusage]:
+    """Seconds of a command, and what it used."""
     os.sync()
     environment = os.environ | {"HF_HUB_OFFLINE": "1"}
     with log.open("wb") as output:
@@ -222,7 +254,7 @@ def run(command: list[str], log: Path) -> tuple[float, float]:
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(f"{' '.join(command)} failed:\n{log.read_text(errors='replace')[-4000:]}")
-    return seconds, usage.ru_maxrss / 1e3
+    return seconds, usage
 
 
 # ---- in process ----
@@ -284,7 +316,7 @@ def _copy(source: Path | None, target: Path | None, size: int = 0, chunk: int = 
 # ---- results ----
 
 
-def report(rows: list[Row], in_process: dict[str, Any], size: str, console: Console) -> None:
+def report(rows: list[Row], in_process: dict[str, Any], args: argparse.Namespace, console: Console) -> None:
     columns = ["method", "evomerge, s", "mergekit, s", "ratio", "bar", "evomerge, MB", "mergekit, MB"]
     cells = [
         [
@@ -293,7 +325,18 @@ def report(rows: list[Row], in_process: dict[str, Any], size: str, console: Cons
         ]
         for row in rows
     ]  # fmt: skip
-    console.table(columns, cells, title=f"{size} B parameters, bfloat16, base and three fine-tunes, whole processes")
+    console.table(
+        columns, cells, title=f"{args.size} B parameters, bfloat16, base and three fine-tunes, whole processes"
+    )
+    shares = [
+        [row.method, _median(row.ours), *(f"{seconds:.2f}" for seconds in row.parts(args.threads).values())]
+        for row in rows
+    ]
+    console.table(
+        ["method", "evomerge, s", *(rows[0].parts(args.threads) if rows else ())],
+        shares,
+        title=f"where the time goes: seconds of wall, with CPU time shared by {args.threads} threads",
+    )
     console.out(
         f"linear in process: {_median(in_process['merge'])} s; reading the inputs {in_process['read']:.2f} s, writing "
         f"as much {in_process['write']:.2f} s: {in_process['ratio']:.2f} x (bar: {IN_PROCESS_LIMIT} x or less)"
@@ -304,15 +347,17 @@ def _median(values: list[float], digits: int = 2) -> str:
     return f"{statistics.median(values):,.{digits}f}" if values else "-"
 
 
-def draw(rows: list[Row], in_process: dict[str, Any], path: Path, size: str) -> None:
-    """Bars of ratios with what each is to reach, times beside them, and peak memory."""
+def draw(rows: list[Row], in_process: dict[str, Any], path: Path, args: argparse.Namespace) -> None:
+    """Bars of ratios with what each is to reach, times beside them; where the time goes; peak memory."""
     import matplotlib as mpl
 
     mpl.use("agg")
     from matplotlib import pyplot as plt
 
     blue, grey, red = "#2a6fb0", "#9aa5b1", "#c0392b"
-    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 0.7 * len(rows) + 2), layout="constrained")
+    figure, (left, middle, right) = plt.subplots(
+        1, 3, figsize=(17, 0.7 * len(rows) + 2), layout="constrained", width_ratios=[3, 2.4, 2]
+    )
     places = list(range(len(rows)))[::-1]
     for place, row in zip(places, rows, strict=True):
         if row.ratio:
@@ -322,6 +367,13 @@ def draw(rows: list[Row], in_process: dict[str, Any], path: Path, size: str) -> 
         left.plot([BARS[row.method]] * 2, [place - 0.42, place + 0.42], color=red, linewidth=2)
     left.set_xlim(0, 1.6 * max([row.ratio or 0.0 for row in rows] + [BARS[row.method] for row in rows]))
     left.set_title("times faster than mergekit, whole processes (red: what is to be reached)", fontsize=10, loc="left")
+    ends = [0.0] * len(rows)
+    for name, color in zip(rows[0].parts(args.threads), ("#c9a227", blue, "#6fb07a", grey), strict=True):
+        seconds = [row.parts(args.threads)[name] for row in rows]
+        middle.barh(places, seconds, 0.6, left=ends, color=color, label=name)
+        ends = [end + more for end, more in zip(ends, seconds, strict=True)]
+    middle.set_title("where evomerge's time goes, s of wall", fontsize=10, loc="left")
+    middle.legend(frameon=False, fontsize=9)
     for offset, color, name in ((0.2, blue, "evomerge"), (-0.2, grey, "mergekit")):
         values = [row.ours_rss if name == "evomerge" else row.mergekit_rss for row in rows]
         medians = [statistics.median(value) if value else 0.0 for value in values]
@@ -329,11 +381,11 @@ def draw(rows: list[Row], in_process: dict[str, Any], path: Path, size: str) -> 
     right.axvline(LIMIT_RSS_MB, color=red, linewidth=2)
     right.set_title("peak resident memory, MB (red: the limit)", fontsize=10, loc="left")
     right.legend(frameon=False, fontsize=9)
-    for axes in (left, right):
+    for axes in (left, middle, right):
         axes.set_yticks(places, [row.method for row in rows])
         axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(
-        f"{size} B parameters in bfloat16, base and three fine-tunes; linear in process takes "
+        f"{args.size} B parameters in bfloat16, base and three fine-tunes; linear in process takes "
         f"{in_process['ratio']:.2f} x the time of reading its inputs and writing its output (limit "
         f"{IN_PROCESS_LIMIT} x)",
         fontsize=10,
