@@ -30,7 +30,7 @@ COMMANDS = {
     "up": "start the local stack in the background",
     "down": "stop it",
     "status": "tell how it is",
-    "runs": "list, show, watch, pause, resume, cancel runs; print their events",
+    "runs": "list, show, watch, pause, resume, finish, cancel runs; print their events",
     "report": "report again from the event log",
     "export": "write a model as a finished Hugging Face folder, as GGUF for llama.cpp, or a champion as a LoRA adapter",
     "gguf": "look into a GGUF file",
@@ -145,7 +145,9 @@ def _parser() -> Parser:
         ("watch", "follow its events until it ends"), ("events", "print its events so far, one JSON object a line"),
         ("lineage", "the champion's ancestors, by which operator each came"),
         ("trace", "where its time went: a table, and a timeline as SVG"),
-        ("pause", "propose nothing new"), ("resume", "go on"), ("cancel", "stop it"),
+        ("pause", "propose nothing new"), ("resume", "go on"),
+        ("finish", "end the search now: the best candidate so far is proven and handed back as champion"),
+        ("cancel", "stop it"),
     ):  # fmt: skip
         action = actions.add_parser(name, help=text, description=text)
         if name == "trace":
@@ -156,7 +158,8 @@ def _parser() -> Parser:
         if name == "lineage":
             action.add_argument("--candidate", default="", metavar="DIGEST", help="another one than the champion")
         if name == "cancel":
-            action.add_argument("--finish", action="store_true", help="make the best candidate so far the champion")
+            action.add_argument("--finish", action="store_true", help="the same as `evomerge runs finish`")
+        if name in {"cancel", "finish"}:
             action.add_argument("--reason", default="asked on the command line")
         _add_server_flag(action)
         action.add_argument("--json", action="store_true", dest="json_output", help="print data as JSON on stdout")

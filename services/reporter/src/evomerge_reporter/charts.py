@@ -1,4 +1,4 @@
-"""The report's four PNG charts, from plain data. Imports matplotlib: never inside the service's own process.
+"""The report's PNG charts, from plain data. Imports matplotlib: never inside the service's own process.
 
 Colours are Okabe and Ito's set (2008), which people with any colour vision tell apart; operators differ in marker too.
 """
@@ -20,14 +20,15 @@ from matplotlib.ticker import MaxNLocator
 from evomerge_reporter.domain.history import Candidate, History, short_name
 from evomerge_reporter.domain.result import pareto_front
 
-BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, GREY = (
-    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#B8A800", "#666666",
+BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, GREY, BLACK = (
+    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#B8A800", "#666666", "#1A1A1A",
 )  # fmt: skip
 OPERATOR_STYLE = {
     "source": (GREY, "s"), "average": (YELLOW, "P"), "classic": (SKY, "D"), "random": (PURPLE, "v"),
-    "crossover": (BLUE, "o"), "mutation": (ORANGE, "^"), "breed": (GREEN, "h"),
+    "crossover": (BLUE, "o"), "mutation": (ORANGE, "^"), "breed": (GREEN, "h"), "scaled": (RED, "X"),
+    "differential": (BLACK, "p"), "fresh": (PURPLE, "<"),
 }  # fmt: skip
-_OTHER = ((RED, "X"), (GREEN, "p"), (SKY, "<"), (PURPLE, ">"))
+_OTHER = ((GREEN, "d"), (SKY, ">"), (BLUE, "*"), (ORANGE, "H"))
 
 
 def draw_all(history: History, result: Mapping[str, Any], folder: Path) -> None:
@@ -99,14 +100,29 @@ def diversity_figure(history: History) -> Figure:
 
 
 def pareto_figure(history: History) -> Figure:
-    """All candidates on the two tasks that are hardest to have together, with their front."""
-    figure, axes = _figure(7.6, 6.0)
-    axes.set_title("Trade-off between tasks", loc="left", fontweight="bold")
+    """All candidates on pairs of tasks, with the front of each pair and the front over all tasks.
+
+    Of three tasks every pair is drawn, of more the three pairs that are hardest to have together.
+    """
     scored = [c for c in history.scored if c.scores("search")]
     tasks = list(scored[0].scores("search")) if scored else []
     if len(tasks) < 2:
+        figure, (axes,) = _panels(7.6, 6.0, 1)
+        axes.set_title("Trade-off between tasks", loc="left", fontweight="bold")
         return _empty(figure, axes, "the suite has one task: no trade-off" if tasks else "no candidate has a score yet")
-    first, second = _most_conflicting(scored, tasks)
+    pairs = _most_conflicting(scored, tasks)[:3]
+    figure, panels = _panels(7.6, 6.0, 1) if len(pairs) == 1 else _panels(4.4 * len(pairs) + 2.4, 4.6, len(pairs))
+    for axes, pair in zip(panels, pairs, strict=True):
+        _trade_off(axes, history, scored, pair, tasks)
+    panels[0].set_title("Trade-off between tasks", loc="left", fontweight="bold")
+    panels[-1].legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False)
+    return figure
+
+
+def _trade_off(
+    axes: Axes, history: History, scored: Sequence[Candidate], pair: tuple[str, str], tasks: Sequence[str]
+) -> None:
+    first, second = pair
     points = {c.digest: (c.scores("search").get(first, 0.0), c.scores("search").get(second, 0.0)) for c in scored}
     for operator, (colour, marker) in _styles(scored).items():
         own = [points[c.digest] for c in scored if c.operator == operator]
@@ -114,17 +130,16 @@ def pareto_figure(history: History) -> Figure:
                      linewidths=0.6, label=operator, zorder=3)  # fmt: skip
     front = _front(points.values())
     axes.plot([x for x, _ in front], [y for _, y in front], color=GREEN, linewidth=1.6,
-              label="front of these two tasks", zorder=2)  # fmt: skip
-    every = [points[c.digest] for c in pareto_front(scored)]
-    axes.scatter([x for x, _ in every], [y for _, y in every], s=110, facecolors="none", edgecolors=GREEN,
-                 linewidths=1.3, label=f"front over all {len(tasks)} tasks", zorder=2)  # fmt: skip
+              label="front of the two tasks", zorder=2)  # fmt: skip
+    if len(tasks) > 2:
+        every = [points[c.digest] for c in pareto_front(scored)]
+        axes.scatter([x for x, _ in every], [y for _, y in every], s=110, facecolors="none", edgecolors=GREEN,
+                     linewidths=1.3, label=f"front over all {len(tasks)} tasks", zorder=2)  # fmt: skip
     if history.champion_digest in points:
         x, y = points[history.champion_digest]
         axes.scatter([x], [y], s=260, c=RED, marker="*", edgecolors="white", linewidths=0.8, label="champion", zorder=4)
     axes.set_xlabel(f"{first} (search score)")
     axes.set_ylabel(f"{second} (search score)")
-    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False)
-    return figure
 
 
 def hypervolume_figure(result: Mapping[str, Any]) -> Figure:
@@ -190,12 +205,19 @@ def comparison_figure(result: Mapping[str, Any]) -> Figure:
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
-    axes = figure.add_subplot()
-    axes.grid(color="#e4e4e4", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    figure, (axes,) = _panels(width, height, 1)
     return figure, axes
+
+
+def _panels(width: float, height: float, count: int) -> tuple[Figure, list[Axes]]:
+    """Axes side by side."""
+    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
+    panels = [figure.add_subplot(1, count, place) for place in range(1, count + 1)]
+    for axes in panels:
+        axes.grid(color="#e4e4e4", linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure, panels
 
 
 def _empty(figure: Figure, axes: Axes, text: str) -> Figure:
@@ -226,11 +248,11 @@ def _mean_curve(history: History, window: int = 8) -> tuple[list[int], list[floa
     return [c.index for c in scored], means
 
 
-def _most_conflicting(candidates: Sequence[Candidate], tasks: Sequence[str]) -> tuple[str, str]:
-    """The pair of tasks with the lowest correlation of scores."""
+def _most_conflicting(candidates: Sequence[Candidate], tasks: Sequence[str]) -> list[tuple[str, str]]:
+    """Pairs of tasks, the lowest correlation of scores first."""
     columns = {task: [c.scores("search").get(task, 0.0) for c in candidates] for task in tasks}
     pairs = [(a, b) for i, a in enumerate(tasks) for b in tasks[i + 1 :]]
-    return min(pairs, key=lambda pair: _correlation(columns[pair[0]], columns[pair[1]]))
+    return sorted(pairs, key=lambda pair: _correlation(columns[pair[0]], columns[pair[1]]))
 
 
 def _front(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:

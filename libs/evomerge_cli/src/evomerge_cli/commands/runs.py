@@ -1,4 +1,4 @@
-"""`evomerge runs list|show|watch|events|lineage|trace|pause|resume|cancel`: the selector's runs."""
+"""`evomerge runs list|show|watch|events|lineage|trace|pause|resume|finish|cancel`: the selector's runs."""
 
 from __future__ import annotations
 
@@ -43,7 +43,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
             case "resume":
                 return _show(client.resume(args.run_id), console)
             case _:
-                return _show(client.cancel(args.run_id, finish=args.finish, reason=args.reason), console)
+                finish = args.action == "finish" or args.finish
+                return _show(client.cancel(args.run_id, finish=finish, reason=args.reason), console)
 
 
 def status_word(run_: pb.Run) -> str:
