@@ -37,6 +37,14 @@ async def test_state_lives_from_call_to_call(child: ChildProcess) -> None:
     assert len(await child.call(functions.big, 5_000_000)) == 5_000_000
 
 
+async def test_it_can_start_ahead_of_the_first_call(child: ChildProcess) -> None:
+    child.start()
+    pid = child.pid
+    child.start()
+    assert pid is not None
+    assert await child.call(functions.pid) == pid
+
+
 async def test_the_loop_stays_free(child: ChildProcess) -> None:
     call = asyncio.create_task(child.call(functions.sleep, 0.5))
     ticks = 0

@@ -141,6 +141,7 @@ def test_a_trace_adds_up() -> None:
     assert told["evaluator_busy"] == pytest.approx((3 + 4 + 4) / 16)
     assert told["evaluator_scoring"] == pytest.approx((3 + 4 + 3) / 16)
     assert told["orchestration"] == pytest.approx(3 / 12), "0–1 before the first is computed, and 10–12"
+    assert (told["start"], told["orchestration_after_start"]) == pytest.approx((1 / 12, 2 / 12))
     assert [(one["worker"], one["jobs"], one["busy_seconds"]) for one in told["workers"]] == [("a", 3, 9), ("b", 1, 4)]
     assert told["mean_wait_seconds"]["evaluate"] == 0.0
 

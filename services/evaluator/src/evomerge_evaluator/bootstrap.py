@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from pathlib import Path
 
 from evomerge.v1 import evaluator_pb2_grpc
-from evomerge_common.errors import EvoMergeException
 from evomerge_common.runtime.child import ChildProcess
 from evomerge_common.runtime.ports_factory import Ports
 from evomerge_common.runtime.service import Service
@@ -20,10 +18,18 @@ from evomerge_evaluator.handlers import EvaluateHandler
 from evomerge_evaluator.scoring import child as scoring
 
 
-async def bootstrap(settings: Settings, ports: Ports) -> Service:
-    """One scoring process, one worker, the gRPC API, and NVML's numbers where there are any."""
-    how = (settings.device, settings.backend, settings.allow_code)
+def scoring_process(settings: Settings) -> ChildProcess:
+    """The process that scores; with `settings.warm` it starts, and imports what it needs, at once."""
+    how = (settings.device, settings.backend, settings.allow_code, settings.warm)
     child = ChildProcess(initializer=scoring.initialise, initargs=how)
+    if settings.warm:
+        child.start()
+    return child
+
+
+async def bootstrap(settings: Settings, ports: Ports, child: ChildProcess | None = None) -> Service:
+    """One scoring process, one worker, the gRPC API, and NVML's numbers where there are any."""
+    child = child or scoring_process(settings)
     nvml = load_nvml()
     monitor = None if nvml is None else GpuMonitor(nvml)
     servicer = EvaluatorServicer(ports=ports, child=child, settings=settings, monitor=monitor)
@@ -31,10 +37,6 @@ async def bootstrap(settings: Settings, ports: Ports) -> Service:
     folder = Path(settings.score_cache) if settings.score_cache not in {"", "off"} else None
     cache = FitnessCache(ports.kv, folder)
     handler = EvaluateHandler(ports=ports, child=child, cache=cache, executor=executor, timeout=settings.score_timeout)
-
-    async def warm(stop: asyncio.Event) -> None:
-        with contextlib.suppress(EvoMergeException, RuntimeError):  # the first job tells what is wrong
-            await child.call(scoring.warm)
 
     async def close() -> None:
         for one in (child, executor):
@@ -59,6 +61,6 @@ async def bootstrap(settings: Settings, ports: Ports) -> Service:
                 settings=settings,
             )
         ],
-        background=[*([warm] if settings.warm else []), *([] if monitor is None else [monitor.run])],
+        background=[] if monitor is None else [monitor.run],
         closers=[close],
     )

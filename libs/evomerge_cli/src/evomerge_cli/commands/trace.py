@@ -36,6 +36,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
         ("evaluator_scoring", "the same, computing alone"),
         ("merge_to_evaluation", "cost of merging, to that of scoring"),
         ("orchestration", "orchestration: nobody computes, of the whole run"),
+        ("start", "of it the start, before the first score was being computed"),
+        ("orchestration_after_start", "of it the rest"),
     ):
         console.out(f"{words}: {'-' if told[key] is None else format(told[key], '.1%')}")
     for kind, seconds in told["mean_wait_seconds"].items():

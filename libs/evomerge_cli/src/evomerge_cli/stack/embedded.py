@@ -135,7 +135,7 @@ class Stack:
 
     def _plan(self) -> None:
         evaluators = [f"evaluator{i + 1 if i else ''}" for i in range(self._evaluators)]
-        names = [name for name in SERVICES if name != "evaluator"] + evaluators
+        names = evaluators + [name for name in SERVICES if name != "evaluator"]  # the longest to start comes first
         wanted = {name: 50051 + SERVICES.index(name) for name in SERVICES} if self._fixed_ports else {}
         metrics = {name: 9101 + SERVICES.index(name) for name in SERVICES} if self._fixed_ports else {}
         preferred = [wanted.get(name, 0) for name in names] + [metrics.get(name, 0) for name in names]

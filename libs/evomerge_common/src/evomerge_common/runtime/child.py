@@ -39,6 +39,11 @@ class ChildProcess:
         """Process id, when it runs."""
         return self._process.pid if self._process is not None and self._process.is_alive() else None
 
+    def start(self) -> None:
+        """Starts the process ahead of the first call; its initialiser runs meanwhile."""
+        if self.pid is None:
+            self._start()
+
     async def call(self, function: Callable[..., T], *args: Any, timeout: float | None = None) -> T:
         """Runs `function(*args)` in the child.
 

@@ -46,8 +46,13 @@ class Service:
 Bootstrap = Callable[[Settings, Ports], Awaitable[Service]]
 
 
-def run_service(name: str, bootstrap: Bootstrap) -> int:
-    """Runs a service until SIGTERM or SIGINT; returns the exit code. A second signal ends it at once."""
+def run_service(
+    name: str, bootstrap: Callable[..., Awaitable[Service]], *, early: Callable[[Settings], object] | None = None
+) -> int:
+    """Runs a service until SIGTERM or SIGINT; returns the exit code. A second signal ends it at once.
+
+    `early` begins what takes long while the broker is waited for; what it returns is `bootstrap`'s third argument.
+    """
     try:
         settings = Settings.from_env(service=name)
     except EvoMergeException as error:
@@ -55,8 +60,9 @@ def run_service(name: str, bootstrap: Bootstrap) -> int:
         return 2
     setup_logging(name, settings)
     log = structlog.get_logger("evomerge.service")
+    begun = () if early is None else (early(settings),)
     try:
-        return asyncio.run(serve(name, settings, bootstrap))
+        return asyncio.run(serve(name, settings, lambda settings, ports: bootstrap(settings, ports, *begun)))
     except EvoMergeException as error:
         log.error("cannot run", error=str(error), type=type(error).__name__)
         return 1

@@ -1,4 +1,7 @@
-"""Which rows share a batch: from the rows' lengths alone, so that a score never depends on who computes it."""
+"""Which rows share a batch: from the rows' lengths alone, so that a score never depends on who computes it.
+
+Greedy decoding is the exception: its rows change hands as answers end, see `generation`.
+"""
 
 from __future__ import annotations
 

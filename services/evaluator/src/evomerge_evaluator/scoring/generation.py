@@ -98,7 +98,8 @@ class _Rows:
 class _Decoding:
     """At most `size` prompts are in work; when half of them are finished, the next ones take their rows.
 
-    So a batch never waits for its longest answer (continuous batching, as in Orca, Yu et al., OSDI 2022).
+    So a batch never waits for its longest answer (continuous batching, as in Orca, Yu et al., OSDI 2022). Who shares a
+    batch follows from the prompts and from the model's own answers: from nothing that differs between two machines.
     """
 
     def __init__(

@@ -1,7 +1,9 @@
 """Where a run's time went: who was at work when, from the log's own times.
 
 A worker says with each result when it took the job in hand, when it had the result, and how long it computed. What is
-left of the wall time when nobody of all services computed is orchestration.
+left of the wall time when nobody of all services computed is orchestration. The part of it before the first score was
+being computed is told apart as the start: it is there once, however long the run is (the scoring process imports its
+libraries, which takes seconds).
 """
 
 from __future__ import annotations
@@ -106,7 +108,7 @@ def summary(trace: Trace) -> dict[str, Any]:
     """Plain data: shares of the wall time, by kind and by worker.
 
     `evaluator_busy` is the share of all evaluators' time with a job in hand, between the first candidate and the end of
-    the search; `evaluator_scoring` counts the computing alone.
+    the search; `evaluator_scoring` counts the computing alone. `orchestration` is `start` plus what comes after it.
     """
     whole = (0.0, trace.wall)
     window = (trace.primed, trace.search_ended or trace.wall) if trace.primed is not None else None
@@ -119,6 +121,8 @@ def summary(trace: Trace) -> dict[str, Any]:
         scoring = sum(min(s.seconds, _overlap(s, window)) for s in evaluations) / total
     computing = [replace(span, began=max(span.began, span.ended - span.seconds)) for span in trace.spans]
     working = _covered(computing, whole)
+    first = min((span.began for span in computing if span.kind == "evaluate"), default=trace.wall)
+    start = first - _covered(computing, (0.0, first))
     merging = sum(span.seconds for span in trace.spans if span.kind == "merge")
     scored = sum(span.seconds for span in evaluations)
     return {
@@ -130,6 +134,8 @@ def summary(trace: Trace) -> dict[str, Any]:
         "evaluator_scoring": scoring,
         "merge_to_evaluation": merging / scored if scored else None,
         "orchestration": 1.0 - working / trace.wall if trace.wall else None,
+        "start": start / trace.wall if trace.wall else None,
+        "orchestration_after_start": (trace.wall - working - start) / trace.wall if trace.wall else None,
         "decisions": len(trace.decisions),
         "workers": [
             {
