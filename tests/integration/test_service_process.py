@@ -68,8 +68,9 @@ SERVICE = """if True:
 """
 
 
-def settings_for(broker: Broker, tmp_path: Path, **more: Any) -> Settings:
+def settings_for(broker: Broker, tmp_path: Path, metrics_address: str = "127.0.0.1:0", **more: Any) -> Settings:
     return Settings(
+        metrics_address=metrics_address,  # never the usual port: a stack may be running on this machine
         nats_url=broker.url,
         artifact_store=str(tmp_path / "artifacts"),
         state_dir=tmp_path / "state",

@@ -91,6 +91,7 @@ def _resident() -> Scorer:
     if _scorer is None:
         with _no_collections():
             import torch
+
             from evomerge_evaluator.scoring.scorer import Scorer
 
             importlib.import_module("transformers.modeling_utils")  # transformers waits for the first model with it
