@@ -90,7 +90,16 @@ def main() -> int:
         scratch = Path(temporary)
         models = make_models((args.cache or scratch) / f"merge-{args.size}B", args.size)
         in_process = measure_in_process(models, scratch, args.repeat)
-        rows = [measure(name, models, scratch, args) for name in args.methods]
+        rows: list[Row] = []
+        for name in args.methods:
+            rows.append(measure(name, models, scratch, args))
+            keep(rows, in_process, args)  # the table so far: 1.5 billion parameters take mergekit an hour
+    report(rows, in_process, args, Console())
+    return 0
+
+
+def keep(rows: list[Row], in_process: dict[str, Any], args: argparse.Namespace) -> None:
+    """Writes JSON, picture and table."""
     result = {
         "parameters_billion": float(args.size),
         "threads": args.threads,
@@ -106,9 +115,7 @@ def main() -> int:
     stem.with_name(f"{stem.name}.json").write_text(json.dumps(result, indent=2) + "\n")
     draw(rows, in_process, stem.with_name(f"{stem.name}.png"), args)
     with stem.with_name(f"{stem.name}.txt").open("w") as file:
-        for console in (Console(stdout=file), Console()):
-            report(rows, in_process, args, console)
-    return 0
+        report(rows, in_process, args, Console(stdout=file))
 
 
 def _arguments() -> argparse.Namespace:

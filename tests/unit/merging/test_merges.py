@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -26,7 +27,7 @@ from evomerge_merging import (
     plan_merge,
     read_recipe_yaml,
 )
-from evomerge_merging.expression import Apply
+from evomerge_merging.expression import Apply, Evaluation, whole_bytes
 
 METHODS: dict[str, dict[str, Any]] = {
     "linear": {"weight": 0.5},
@@ -80,6 +81,44 @@ def test_bits_do_not_depend_on_threads_or_pieces(models: list[ModelReference], m
     same(first, weights(tmp_path / "out"))
     assert report.bytes == (tmp_path / "out" / "model.safetensors").stat().st_size
     assert report.parameters == sum(tensor.numel() for tensor in first.values())
+
+
+@pytest.mark.parametrize("room", [1, 1 << 30], ids=["one at a time", "all threads"])
+def test_whole_tensors_share_their_memory(
+    models: list[ModelReference], room: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Methods that want whole tensors take from one room, however many threads there are."""
+    inside, most = 0, 0
+    prepare = Evaluation.prepare
+
+    def counted(self: Evaluation) -> None:
+        nonlocal inside, most
+        with lock:
+            inside += 1
+            most = max(most, inside)
+        together.wait(0.05)  # nobody sets it: time for the other threads to come in, if they may
+        prepare(self)
+        with lock:
+            inside -= 1
+
+    lock, together = threading.Lock(), threading.Event()
+    what = recipe("iso_c", models[1:], models[0])
+    expected = merged(what, threads=1)
+    monkeypatch.setattr(Evaluation, "prepare", counted)
+    monkeypatch.setattr(sys.modules["evomerge_merging.execute"], "WHOLE_TENSOR_BYTES", room)
+    same(expected, merged(what, threads=3))
+    assert most == 1 if room == 1 else most > 1
+
+
+def test_a_plan_tells_the_memory_of_whole_tensors(
+    models: list[ModelReference], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with plan_merge(recipe("iso_c", models[1:], models[0])) as plan:
+        sizes = sorted((whole_bytes(tensor.node) for tensor in plan.tensors), reverse=True)
+        pieces = plan.memory_bytes(threads=2, piece_elements=1000) - sum(sizes[:2])
+        monkeypatch.setattr("evomerge_merging.plan.WHOLE_TENSOR_BYTES", sizes[0] - 1)
+        assert plan.memory_bytes(threads=2, piece_elements=1000) == pieces + sizes[0]
+    assert pieces == 2 * 1000 * 4 * 16
 
 
 @pytest.mark.parametrize("method", METHODS)

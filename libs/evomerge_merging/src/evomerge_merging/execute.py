@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 
 from evomerge_common.errors import DiskFull, InvalidInput, NonFiniteWeights
 from evomerge_common.scratch import remove_if_abandoned
-from evomerge_merging.expression import Evaluation, Load, needs_statistics
+from evomerge_merging.expression import Evaluation, Load, needs_statistics, whole_bytes
 from evomerge_merging.io.model_folder import INDEX, SINGLE
 from evomerge_merging.io.writer import SafetensorsWriter, TensorSpec, shard, write_text
-from evomerge_merging.plan import OutputTensor, Plan
+from evomerge_merging.plan import WHOLE_TENSOR_BYTES, OutputTensor, Plan
 
 if TYPE_CHECKING:
     import torch
@@ -231,16 +231,39 @@ class _Meter:
                 self._progress(self._done, self._total)
 
 
+class _Room:
+    """Memory for whole tensors, shared by all threads: who finds too little waits until another lets go."""
+
+    def __init__(self, size: int) -> None:
+        self._size, self._used, self._change = size, 0, threading.Condition()
+
+    @contextlib.contextmanager
+    def take(self, size: int) -> Iterator[None]:
+        """Holds `size` bytes for the block; more than there is at all is given to one thread alone."""
+        size = min(size, self._size)
+        with self._change:
+            self._change.wait_for(lambda: self._used + size <= self._size)
+            self._used += size
+        try:
+            yield
+        finally:
+            with self._change:
+                self._used -= size
+                self._change.notify_all()
+
+
 def _run(plan: Plan, write: Write, threads: int, progress: Progress | None, piece_elements: int) -> None:
     """Evaluates every tensor. Each thread runs torch on one core, so that sums do not depend on their number."""
     sources = {key: source.store for key, source in plan.sources.items()}
     meter = _Meter(plan.bytes, progress)
+    room = _Room(WHOLE_TENSOR_BYTES)
     before = 0
     tasks: list[tuple[int, Callable[[], None]]] = []
 
     def task(evaluation: Evaluation, tensor: OutputTensor, ranges: Sequence[tuple[int, int]], *, prepare: bool) -> None:
-        with _torch_on_one_core() if evaluation.needs_torch(tensor.dtype) else contextlib.nullcontext():
-            if prepare:
+        one_core = _torch_on_one_core() if evaluation.needs_torch(tensor.dtype) else contextlib.nullcontext()
+        with one_core, room.take(whole_bytes(tensor.node)):
+            if prepare and not meter.stop.is_set():
                 evaluation.prepare()
             for start, stop in ranges:
                 if meter.stop.is_set():

@@ -23,6 +23,8 @@ from evomerge_merging.source import Source, open_source
 from evomerge_merging.tokenizer import TokenizerPlan, named_outside, plan_tokenizer
 from evomerge_merging.virtual import Planner
 
+WHOLE_TENSOR_BYTES = 1 << 30
+"""What all threads together may hold of tensors that methods ask for whole; one larger tensor is worked on alone."""
 _PIECES_HELD = 16
 """Float32 pieces that one thread has in its hands at once, at most, with a handful of inputs."""
 
@@ -119,8 +121,11 @@ class Plan:
 
     def memory_bytes(self, *, threads: int, piece_elements: int) -> int:
         """About what the merge holds in memory at once, the sources' mapped pages left out."""
-        whole = max((whole_bytes(tensor.node) for tensor in self.tensors), default=0)
-        return threads * (piece_elements * 4 * _PIECES_HELD + whole)
+        whole = sorted((whole_bytes(tensor.node) for tensor in self.tensors), reverse=True)
+        together = sum(whole[:threads])
+        if together > WHOLE_TENSOR_BYTES:
+            together = max(WHOLE_TENSOR_BYTES, whole[0])
+        return threads * piece_elements * 4 * _PIECES_HELD + together
 
     def close(self) -> None:
         """Lets the sources' files go."""
