@@ -142,8 +142,11 @@ async def test_what_goes_wrong_stays_with_its_candidate(
             prompt = "1 + 1 = 2, " * 1_000_000
             done = await outcome(one, suite_of("large", "exact_match", [{"prompt": prompt, "answer": "3"}]))
             assert done.state == "done", "cut from the left"
+            await next_is_scored("after 10 MB")
 
             code = [{"prompt": "x = 1\n#", "tests": "while True: pass"}, {"prompt": "x = 1\n#", "tests": "assert x"}]
             done = await outcome(one, suite_of("code", "code", code, timeout=0.5, stop="\n"))
             assert list(done.result.scores[0].item_scores) == [0.0, 1.0], "a hanging program fails its item alone"
+            await next_is_scored("after code")
+            assert await serving()
             assert process.poll() is None

@@ -183,9 +183,10 @@ def test_out_of_memory_halves_the_batch_and_goes_on(tmp_path: Path, monkeypatch:
         return score
 
     monkeypatch.setattr(forward, "_score", small(1))
-    scores = fresh(folder)
+    report = Scorer(device="cpu").score_folder(folder, SUITE, "all")
     assert 2 in sizes
-    assert [s.score for s in scores] == pytest.approx([s.score for s in expected], abs=1e-5)
+    assert report.device.endswith(", batches halved"), "the record says what may show in last bits"
+    assert [s.score for s in report.scores] == pytest.approx([s.score for s in expected], abs=1e-5)
     monkeypatch.setattr(forward, "_score", small(0))
     with pytest.raises(OutOfMemory, match="one item alone"):
         fresh(folder)

@@ -253,6 +253,38 @@ def test_same_scores_twice_bit_for_bit(tmp_path: Path) -> None:
     assert both.items == first.items + score_folder(folder, suite, "holdout").items
 
 
+def test_company_shows_in_no_score(tmp_path: Path) -> None:
+    """A score follows from the model, its task's items and the batch size; of nothing else, bit for bit.
+
+    Not from what the process scored before, nor from the other tasks, nor from how much memory torch has in hand. What
+    a batch holds may show in a log-likelihood's last bits; in no choice and no continuation.
+    """
+    one, two = make(tmp_path / "one"), make(tmp_path / "two", seed=1)
+    prompts = [f"{p} {n}" for n in range(4) for p in PROMPTS]
+    said = {p: generate_text(one, p, 16).text.split("\n")[0] for p in prompts[::2]}
+    tasks: list[dict[str, Any]] = [
+        {"name": "a", "kind": "multiple_choice", "items": CHOICES * 4},
+        {"name": "b", "kind": "exact_match", "max_new_tokens": 16,
+         "items": [{"prompt": p, "answer": said.get(p, "x")} for p in prompts]},
+        {"name": "c", "kind": "perplexity", "items": [{"text": f"{t} {n}"} for n, t in enumerate(TEXTS * 3)]},
+    ]  # fmt: skip
+
+    def suite(*chosen: dict[str, Any], size: int = 4) -> Suite:
+        return Suite.from_dict({"holdout": 0, "batch_size": size, "tasks": list(chosen)})
+
+    alone = [score_folder(one, suite(task), "all").scores[0] for task in tasks]
+    assert 0.3 < alone[1].score < 0.9, "some answers are right, some are not"
+    scorer = Scorer(device="cpu")
+    for folder, order in ((two, tasks), (one, tasks), (two, tasks[::-1]), (one, tasks[::-1])):
+        scores = scorer.score_folder(folder, suite(*order), "all").scores
+        if folder == one:
+            assert sorted(scores, key=lambda score: score.task) == alone
+    for size in (1, 7, 64):
+        scores = scorer.score_folder(one, suite(*tasks, size=size), "all").scores
+        assert [score.item_scores for score in scores[:2]] == [score.item_scores for score in alone[:2]]
+        assert list(scores[2].item_scores) == pytest.approx(alone[2].item_scores, abs=1e-6)
+
+
 def test_long_prompts_are_cut_from_the_left_and_reported(tmp_path: Path) -> None:
     folder = make(tmp_path)
     huge = "1 + 1 = 2, " * 1_000_000 + "1 + 1 ="

@@ -21,6 +21,7 @@ from evomerge_common.domain.task_kinds import KINDS, lower
 from evomerge_common.errors import SuiteError
 from evomerge_common.user_tasks import Continuation, Loglikelihood
 from evomerge_evaluator.scoring import score_folder
+from evomerge_evaluator.scoring.efficiency import Cost
 from evomerge_evaluator.scoring.expand import expand_task
 from evomerge_evaluator.scoring.generation import Stop, generate
 from evomerge_evaluator.scoring.prefix import WORTH_TOKENS, shared_length
@@ -201,3 +202,15 @@ def test_a_benchmarks_test_split_is_warned_of() -> None:
     for name, warned in (("gsm8k", True), ("MMLU-Pro test", True), ("gsm8k_train", False), ("drops", False)):
         suite = Suite.from_dict({"holdout": 0, "tasks": [{"name": name, "kind": "exact_match", "items": items}]})
         assert bool(selection_warnings(suite)) == warned
+
+
+def test_a_speed_counts_in_steps_and_is_warned_of(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a clock says differs each time; what a model has does not."""
+    fast, large = (suite_of("efficiency", [], metric=m, reference=1e4) for m in ("tokens_per_second", "parameters"))
+    measured = iter((1000.0, 1080.0, 1300.0))
+    monkeypatch.setattr(Cost, "_speed", lambda _self, _model: next(measured))
+    first, second, faster = (score_folder(folder, fast, "all", device="cpu").scores[0] for _ in range(3))
+    assert first.item_scores == second.item_scores < faster.item_scores
+    assert (first.metric_value, second.metric_value) == (1000.0, 1080.0), "the metric is what was measured"
+    assert ["measures time" in text for text in selection_warnings(fast)] == [True]
+    assert not selection_warnings(large)

@@ -185,7 +185,10 @@ def test_page_escapes_what_users_write() -> None:
     log.insert(5, Recorded(5, m.Event(run_id="run-1", payload=failed, time=1.0)))
     log = [dataclasses.replace(r, sequence=i) for i, r in enumerate(log, start=1)]
     history = history_of(log)
-    page = report_page(history, result_of(history, SUITE))
+    result = result_of(history, SUITE)
+    assert result["warnings"] == []
+    page = report_page(history, {**result, "warnings": [f"task {evil}"]})
+    assert "Mind: task &lt;/td&gt;" in page
     assert not [tag for tag, _ in Collector(page).tags if tag == "script"]
     assert "&lt;script&gt;" in page
 

@@ -1,4 +1,7 @@
-"""Whether a suite selects on what others test on: a model chosen on a benchmark's test items says nothing about it."""
+"""What is to be said of a suite before a search selects on it.
+
+A model chosen on a benchmark's test items says nothing about it; what a clock measures is not the same twice.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +21,15 @@ FAIR = ("train", "dev", "valid", "validation", "search")
 
 
 def selection_warnings(suite: Suite) -> tuple[str, ...]:
-    """One sentence for each task whose items look like a known benchmark's test split."""
+    """One sentence for each task that looks like a known benchmark's test split, or that measures time."""
     found = []
     for task in suite.tasks:
+        if task.metric == "tokens_per_second":
+            found.append(
+                f"task {task.name!r} measures time: a second run with the same seed may end with another champion "
+                "(never one that remembers this one's scores); `parameters` and `bytes` are the same everywhere"
+            )
+            continue
         if task.kind == "lm_eval" and not task.options.get("folder"):
             if task.options.get("split") == "test":
                 found.append(_sentence(task.name, str(task.options["task"])))

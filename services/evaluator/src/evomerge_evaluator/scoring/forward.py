@@ -167,7 +167,7 @@ def token_answers(
         )
 
     for batch in compose([len(row.ids) - shared for row in rows], size, fits=fits):
-        answers = halving(lambda part: _score(model, [rows[i] for i in part], **options), batch)
+        answers = halving(model, lambda part: _score(model, [rows[i] for i in part], **options), batch)
         for index, answer in zip(batch, answers, strict=True):
             result[index] = answer
         if progress:
@@ -175,7 +175,7 @@ def token_answers(
     return result
 
 
-def halving(work: Callable[[list[int]], list[Any]], batch: list[int]) -> list[Any]:
+def halving(model: LoadedModel, work: Callable[[list[int]], list[Any]], batch: list[int]) -> list[Any]:
     """Runs a batch; out of memory, its halves.
 
     Raises:
@@ -185,19 +185,20 @@ def halving(work: Callable[[list[int]], list[Any]], batch: list[int]) -> list[An
     try:
         return work(batch)
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        halve(error, len(batch))
+        halve(model, error, len(batch))
     middle = (len(batch) + 1) // 2
-    return halving(work, batch[:middle]) + halving(work, batch[middle:])
+    return halving(model, work, batch[:middle]) + halving(model, work, batch[middle:])
 
 
-def halve(error: Exception, count: int) -> None:
-    """Makes room after a batch that did not fit; raises what halving cannot mend."""
+def halve(model: LoadedModel, error: Exception, count: int) -> None:
+    """Makes room after a batch that did not fit, and notes it; raises what halving cannot mend."""
     if type(error) is RuntimeError and "memory" not in str(error):
         raise error
     if count == 1:
         raise OutOfMemory(f"one item alone does not fit into memory: {str(error)[:200]}") from None
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+    model.halved += 1
 
 
 def _shared(model: LoadedModel, rows: Sequence[Row]) -> Prefix:

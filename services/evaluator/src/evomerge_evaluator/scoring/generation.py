@@ -57,7 +57,7 @@ def generate(
         return _Decoding(model, prompts, stop, prefix, progress or _nothing).run(size)
     result: list[list[int]] = [[] for _ in prompts]
     for batch in compose(list(map(len, prompts)), size, fits=lambda count, longest: count * longest <= TOKEN_BUDGET):
-        made = halving(lambda part: _library(model, [prompts[i] for i in part], stop), batch)
+        made = halving(model, lambda part: _library(model, [prompts[i] for i in part], stop), batch)
         for index, tokens in zip(batch, made, strict=True):
             result[index] = tokens
         if progress:
@@ -129,7 +129,7 @@ class _Decoding:
                 with torch.inference_mode():
                     self._work(waiting, size)
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-                halve(error, size)
+                halve(self._model, error, size)
                 size //= 2
             else:
                 return self._made

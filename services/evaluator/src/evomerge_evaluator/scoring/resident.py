@@ -60,6 +60,7 @@ class LoadedModel:
         context: tokens that it reads at most.
         masked: a masked language model (BERT and its kin).
         end_ids: tokens that end a generation.
+        halved: batches so far that did not fit into memory: scores may differ in their last bits from those elsewhere.
 
     """
 
@@ -72,6 +73,7 @@ class LoadedModel:
     end_ids: frozenset[int]
     device: torch.device
     dtype: torch.dtype
+    halved: int = 0
 
     @property
     def tree(self) -> int:
@@ -97,8 +99,8 @@ class LoadedModel:
         return generate(self, prompts, stop, size, progress)
 
     def describe(self, threads: int) -> str:
-        """Where and how it computes."""
-        return describe(self.device, self.dtype, threads)
+        """Where and how it computed."""
+        return describe(self.device, self.dtype, threads) + (", batches halved" if self.halved else "")
 
     @property
     def parameters(self) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from evomerge_common.domain import messages as m
+from evomerge_common.domain.benchmarks import selection_warnings
 from evomerge_common.domain.pareto import front, hypervolume
 from evomerge_common.domain.scores import task_score
 from evomerge_common.domain.statistics import Interval, mean_interval, paired_difference
@@ -41,6 +42,7 @@ def result_of(history: History, suite: Suite) -> dict[str, Any]:
         "version": history.start.version,
         "seed": seed,
         "suite": _suite(suite, history),
+        "warnings": list(selection_warnings(suite)),
         "champion": None if champion is None else _champion(champion, history, measure),
         "sources": sources,
         "best_source": None if best is None else {"reference": history.model_of(best).reference,
