@@ -1,23 +1,26 @@
 """Search strategies against each other on equal budgets: holdout score against items scored, median and quartiles.
 
-The landscape is real: `--collect N` scores N candidates of the demo family, found by real searches of every strategy,
-and keeps them in a file. A kernel regression over those (one for each method and task, its error told by leave-one-out)
-then answers for candidates that were never merged, so that many seeds of every strategy cost seconds. The same state
-machine as in the selector proposes; only scoring is stood in for.
+Either on the demo family itself, every candidate merged and scored (`--real`; what has been scored once, by whichever
+strategy, is in the file `--data` and costs nothing again). Or on a surrogate of it: `--collect N` scores N candidates,
+found by real searches of every strategy, and a kernel regression over those (one for each method and task, its error
+told by leave-one-out) then answers for candidates that were never merged, so that many seeds of every strategy cost
+seconds. The same state machine as in the selector proposes; only what is around it is stood in for.
 
+    evomerge bench search --real --data real.jsonl --out real   # half a second a candidate: table, JSON and picture
     evomerge bench search --collect 400 --data scored.jsonl     # minutes: real merges, real scores
-    evomerge bench search --data scored.jsonl --out search      # table, JSON and picture
+    evomerge bench search --data scored.jsonl --out search      # the same on the surrogate, with more seeds and budget
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -136,60 +139,62 @@ def _answer(
 # ---- real scores ----
 
 
-def collect(landscape: Landscape, count: int, file: Path) -> None:
-    """Appends real scored candidates to the file until it holds `count`; what it holds already is not scored again."""
-    from evomerge_evaluator.scoring import child
+class RealScores:
+    """Merges and scores candidates in this process; what the file holds already is not scored again."""
 
-    known = {entry["digest"]: entry for entry in _read(file)}
-    models = {str(path): path for path in (*landscape.family.experts, landscape.family.base)}
-    began, fresh = time.monotonic(), 0
+    def __init__(self, landscape: Landscape, file: Path) -> None:
+        self.known = {entry["digest"]: entry for entry in _read(file)}
+        self.fresh = 0
+        self._suite = landscape.suite
+        self._models = {str(path): path for path in (*landscape.family.experts, landscape.family.base)}
+        self._file = file
 
-    def score(candidate: CandidateProposed) -> Scores:
-        nonlocal fresh
-        if candidate.recipe_digest not in known:
-            report = child.score(
-                child.ScoreRequest(
-                    folder=None,
-                    recipe_json=candidate.recipe_json,
-                    models=models,
-                    suite=landscape.suite,
-                    suite_digest="bench",
-                    split="all",
-                    threads=1,
-                )
-            )
-            halves: list[dict[str, float]] = [{}, {}]
-            for task, result in zip(landscape.suite.tasks, report.scores, strict=True):
-                for half, held_out in zip(halves, (False, True), strict=True):
-                    values = [
-                        value
-                        for item, value in zip(task.items, result.item_scores, strict=True)
-                        if item.is_holdout(seed=landscape.suite.seed, share=landscape.suite.holdout) == held_out
-                    ]
-                    half[task.name] = sum(values) / len(values)
-            entry = {
+    def __call__(self, candidate: CandidateProposed) -> Scores:
+        entry = self.known.get(candidate.recipe_digest)
+        if entry is None:
+            searched, held = self._score(candidate)
+            entry = self.known[candidate.recipe_digest] = {
                 "digest": candidate.recipe_digest,
                 "genome": json.loads(candidate.genome_json),
                 "operator": candidate.operator,
-                "search": halves[0],
-                "holdout": halves[1],
+                "search": searched,
+                "holdout": held,
             }
-            known[candidate.recipe_digest] = entry
-            with file.open("a", encoding="utf-8") as out:
+            with self._file.open("a", encoding="utf-8") as out:
                 out.write(json.dumps(entry) + "\n")
-            fresh += 1
-            if fresh % 20 == 0:
-                rate = (time.monotonic() - began) / fresh
-                left = max(0, count - len(known)) * rate
-                sys.stderr.write(f"{len(known)}/{count} scored, {rate:.1f} s each, {left / 60:.0f} min left\n")
-        entry = known[candidate.recipe_digest]
+            self.fresh += 1
         return entry["search"], entry["holdout"]
 
-    seed = 100  # seeds that the comparison does not use
-    while len(known) < count:
+    def _score(self, candidate: CandidateProposed) -> Scores:
+        from evomerge_evaluator.scoring import child
+
+        request = child.ScoreRequest(
+            folder=None, recipe_json=candidate.recipe_json, models=self._models, suite=self._suite,
+            suite_digest="bench", split="all", threads=1,
+        )  # fmt: skip
+        halves: Scores = ({}, {})
+        for task, result in zip(self._suite.tasks, child.score(request).scores, strict=True):
+            for half, held_out in zip(halves, (False, True), strict=True):
+                values = [
+                    value
+                    for item, value in zip(task.items, result.item_scores, strict=True)
+                    if item.is_holdout(seed=self._suite.seed, share=self._suite.holdout) == held_out
+                ]
+                half[task.name] = sum(values) / len(values)
+        return halves
+
+
+def collect(landscape: Landscape, count: int, file: Path) -> None:
+    """Real searches of every strategy in turn, until the file holds `count` scored candidates."""
+    score = RealScores(landscape, file)
+    began, seed = time.monotonic(), 100  # seeds that the comparison does not use
+    while len(score.known) < count:
         for strategy in STRATEGIES:
-            if len(known) < count:
+            if len(score.known) < count:
                 search(landscape, landscape.spec(strategy, seed, 60), score)
+                rate = (time.monotonic() - began) / max(1, score.fresh)
+                left = max(0, count - len(score.known)) * rate / 60
+                sys.stderr.write(f"{len(score.known)}/{count} scored, {rate:.1f} s each, {left:.0f} min left\n")
         seed += 1
 
 
@@ -274,23 +279,57 @@ def _kernel(a: np.ndarray, b: np.ndarray, width: float) -> np.ndarray:
 # ---- the comparison ----
 
 
-def compare(landscape: Landscape, surrogate: Surrogate, seeds: range, evaluations: int) -> dict[str, list[list[float]]]:
-    """Strategy → seed → holdout fitness of the champion so far, after each candidate."""
-    curves: dict[str, list[list[float]]] = {}
-    for strategy in STRATEGIES:
-        curves[strategy] = []
-        for seed in seeds:
+Curves = dict[str, list[list[float]]]
+"""Strategy → seed → holdout fitness of the champion so far, after each candidate."""
+
+
+def compare(
+    landscape: Landscape, score: Score, strategies: Sequence[str], seeds: range, evaluations: int
+) -> Iterator[Curves]:
+    """The curves after each seed."""
+    curves: Curves = {strategy: [] for strategy in strategies}
+    for seed in seeds:
+        for strategy in strategies:
             champion, curve, best = 0.0, [], float("-inf")
-            for _, (searched, held) in search(landscape, landscape.spec(strategy, seed, evaluations), surrogate):
+            for _, (searched, held) in search(landscape, landscape.spec(strategy, seed, evaluations), score):
                 fitness = landscape.suite.fitness(searched)
                 if fitness > best:
                     best, champion = fitness, landscape.suite.fitness(held)
                 curve.append(champion)
             curves[strategy].append(curve)
-    return curves
+        yield curves
 
 
-def picture(curves: Mapping[str, list[list[float]]], items: int, file: Path) -> None:
+def table(curves: Curves) -> list[dict[str, Any]]:
+    """A row for each strategy: quartiles at the end, and after how many candidates CMA-ES's final median is reached."""
+    rows = []
+    goal = statistics.median(one[-1] for one in curves["cmaes"]) if "cmaes" in curves else math.inf
+    for strategy, runs in curves.items():
+        low, middle, high = np.quantile([one[-1] for one in runs], (0.25, 0.5, 0.75))
+        medians = np.median(np.array([one[: min(map(len, runs))] for one in runs]), axis=0)
+        reached = next((i + 1 for i, value in enumerate(medians) if value >= goal), None)
+        behind = sum(one[-1] < first[-1] for one, first in zip(runs, curves["tournament"], strict=True))
+        rows.append(
+            {"strategy": strategy, "median": middle, "quartiles": [low, high],
+             "mean": statistics.mean(one[-1] for one in runs), "seeds_below_tournament": behind,
+             "reaches_cmaes_after_candidates": reached}
+        )  # fmt: skip
+    return rows
+
+
+def show(rows: Sequence[dict[str, Any]], seeds: int, items: int) -> None:
+    for row in rows:
+        reached, (low, high) = row["reaches_cmaes_after_candidates"], row["quartiles"]
+        words = f"{reached * items:6d} items ({reached} candidates)" if reached else "never"
+        print(
+            f"{row['strategy']:<12} {row['median']:.4f} [{low:.4f}, {high:.4f}]   mean {row['mean']:.4f}"
+            f"   below tournament in {row['seeds_below_tournament']:2d} of {seeds}"
+            f"   cmaes's final median reached after {words}",
+            flush=True,
+        )
+
+
+def picture(curves: Curves, items: int, file: Path, where: str) -> None:
     """Median and quartiles against items scored."""
     import matplotlib as mpl
 
@@ -298,17 +337,18 @@ def picture(curves: Mapping[str, list[list[float]]], items: int, file: Path) -> 
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(figsize=(9, 5.5), layout="constrained")
-    colours = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#666666")
-    for (strategy, seeds), colour in zip(curves.items(), colours, strict=False):
-        length = min(map(len, seeds))
-        values = np.array([one[:length] for one in seeds])
+    colours = dict(zip(STRATEGIES, ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#666666"), strict=True))
+    for strategy, runs in curves.items():
+        colour, length = colours[strategy], min(map(len, runs))
+        values = np.array([one[:length] for one in runs])
         spent = np.arange(1, length + 1) * items
         low, middle, high = np.quantile(values, (0.25, 0.5, 0.75), axis=0)
         axes.plot(spent, middle, label=strategy, color=colour, linewidth=2)
         axes.fill_between(spent, low, high, color=colour, alpha=0.12, linewidth=0)
     axes.set_xlabel("items scored")
     axes.set_ylabel("champion on held-out items")
-    axes.set_title("Search strategies: median and quartiles over seeds", loc="left", fontweight="bold")
+    seeds = len(next(iter(curves.values())))
+    axes.set_title(f"Search strategies {where}: median and quartiles of {seeds} seeds", loc="left", fontweight="bold")
     axes.legend(frameon=False, loc="lower right")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.3)
@@ -320,10 +360,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--data", type=Path, default=Path("search-data.jsonl"), help="scored candidates (JSON Lines)")
     parser.add_argument("--collect", type=int, metavar="N", help="score real candidates until the file holds N")
+    parser.add_argument("--real", action="store_true", help="merge and score every candidate; no surrogate")
     parser.add_argument("--out", type=Path, default=Path("bench-search"), help="folder for table, JSON and picture")
-    parser.add_argument("--seeds", type=int, default=30, help="how many (default: %(default)s)")
+    parser.add_argument("--strategies", nargs="+", choices=STRATEGIES, default=STRATEGIES, metavar="NAME")
+    parser.add_argument("--seeds", type=int, help="how many (default: 30, or 5 with --real)")
     parser.add_argument("--first-seed", type=int, default=1000, help="the first of them (default: %(default)s)")
-    parser.add_argument("--evaluations", type=int, default=120)
+    parser.add_argument("--evaluations", type=int, help="candidates of a run (default: 120, or 40 with --real)")
     args = parser.parse_args()
     from evomerge_cli.demo.family import build_family
     from evomerge_common.runtime.settings import Settings
@@ -334,36 +376,35 @@ def main() -> int:
     if args.collect:
         collect(landscape, args.collect, args.data)
         return 0
-    entries = _read(args.data)
-    if not entries:
-        sys.stderr.write(f"{args.data} holds no scored candidates; make some: --collect 400 --data {args.data}\n")
-        return 2
-    surrogate = Surrogate(entries, [task.name for task in landscape.suite.tasks])
-    for method, (count, error, explained) in sorted(surrogate.errors.items()):
-        print(
-            f"surrogate {method:<16} {count:4d} candidates, leave-one-out error {error:.3f}, explains {explained:.0%}"
-        )
-    seeds = range(args.first_seed, args.first_seed + args.seeds)
-    curves = compare(landscape, surrogate, seeds, args.evaluations)
+    score: Score
+    if args.real:
+        score, where = RealScores(landscape, args.data), "on the demo family"
+    else:
+        entries = _read(args.data)
+        if not entries:
+            sys.stderr.write(f"{args.data} holds no scored candidates; make some: --collect 400 --data {args.data}\n")
+            return 2
+        score, where = Surrogate(entries, [task.name for task in landscape.suite.tasks]), "on the surrogate"
+        for method, (count, error, explained) in sorted(score.errors.items()):
+            print(
+                f"surrogate {method:<16} {count:4d} candidates, leave-one-out error {error:.3f}, "
+                f"explains {explained:.0%}"
+            )
+    seeds = range(args.first_seed, args.first_seed + (args.seeds or (5 if args.real else 30)))
+    evaluations = args.evaluations or (40 if args.real else 120)
     items = sum(len(landscape.suite.items(task, "search")) for task in landscape.suite.tasks)
-    rows = []
-    goal = statistics.median(one[-1] for one in curves["cmaes"])
-    for strategy, runs in curves.items():
-        low, middle, high = np.quantile([one[-1] for one in runs], (0.25, 0.5, 0.75))
-        medians = np.median(np.array([one[: min(map(len, runs))] for one in runs]), axis=0)
-        reached = next((i + 1 for i, value in enumerate(medians) if value >= goal), None)
-        rows.append((strategy, low, middle, high, reached))
-        words = f"{reached * items:6d} items ({reached} candidates)" if reached else "never"
-        print(f"{strategy:<12} {middle:.4f} [{low:.4f}, {high:.4f}]   cmaes's final median reached after {words}")
+    strategies = ["tournament", *(name for name in args.strategies if name != "tournament")]
     args.out.mkdir(parents=True, exist_ok=True)
-    picture(curves, items, args.out / "search.png")
-    table = [
-        {"strategy": s, "median": m, "quartiles": [lo, hi], "reaches_cmaes_after_candidates": r}
-        for s, lo, m, hi, r in rows
-    ]
-    whole = {"seeds": list(seeds), "evaluations": args.evaluations, "items_a_candidate": items, "scored": len(entries),
-             "strategies": table, "curves": curves}  # fmt: skip
-    (args.out / "search.json").write_text(json.dumps(whole, indent=1), encoding="utf-8")
+    began, rows = time.monotonic(), []
+    for count, curves in enumerate(compare(landscape, score, strategies, seeds, evaluations), start=1):
+        left = (time.monotonic() - began) / count * (len(seeds) - count)
+        sys.stderr.write(f"{count} of {len(seeds)} seeds, {left / 60:.1f} min left\n")
+        rows = table(curves)
+        whole = {"where": where, "seeds": list(seeds)[:count], "evaluations": evaluations,
+                 "items_a_candidate": items, "strategies": rows, "curves": curves}  # fmt: skip
+        (args.out / "search.json").write_text(json.dumps(whole, indent=1), encoding="utf-8")
+    picture(curves, items, args.out / "search.png", where)
+    show(rows, len(seeds), items)
     print(f"{args.out}/search.png, {args.out}/search.json")
     return 0
 

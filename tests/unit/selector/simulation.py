@@ -179,7 +179,7 @@ class Simulation:
         self._append(RunStarted(spec_json=spec.to_json(), suite_uri="file:///s", has_holdout=True, tasks=shapes))
         rng = Random(order)
         queued: list[Job] = []
-        done: set[str] = set()
+        results: list[Result] = []
         known: set[str] = set()
         while not self.tournament.phase.is_terminal:
             while (decision := self.tournament.next_decision()) is not None:
@@ -196,9 +196,9 @@ class Simulation:
                 job, fail=fail, items=items and tells_items, fail_at_rung=fail_at_rung, fail_exports=fail_exports
             )
             self._append(result)
+            results.append(result)
             if rng.random() < 0.1:
-                self._append(result)  # at least once: a result may come twice
-            done.add(job.job_id)
+                self._append(rng.choice(results))  # at least once: any result may come again, at any time
 
     def _append(self, payload: Any) -> None:
         event = Event(run_id="r", payload=payload)

@@ -73,7 +73,7 @@ def test_a_snapshot_in_the_middle_of_a_race_goes_on_to_the_same_decisions() -> N
         assert all(expected == decision for expected, decision in told)
         assert found.tournament.phase is Phase.FINISHED
         assert state_of(found.tournament) == state_of(run.tournament)
-    assert under_way > 10
+    assert under_way > 5
     assert len(known) > 1, "at more than one rung"
 
 
