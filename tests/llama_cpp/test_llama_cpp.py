@@ -8,7 +8,7 @@ import pytest
 import tiny_models
 import torch
 from judge import Judge
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModel, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from evomerge_merging.gguf_export import export_gguf
 
@@ -44,3 +44,21 @@ def test_llama_cpp_goes_on_as_transformers_does(tmp_path: Path, kind: str, dtype
                 margin = logits[expected[differ]] - logits[found[differ]]
                 assert dtype == "f16", prompt
                 assert 0 <= margin < 0.001 * logits.std(), prompt
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f16"])
+def test_llama_cpp_embeds_with_bert_as_transformers_does(tmp_path: Path, dtype: str) -> None:
+    folder = tiny_models.make(tmp_path / "model", "bert")
+    report = export_gguf(folder, tmp_path / "m.gguf", dtype)
+    model = AutoModel.from_pretrained(folder, add_pooling_layer=False, dtype=torch.float32).eval()
+    if dtype == "f16":
+        model = model.half().float()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
+    with Judge(report.path, "--embedding", "--pooling", "none") as judge, torch.no_grad():
+        for prompt in PROMPTS:
+            ids = tokenizer(prompt).input_ids
+            assert judge.tokens(prompt) == ids
+            expected = model(torch.tensor([ids])).last_hidden_state[0]
+            found = torch.tensor(judge.embedding(prompt))
+            # llama.cpp's GELU is a table in half precision.
+            torch.testing.assert_close(found, expected, rtol=0, atol=0.01 * expected.abs().max().item())

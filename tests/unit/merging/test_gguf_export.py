@@ -43,11 +43,21 @@ def test_there_and_back_is_the_same_file(tmp_path: Path, kind: str, dtype: str) 
     assert AutoModel.from_pretrained(tmp_path / "back").config.model_type == kind
 
 
-def test_bert_is_written_without_its_head(tmp_path: Path) -> None:
-    report = export_gguf(made(tmp_path / "model", "bert"), tmp_path / "a.gguf", "f32")
-    assert "masked-word head" in report.notes[0]
-    write_model_folder(report.path, tmp_path / "back")
-    assert AutoModel.from_pretrained(tmp_path / "back").config.model_type == "bert"
+@pytest.mark.parametrize("dtype", ["f32", "f16"])
+def test_bert_is_written_without_its_head_and_comes_back_as_the_same_file(tmp_path: Path, dtype: str) -> None:
+    folder = made(tmp_path / "model", "bert")
+    first = export_gguf(folder, tmp_path / "a.gguf", dtype, name="x")
+    assert "masked-word head" in first.notes[0]
+    write_model_folder(first.path, tmp_path / "back")
+    second = export_gguf(tmp_path / "back", tmp_path / "b.gguf", dtype, name="x")
+    assert first.path.read_bytes() == second.path.read_bytes()
+    ids = AutoTokenizer.from_pretrained(tmp_path / "back")("The quick brown fox", return_tensors="pt")
+    assert ids.input_ids.tolist() == [AutoTokenizer.from_pretrained(folder)("The quick brown fox").input_ids]
+    model = AutoModel.from_pretrained(folder, add_pooling_layer=False, dtype=torch.float32).eval()
+    back = AutoModel.from_pretrained(tmp_path / "back", add_pooling_layer=False, dtype=torch.float32).eval()
+    with torch.no_grad():
+        found, expected = (one(**ids).last_hidden_state for one in (back, model))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 if dtype == "f32" else 0.01)
 
 
 @pytest.mark.parametrize("kind", ["q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "bf16"])

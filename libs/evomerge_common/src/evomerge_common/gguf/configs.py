@@ -58,8 +58,9 @@ def metadata_of(config: Mapping[str, Any], architecture: Architecture, where: st
         found["feed_forward_length"] = config.get("n_inner") or 4 * width
         found[_EPSILON] = float(config.get("layer_norm_epsilon", 1e-5))
         return _checked(found, where)
-    found = {ours: config.get(theirs) for ours, theirs in _DIMENSIONS.items() if theirs in config or kind != "bert"}
+    found = {ours: config.get(theirs) for ours, theirs in _DIMENSIONS.items()}
     if kind == "bert":
+        del found["attention.head_count_kv"]  # its heads share no keys, whatever its config says
         found |= {_EPSILON: float(config.get("layer_norm_eps", 1e-12)), "attention.causal": False}
         return _checked(found, where)
     heads = _number(config, "num_attention_heads", where)

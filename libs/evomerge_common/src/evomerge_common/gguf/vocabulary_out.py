@@ -58,26 +58,20 @@ def tokenizer_metadata(folder: Path, config: Mapping[str, Any], *, rows: int) ->
             f"{folder} has a tokenizer of kind {model.get('type')!r}; byte-level BPE, BPE with byte fallback and "
             "WordPiece are written: export a Hugging Face folder"
         )
-    entries |= {f"tokenizer.ggml.{_IDS[name]}_token_id": index for name, index in special.items() if name in _IDS}
     bos, eos = _around(data.get("post_processor"), texts)
     if model.get("type") == "WordPiece":
-        first, last = special.get("cls"), special.get("sep")
-        if first is not None and last is not None:
-            entries |= {
-                "tokenizer.ggml.cls_token_id": first,
-                "tokenizer.ggml.bos_token_id": first,
-                "tokenizer.ggml.eos_token_id": last,
-            }
+        if "cls" in special and "sep" in special:
+            entries["tokenizer.ggml.cls_token_id"] = special["cls"]
+            special |= {"bos": special["cls"], "eos": special["sep"]}
     else:
         entries |= {"tokenizer.ggml.add_bos_token": bos is not None, "tokenizer.ggml.add_eos_token": eos is not None}
-        if bos is not None:
-            entries["tokenizer.ggml.bos_token_id"] = bos
-        if eos is not None:
-            entries["tokenizer.ggml.eos_token_id"] = eos
+        special |= {name: index for name, index in (("bos", bos), ("eos", eos)) if index is not None}
+    # In an order of their own: the same model is the same file, whichever of its files tells of them.
+    entries |= {f"tokenizer.ggml.{ours}_token_id": special[name] for name, ours in _IDS.items() if name in special}
     template = _chat_template(folder, settings)
     if template:
         entries["tokenizer.chat_template"] = template
-    entries |= _end_of_turn(folder, special, entries)
+    entries |= _end_of_turn(folder, special.get("eos"))
     return TokenizerMetadata(entries, tuple(notes))
 
 
@@ -161,10 +155,9 @@ def _chat_template(folder: Path, settings: Mapping[str, Any]) -> str:
     return ""
 
 
-def _end_of_turn(folder: Path, special: Mapping[str, int], entries: Mapping[str, Any]) -> dict[str, int]:
+def _end_of_turn(folder: Path, end: int | None) -> dict[str, int]:
     """The second of the tokens at which generation ends, where there are two: that of a turn."""
     ends = _object(folder / "generation_config.json").get("eos_token_id")
-    end = entries.get("tokenizer.ggml.eos_token_id", special.get("eos"))
     others = [one for one in ends if type(one) is int and one != end] if isinstance(ends, list) else []
     return {"tokenizer.ggml.eot_token_id": others[0]} if others else {}
 
