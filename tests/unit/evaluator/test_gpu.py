@@ -4,13 +4,19 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from prometheus_client import CollectorRegistry
 
+from evomerge.v1 import evaluator_pb2
+from evomerge_common.runtime.ports_factory import memory_ports
+from evomerge_common.runtime.settings import Settings
 from evomerge_evaluator.gpu import GpuMonitor
+from evomerge_evaluator.grpc_api import EvaluatorServicer
 from evomerge_evaluator.metrics import EvaluatorMetrics
+from evomerge_evaluator.scoring.report import DeviceInfo
 from support import assert_eventually
 
 
@@ -76,6 +82,24 @@ def test_samples_become_metrics_in_base_units() -> None:
     assert values == {
         "utilization_ratio": 0.87, "memory_used_bytes": 2147483648, "power_watts": 412.345, "temperature_celsius": 61,
     }  # fmt: skip
+
+
+async def test_get_devices_tells_what_nvml_tells(tmp_path: Path) -> None:
+    class Child:
+        async def call(self, *_: Any) -> tuple[DeviceInfo, ...]:
+            return (
+                DeviceInfo("0: NVIDIA H100 80GB HBM3", "cuda", "bfloat16", 85520809984, 3 << 30),
+                DeviceInfo("Xeon", "cpu", "float32", 64 << 30, 8 << 30),
+            )
+
+    monitor = GpuMonitor(RecordedNvml(), EvaluatorMetrics(CollectorRegistry()))
+    child: Any = Child()
+    servicer = EvaluatorServicer(ports=memory_ports(tmp_path), child=child, settings=Settings(), monitor=monitor)
+    context: Any = None
+    gpu, cpu = (await servicer.GetDevices(evaluator_pb2.GetDevicesRequest(), context)).devices
+    assert (gpu.kind, gpu.memory_used_bytes) == ("cuda", 3 << 30)
+    assert (gpu.utilization_ratio, gpu.power_watts, gpu.temperature_celsius) == (0.87, 412.345, 61.0)
+    assert (cpu.kind, cpu.power_watts) == ("cpu", 0.0)
 
 
 async def test_a_lost_gpu_ends_no_service() -> None:

@@ -135,15 +135,17 @@ def timed(*spans: tuple[float, float, float, str], search_ended: float, end: flo
 
 
 def test_a_trace_adds_up() -> None:
-    log = timed((0, 2, 1, "a"), (2, 5, 3, "a"), (4, 8, 4, "b"), (6, 10, 3, "a"), search_ended=10, end=12)
+    log = timed((0.25, 2, 1, "a"), (2, 5, 3, "a"), (4, 8, 4, "b"), (6, 10, 3, "a"), search_ended=10, end=12)
     told = summary(trace_of(log))
     assert (told["wall_seconds"], told["primed_at"], told["search_ended_at"]) == (12, 2, 10)
     assert told["evaluator_busy"] == pytest.approx((3 + 4 + 4) / 16)
     assert told["evaluator_scoring"] == pytest.approx((3 + 4 + 3) / 16)
     assert told["orchestration"] == pytest.approx(3 / 12), "0–1 before the first is computed, and 10–12"
-    assert (told["start"], told["orchestration_after_start"]) == pytest.approx((1 / 12, 2 / 12))
-    assert [(one["worker"], one["jobs"], one["busy_seconds"]) for one in told["workers"]] == [("a", 3, 9), ("b", 1, 4)]
-    assert told["mean_wait_seconds"]["evaluate"] == 0.0
+    started = (0.75 / 12, 2.25 / 12)
+    assert (told["start"], told["orchestration_after_start"]) == pytest.approx(started), "0–0.25 nobody had a job"
+    workers = [(one["worker"], one["jobs"], one["busy_seconds"]) for one in told["workers"]]
+    assert workers == [("a", 3, 8.75), ("b", 1, 4)]
+    assert told["mean_wait_seconds"]["evaluate"] == pytest.approx(0.25)
 
 
 def test_a_trace_of_an_older_log_uses_what_was_measured() -> None:

@@ -36,7 +36,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         ("evaluator_scoring", "the same, computing alone"),
         ("merge_to_evaluation", "cost of merging, to that of scoring"),
         ("orchestration", "orchestration: nobody computes, of the whole run"),
-        ("start", "of it the start, before the first score was being computed"),
+        ("start", "of it the start: the first job waits for the scoring process"),
         ("orchestration_after_start", "of it the rest"),
     ):
         console.out(f"{words}: {'-' if told[key] is None else format(told[key], '.1%')}")

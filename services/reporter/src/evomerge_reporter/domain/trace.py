@@ -1,9 +1,9 @@
 """Where a run's time went: who was at work when, from the log's own times.
 
 A worker says with each result when it took the job in hand, when it had the result, and how long it computed. What is
-left of the wall time when nobody of all services computed is orchestration. The part of it before the first score was
-being computed is told apart as the start: it is there once, however long the run is (the scoring process imports its
-libraries, which takes seconds).
+left of the wall time when nobody of all services computed is orchestration. The part of it in which the first job waits
+in an evaluator's hands is told apart as the start: its scoring process still imports its libraries, which takes seconds
+once, however long the run is.
 """
 
 from __future__ import annotations
@@ -121,8 +121,9 @@ def summary(trace: Trace) -> dict[str, Any]:
         scoring = sum(min(s.seconds, _overlap(s, window)) for s in evaluations) / total
     computing = [replace(span, began=max(span.began, span.ended - span.seconds)) for span in trace.spans]
     working = _covered(computing, whole)
-    first = min((span.began for span in computing if span.kind == "evaluate"), default=trace.wall)
-    start = first - _covered(computing, (0.0, first))
+    scores = [pair for pair in zip(trace.spans, computing, strict=True) if pair[0].kind == "evaluate"]
+    waited = min(((ours.began, job.began) for job, ours in scores), default=(0.0, 0.0))
+    start = waited[0] - waited[1] - _covered(computing, (waited[1], waited[0]))
     merging = sum(span.seconds for span in trace.spans if span.kind == "merge")
     scored = sum(span.seconds for span in evaluations)
     return {
