@@ -7,9 +7,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -152,8 +154,14 @@ async def test_a_crash_of_the_child_is_typed_and_the_next_call_works(
     ports = memory_ports(tmp_path)
     handler = EvaluateHandler(ports=ports, child=child, metrics=EvaluatorMetrics(CollectorRegistry()))
     pid = await child.call(os.getpid)
+    os.kill(pid, signal.SIGSTOP)  # so that it is surely killed with the job in hand
+    sent, pipe = threading.Event(), child._pipe
+    assert pipe is not None
+    told: Any = SimpleNamespace(send=lambda call: (pipe.send(call), sent.set()), recv=pipe.recv)
+    child._pipe = told
     work = asyncio.create_task(handler(a_job(ports, models / "one")))
-    asyncio.get_running_loop().call_later(0.01, os.kill, pid, signal.SIGKILL)
+    assert await asyncio.to_thread(sent.wait, 30)
+    os.kill(pid, signal.SIGKILL)
     with pytest.raises(WorkerCrashed, match="SIGKILL"):
         await work
     result = await handler(a_job(ports, models / "one"))

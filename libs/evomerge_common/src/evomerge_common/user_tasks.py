@@ -9,11 +9,17 @@ where suites are read (the command) and where models are scored (the evaluator).
 
 from __future__ import annotations
 
+import importlib.metadata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 ENTRY_POINTS = "evomerge.tasks"
+
+
+def plugin_names() -> list[str]:
+    """User tasks that are installed here."""
+    return sorted({entry.name for entry in importlib.metadata.entry_points(group=ENTRY_POINTS)})
 
 
 @dataclass(frozen=True)

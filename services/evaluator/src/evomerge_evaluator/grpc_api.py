@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.metadata
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,8 @@ from evomerge_common.runtime.child import ChildProcess
 from evomerge_common.runtime.ports_factory import Ports
 from evomerge_common.runtime.settings import Settings
 from evomerge_common.uris import path_of_uri
-from evomerge_common.user_tasks import ENTRY_POINTS
+from evomerge_common.user_tasks import plugin_names
 from evomerge_evaluator.gpu import GpuMonitor
-from evomerge_evaluator.handlers import DEFAULT_THREADS
 from evomerge_evaluator.scoring import child as scoring
 
 RUN_ID = "adhoc"
@@ -66,7 +64,7 @@ class EvaluatorServicer(evaluator_pb2_grpc.EvaluatorServiceServicer):
             suite_uri=suite_uri,
             suite_digest=suite.digest,
             split=split,
-            threads=DEFAULT_THREADS,
+            threads=scoring.DEFAULT_THREADS,
         )
         if await self._ports.kv.get("results", job_id) is None:
             await self._ports.kv.create("results", _queued(job_id), b"queued")
@@ -100,7 +98,7 @@ class EvaluatorServicer(evaluator_pb2_grpc.EvaluatorServiceServicer):
     ) -> evaluator_pb2.ListTasksResponse:
         """Kinds of task that a suite may hold; a user's own, installed here, are named plugin:NAME."""
         kinds = [evaluator_pb2.TaskKind(name=name, summary=kind.summary) for name, kind in KINDS.items()]
-        for name in sorted({entry.name for entry in importlib.metadata.entry_points(group=ENTRY_POINTS)}):
+        for name in plugin_names():
             kinds.append(evaluator_pb2.TaskKind(name=f"plugin:{name}", summary="a task of your own"))
         return evaluator_pb2.ListTasksResponse(kinds=kinds)
 
@@ -133,9 +131,8 @@ class EvaluatorServicer(evaluator_pb2_grpc.EvaluatorServiceServicer):
         left = context.time_remaining()
         seconds = GENERATE_SECONDS if left is None else min(left, GENERATE_SECONDS)
         folder = self._folder(codec.from_proto(request.model))
-        result = await self._child.call(
-            scoring.generate, folder, request.prompt, count, DEFAULT_THREADS, request.chat, timeout=max(seconds, 0.001)
-        )
+        asked = (folder, request.prompt, count, scoring.DEFAULT_THREADS, request.chat)
+        result = await self._child.call(scoring.generate, *asked, timeout=max(seconds, 0.001))
         return evaluator_pb2.GenerateResponse(text=result.text, tokens=result.tokens, seconds=result.seconds)
 
     def _folder(self, model: Model) -> Path:

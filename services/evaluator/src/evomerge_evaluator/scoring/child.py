@@ -23,6 +23,7 @@ from evomerge_evaluator.scoring.report import DeviceInfo, GenerateResult, ScoreR
 if TYPE_CHECKING:
     from evomerge_evaluator.scoring.scorer import Scorer
 
+DEFAULT_THREADS = 2
 NO_MEMORY = ("not enough memory", "out of memory", "Cannot allocate memory")  # torch's, the device's, a map's words
 _options: dict[str, Any] = {}
 _scorer: Scorer | None = None

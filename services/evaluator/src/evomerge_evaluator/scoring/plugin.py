@@ -10,18 +10,13 @@ from evomerge_common.domain.messages import TaskScore
 from evomerge_common.domain.scores import task_score
 from evomerge_common.domain.suite import Item, Task
 from evomerge_common.errors import EvoMergeException, SuiteError, did_you_mean
-from evomerge_common.user_tasks import ENTRY_POINTS, Continuation, Loglikelihood, UserTask
+from evomerge_common.user_tasks import ENTRY_POINTS, Continuation, Loglikelihood, UserTask, plugin_names
 from evomerge_evaluator.scoring.asking import Advance, Asker
 from evomerge_evaluator.scoring.encode import Encoder
 from evomerge_evaluator.scoring.generation import Stop
 from evomerge_evaluator.scoring.model import ScoringModel
 
 T = TypeVar("T")
-
-
-def plugin_names() -> list[str]:
-    """User tasks that are installed here."""
-    return sorted({entry.name for entry in importlib.metadata.entry_points(group=ENTRY_POINTS)})
 
 
 def load_plugin(name: str) -> UserTask:

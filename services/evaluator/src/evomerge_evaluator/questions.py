@@ -1,0 +1,112 @@
+"""What a job asks: which items of a suite, and which of their scores are known already."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from evomerge_common.domain.messages import EvaluateJob
+from evomerge_common.domain.suite import Item, Suite, Task
+from evomerge_common.errors import InvalidInput
+from evomerge_common.ports import ArtifactStore
+from evomerge_evaluator.fitness_cache import FitnessCache, Scores, item_digests
+
+SUITES_KEPT = 8
+
+
+@dataclass(frozen=True)
+class Part:
+    """Items of one task that a job asks for: their places in the split, and their digests."""
+
+    task: Task
+    items: tuple[Item, ...]
+    places: tuple[int, ...]
+    digests: tuple[bytes, ...]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A job's items, task by task, and what was known of them when the job was looked at."""
+
+    suite: Suite
+    parts: tuple[Part, ...]
+    known: Scores
+
+    def missing(self) -> dict[str, dict[bytes, int]]:
+        """Task → digest → place of each item without a score, once: items with the same content share one."""
+        seen = set(self.known.items)
+        found: dict[str, dict[bytes, int]] = {}
+        for part in self.parts:
+            for digest, place in zip(part.digests, part.places, strict=True):
+                if digest not in seen:
+                    seen.add(digest)
+                    found.setdefault(part.task.name, {})[digest] = place
+        return found
+
+
+class Questions:
+    """Reads jobs; keeps the last suites, whose items are the same for every candidate of a run."""
+
+    def __init__(self, artifacts: ArtifactStore, cache: FitnessCache) -> None:
+        self._artifacts = artifacts
+        self._cache = cache
+        self._suites: OrderedDict[str, Suite] = OrderedDict()
+        self._splits: OrderedDict[tuple[str, str], tuple[Part, ...]] = OrderedDict()
+
+    async def of(self, payload: EvaluateJob) -> Asked:
+        """What a job asks.
+
+        Raises:
+            InvalidInput: the suite is not what the job says, or has no such items.
+            NotFound: no such suite.
+
+        """
+        suite = await self._suite(payload)
+        whole = self._split(suite, payload.suite_digest, payload.split)
+        known = await self._cache.known(payload.recipe_digest)
+        return Asked(suite, _chosen(payload, whole) if payload.items else whole, known)
+
+    def _split(self, suite: Suite, digest: str, split: str) -> tuple[Part, ...]:
+        key = (digest, split)
+        if key not in self._splits:
+            chosen = [(task, suite.items(task, split)) for task in suite.tasks]
+            self._splits[key] = tuple(
+                Part(task, items, tuple(range(len(items))), item_digests(task, items)) for task, items in chosen
+            )
+            while len(self._splits) > SUITES_KEPT:
+                self._splits.popitem(last=False)
+        self._splits.move_to_end(key)
+        return self._splits[key]
+
+    async def _suite(self, payload: EvaluateJob) -> Suite:
+        if payload.suite_digest not in self._suites:
+            text = await asyncio.to_thread(self._artifacts.get, payload.suite_uri)
+            suite = Suite.from_json(text.decode())
+            if suite.digest != payload.suite_digest:
+                raise InvalidInput(
+                    f"the suite at {payload.suite_uri} has digest {suite.digest}, not {payload.suite_digest}"
+                )
+            self._suites[payload.suite_digest] = suite
+            while len(self._suites) > SUITES_KEPT:
+                self._suites.popitem(last=False)
+        self._suites.move_to_end(payload.suite_digest)
+        return self._suites[payload.suite_digest]
+
+
+def _chosen(payload: EvaluateJob, whole: tuple[Part, ...]) -> tuple[Part, ...]:
+    """The items that a job names, of a split."""
+    wanted = {one.task: one.positions for one in payload.items}
+    parts = []
+    for part in whole:
+        places = wanted.pop(part.task.name, ())
+        if any(not 0 <= place < len(part.items) for place in places):
+            raise InvalidInput(
+                f"task {part.task.name!r} has {len(part.items)} items in the {payload.split} split, no more"
+            )
+        if places:
+            items, digests = tuple(part.items[i] for i in places), tuple(part.digests[i] for i in places)
+            parts.append(Part(part.task, items, places, digests))
+    if wanted or not parts:
+        raise InvalidInput(f"the suite has no task {next(iter(wanted), '')!r}")
+    return tuple(parts)
