@@ -349,7 +349,7 @@ def picture(curves: Curves, items: int, file: Path, where: str) -> None:
     axes.set_ylabel("champion on held-out items")
     seeds = len(next(iter(curves.values())))
     axes.set_title(f"Search strategies {where}: median and quartiles of {seeds} seeds", loc="left", fontweight="bold")
-    axes.legend(frameon=False, loc="lower right")
+    axes.legend(frameon=False, loc="upper left")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.3)
     figure.savefig(file, dpi=130)

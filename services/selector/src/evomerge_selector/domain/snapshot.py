@@ -2,8 +2,8 @@
 
 A snapshot only speeds replay: whatever is in the log counts, and a snapshot of another version, of another shape of the
 state, or damaged, is as good as none. Every attribute of the state machine is in it but those that follow from the
-others (the search space and the strategy, which is told its results again). JSON with the name of each class; only
-classes named here are made.
+others (the spec as read, and the proposer, whose strategy is told its results again). JSON with the name of each
+class; only classes named here are made.
 """
 
 from __future__ import annotations
@@ -19,26 +19,24 @@ from typing import Any
 
 from evomerge_common import __version__
 from evomerge_common.domain import messages, racing, spec
-from evomerge_selector.domain import race
-from evomerge_selector.domain import tournament as state
+from evomerge_selector.domain import candidate, race, standing
 from evomerge_selector.domain.tournament import EvolutionaryTournament, Phase
 
 FORMAT = 1
-DERIVED = frozenset({"spec", "_space", "_strategy", "_zero", "_told", "_asked"})
+DERIVED = frozenset({"spec", "_proposer"})
 """Attributes that follow from the others."""
 
 
 @cache
 def _classes() -> dict[str, type]:
     """Values (frozen dataclasses) and parts with a state of their own, by name."""
-    modules = (messages, spec, racing, state, race)
-    found = {
+    modules = (messages, spec, racing, candidate, standing, race)
+    return {
         name: one
         for module in modules
         for name, one in vars(module).items()
         if isinstance(one, type) and (dataclasses.is_dataclass(one) or one.__module__ == module.__name__)
     }
-    return {name: one for name, one in found.items() if one not in {EvolutionaryTournament, Phase}}
 
 
 @dataclass(frozen=True)

@@ -7,18 +7,13 @@ the same proposals and the same champion with one worker or eight, with or witho
 
 from __future__ import annotations
 
-import hashlib
 import math
-from bisect import insort
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum
-from itertools import combinations
-from random import Random
 from typing import Any
 
-from evomerge_common.domain.genome import Genome, SearchSpace, builds_differ
 from evomerge_common.domain.messages import (
     ArtifactExported,
     CandidateEvaluated,
@@ -29,15 +24,12 @@ from evomerge_common.domain.messages import (
     CandidateSelected,
     ChampionChanged,
     Decision,
-    DownloadJob,
     ErrorInfo,
     EvaluateJob,
     Event,
     ExportJob,
     GenerationCompleted,
     Job,
-    JobPayload,
-    MergeJob,
     Model,
     ModelReady,
     RunCancelled,
@@ -49,28 +41,16 @@ from evomerge_common.domain.messages import (
     SearchEnded,
     TaskItems,
 )
-from evomerge_common.domain.pareto import Point, knee
-from evomerge_common.domain.recipe import CrossDomain, ModelReference, Recipe
+from evomerge_common.domain.pareto import knee
+from evomerge_common.domain.recipe import Recipe
 from evomerge_common.domain.spec import RunSpec
 from evomerge_common.domain.suite import Suite
 from evomerge_common.errors import SpecError
-from evomerge_selector.domain.operators import mutate, random_genome
-from evomerge_selector.domain.population_zero import population_zero
+from evomerge_selector.domain import jobs
+from evomerge_selector.domain.candidate import FAILED, Candidate
+from evomerge_selector.domain.proposer import Proposer
 from evomerge_selector.domain.race import Race, Runner
-from evomerge_selector.domain.strategies import Individual, Proposal, Strategy
-from evomerge_selector.domain.strategy_factory import make_strategy
-
-FAILED = float("-inf")
-"""Fitness of a candidate that could not be merged or scored: the worst there is."""
-
-
-_LINEAR = ("linear", "task_arithmetic", "passthrough")
-
-
-def _is_linear(recipe: Recipe) -> bool:
-    """Whether each tensor is a weighted sum of the sources'."""
-    nested = (item for item in recipe.inputs() if isinstance(item, Recipe))
-    return recipe.method in _LINEAR and all(_is_linear(item) for item in nested)
+from evomerge_selector.domain.standing import Standing, mean_fitness
 
 
 def _format(job: Job) -> str:
@@ -98,27 +78,6 @@ class Phase(Enum):
         return self in (Phase.FINISHED, Phase.CANCELLED, Phase.FAILED)
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """A proposal with what became of it. Of one that was stopped, fitness and scores are estimates."""
-
-    proposed: CandidateProposed
-    fitness: float | None = None
-    scores: Point = ()
-    error: ErrorInfo | None = None
-    raced: CandidateRaced | None = None
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether all items were scored: only then may it be compared with others."""
-        return self.fitness is not None and self.fitness > FAILED and not (self.raced and self.raced.stopped)
-
-    @property
-    def genome(self) -> Genome:
-        """Read when asked for: a fold of a long log needs only the last ones."""
-        return Genome.from_json(self.proposed.genome_json)
-
-
 class EvolutionaryTournament:
     """One run. Events go in by `apply`; the shell appends what `next_decision` answers and queues what `jobs` lists."""
 
@@ -138,20 +97,11 @@ class EvolutionaryTournament:
         self._index: dict[str, int] = {}
         self._outstanding: dict[str, Job] = {}
         self._pending: deque[Decision] = deque()
-        self._seen = 0  # candidates 0 … seen−1 have results and were counted, in order
-        self._told = 0
-        self._asked = 0
-        self._champion = -1
-        self._elites: list[tuple[float, int]] = []  # (−fitness, index), best first
-        self._last_improvement = 0
-        self._generations = 0
+        self._standing = Standing()
         self._proof_missing: set[str] = set()
         self._adapters = False  # all models are adapters of one base
-        self._space: SearchSpace | None = None
-        self._strategy: Strategy | None = None
-        self._zero: list[tuple[str, Genome]] = []
-        self._sources = 0  # the first so many candidates
         self._race: Race | None = None
+        self._proposer: Proposer | None = None
 
     # ---- what the shell asks ----
 
@@ -167,17 +117,28 @@ class EvolutionaryTournament:
             return self._propose()
         return None
 
+    def _propose(self) -> Decision | None:
+        assert self.spec is not None
+        assert self._proposer is not None
+        index, seen = len(self.candidates), self._standing.seen
+        if index >= self.spec.search.evaluations or self._proposer.needed(index) > seen:
+            return None
+        proposed = self._proposer.propose(self.candidates, self._index)
+        if proposed is None and seen == index:
+            return self.end_search("exhausted")
+        return proposed
+
     def end_search(self, reason: str) -> Decision:
         """Ends the search with what has been counted so far: by hand, or because time is up."""
-        if self._champion < 0:
+        if not self.has_champion:
             return RunCancelled(reason=f"{reason}; no candidate had been scored yet")
         digest = self.final_champion.proposed.recipe_digest
-        return SearchEnded(champion_digest=digest, reason=reason, evaluated=self._seen)
+        return SearchEnded(champion_digest=digest, reason=reason, evaluated=self._standing.seen)
 
     @property
     def final_champion(self) -> Candidate:
         """The one that the search would end with now: the fittest, or of several objectives the knee of the front."""
-        scored = [one for one in self.candidates[: self._seen] if one.scores and one.is_whole]
+        scored = [one for one in self.candidates[: self._standing.seen] if one.scores and one.is_whole]
         if self.spec and self.spec.search.strategy == "nsga2" and scored:
             return scored[knee([one.scores for one in scored])]
         return self.champion
@@ -185,12 +146,12 @@ class EvolutionaryTournament:
     @property
     def champion(self) -> Candidate:
         """The best candidate counted so far."""
-        return self.candidates[self._champion]
+        return self.candidates[self._standing.champion]
 
     @property
     def has_champion(self) -> bool:
         """Whether any candidate has a score."""
-        return self._champion >= 0
+        return self._standing.champion >= 0
 
     @property
     def evaluated(self) -> int:
@@ -200,13 +161,12 @@ class EvolutionaryTournament:
     @property
     def generation(self) -> int:
         """Generations completed."""
-        return self._generations
+        return self._standing.generations
 
     def mean_fitness(self) -> float:
-        """Mean over the scored candidates of the last generation's length."""
-        scores = [c.fitness for c in self.candidates[: self._seen] if c.fitness is not None and c.fitness > FAILED]
-        recent = scores[-(self.spec.search.population if self.spec else 1) :]
-        return sum(recent) / len(recent) if recent else 0.0
+        """Mean over the scored ones of the last candidates, as many as a generation has."""
+        seen, count = self._standing.seen, self.spec.search.population if self.spec else 1
+        return mean_fitness(self.candidates[max(0, seen - count) : seen])
 
     # ---- folding ----
 
@@ -215,9 +175,8 @@ class EvolutionaryTournament:
         vars(self).update(state)
         if self.started.spec_json:
             self.spec = RunSpec.from_json(self.started.spec_json, Suite(()))
-        if self.phase is Phase.RUNNING:
-            self._open_search()
-            vars(self).update(state)
+        if self.spec and self.phase is Phase.RUNNING:
+            self._proposer = Proposer(self.spec, self.models)
 
     def apply(self, event: Event) -> None:
         """Folds one event in; what is already known changes nothing."""
@@ -265,9 +224,7 @@ class EvolutionaryTournament:
         self.phase = Phase.PREPARING
         if self.spec.search.racing.rungs and event.tasks:
             self._race = Race(self.spec.search.racing, event.tasks, seed=self.spec.seed)
-        for reference in self.spec.sources:
-            base = self.spec.base if reference != self.spec.base else ""
-            self._queue("download", reference, DownloadJob(reference=reference, base=base))
+        self._queue(*jobs.downloads(self.run_id, self.spec))
 
     def _model_ready(self, event: ModelReady) -> None:
         assert self.spec is not None
@@ -275,45 +232,14 @@ class EvolutionaryTournament:
         self.models.setdefault(event.model.reference, event.model)
         if self.phase is not Phase.PREPARING or not all(name in self.models for name in self.spec.sources):
             return
-        self._open_search()
-
-    def _open_search(self) -> None:
-        assert self.spec is not None
-        references = {
-            name: replace(ModelReference.parse(name), digest=self.models[name].digest) for name in self.models
-        }
-        search = self.spec.search
-        cross_domain = self.spec.cross_domain
-        known = [self.models[name] for name in self.spec.sources]
-        if cross_domain is not None or builds_differ((m.architecture, m.num_layers, m.parameters) for m in known):
-            cross_domain = replace(cross_domain or CrossDomain(), target=references[self.spec.target])
-        self._space = SearchSpace(
-            models=tuple(references[name] for name in self.spec.models),
-            base=references[self.spec.base] if self.spec.base else None,
-            num_layers=max(1, self.models[self.spec.target].num_layers),
-            groups=search.layer_groups,
-            methods=search.methods,
-            dtype=self.spec.dtype,
-            genes=search.genes,
-            cross_domain=cross_domain,
-        )
         try:
-            self._strategy = make_strategy(self._space, search, seed=self.spec.seed)
+            self._proposer = Proposer(self.spec, self.models)
         except SpecError as error:
             self._fail("SpecError", str(error))
             return
         bases = {self.models[name].base for name in self.spec.models}
         whole = {self.models[self.spec.base].digest} if self.spec.base else bases
         self._adapters = "" not in bases and len(bases) == 1 and whole == bases
-        count = len(self.spec.models)
-        sources = [
-            ("source", Genome("linear", weights=(tuple(float(i == j) for j in range(count)),) * self._space.rows))
-            for i in range(count)
-        ]
-        if len(self.spec.sources) > count:  # the base, of which no model is a part
-            sources.append(("source", self._space.uniform("linear", weight=0.0)))
-        self._zero = (sources + population_zero(self._space, self.spec.classic))[: search.evaluations]
-        self._sources = sum(operator == "source" for operator, _ in self._zero)
         self.phase = Phase.RUNNING
 
     def _proposed(self, event: CandidateProposed) -> None:
@@ -321,19 +247,11 @@ class EvolutionaryTournament:
         self.candidates.append(Candidate(event))
         if event.operator == "source":
             self._queue_evaluation(event.recipe_digest, "search", self._source_uri(event))
-        elif self._adapters and _is_linear(Recipe.from_json(event.recipe_json)):
+        elif self._adapters and jobs.is_linear(Recipe.from_json(event.recipe_json)):
             # A few low-rank updates of one base: the evaluator makes them faster than it could read a model.
             self._score(event.recipe_digest, "")
         else:
-            self._queue(
-                "merge",
-                event.recipe_digest,
-                MergeJob(
-                    recipe_json=event.recipe_json,
-                    recipe_digest=event.recipe_digest,
-                    sources=tuple(self.models.values()),
-                ),
-            )
+            self._queue(jobs.merge(self.run_id, event, self.models))
 
     def _merged(self, event: CandidateMerged) -> None:
         known = self._outstanding.pop(event.job_id, None)
@@ -356,8 +274,8 @@ class EvolutionaryTournament:
         """Whether weights are still to be scored."""
         if self._race is not None and self._race.waiting.get(digest) == uri:
             return True
-        jobs = [job.payload for job in self._outstanding.values()]
-        return any(isinstance(p, EvaluateJob) and (p.recipe_digest, p.artifact_uri) == (digest, uri) for p in jobs)
+        wanted = [job.payload for job in self._outstanding.values()]
+        return any(isinstance(p, EvaluateJob) and (p.recipe_digest, p.artifact_uri) == (digest, uri) for p in wanted)
 
     def _evaluated(self, event: CandidateEvaluated) -> None:
         job = self._outstanding.pop(event.job_id, None)
@@ -403,10 +321,13 @@ class EvolutionaryTournament:
 
     def _rung_scored(self, event: CandidateEvaluated, index: int, job: Job | None) -> None:
         race, digest = self._race, event.recipe_digest
-        if race is None or (runner := race.advance(digest, event.rung, event.scores)) is None:
+        if race is None or self.phase is not Phase.RUNNING:
             return
-        reads = max(self._sources, self._needed(index))
-        verdict = race.judge(digest, index, reads, lambda place: self.candidates[place].proposed.recipe_digest)
+        if (runner := race.advance(digest, event.rung, event.scores)) is None:
+            return
+        verdict = race.judge(
+            digest, index, self._reads(index), lambda place: self.candidates[place].proposed.recipe_digest
+        )
         if verdict is None:
             runner.step += 1
             items = race.items(runner.step)
@@ -417,6 +338,11 @@ class EvolutionaryTournament:
         scores = tuple(one.score for one in verdict.scores)
         self.candidates[index] = replace(self.candidates[index], fitness=verdict.fitness, scores=scores, raced=verdict)
         self._count()
+
+    def _reads(self, index: int) -> int:
+        """Of how many candidates, in order of proposal, the rival of this one may be one."""
+        assert self._proposer is not None
+        return max(self._proposer.sources, self._proposer.needed(index))
 
     def _failed(self, event: CandidateFailed) -> None:
         job = self._outstanding.pop(event.job_id, None)
@@ -453,164 +379,33 @@ class EvolutionaryTournament:
         if self.phase is not Phase.RUNNING:
             return
         assert self.spec is not None
-        search = self.spec.search
-        while self._seen < len(self.candidates) and not self._stop_noted():
-            candidate = self.candidates[self._seen]
+        assert self._proposer is not None
+        search, standing, first = self.spec.search, self._standing, self._proposer.first_generation
+        while standing.seen < len(self.candidates) and not self._stop_noted():
+            candidate = self.candidates[standing.seen]
             if candidate.fitness is None:
                 return
-            index = self._seen
-            self._seen += 1
+            champion = standing.count(candidate, search)
             if candidate.raced is not None:
                 self._pending.append(candidate.raced)
             if self._race is not None:
-                reads = max(self._sources, self._needed(self._seen))
-                self._race.count(index, candidate.fitness if candidate.is_whole else None, reads)
-                if self._seen == self._sources:
+                fitness = candidate.fitness if candidate.is_whole else None
+                self._race.count(standing.seen - 1, fitness, self._reads(standing.seen))
+                if standing.seen == self._proposer.sources:
                     self._open_race()
-            if candidate.is_whole:
-                insort(self._elites, (-candidate.fitness, index))
-                del self._elites[search.elites :]
-            if candidate.is_whole and (self._champion < 0 or candidate.fitness > (self.champion.fitness or 0.0)):
-                # Only a step of min_delta resets patience, but any better candidate is the champion.
-                before = self.champion.fitness or 0.0 if self._champion >= 0 else FAILED
-                if candidate.fitness > before + search.min_delta:
-                    self._last_improvement = index
-                self._champion = index
-                digest = candidate.proposed.recipe_digest
-                self._pending.append(ChampionChanged(recipe_digest=digest, fitness=candidate.fitness, index=index))
-            if (
-                self._seen - self._first_generation()
-            ) % search.population == 0 and self._seen >= self._first_generation():
-                self._complete_generation()
-            reason = self._stop_reason(index)
-            if reason and self._champion < 0:
-                first = next((c.error for c in self.candidates if c.error), None) or ErrorInfo(type="WorkFailed")
-                self._fail(first.type, f"no candidate could be scored; the first said: {first.message}")
+            if champion is not None:
+                self._pending.append(champion)
+            if standing.seen >= first and (standing.seen - first) % search.population == 0:
+                self._pending.extend(standing.complete_generation(self.candidates, search))
+            reason = standing.stop_reason(search, first)
+            if reason and not self.has_champion:
+                error = next((c.error for c in self.candidates if c.error), None) or ErrorInfo(type="WorkFailed")
+                self._fail(error.type, f"no candidate could be scored; the first said: {error.message}")
             elif reason:
                 self._pending.append(self.end_search(reason))
 
     def _stop_noted(self) -> bool:
         return any(isinstance(one, SearchEnded | RunFailed) for one in self._pending)
-
-    def _stop_reason(self, index: int) -> str:
-        assert self.spec is not None
-        search = self.spec.search
-        if search.target is not None and self._champion >= 0 and (self.champion.fitness or 0.0) >= search.target:
-            return "target"
-        if self._seen >= search.evaluations:
-            return "budget"
-        if search.patience and index >= self._first_generation() and index - self._last_improvement >= search.patience:
-            return "patience"
-        return ""
-
-    def _complete_generation(self) -> None:
-        assert self.spec is not None
-        members = self.candidates[max(0, self._seen - self.spec.search.population) : self._seen]
-        scores = [one.fitness for one in members if one.fitness is not None and one.fitness > FAILED]
-        pairs = list(combinations([one.genome for one in members[:24]], 2))
-        self._pending.append(
-            GenerationCompleted(
-                generation=self._generations,
-                evaluated=self._seen,
-                best_fitness=(self.champion.fitness or 0.0) if self._champion >= 0 else 0.0,
-                mean_fitness=sum(scores) / len(scores) if scores else 0.0,
-                diversity=sum(a.distance(b) for a, b in pairs) / len(pairs) if pairs else 0.0,
-            )
-        )
-        if self._elites:
-            digests = tuple(self.candidates[index].proposed.recipe_digest for _, index in self._elites)
-            self._pending.append(CandidateSelected(generation=self._generations, recipe_digests=digests))
-        self._generations += 1
-
-    # ---- proposing ----
-
-    def _first_generation(self) -> int:
-        assert self.spec is not None
-        return min(self.spec.search.evaluations, max(self.spec.search.population, len(self._zero)))
-
-    def _generation_of(self, index: int) -> int:
-        assert self.spec is not None
-        first = self._first_generation()
-        return 0 if index < first else 1 + (index - first) // self.spec.search.population
-
-    def _needed(self, index: int) -> int:
-        """How many results, in proposal order, the proposal of candidate `index` reads."""
-        assert self.spec is not None
-        search = self.spec.search
-        if search.schedule == "steady":
-            return max(0, index - search.in_flight + 1)
-        generation = self._generation_of(index)
-        return 0 if generation == 0 else self._first_generation() + (generation - 1) * search.population
-
-    def _propose(self) -> Decision | None:
-        assert self.spec is not None
-        index = len(self.candidates)
-        needed = self._needed(index)
-        if index >= self.spec.search.evaluations or needed > self._seen:
-            return None
-        assert self._strategy is not None
-        assert self._space is not None
-        if self._strategy.is_stateful:  # after a fold of the log, it is asked again what it was asked before
-            for past in range(max(self._asked, self._first_generation()), index):
-                self._tell(self._needed(past))
-                self._strategy.ask(past, Random(f"{self.spec.seed}:{past}"))
-        self._asked = index + 1
-        self._tell(needed)
-        rng = Random(f"{self.spec.seed}:{index}")
-        proposal, recipe = self._novel(index, rng)
-        if recipe is None:
-            return self.end_search("exhausted") if self._seen == index else None
-        return CandidateProposed(
-            index=index,
-            recipe_digest=recipe.digest,
-            recipe_json=recipe.to_json(),
-            genome_json=proposal.genome.to_json(),
-            operator=proposal.operator,
-            parents=proposal.parents,
-            generation=self._generation_of(index),
-        )
-
-    def _tell(self, count: int) -> None:
-        """Tells the strategy the results of the first `count` candidates, as far as it does not know them."""
-        assert self._strategy is not None
-        for one in self.candidates[self._told : count]:
-            fitness = FAILED if one.fitness is None else one.fitness
-            individual = Individual(one.proposed.recipe_digest, one.genome, fitness, one.proposed.index, one.scores)
-            self._strategy.tell(individual)
-        self._told = max(self._told, count)
-
-    def _novel(self, index: int, rng: Random) -> tuple[Proposal, Recipe | None]:
-        """A proposal whose recipe the run has not had yet; None when the space seems to hold no more."""
-        assert self._strategy is not None
-        assert self._space is not None
-        if index < len(self._zero):
-            operator, genome = self._zero[index]
-            proposal = Proposal(genome, operator)
-        elif index < self._first_generation():
-            proposal = Proposal(random_genome(self._space, rng), "random")
-        else:
-            proposal = self._strategy.ask(index, rng)
-        for attempt in range(40):
-            recipe = self._recipe(proposal)
-            if recipe.digest not in self._index:
-                return proposal, recipe
-            if attempt < 10 and not (proposal.genome.path and attempt > 4):
-                proposal = Proposal(mutate(proposal.genome, self._space, rng), "mutation", proposal.parents)
-            else:
-                proposal = Proposal(random_genome(self._space, rng), "random")
-        return proposal, None
-
-    def _recipe(self, proposal: Proposal) -> Recipe:
-        assert self._space is not None
-        if proposal.operator != "source":
-            recipe = self._space.recipe(proposal.genome)
-            preserve = self.spec.preserve_instruction if self.spec else None
-            return recipe if preserve is None else replace(recipe, preserve_instruction=preserve)
-        row = proposal.genome.weights[0]
-        if 1.0 in row:
-            return self._space.source(self._space.models[row.index(1.0)])
-        assert self._space.base is not None
-        return self._space.source(self._space.base)
 
     # ---- the end ----
 
@@ -622,7 +417,7 @@ class EvolutionaryTournament:
         self.ended = event
         self.phase = Phase.FINISHING
         champion = self.candidates[self._index[event.champion_digest]].proposed
-        self._proof_missing = {"export"}
+        self._proof_missing = set()
         if self.started.has_holdout:
             for candidate in self.candidates:
                 proposed = candidate.proposed
@@ -630,21 +425,9 @@ class EvolutionaryTournament:
                     uri = self._source_uri(proposed) if proposed.operator == "source" else ""
                     self._queue_evaluation(proposed.recipe_digest, "holdout", uri)
                     self._proof_missing.add(proposed.recipe_digest)
-        recipe = Recipe.from_json(champion.recipe_json)
-        if self.spec.export_dtype:
-            recipe = replace(recipe, out_dtype=self.spec.export_dtype)
-        export = ExportJob(
-            recipe_json=recipe.to_json(),
-            recipe_digest=event.champion_digest,
-            sources=tuple(self.models.values()),
-            format="hf",
-            destination="model",
-        )
-        self._queue("export", event.champion_digest, export)
-        if self.spec.gguf_type:
-            self._proof_missing.add(_export_of("gguf"))
-            gguf = replace(export, format="gguf", destination="gguf", gguf_type=self.spec.gguf_type)
-            self._queue("export", f"{event.champion_digest}:gguf", gguf)
+        for job in jobs.exports(self.run_id, champion, self.models, self.spec):
+            self._proof_missing.add(_export_of(_format(job)))
+            self._queue(job)
 
     def _prove(self, what: str) -> None:
         """Ticks off one part of the proof; with the last, the run is finished."""
@@ -687,35 +470,20 @@ class EvolutionaryTournament:
 
     # ---- jobs ----
 
-    def _job_id(self, kind: str, key: str) -> str:
-        """The same work of the same run has the same id, whoever asks for it and how often."""
-        return f"{kind}-{hashlib.sha256(key.encode()).hexdigest()[:24]}-{self.run_id}"
-
-    def _queue(self, kind: str, key: str, payload: JobPayload) -> None:
-        job = Job(job_id=self._job_id(kind, key), run_id=self.run_id, payload=payload)
-        self._outstanding[job.job_id] = job
+    def _queue(self, *fresh: Job) -> None:
+        self._outstanding.update((job.job_id, job) for job in fresh)
 
     def _queue_evaluation(
         self, digest: str, split: str, uri: str, *, items: tuple[TaskItems, ...] = (), rung: int = 0
     ) -> None:
         assert self.spec is not None
-        recipe_json = self.candidates[self._index[digest]].proposed.recipe_json
+        proposed = self.candidates[self._index[digest]].proposed
         self._queue(
-            f"evaluate-{split}-{rung}" if items else f"evaluate-{split}",
-            digest,
-            EvaluateJob(
-                recipe_json=recipe_json,
-                recipe_digest=digest,
-                sources=tuple(self.models.values()),
-                artifact_uri=uri,
-                suite_uri=self.started.suite_uri,
-                suite_digest=self.started.suite_digest,
-                split=split,
-                threads=self.spec.threads,
-                items=items,
-                rung=rung,
-            ),
-        )
+            jobs.evaluation(
+                self.run_id, proposed, self.models, self.started, split=split, uri=uri, threads=self.spec.threads,
+                items=items, rung=rung,
+            )
+        )  # fmt: skip
 
     def _source_uri(self, proposed: CandidateProposed) -> str:
         """Where the files of a candidate lie that is a source as it is."""

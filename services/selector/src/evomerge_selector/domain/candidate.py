@@ -1,0 +1,33 @@
+"""A candidate of a run: what was proposed, and what became of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from evomerge_common.domain.genome import Genome
+from evomerge_common.domain.messages import CandidateProposed, CandidateRaced, ErrorInfo
+from evomerge_common.domain.pareto import Point
+
+FAILED = float("-inf")
+"""Fitness of a candidate that could not be merged or scored: the worst there is."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A proposal with what became of it. Of one that was stopped, fitness and scores are estimates."""
+
+    proposed: CandidateProposed
+    fitness: float | None = None
+    scores: Point = ()
+    error: ErrorInfo | None = None
+    raced: CandidateRaced | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all items were scored: only then may it be compared with others."""
+        return self.fitness is not None and self.fitness > FAILED and not (self.raced and self.raced.stopped)
+
+    @property
+    def genome(self) -> Genome:
+        """Read when asked for: a fold of a long log needs only the last ones."""
+        return Genome.from_json(self.proposed.genome_json)

@@ -1,0 +1,101 @@
+"""What a run asks of the workers, as jobs: the same work of the same run has the same id, whoever asks for it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+from evomerge_common.domain.messages import (
+    CandidateProposed,
+    DownloadJob,
+    EvaluateJob,
+    ExportJob,
+    Job,
+    JobPayload,
+    MergeJob,
+    Model,
+    RunStarted,
+    TaskItems,
+)
+from evomerge_common.domain.recipe import Recipe
+from evomerge_common.domain.spec import RunSpec
+
+_LINEAR = ("linear", "task_arithmetic", "passthrough")
+
+
+def is_linear(recipe: Recipe) -> bool:
+    """Whether each tensor is a weighted sum of the sources'."""
+    nested = (item for item in recipe.inputs() if isinstance(item, Recipe))
+    return recipe.method in _LINEAR and all(is_linear(item) for item in nested)
+
+
+def _job(run_id: str, kind: str, key: str, payload: JobPayload) -> Job:
+    digest = hashlib.sha256(key.encode()).hexdigest()[:24]
+    return Job(job_id=f"{kind}-{digest}-{run_id}", run_id=run_id, payload=payload)
+
+
+def downloads(run_id: str, spec: RunSpec) -> Iterator[Job]:
+    """One for each model."""
+    for reference in spec.sources:
+        base = spec.base if reference != spec.base else ""
+        yield _job(run_id, "download", reference, DownloadJob(reference=reference, base=base))
+
+
+def merge(run_id: str, proposed: CandidateProposed, models: Mapping[str, Model]) -> Job:
+    """Of a candidate."""
+    digest, sources = proposed.recipe_digest, tuple(models.values())
+    payload = MergeJob(recipe_json=proposed.recipe_json, recipe_digest=digest, sources=sources)
+    return _job(run_id, "merge", digest, payload)
+
+
+def evaluation(
+    run_id: str,
+    proposed: CandidateProposed,
+    models: Mapping[str, Model],
+    started: RunStarted,
+    *,
+    split: str,
+    uri: str,
+    threads: int,
+    items: tuple[TaskItems, ...] = (),
+    rung: int = 0,
+) -> Job:
+    """Of a candidate, on a whole split or, in a race, on some of its items.
+
+    Args:
+        uri: of its weights; empty: the evaluator makes them.
+
+    """
+    payload = EvaluateJob(
+        recipe_json=proposed.recipe_json,
+        recipe_digest=proposed.recipe_digest,
+        sources=tuple(models.values()),
+        artifact_uri=uri,
+        suite_uri=started.suite_uri,
+        suite_digest=started.suite_digest,
+        split=split,
+        threads=threads,
+        items=items,
+        rung=rung,
+    )
+    kind = f"evaluate-{split}-{rung}" if items else f"evaluate-{split}"
+    return _job(run_id, kind, proposed.recipe_digest, payload)
+
+
+def exports(run_id: str, champion: CandidateProposed, models: Mapping[str, Model], spec: RunSpec) -> Iterator[Job]:
+    """Of the champion: one for each format."""
+    recipe, digest = Recipe.from_json(champion.recipe_json), champion.recipe_digest
+    if spec.export_dtype:
+        recipe = replace(recipe, out_dtype=spec.export_dtype)
+    payload = ExportJob(
+        recipe_json=recipe.to_json(),
+        recipe_digest=digest,
+        sources=tuple(models.values()),
+        format="hf",
+        destination="model",
+    )
+    yield _job(run_id, "export", digest, payload)
+    if spec.gguf_type:
+        gguf = replace(payload, format="gguf", destination="gguf", gguf_type=spec.gguf_type)
+        yield _job(run_id, "export", f"{digest}:gguf", gguf)

@@ -1,0 +1,143 @@
+"""Which candidate comes next, and which results the question may read.
+
+Candidate k is proposed from the results of candidates 0 … needed(k)−1, in proposal order, with a random generator
+seeded by (run seed, k). Nothing here is part of a run's state: all of it follows from spec, models and results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import replace
+from random import Random
+
+from evomerge_common.domain.genome import Genome, SearchSpace, builds_differ
+from evomerge_common.domain.messages import CandidateProposed, Model
+from evomerge_common.domain.recipe import CrossDomain, ModelReference, Recipe
+from evomerge_common.domain.spec import RunSpec
+from evomerge_selector.domain.candidate import FAILED, Candidate
+from evomerge_selector.domain.operators import mutate, random_genome
+from evomerge_selector.domain.population_zero import population_zero
+from evomerge_selector.domain.strategies import Individual, Proposal
+from evomerge_selector.domain.strategy_factory import make_strategy
+
+
+class Proposer:
+    """Asks the run's strategy, after the sources and the fixed first merges."""
+
+    def __init__(self, spec: RunSpec, models: Mapping[str, Model]) -> None:
+        """Raises SpecError: the strategy has no means on this space or machine."""
+        self._spec = spec
+        self._search = spec.search
+        self._space = search_space(spec, models)
+        self._strategy = make_strategy(self._space, self._search, seed=spec.seed)
+        sources = _sources(spec, self._space)
+        self._zero = [*sources, *population_zero(self._space, spec.classic)][: self._search.evaluations]
+        self.sources = min(len(sources), len(self._zero))
+        self.first_generation = min(self._search.evaluations, max(self._search.population, len(self._zero)))
+        self._told = 0
+        self._asked = 0
+
+    def generation_of(self, index: int) -> int:
+        """Of a candidate."""
+        if index < self.first_generation:
+            return 0
+        return 1 + (index - self.first_generation) // self._search.population
+
+    def needed(self, index: int) -> int:
+        """How many results, in proposal order, the proposal of candidate `index` reads."""
+        if self._search.schedule == "steady":
+            return max(0, index - self._search.in_flight + 1)
+        generation = self.generation_of(index)
+        return 0 if generation == 0 else self.first_generation + (generation - 1) * self._search.population
+
+    def propose(self, candidates: Sequence[Candidate], known: Container[str]) -> CandidateProposed | None:
+        """The candidate after those; None when the space seems to hold none whose recipe is not known."""
+        index = len(candidates)
+        if self._strategy.is_stateful:  # after a fold of the log, it is asked again what it was asked before
+            for past in range(max(self._asked, self.first_generation), index):
+                self._tell(candidates, self.needed(past))
+                self._strategy.ask(past, Random(f"{self._spec.seed}:{past}"))
+        self._asked = index + 1
+        self._tell(candidates, self.needed(index))
+        proposal, recipe = self._novel(index, known)
+        if recipe is None:
+            return None
+        return CandidateProposed(
+            index=index,
+            recipe_digest=recipe.digest,
+            recipe_json=recipe.to_json(),
+            genome_json=proposal.genome.to_json(),
+            operator=proposal.operator,
+            parents=proposal.parents,
+            generation=self.generation_of(index),
+        )
+
+    def _tell(self, candidates: Sequence[Candidate], count: int) -> None:
+        """Tells the strategy the results of the first `count`, as far as it does not know them."""
+        for one in candidates[self._told : count]:
+            fitness = FAILED if one.fitness is None else one.fitness
+            individual = Individual(one.proposed.recipe_digest, one.genome, fitness, one.proposed.index, one.scores)
+            self._strategy.tell(individual)
+        self._told = max(self._told, count)
+
+    def _novel(self, index: int, known: Container[str]) -> tuple[Proposal, Recipe | None]:
+        """A proposal whose recipe the run has not had yet."""
+        rng = Random(f"{self._spec.seed}:{index}")
+        if index < len(self._zero):
+            operator, genome = self._zero[index]
+            proposal = Proposal(genome, operator)
+        elif index < self.first_generation:
+            proposal = Proposal(random_genome(self._space, rng), "random")
+        else:
+            proposal = self._strategy.ask(index, rng)
+        for attempt in range(40):
+            recipe = self._recipe(proposal)
+            if recipe.digest not in known:
+                return proposal, recipe
+            if attempt < 10 and not (proposal.genome.path and attempt > 4):
+                proposal = Proposal(mutate(proposal.genome, self._space, rng), "mutation", proposal.parents)
+            else:
+                proposal = Proposal(random_genome(self._space, rng), "random")
+        return proposal, None
+
+    def _recipe(self, proposal: Proposal) -> Recipe:
+        if proposal.operator != "source":
+            recipe = self._space.recipe(proposal.genome)
+            preserve = self._spec.preserve_instruction
+            return recipe if preserve is None else replace(recipe, preserve_instruction=preserve)
+        row = proposal.genome.weights[0]
+        if 1.0 in row:
+            return self._space.source(self._space.models[row.index(1.0)])
+        assert self._space.base is not None
+        return self._space.source(self._space.base)
+
+
+def search_space(spec: RunSpec, models: Mapping[str, Model]) -> SearchSpace:
+    """The space of a run over these models; where they are built differently, all are fitted to the target."""
+    references = {name: replace(ModelReference.parse(name), digest=model.digest) for name, model in models.items()}
+    cross_domain = spec.cross_domain
+    known = [models[name] for name in spec.sources]
+    if cross_domain is not None or builds_differ((m.architecture, m.num_layers, m.parameters) for m in known):
+        cross_domain = replace(cross_domain or CrossDomain(), target=references[spec.target])
+    return SearchSpace(
+        models=tuple(references[name] for name in spec.models),
+        base=references[spec.base] if spec.base else None,
+        num_layers=max(1, models[spec.target].num_layers),
+        groups=spec.search.layer_groups,
+        methods=spec.search.methods,
+        dtype=spec.dtype,
+        genes=spec.search.genes,
+        cross_domain=cross_domain,
+    )
+
+
+def _sources(spec: RunSpec, space: SearchSpace) -> list[tuple[str, Genome]]:
+    """The models as they are, and the base where it is none of them."""
+    count = len(spec.models)
+    found = [
+        ("source", Genome("linear", weights=(tuple(float(i == j) for j in range(count)),) * space.rows))
+        for i in range(count)
+    ]
+    if len(spec.sources) > count:
+        found.append(("source", space.uniform("linear", weight=0.0)))
+    return found

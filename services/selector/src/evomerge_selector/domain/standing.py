@@ -1,0 +1,86 @@
+"""What the results amount to, counted in proposal order: champion, elites, generations, and whether the search ends."""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+
+from evomerge_common.domain.messages import CandidateSelected, ChampionChanged, Decision, GenerationCompleted
+from evomerge_common.domain.spec import SearchSpec
+from evomerge_selector.domain.candidate import FAILED, Candidate
+
+
+@dataclass
+class Standing:
+    """After the first `seen` candidates, all of which have results.
+
+    Attributes:
+        champion: index of the best; −1 before the first score.
+        fitness: its fitness; FAILED before the first score.
+        elites: (−fitness, index), best first.
+        last_improvement: index of the candidate that last brought a step of `min_delta`.
+        generations: how many are complete.
+
+    """
+
+    seen: int = 0
+    champion: int = -1
+    fitness: float = FAILED
+    elites: list[tuple[float, int]] = field(default_factory=list)
+    last_improvement: int = 0
+    generations: int = 0
+
+    def count(self, candidate: Candidate, search: SearchSpec) -> ChampionChanged | None:
+        """Takes in the next one. A candidate that was stopped is never compared as if whole."""
+        index = self.seen
+        self.seen += 1
+        fitness = candidate.fitness
+        if fitness is None or not candidate.is_whole:
+            return None
+        insort(self.elites, (-fitness, index))
+        del self.elites[search.elites :]
+        if fitness <= self.fitness:
+            return None
+        # Only a step of min_delta resets patience, but any better candidate is the champion.
+        if fitness > self.fitness + search.min_delta:
+            self.last_improvement = index
+        self.champion, self.fitness = index, fitness
+        return ChampionChanged(recipe_digest=candidate.proposed.recipe_digest, fitness=fitness, index=index)
+
+    def complete_generation(self, candidates: Sequence[Candidate], search: SearchSpec) -> list[Decision]:
+        """What is told of the generation that ends here."""
+        members = candidates[max(0, self.seen - search.population) : self.seen]
+        pairs = list(combinations([one.genome for one in members[:24]], 2))
+        told: list[Decision] = [
+            GenerationCompleted(
+                generation=self.generations,
+                evaluated=self.seen,
+                best_fitness=self.fitness if self.champion >= 0 else 0.0,
+                mean_fitness=mean_fitness(members),
+                diversity=sum(a.distance(b) for a, b in pairs) / len(pairs) if pairs else 0.0,
+            )
+        ]
+        if self.elites:
+            digests = tuple(candidates[index].proposed.recipe_digest for _, index in self.elites)
+            told.append(CandidateSelected(generation=self.generations, recipe_digests=digests))
+        self.generations += 1
+        return told
+
+    def stop_reason(self, search: SearchSpec, first_generation: int) -> str:
+        """Why the search ends after the candidate counted last; empty: it goes on."""
+        index = self.seen - 1
+        if search.target is not None and self.champion >= 0 and self.fitness >= search.target:
+            return "target"
+        if self.seen >= search.evaluations:
+            return "budget"
+        if search.patience and index >= first_generation and index - self.last_improvement >= search.patience:
+            return "patience"
+        return ""
+
+
+def mean_fitness(candidates: Sequence[Candidate]) -> float:
+    """Of those with a score; 0 without any."""
+    scores = [one.fitness for one in candidates if one.fitness is not None and one.fitness > FAILED]
+    return sum(scores) / len(scores) if scores else 0.0
