@@ -20,7 +20,7 @@ import statistics
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,26 +28,11 @@ from typing import Any
 import numpy as np
 
 from evomerge_common.domain.genome import PARAMETER_METHODS, Genome
-from evomerge_common.domain.messages import (
-    ArtifactExported,
-    CandidateEvaluated,
-    CandidateMerged,
-    CandidateProposed,
-    DownloadJob,
-    EvaluateJob,
-    Event,
-    ExportJob,
-    Job,
-    MergeJob,
-    Model,
-    ModelReady,
-    Result,
-    RunStarted,
-    TaskScore,
-)
+from evomerge_common.domain.messages import CandidateProposed, EvaluateJob, TaskScore
 from evomerge_common.domain.spec import RunSpec
 from evomerge_common.domain.suite import Suite
 from evomerge_common.suite_file import load_suite
+from evomerge_selector import stand_ins
 from evomerge_selector.domain.tournament import EvolutionaryTournament
 
 STRATEGIES = ("tournament", "nsga2", "map_elites", "cmaes", "tpe", "random")
@@ -85,55 +70,17 @@ class Landscape:
 def search(landscape: Landscape, spec: RunSpec, score: Score) -> list[tuple[CandidateProposed, Scores]]:
     """One whole run through the selector's state machine; candidates in order of proposal, with both scores."""
     tournament = EvolutionaryTournament("bench")
-    tournament.apply(Event(run_id="bench", payload=RunStarted(spec_json=spec.to_json(), has_holdout=False)))
-    proposed: dict[str, CandidateProposed] = {}
-    found: list[tuple[CandidateProposed, Scores]] = []
-    done: set[str] = set()
-    while not tournament.phase.is_terminal:
-        while (decision := tournament.next_decision()) is not None:
-            tournament.apply(Event(run_id="bench", payload=decision))
-            if isinstance(decision, CandidateProposed):
-                proposed[decision.recipe_digest] = decision
-        for job in [one for one in tournament.jobs() if one.job_id not in done]:
-            done.add(job.job_id)
-            result = _answer(job, landscape, proposed, score, found)
-            tournament.apply(Event(run_id="bench", payload=result))
-            tournament.discarded.clear()
-    return sorted(found, key=lambda pair: pair[0].index)
+    found: dict[str, tuple[CandidateProposed, Scores]] = {}
 
+    def scored(job: EvaluateJob) -> tuple[float, list[TaskScore]]:
+        candidates = (one.proposed for one in reversed(tournament.candidates))
+        candidate = next(one for one in candidates if one.recipe_digest == job.recipe_digest)
+        scores = score(candidate)
+        found[job.recipe_digest] = (candidate, scores)
+        return landscape.suite.fitness(scores[0]), [TaskScore(task=k, score=v) for k, v in scores[0].items()]
 
-def _answer(
-    job: Job,
-    landscape: Landscape,
-    proposed: Mapping[str, CandidateProposed],
-    score: Score,
-    found: list[tuple[CandidateProposed, Scores]],
-) -> Result:
-    payload = job.payload
-    if isinstance(payload, DownloadJob):
-        model = Model(
-            reference=payload.reference,
-            digest=payload.reference,
-            uri=Path(payload.reference).as_uri(),
-            architecture="llama",
-            num_layers=landscape.layers,
-        )
-        return ModelReady(job_id=job.job_id, model=model)
-    if isinstance(payload, MergeJob):
-        return CandidateMerged(job_id=job.job_id, recipe_digest=payload.recipe_digest)
-    if isinstance(payload, ExportJob):
-        return ArtifactExported(job_id=job.job_id, recipe_digest=payload.recipe_digest)
-    assert isinstance(payload, EvaluateJob)
-    candidate = proposed[payload.recipe_digest]
-    scores = score(candidate)
-    found.append((candidate, scores))
-    return CandidateEvaluated(
-        job_id=job.job_id,
-        recipe_digest=payload.recipe_digest,
-        split=payload.split,
-        fitness=landscape.suite.fitness(scores[0]),
-        scores=tuple(TaskScore(task=name, score=value) for name, value in scores[0].items()),
-    )
+    stand_ins.play(tournament, spec, lambda job: stand_ins.answer(job, scored, layers=landscape.layers))
+    return sorted(found.values(), key=lambda pair: pair[0].index)
 
 
 # ---- real scores ----

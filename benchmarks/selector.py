@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -30,30 +30,21 @@ import psutil
 from evomerge.v1 import selector_pb2, selector_pb2_grpc
 from evomerge_cli.stack.broker import Broker
 from evomerge_common.domain.messages import (
-    JOB_KINDS,
     TERMINAL,
-    ArtifactExported,
-    CandidateEvaluated,
-    CandidateMerged,
     CandidateProposed,
-    DownloadJob,
     EvaluateJob,
     Event,
-    ExportJob,
     Job,
-    MergeJob,
-    Model,
-    ModelReady,
     Result,
     RunStarted,
     TaskScore,
 )
 from evomerge_common.domain.spec import RunSpec
-from evomerge_common.errors import Unavailable
 from evomerge_common.ports import Recorded
 from evomerge_common.runtime.grpc_server import client_channel
 from evomerge_common.runtime.ports_factory import Ports, connect_ports
 from evomerge_common.runtime.settings import Settings
+from evomerge_selector import stand_ins
 from evomerge_selector.domain import snapshot
 from evomerge_selector.domain.summary import RunEntry
 from evomerge_selector.domain.tournament import EvolutionaryTournament
@@ -63,55 +54,20 @@ SUITE = {
 }
 
 
-def answer(job: Job) -> Result:
-    """What a worker would say, at once; fitness is smooth in the weights."""
-    payload = job.payload
-    if isinstance(payload, DownloadJob):
-        model = Model(reference=payload.reference, digest=f"sha256:{payload.reference}", uri="file:///none",
-                      architecture="llama", num_layers=8)  # fmt: skip
-        return ModelReady(job_id=job.job_id, model=model)
-    if isinstance(payload, MergeJob):
-        return CandidateMerged(job_id=job.job_id, recipe_digest=payload.recipe_digest)
-    if isinstance(payload, ExportJob):
-        return ArtifactExported(job_id=job.job_id, recipe_digest=payload.recipe_digest)
-    assert isinstance(payload, EvaluateJob)
+def score(job: EvaluateJob) -> tuple[float, list[TaskScore]]:
+    """Smooth in the weights."""
     error, count = 0.0, 1
-    for part in json.loads(payload.recipe_json)["slices"]:
+    for part in json.loads(job.recipe_json)["slices"]:
         for goal, one in zip((0.7, 0.4, 0.5), part["inputs"], strict=False):
             weight = one.get("parameters", {}).get("weight", 0.0)
             value = weight[-1]["value"] if isinstance(weight, list) else weight
             error, count = error + (value - goal) ** 2, count + 1
     fitness = 1.0 / (1.0 + error / count)
-    return CandidateEvaluated(job_id=job.job_id, recipe_digest=payload.recipe_digest, split=payload.split,
-                              fitness=fitness, scores=(TaskScore(task="a", score=fitness),))  # fmt: skip
+    return fitness, [TaskScore(task="a", score=fitness)]
 
 
-@contextlib.asynccontextmanager
-async def workers(ports: Ports) -> AsyncIterator[None]:
-    """Two of each kind."""
-
-    over = asyncio.Event()
-
-    async def work(kind: str) -> None:
-        # Python 3.11's wait_for may swallow a cancellation that meets its answer, so the loop has an end of its own.
-        while not over.is_set():
-            try:
-                delivery = await ports.queue.fetch(kind, 5.0)
-                if delivery:
-                    event = Event(run_id=delivery.job.run_id, payload=answer(delivery.job), time=time.time())
-                    await ports.log.append_result(event, message_id=delivery.job.job_id)
-                    await delivery.ack()
-            except Unavailable:
-                await asyncio.sleep(0.1)
-
-    tasks = [asyncio.create_task(work(kind)) for kind in JOB_KINDS.values() for _ in range(2)]
-    try:
-        yield
-    finally:
-        over.set()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+def answer(job: Job) -> Result:
+    return stand_ins.answer(job, score, layers=8)
 
 
 def _free_port() -> int:
@@ -172,7 +128,7 @@ async def load(candidates: int, folder: Path, broker: Broker) -> tuple[list[Reco
     ports = await connect_ports(settings)
     events: list[Recorded] = []
     with selector_process(settings, folder / "one") as (process, address):
-        async with workers(ports):
+        async with stand_ins.workers(ports, answer, each=2):
             began, peak, proposed = time.monotonic(), 0.0, 0
             run_id = await start_run(address, settings, spec_of(candidates), "load")
             async for recorded in ports.log.follow(run_id):

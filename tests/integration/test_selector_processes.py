@@ -6,9 +6,10 @@ import asyncio
 import json
 import socket
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import grpc
@@ -17,43 +18,17 @@ from unit.selector.simulation import SUITE, answer
 
 from evomerge.v1 import selector_pb2, selector_pb2_grpc
 from evomerge_cli.stack.broker import Broker
-from evomerge_common.domain.messages import JOB_KINDS, TERMINAL, CandidateProposed, Event, RunFinished
-from evomerge_common.errors import Unavailable
-from evomerge_common.ports import Recorded
+from evomerge_common.domain.messages import TERMINAL, CandidateProposed, Event, RunFinished
+from evomerge_common.ports import EventLog, Recorded
 from evomerge_common.runtime.grpc_server import client_channel
 from evomerge_common.runtime.ports_factory import Ports, connect_ports
 from evomerge_common.runtime.settings import Settings
+from evomerge_selector.stand_ins import workers
 from support import assert_eventually, python_process
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 SPEC = {"models": ["org/a", "org/b", "org/c"], "base": "org/base", "suite": SUITE, "seed": 5}
-
-
-@asynccontextmanager
-async def workers(ports: Ports, each: int) -> AsyncIterator[None]:
-    over = asyncio.Event()
-
-    async def work(kind: str) -> None:
-        # Python 3.11's wait_for may swallow a cancellation that meets its answer, so the loop has an end of its own.
-        while not over.is_set():
-            try:
-                delivery = await ports.queue.fetch(kind, 2.0)
-                if delivery:
-                    event = Event(run_id=delivery.job.run_id, payload=answer(delivery.job))
-                    await ports.log.append_result(event, message_id=delivery.job.job_id)
-                    await delivery.ack()
-            except Unavailable:
-                continue
-
-    tasks = [asyncio.create_task(work(kind)) for kind in JOB_KINDS.values() for _ in range(each)]
-    try:
-        yield
-    finally:
-        over.set()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def free_port() -> int:
@@ -76,13 +51,11 @@ class Bench:
         state["EVOMERGE_METRICS_ADDRESS"] = f"127.0.0.1:{free_port()}"
         return python_process("evomerge_selector", self.settings, cwd=cwd, **state)
 
-    async def start_run(self, name: str, evaluations: int, request_id: str) -> str:
+    async def start_run(self, name: str, search: dict[str, Any], request_id: str) -> str:
         """Through the API of the selector of that name."""
         file = self.folder / name / "selector.port"
         await assert_eventually(lambda: file.exists() and file.read_text().endswith("\n"), 90)
-        request = selector_pb2.StartRunRequest(
-            request_id=request_id, spec=json.dumps({**SPEC, "search": {"evaluations": evaluations}})
-        )
+        request = selector_pb2.StartRunRequest(request_id=request_id, spec=json.dumps({**SPEC, "search": search}))
         async with client_channel(f"127.0.0.1:{int(file.read_text())}", self.settings) as channel:
             stub = selector_pb2_grpc.SelectorServiceStub(channel)
             found: list[str] = []
@@ -119,9 +92,11 @@ async def test_of_two_selector_processes_one_is_fenced_off_and_no_event_is_doubl
     bench = Bench(nats_server, tmp_path)
     ports = await connect_ports(bench.settings)
     with bench.selector("first") as first, bench.selector("second") as second:
-        async with workers(ports, each=2):
+        async with workers(ports, answer, each=2):
             # The same run through both: each of them drives it from its first event on.
-            ids = await asyncio.gather(*(bench.start_run(name, 150, f"two-{tmp_path}") for name in ("first", "second")))
+            search = {"evaluations": 150}
+            started = (bench.start_run(name, search, f"two-{tmp_path}") for name in ("first", "second"))
+            ids = await asyncio.gather(*started)
             assert ids[0] == ids[1]
             events = await to_the_end(ports, ids[0])
             said = "another selector decides this run; standing by"
@@ -130,20 +105,42 @@ async def test_of_two_selector_processes_one_is_fenced_off_and_no_event_is_doubl
     assert isinstance(events[-1].event.payload, RunFinished)
     assert sum(fenced) >= 1
     assert [index for index, _, _ in proposals(events)] == list(range(150))
-    decisions = Counter(repr(one.event.payload) for one in events if not one.event.is_result)
-    assert decisions.most_common(1)[0][1] == 1
+    assert Counter(repr(one.event.payload) for one in events).most_common(1)[0][1] == 1
 
 
-async def test_workers_and_kills_change_no_proposal(nats_server: Broker, tmp_path: Path) -> None:
-    """One, two and eight workers of a kind; the selector is killed in the midst, twice."""
+class Disorder:
+    """A log to which results come late, in another order, and one in three of them again at some later time."""
+
+    def __init__(self, log: EventLog) -> None:
+        self._log = log
+        self._rng = Random(1)
+        self._told: list[Event] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._log, name)
+
+    async def append_result(self, event: Event, *, message_id: str) -> None:
+        await asyncio.sleep(self._rng.uniform(0.0, 0.05))
+        await self._log.append_result(event, message_id=message_id)
+        self._told.append(event)
+        if self._rng.random() < 0.3:  # as a worker does that never heard of its result's arrival
+            again = self._rng.choice(self._told)
+            await self._log.append_result(again, message_id=f"again-{len(self._told)}-{again.run_id}")
+
+
+@pytest.mark.parametrize("strategy", ["tournament", "cmaes"])  # cmaes: asked all its questions again after a kill
+async def test_workers_and_kills_change_no_proposal(nats_server: Broker, tmp_path: Path, strategy: str) -> None:
+    """One, two and eight workers of a kind, results late and doubled; the selector is killed in the midst, twice."""
     bench, found = Bench(nats_server, tmp_path), {}
     ports = await connect_ports(bench.settings)
-    for each, kills in ((1, 0), (2, 0), (8, 0), (2, 2)):
-        name = f"selector-{each}-{kills}"
+    search = {"strategy": strategy, "evaluations": 60}
+    for each, wild, kills in ((1, False, 0), (2, False, 0), (8, True, 0), (2, True, 2)):
+        name = f"{strategy}-{each}-{kills}"
+        heard = replace(ports, log=Disorder(ports.log)) if wild else ports
         async with AsyncExitStack() as stack:
-            await stack.enter_async_context(workers(ports, each=each))
+            await stack.enter_async_context(workers(heard, answer, each=each))
             process = stack.enter_context(bench.selector(name))
-            run_id = await bench.start_run(name, 60, f"{name}-{tmp_path}")
+            run_id = await bench.start_run(name, search, f"{name}-{tmp_path}")
             ending = asyncio.create_task(to_the_end(ports, run_id))
             for kill in range(kills):
 
@@ -154,7 +151,12 @@ async def test_workers_and_kills_change_no_proposal(nats_server: Broker, tmp_pat
                 process.kill()
                 process.wait(10)
                 process = stack.enter_context(bench.selector(name))
-            found[name] = proposals(await ending)
+            events = await ending
+            found[name] = (proposals(events), events[-1].event.payload)
+            results = Counter(repr(one.event.payload) for one in events if one.event.is_result)
+            assert (results.most_common(1)[0][1] > 1) == wild
     await ports.close()
-    assert all(one == found["selector-1-0"] for one in found.values())
-    assert len(found["selector-1-0"]) == 60
+    calm = found[f"{strategy}-1-0"]
+    assert all(one == calm for one in found.values())
+    assert len(calm[0]) == 60
+    assert isinstance(calm[1], RunFinished)

@@ -7,21 +7,14 @@ from random import Random
 from typing import Any
 
 from evomerge_common.domain.messages import (
-    ArtifactExported,
-    CandidateEvaluated,
     CandidateFailed,
-    CandidateMerged,
     CandidateProposed,
     CandidateRaced,
-    DownloadJob,
     ErrorInfo,
     EvaluateJob,
     Event,
     ExportJob,
     Job,
-    MergeJob,
-    Model,
-    ModelReady,
     Result,
     RunStarted,
     TaskItems,
@@ -30,6 +23,7 @@ from evomerge_common.domain.messages import (
 )
 from evomerge_common.domain.recipe import Recipe
 from evomerge_common.domain.spec import RunSpec
+from evomerge_selector import stand_ins
 from evomerge_selector.domain.tournament import EvolutionaryTournament
 
 SUITE = {
@@ -114,45 +108,27 @@ def answer(
     fail_exports: tuple[str, ...] = (),
 ) -> Result:
     payload = job.payload
-    match payload:
-        case DownloadJob():
-            name = payload.reference
-            base, _, adapter = name.partition("+")
-            model = Model(
-                reference=name, digest=f"sha256:{name}", uri=f"file:///{name}", architecture="L", num_layers=layers,
-                base=f"sha256:{base}" if adapter else "",
-            )  # fmt: skip
-            return ModelReady(job_id=job.job_id, model=model)
-        case MergeJob():
-            uri = f"file:///{payload.recipe_digest}"
-            return CandidateMerged(job_id=job.job_id, recipe_digest=payload.recipe_digest, uri=uri)
-        case EvaluateJob():
-            breaks = fail_at_rung and payload.rung == fail_at_rung and int(payload.recipe_digest[:4], 16) % 3 == 0
-            if breaks or (int(payload.recipe_digest[:4], 16) % 50 in fail and payload.split == "search"):
-                return CandidateFailed(
-                    job_id=job.job_id, kind="evaluate", recipe_digest=payload.recipe_digest, split="search",
-                    error=ErrorInfo(type="NonFiniteScore", message="NaN"),
-                )  # fmt: skip
-            if items:
-                scores = answers(payload.recipe_json, payload.items)
-                return CandidateEvaluated(
-                    job_id=job.job_id, recipe_digest=payload.recipe_digest, split=payload.split, scores=scores,
-                    fitness=sum(one.score for one in scores) / len(scores), partial=bool(payload.items),
-                    rung=payload.rung,
-                )  # fmt: skip
-            return CandidateEvaluated(
-                job_id=job.job_id, recipe_digest=payload.recipe_digest, split=payload.split,
-                fitness=landscape(payload.recipe_json), scores=skills(payload.recipe_json),
-            )  # fmt: skip
-        case ExportJob():
-            if payload.format in fail_exports:
-                return CandidateFailed(
-                    job_id=job.job_id, kind="export", recipe_digest=payload.recipe_digest,
-                    error=ErrorInfo(type="ModelError", message="cannot be written"),
-                )  # fmt: skip
-            return ArtifactExported(
-                job_id=job.job_id, recipe_digest=payload.recipe_digest, format=payload.format, uri="file:///x"
+    error = ErrorInfo(type="NonFiniteScore", message="NaN")
+    if isinstance(payload, ExportJob) and payload.format in fail_exports:
+        error = ErrorInfo(type="ModelError", message="cannot be written")
+        return CandidateFailed(job_id=job.job_id, kind="export", recipe_digest=payload.recipe_digest, error=error)
+    if isinstance(payload, EvaluateJob):
+        drawn = int(payload.recipe_digest[:4], 16)
+        breaks = fail_at_rung and payload.rung == fail_at_rung and drawn % 3 == 0
+        if breaks or (drawn % 50 in fail and payload.split == "search"):
+            return CandidateFailed(
+                job_id=job.job_id, kind="evaluate", recipe_digest=payload.recipe_digest, split="search", error=error
             )
+    return stand_ins.answer(job, by_items if items else as_a_whole, layers=layers)
+
+
+def as_a_whole(job: EvaluateJob) -> tuple[float, tuple[TaskScore, ...]]:
+    return landscape(job.recipe_json), skills(job.recipe_json)
+
+
+def by_items(job: EvaluateJob) -> tuple[float, tuple[TaskScore, ...]]:
+    scores = answers(job.recipe_json, job.items)
+    return sum(one.score for one in scores) / len(scores), scores
 
 
 class Simulation:

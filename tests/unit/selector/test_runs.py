@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 
-from evomerge_common.domain.messages import JOB_KINDS, CandidateProposed, Event, RunCancelled
+from evomerge_common.domain.messages import CandidateProposed, RunCancelled
 from evomerge_common.errors import InvalidInput, NotFound
 from evomerge_common.ports import Recorded
 from evomerge_common.runtime.ports_factory import Ports, memory_ports
 from evomerge_selector.domain.summary import RunEntry
 from evomerge_selector.domain.tournament import Phase
 from evomerge_selector.runs import Runs
+from evomerge_selector.stand_ins import workers
 from simulation import answer, make_spec
 from support import assert_eventually
 
@@ -25,25 +26,6 @@ from support import assert_eventually
 @pytest.fixture
 def ports(tmp_path: Path) -> Ports:
     return memory_ports(tmp_path)
-
-
-@asynccontextmanager
-async def workers(ports: Ports) -> AsyncIterator[None]:
-    async def work(kind: str) -> None:
-        while True:
-            delivery = await ports.queue.fetch(kind, 5.0)
-            if delivery:
-                event = Event(run_id=delivery.job.run_id, payload=answer(delivery.job))
-                await ports.log.append_result(event, message_id=delivery.job.job_id)
-                await delivery.ack()
-
-    tasks = [asyncio.create_task(work(kind)) for kind in JOB_KINDS.values()]
-    try:
-        yield
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 @asynccontextmanager
@@ -69,7 +51,7 @@ async def proposals(ports: Ports, run_id: str) -> list[str]:
 
 
 async def test_a_run_goes_from_start_to_champion(ports: Ports) -> None:
-    async with workers(ports), selector(ports) as runs:
+    async with workers(ports, answer), selector(ports) as runs:
         run_id = await runs.start(make_spec(evaluations=24), "one")
         await until(runs, run_id, Phase.FINISHED)
         assert len(await proposals(ports, run_id)) == 24
@@ -77,7 +59,7 @@ async def test_a_run_goes_from_start_to_champion(ports: Ports) -> None:
 
 
 async def test_a_request_id_means_one_run_and_another_spec_under_it_is_refused(ports: Ports) -> None:
-    async with workers(ports), selector(ports) as runs:
+    async with workers(ports, answer), selector(ports) as runs:
         first = await runs.start(make_spec(evaluations=12), "same")
         assert await runs.start(make_spec(evaluations=12), "same") == first
         with pytest.raises(InvalidInput, match="another spec"):
@@ -87,10 +69,10 @@ async def test_a_request_id_means_one_run_and_another_spec_under_it_is_refused(p
 
 async def test_a_selector_that_starts_again_goes_on_with_the_same_sequence(ports: Ports, tmp_path: Path) -> None:
     calm_ports = memory_ports(tmp_path / "calm")
-    async with workers(calm_ports), selector(calm_ports) as runs:
+    async with workers(calm_ports, answer), selector(calm_ports) as runs:
         run_id = await runs.start(make_spec(evaluations=40), "one")
         await until(runs, run_id, Phase.FINISHED)
-    async with workers(ports):
+    async with workers(ports, answer):
         for _ in range(6):
             async with selector(ports) as runs:
                 assert await runs.start(make_spec(evaluations=40), "one") == run_id
@@ -101,7 +83,7 @@ async def test_a_selector_that_starts_again_goes_on_with_the_same_sequence(ports
 
 
 async def test_of_two_selectors_one_is_fenced_off_and_nothing_is_doubled(ports: Ports) -> None:
-    async with workers(ports), selector(ports) as one:
+    async with workers(ports, answer), selector(ports) as one:
         run_id = await one.start(make_spec(evaluations=60), "one")
         async with selector(ports):
             await until(one, run_id, Phase.FINISHED)
@@ -121,10 +103,10 @@ async def test_a_snapshot_spares_the_log_and_changes_nothing(ports: Ports, tmp_p
     """A selector that starts in the midst reads what came after the snapshot, and goes on with the same sequence."""
     monkeypatch.setattr("evomerge_selector.runs.SNAPSHOT_EVENTS", 40)
     calm_ports = memory_ports(tmp_path / "calm")
-    async with workers(calm_ports), selector(calm_ports) as runs:
+    async with workers(calm_ports, answer), selector(calm_ports) as runs:
         run_id = await runs.start(make_spec(evaluations=250), "one")
         await until(runs, run_id, Phase.FINISHED)
-    async with workers(ports):
+    async with workers(ports, answer):
         async with selector(ports) as runs:
             await runs.start(make_spec(evaluations=250), "one")
             async with asyncio.timeout(30):
@@ -154,7 +136,7 @@ async def test_a_snapshot_of_another_version_or_a_damaged_one_is_ignored(
     ports: Ports, tmp_path: Path, monkeypatch: Any, damage: bytes
 ) -> None:
     monkeypatch.setattr("evomerge_selector.runs.SNAPSHOT_EVENTS", 40)
-    async with workers(ports):
+    async with workers(ports, answer):
         async with selector(ports) as runs:
             run_id = await runs.start(make_spec(evaluations=60), "one")
             async with asyncio.timeout(30):
@@ -172,7 +154,7 @@ async def test_a_snapshot_of_another_version_or_a_damaged_one_is_ignored(
 async def test_runs_that_have_ended_are_told_without_their_logs_and_leave_memory(
     ports: Ports, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with workers(ports), selector(ports) as runs:
+    async with workers(ports, answer), selector(ports) as runs:
         first = await runs.start(make_spec(evaluations=12), "one")
         second = await runs.start(make_spec(evaluations=12, seed=3), "two")
         await until(runs, first, Phase.FINISHED)
@@ -194,7 +176,7 @@ async def test_runs_that_have_ended_are_told_without_their_logs_and_leave_memory
 
 
 async def test_a_run_that_ended_under_an_older_version_is_folded_once(ports: Ports) -> None:
-    async with workers(ports), selector(ports) as runs:
+    async with workers(ports, answer), selector(ports) as runs:
         run_id = await runs.start(make_spec(evaluations=12), "one")
         await until(runs, run_id, Phase.FINISHED)
     entry = await ports.kv.get("runs", run_id)
@@ -207,7 +189,7 @@ async def test_a_run_that_ended_under_an_older_version_is_folded_once(ports: Por
 
 
 async def test_pause_resume_and_finish_now(ports: Ports) -> None:
-    async with workers(ports), selector(ports) as runs:
+    async with workers(ports, answer), selector(ports) as runs:
         run_id = await runs.start(make_spec(evaluations=2000, population=12), "one")
         await asyncio.sleep(0.2)
         assert (await runs.pause(run_id)).paused
@@ -227,7 +209,7 @@ async def test_pause_resume_and_finish_now(ports: Ports) -> None:
 
 
 async def test_cancel_ends_at_once_and_is_in_the_log(ports: Ports) -> None:
-    async with workers(ports), selector(ports) as runs:
+    async with workers(ports, answer), selector(ports) as runs:
         run_id = await runs.start(make_spec(evaluations=2000), "one")
         await runs.cancel(run_id, finish=False, reason="enough")
         await until(runs, run_id, Phase.CANCELLED)

@@ -199,7 +199,7 @@ def test_models_of_different_depth_are_fitted_to_the_base() -> None:
     tournament.apply(Event(run_id="r", payload=RunStarted(spec_json=spec.to_json())))
     for i, job in enumerate(tournament.jobs()):
         tournament.apply(Event(run_id="r", payload=answer(job, layers=6 + (i == 1))))
-    base = ModelReference("org/base", digest="sha256:org/base")
+    base = ModelReference("org/base", digest="org/base")
     found = set()
     while (decision := tournament.next_decision()) is not None and len(tournament.candidates) < 20:
         if isinstance(decision, CandidateProposed):
