@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -343,9 +344,41 @@ async def test_the_next_job_is_prepared_while_one_is_in_work_and_results_wait_fo
     assert all(event.worker.startswith("download@") and 0 < event.began <= event.time for event in told)
 
 
-async def test_a_prepared_job_is_given_back_when_the_service_stops(ports: Ports, registry: CollectorRegistry) -> None:
+async def test_a_job_goes_to_an_idle_worker_rather_than_ahead_to_a_busy_one(
+    ports: Ports, registry: CollectorRegistry
+) -> None:
+    """Taken ahead, it would wait for a job that may be long, while nobody works it."""
+    said: list[str] = []
+    let_go = asyncio.Event()
+
     async def prepare(job: Job) -> None:
         pass
+
+    async def handler(job: Job) -> Result:
+        said.append(job.job_id)
+        if job.job_id.startswith("long"):
+            await let_go.wait()
+        return await ready(job)
+
+    at_once, other = 0, CollectorRegistry()
+    async with working(ports, registry, handler, prepare=prepare), working(ports, other, handler, prepare=prepare):
+        for number in range(10):
+            let_go.clear()
+            for name in (f"long-{number}", f"short-{number}"):
+                await ports.queue.publish(download_job(name))
+                with contextlib.suppress(AssertionError):
+                    await assert_eventually(lambda name=name: name in said, 0.4)
+            at_once += f"short-{number}" in said
+            let_go.set()
+            await assert_eventually(lambda number=number: f"short-{number}" in said)
+    assert at_once >= 9, "once in a while a glance comes first"
+
+
+async def test_a_prepared_job_is_given_back_when_the_service_stops(ports: Ports, registry: CollectorRegistry) -> None:
+    prepared: list[str] = []
+
+    async def prepare(job: Job) -> None:
+        prepared.append(job.job_id)
 
     async def handler(job: Job) -> Result:
         await asyncio.sleep(30)
@@ -354,7 +387,7 @@ async def test_a_prepared_job_is_given_back_when_the_service_stops(ports: Ports,
     for name in ("a", "b"):
         await ports.queue.publish(download_job(name))
     async with working(ports, registry, handler, prepare=prepare, drain_timeout=0.05):
-        await assert_eventually(lambda: registry.get_sample_value("evomerge_jobs_in_progress", {"kind": "download"}))
+        await assert_eventually(lambda: prepared == ["a", "b"])
     assert count(registry, "given_back") == 2
     assert await ports.queue.depth("download") == 2
     assert await results(ports) == []

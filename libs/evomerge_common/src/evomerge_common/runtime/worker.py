@@ -45,6 +45,10 @@ Preparation = Callable[[Job], Awaitable[None]]
 Finish = Callable[[Job, Any], Awaitable[Result]]
 
 _FETCH_SECONDS = 1.0  # also the longest that an idle worker takes to stop: a fetch is never cut, or its job would hang
+_GLANCE_SECONDS = (
+    0.002  # of a worker that has a job already: it takes what lies there, and leaves the rest to idle ones
+)
+_BETWEEN_GLANCES = 0.05
 _RETRY_DELAYS = (1.0, 5.0, 15.0, 30.0)
 _TRANSIENT = (Unavailable, ResourceExhausted, WorkerCrashed, OSError)
 
@@ -53,7 +57,8 @@ class Worker:
     """Works one kind of job, one at a time.
 
     With `prepare`, the next job is fetched and prepared while one is in work, and a result is published while the next
-    is in work already: the handler never waits for the queue. `prepare` raises nothing (what is wrong with a job, its
+    is in work already: the handler never waits for the queue. Only a job that no idle worker waits for is taken ahead:
+    a worker with a job just glances at the queue. `prepare` raises nothing (what is wrong with a job, its
     handler says); `finish` looks at a result before it is published, and may change it.
 
     The handler raises InvalidInput or WorkFailed (but not WorkerCrashed) when the job can never succeed: the result
@@ -78,6 +83,8 @@ class Worker:
         self._prepare = prepare
         self._finish = finish
         self._turn = asyncio.Lock()  # fair: whoever fetched first works first
+        self._fetching = asyncio.Lock()
+        self._held = 0  # jobs in hand
         self._name = f"{kind}@{socket.gethostname()}:{os.getpid()}"
         self._ports = ports
         self._settings = settings
@@ -100,7 +107,7 @@ class Worker:
         failures = 0
         while not stop.is_set():
             try:
-                delivery = await self._ports.queue.fetch(self.kind, _FETCH_SECONDS)
+                delivery = await self._fetch(stop)
                 failures = 0
             except Unavailable as error:
                 failures += 1
@@ -116,6 +123,18 @@ class Worker:
                     await self._work(delivery, stop)
                 except Unavailable as error:  # the broker went away: the job comes again after ack_wait
                     self._log.warning("lost touch with the queue", error=str(error))
+                finally:
+                    self._held -= 1
+
+    async def _fetch(self, stop: asyncio.Event) -> Delivery | None:
+        async with self._fetching:
+            if self._held:
+                await _wait(stop, _BETWEEN_GLANCES)
+            if stop.is_set():
+                return None
+            delivery = await self._ports.queue.fetch(self.kind, _GLANCE_SECONDS if self._held else _FETCH_SECONDS)
+            self._held += delivery is not None
+            return delivery
 
     async def _work(self, delivery: Delivery, stop: asyncio.Event) -> None:
         job = delivery.job
