@@ -311,7 +311,7 @@ def _add_generate_flags(parser: argparse.ArgumentParser, *, required: bool) -> N
 
 def _add_init_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", nargs="?", default="evomerge.yaml", metavar="SPEC.yaml", help="default: %(default)s")
-    parser.add_argument("--interactive", action="store_true", help="ask for the models, the suite and the budget")
+    parser.add_argument("--interactive", action="store_true", help="ask for models, tasks, budget, strategy and output")
     parser.add_argument("--force", action="store_true", help="replace an existing file")
 
 

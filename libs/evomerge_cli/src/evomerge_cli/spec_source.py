@@ -72,7 +72,7 @@ def prepare(args: argparse.Namespace) -> Prepared:
     if args.spec and any((args.model1, args.model2, args.model3)):
         raise InvalidInput("give models in the spec file or by --model1 … --model3, not both")
     _apply_flags(data, args, notes)
-    if not args.spec and not args.suite and all(_is_masked(model) for model in data["models"]):
+    if not args.spec and not args.suite and all(is_masked(model, folder) for model in data["models"]):
         args.suite = "masked"
         notes.append("masked language models and no --suite: they are scored on the built-in suite `masked`")
     suite = resolve_suite(args.suite or data.get("suite"), folder, file=name, lines=lines, flag=bool(args.suite))
@@ -141,13 +141,13 @@ def local_path(reference: str, folder: Path) -> Path | None:
     for start in (folder, Path()):
         if (start / path).exists():
             return start / path
-    looks_like_a_path = text.startswith((".", "~")) or text.count("/") > 1 or "\\" in text
+    looks_like_a_path = text.startswith((".", "~")) or text.endswith("/") or text.count("/") > 1 or "\\" in text
     return folder / path if looks_like_a_path else None
 
 
-def _is_masked(reference: str) -> bool:
+def is_masked(reference: str, folder: Path) -> bool:
     """Whether a local folder's config says that it is a masked language model, which cannot continue a text."""
-    path = local_path(reference, Path())
+    path = local_path(reference, folder)
     try:
         config = json.loads((path / "config.json").read_bytes()) if path else {}
         return any("ForMaskedLM" in str(name) for name in config.get("architectures") or [])

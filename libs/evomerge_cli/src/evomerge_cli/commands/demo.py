@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 from evomerge_cli.console import Console
@@ -39,10 +40,9 @@ def run(args: argparse.Namespace, console: Console) -> int:
     with stages(console, "making the demo family (once)") as progress:
         family = build_family(cache, seed=args.seed, progress=progress)
     arithmetic, sentiment, python = family.experts
-    spec = SPEC.format(
-        arithmetic=arithmetic, sentiment=sentiment, python=python, base=family.base, suite=family.suite,
-        seed=args.seed, evaluations=args.evaluations,
-    )  # fmt: skip
+    named = {"arithmetic": arithmetic, "sentiment": sentiment, "python": python, "base": family.base}
+    paths = {name: json.dumps(str(path)) for name, path in {**named, "suite": family.suite}.items()}  # JSON is YAML
+    spec = SPEC.format(**paths, seed=args.seed, evaluations=args.evaluations)
     out.mkdir(parents=True, exist_ok=True)
     (out / "spec.yaml").write_text(spec, encoding="utf-8")
     prepared = prepare(parse(["run", str(out / "spec.yaml")]))

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import json
+import shlex
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,28 +15,60 @@ import yaml
 
 from evomerge_cli.arguments import DEFAULT_MODELS
 from evomerge_cli.console import Console
-from evomerge_cli.spec_source import local_path, resolve_suite
+from evomerge_cli.spec_source import BUILT_IN_SUITES, is_masked, local_path, resolve_suite
+from evomerge_common.domain.gguf_types import TYPES
 from evomerge_common.domain.recipe import ModelReference
 from evomerge_common.domain.spec import STRATEGIES, RunSpec
-from evomerge_common.errors import EvoMergeException, InvalidInput
+from evomerge_common.errors import EvoMergeException, InvalidInput, SuiteError, did_you_mean
+from evomerge_common.model_folder import ADAPTER_CONFIG
 
 T = TypeVar("T")
 
 SPEC = """\
-# A run of EvoMerge: evomerge run {file} --out out
-models:                      # two or more: hub ids (org/name, org/name@revision) or folders
+# A run of EvoMerge: {command}
+models:                      # two or more: hub ids (org/name, org/name@revision), folders, adapters (base+adapter)
 {models}
-# base: org/name             # what they were fine-tuned from; without it, their average stands in
-suite: {suite}               # a suite file, or a built-in one
-seed: 0                      # the same seed gives the same champion
+{base}
+{suite}
+seed: {seed}                      # the same seed gives the same champion
 search:
+  strategy: {strategy}
   evaluations: {evaluations}            # candidates to score, sources included
+  {hours}
+  {patience}
   population: 16
-  # patience: 24             # stop after so many candidates without an improvement
   # methods: [linear, slerp, task_arithmetic, ties, dare_linear, dare_ties, frankenmerge, dfs]
 evaluation:
   threads: 2                 # of a scorer; part of what makes scores the same again
+{export}
 """
+KINDS = {
+    "multiple_choice": {"prompt", "choices", "answer"},
+    "instruction_following": {"prompt", "checks"},
+    "code": {"prompt", "tests"},
+    "exact_match": {"prompt", "answer"},
+    "qa": {"question", "answers"},
+    "classification": {"text", "label"},
+    "writing": {"prompt", "text"},
+    "perplexity": {"text"},
+}
+"""Kind of task → the keys that tell its items from the kinds' below."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a run is to be; `suite` as in the spec."""
+
+    models: tuple[str, ...] = DEFAULT_MODELS
+    base: str = ""
+    suite: str | dict[str, Any] = "general"
+    strategy: str = "tournament"
+    evaluations: int = 64
+    hours: float = 0.0
+    patience: int = 0
+    seed: int = 0
+    gguf_type: str = ""
+    out: str = "out"
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
@@ -41,15 +76,47 @@ def run(args: argparse.Namespace, console: Console) -> int:
     file = Path(args.file).expanduser()
     if file.exists() and not args.force:
         raise InvalidInput(f"{file} exists; choose another name, or --force to replace it")
-    if args.interactive:
-        text = yaml.safe_dump(ask(Questions(console), file.parent), sort_keys=False, allow_unicode=True)
-        text = f"# A run of EvoMerge: evomerge run {file} --out out\n{text}"
-    else:
-        lines = "\n".join(f"  - {model}" for model in DEFAULT_MODELS)
-        text = SPEC.format(file=file, models=lines, suite="general", evaluations="64")
-    file.write_text(text, encoding="utf-8")
-    console.out(f"{file} is written; evomerge run {file}")
+    answers = ask(Questions(console), file.parent) if args.interactive else Answers()
+    command = shlex.join(["evomerge", "run", str(file), "--out", answers.out])
+    file.write_text(spec_text(answers, command), encoding="utf-8")
+    console.out(f"{file} is written. To start the run: {command}")
     return 0
+
+
+def spec_text(answers: Answers, command: str) -> str:
+    """The spec, with what was not asked for as comments."""
+    gguf = f"  formats: [hf, gguf]        # the champion also as a file for llama.cpp\n  gguf_type: {answers.gguf_type}"
+    return SPEC.format(
+        command=command,
+        models="\n".join(f"  - {_quoted(model)}" for model in answers.models),
+        base=f"base: {_quoted(answers.base)}"
+        if answers.base
+        else "# base: org/name             # what they were fine-tuned from; without it, their average stands in",
+        suite=_suite_text(answers.suite),
+        seed=answers.seed,
+        strategy=answers.strategy,
+        evaluations=answers.evaluations,
+        hours=f"hours: {answers.hours:g}" if answers.hours else "# hours: 8                 # ends when they are over",
+        patience=f"patience: {answers.patience}"
+        if answers.patience
+        else "# patience: 24             # ends after so many candidates without an improvement",
+        export=f"export:\n{gguf}" if answers.gguf_type else "# export: {formats: [hf, gguf]}    # for llama.cpp too",
+    )
+
+
+def _suite_text(suite: str | dict[str, Any]) -> str:
+    if isinstance(suite, str):
+        return f"suite: {_quoted(suite)}               # a suite file, a built-in one, or tasks written here"
+    tasks = "".join(f"\n    - {_quoted(task)}" for task in suite["tasks"])
+    return (
+        f"suite:\n  tasks:{tasks}\n  holdout: 0.3               # this share of the items is never seen by the search"
+    )
+
+
+def _quoted(value: Any) -> str:
+    """A value on one line of YAML, quoted where it must be."""
+    text = yaml.safe_dump(value, default_flow_style=True, width=10**9, allow_unicode=True, sort_keys=False)
+    return text.removesuffix("...\n").strip()
 
 
 class Questions:
@@ -77,32 +144,44 @@ class Questions:
                 self._console.say(f"  {error}")
 
 
-def ask(questions: Questions, folder: Path) -> dict[str, Any]:
-    """A spec, question by question, each answer checked as the run would check it."""
+def ask(questions: Questions, folder: Path) -> Answers:
+    """Question by question, each answer checked as the run would check it."""
     models: list[str] = []
     while True:
         default = DEFAULT_MODELS[len(models)] if len(models) < 2 else ""
-        hint = " (hub id or folder)" if not models else "" if len(models) < 2 else " (empty: no more)"
+        hint = " (hub id, folder or GGUF file)" if not models else "" if len(models) < 2 else " (empty: no more)"
         model = questions.ask(f"model {len(models) + 1}{hint}", default, lambda text: _model(text, models, folder))
         if not model:
             break
         models.append(model)
     base = questions.ask("model that they were fine-tuned from (empty: none)", "", lambda t: _model(t, [], folder))
-    suite = questions.ask("tasks: a suite file or a built-in suite", "general", lambda text: _suite(text, folder))
+    built_in = ", ".join(sorted(path.stem for path in BUILT_IN_SUITES.glob("*.yaml")))
+    suite = questions.ask(
+        f"tasks: a built-in suite ({built_in}), a suite file, or .jsonl files of items",
+        "masked" if all(is_masked(model, folder) for model in models) else "general",
+        lambda text: _suite(text, folder),
+    )
     strategy = questions.ask(
         f"strategy: {', '.join(STRATEGIES)} (nsga2: every task an objective of its own)",
         "tournament",
         lambda text: _checked("strategy", text),
     )
-    evaluations = questions.ask("candidates to score", "64", lambda text: _checked("evaluations", _number(text)))
-    patience = questions.ask(
-        "stop after so many candidates without a better one (0: never)",
-        "0",
-        lambda text: _checked("patience", _number(text)),
+    return Answers(
+        models=tuple(models),
+        base=base,
+        suite=suite,
+        strategy=strategy,
+        evaluations=questions.ask("candidates to score", "64", lambda t: _checked("evaluations", _number(t, int))),
+        hours=questions.ask("hours at most (0: no limit)", "0", lambda t: _checked("hours", _number(t, float))),
+        patience=questions.ask(
+            "stop after so many candidates without a better one (0: never)",
+            "0",
+            lambda text: _checked("patience", _number(text, int)),
+        ),
+        seed=questions.ask("seed", "0", lambda text: _number(text, int)),
+        gguf_type=questions.ask("champion also as a GGUF file: auto, q8_0, … (empty: no)", "", _gguf_type),
+        out=questions.ask("output folder", "out", lambda text: text),
     )
-    seed = questions.ask("seed", "0", _number)
-    search = {"strategy": strategy, "evaluations": evaluations, **({"patience": patience} if patience else {})}
-    return {"models": models, **({"base": base} if base else {}), "suite": suite, "seed": seed, "search": search}
 
 
 def _model(text: str, known: list[str], folder: Path) -> str:
@@ -112,21 +191,51 @@ def _model(text: str, known: list[str], folder: Path) -> str:
     if text in known:
         raise InvalidInput(f"{text} is named already")
     path = local_path(text, folder)
-    if path is not None and not (path / "config.json").is_file() and not path.is_file():
+    if path is None or "+" in text or path.is_file():
+        return text
+    if not any((path / name).is_file() for name in ("config.json", ADAPTER_CONFIG)):
         raise InvalidInput(f"{path} is no model: there is no config.json in it")
     return text
 
 
-def _suite(text: str, folder: Path) -> str:
-    resolve_suite(text, folder)
-    return text
-
-
-def _number(text: str) -> int:
+def _suite(text: str, folder: Path) -> str | dict[str, Any]:
+    """A suite's name or file; files of items become tasks whose kind their first item tells."""
     try:
-        return int(text)
+        files = [Path(word).expanduser() for word in shlex.split(text)]
+    except ValueError as error:
+        raise InvalidInput(f"{text!r} cannot be read: {error}") from error
+    if not all(file.suffix == ".jsonl" for file in files):
+        resolve_suite(text, folder)
+        return text
+    suite = {"tasks": [{"name": file.stem, "kind": _kind(folder / file), "data": str(file)} for file in files]}
+    resolve_suite(suite, folder)
+    return suite
+
+
+def _kind(file: Path) -> str:
+    try:
+        with file.open(encoding="utf-8") as lines:
+            item = json.loads(next((line for line in lines if line.strip()), "null"))
+    except (OSError, ValueError) as error:
+        raise SuiteError(f"{file} cannot be read as JSON Lines: {error}") from error
+    found = next((kind for kind, keys in KINDS.items() if isinstance(item, dict) and keys <= set(item)), "")
+    if not found:
+        wanted = "; ".join(f"{kind}: {', '.join(sorted(keys))}" for kind, keys in KINDS.items())
+        raise SuiteError(f"{file}: what its first item asks for is not clear; the keys of an item: {wanted}")
+    return found
+
+
+def _number(text: str, kind: Callable[[str], T]) -> T:
+    try:
+        return kind(text)
     except ValueError:
-        raise InvalidInput(f"must be a whole number, not {text!r}") from None
+        raise InvalidInput(f"must be a {'whole ' if kind is int else ''}number, not {text!r}") from None
+
+
+def _gguf_type(text: str) -> str:
+    if text and text not in TYPES:
+        raise InvalidInput(f"unknown type {text!r}; {did_you_mean(text, TYPES)}")
+    return text
 
 
 def _checked(key: str, value: T) -> T:
