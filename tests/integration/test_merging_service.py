@@ -25,9 +25,11 @@ from evomerge_common.runtime.child import ChildProcess
 from evomerge_common.runtime.ports_factory import Ports, memory_ports
 from evomerge_common.runtime.service import Service
 from evomerge_common.runtime.settings import Settings
+from evomerge_merger import engine
 from evomerge_merger.bootstrap import bootstrap
 from evomerge_merger.grpc_api import MergerServicer
 from evomerge_merger.handlers import ExportHandler, MergeHandler
+from support import assert_eventually
 
 
 @pytest.fixture
@@ -87,6 +89,23 @@ async def test_a_merge_job_becomes_a_model_in_the_scratch_area(
     ports.artifacts.delete(result.uri)
     third = await handler(job(sources, what))
     assert ports.artifacts.open(third.uri).is_dir()
+
+
+async def test_torch_is_imported_beside_the_first_merges_where_the_merger_is_warm(
+    ports: Ports, sources: tuple[Model, ...]
+) -> None:
+    """Most merges need none; the first that does would wait for seconds, and evaluators with it."""
+    imported = "'torch' in __import__('sys').modules"
+    for warm in (False, True):
+        process = ChildProcess(initializer=engine.initialise, initargs=(warm,))
+        try:
+            await MergeHandler(ports=ports, child=process)(job(sources, recipe(sources, seed=int(warm))))
+            if warm:
+                await assert_eventually(lambda process=process: process.call(eval, imported), 60)
+            else:
+                assert not await process.call(eval, imported)
+        finally:
+            await asyncio.to_thread(process.close)
 
 
 async def test_an_export_job_becomes_a_finished_model(

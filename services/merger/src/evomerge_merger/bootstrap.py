@@ -10,13 +10,14 @@ from evomerge_common.runtime.ports_factory import Ports
 from evomerge_common.runtime.service import Service
 from evomerge_common.runtime.settings import Settings
 from evomerge_common.runtime.worker import Worker
+from evomerge_merger import engine
 from evomerge_merger.grpc_api import MergerServicer
 from evomerge_merger.handlers import ExportHandler, MergeHandler
 
 
 async def bootstrap(settings: Settings, ports: Ports) -> Service:
     """One engine process, a worker for merges and one for exports, the gRPC API."""
-    child = ChildProcess()
+    child = ChildProcess(initializer=engine.initialise, initargs=(settings.warm,))
     servicer = MergerServicer(ports=ports, child=child)
 
     async def close() -> None:

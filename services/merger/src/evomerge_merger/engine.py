@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,12 +18,33 @@ GGUF_NAME = "champion"
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch loads: no spinning beside the evaluator
 
 
+_warm = False
+_importing: threading.Thread | None = None
+
+
+def initialise(warm: bool) -> None:
+    """With `warm`, torch is imported beside the first merges, which mostly need none, not when one waits for it."""
+    global _warm  # noqa: PLW0603 - one process, one engine
+    _warm = warm
+
+
+def _import_beside() -> None:
+    global _importing  # noqa: PLW0603
+    if _warm and _importing is None:
+        from evomerge_merging.torch_later import torch
+
+        _importing = threading.Thread(target=getattr, args=(torch, "Tensor"), daemon=True)
+        _importing.start()
+
+
 def merge(recipe_json: str, models: Mapping[str, str], out: str, threads: int) -> tuple[int, tuple[str, ...]]:
     """Writes a candidate's weights into `out`, an empty folder; returns their bytes and what there is to say."""
     from evomerge_merging import execute, plan_merge
 
     with plan_merge(Recipe.from_json(recipe_json), _paths(models)) as plan:
-        return execute(plan, Path(out), threads=threads, staged=True).bytes, plan.notes[:MAX_NOTES]
+        result = execute(plan, Path(out), threads=threads, staged=True).bytes, plan.notes[:MAX_NOTES]
+    _import_beside()
+    return result
 
 
 def export(

@@ -49,8 +49,9 @@ class Settings:
         score_timeout: seconds that scoring one candidate may take.
         score_cache: folder where scores are kept for the runs of every stack of this home; empty or "off": scores are
             shared by the runs of one broker alone. An embedded stack has its own default.
-        warm: the evaluator imports what scoring needs when it starts, not at its first job: a run begins sooner, and an
-            idle service holds a few hundred MB. The embedded stack of a single run has it on.
+        warm: the evaluator imports what scoring needs when it starts, not at its first job; the merger imports torch
+            beside its first merges. A run is done sooner, and an idle service holds a few hundred MB. The embedded
+            stack of a single run has it on.
         link_models: local model folders are symlinked into the model store, not copied.
 
     """
