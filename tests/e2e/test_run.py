@@ -183,7 +183,7 @@ def test_a_finished_run_is_only_reported_again(calm: dict[str, Any], spec: Path)
 
 def test_a_stack_in_the_background_serves_the_classic_flags(calm: dict[str, Any], spec: Path) -> None:
     out = spec.parent / "served"
-    evomerge(spec, "up", "--evaluators", "2")
+    evomerge(spec, "up", "--evaluators", "2", "--folder", str(spec.parent / "stack"))
     try:
         state = json.loads(evomerge(spec, "status", "--json"))
         assert state["healthy"]

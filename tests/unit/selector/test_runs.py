@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from evomerge_common.domain.messages import CandidateProposed, RunCancelled
+from evomerge_common.adapters.memory import MemoryClock
+from evomerge_common.domain.messages import CandidateProposed, RunCancelled, SearchEnded
 from evomerge_common.errors import InvalidInput, NotFound
 from evomerge_common.ports import Recorded
 from evomerge_common.runtime.ports_factory import Ports, memory_ports
@@ -206,6 +207,21 @@ async def test_pause_resume_and_finish_now(ports: Ports) -> None:
         assert (await runs.find(run_id)).champion_digest
         with pytest.raises(InvalidInput, match="has ended"):
             await runs.pause(run_id)
+
+
+async def test_when_its_hours_are_over_a_run_ends_with_the_best_so_far(ports: Ports) -> None:
+    async with workers(ports, answer), selector(ports) as runs:
+        run_id = await runs.start(make_spec(evaluations=100_000, hours=1.5), "one")
+        async with asyncio.timeout(30):
+            while len(await proposals(ports, run_id)) < 20:
+                await asyncio.sleep(0.02)
+        assert (await runs.find(run_id)).phase is Phase.RUNNING
+        assert isinstance(ports.clock, MemoryClock)
+        ports.clock.advance(1.5 * 3600 + 1)
+        await until(runs, run_id, Phase.FINISHED)
+        ends = [one.event.payload async for one in ports.log.read(run_id)]
+        assert [end.reason for end in ends if isinstance(end, SearchEnded)] == ["hours"]
+        assert (await runs.find(run_id)).champion_digest
 
 
 async def test_cancel_ends_at_once_and_is_in_the_log(ports: Ports) -> None:

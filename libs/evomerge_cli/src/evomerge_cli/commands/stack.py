@@ -137,6 +137,7 @@ def serve(folder: Path, evaluators: int) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     interrupt_on_signals()
     file = state_file()
+    file.parent.mkdir(parents=True, exist_ok=True)
     try:
         with Stack(folder, evaluators=evaluators, fixed_ports=True) as stack:
             state: dict[str, Any] = {
