@@ -67,6 +67,8 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         "rank_pattern": {"down_proj": 4, r"model\.layers\.[01]\.self_attn\.q_proj": 2},
         "alpha_pattern": {"v_proj": 32, "^model.layers.1.mlp.down_proj": 3}, "use_rslora": True}),
     "dora": ("llama", {}, {"use_dora": True}),
+    "dora with rank and alpha patterns": ("llama", {}, {
+        "use_dora": True, "rank_pattern": {"down_proj": 4}, "alpha_pattern": {"v_proj": 32}}),
     "dora of embedding and head": ("llama", UNTIED, {
         "use_dora": True, "target_modules": ["q_proj", "embed_tokens", "lm_head"]}),
     "embeddings in modules_to_save": ("llama", UNTIED, {"modules_to_save": ["embed_tokens", "lm_head"]}),

@@ -156,7 +156,7 @@ def _review(rng: random.Random, thing: str, adjective: str, level: int, *, plain
 def python_code(seed: int) -> TaskData:
     """Short pieces of Python source. Files, not pieces, are held out."""
     rng = random.Random(f"python:{seed}")
-    files = list(_standard_library())
+    files = list(standard_library())
     if sum(map(len, files)) < 1_000_000:  # a zipped or stripped standard library
         files = [_generated_module(random.Random(f"module:{number}")) for number in range(800)]
     rng.shuffle(files)
@@ -175,7 +175,7 @@ def python_code(seed: int) -> TaskData:
     return TaskData("python", tuple(rows), tuple(rows), tuple(items))
 
 
-def _standard_library() -> Iterator[str]:
+def standard_library() -> Iterator[str]:
     """The ASCII sources of the standard library's top-level modules and plain packages, by path."""
     root = Path(sysconfig.get_paths()["stdlib"])
     paths = list(root.glob("*.py"))

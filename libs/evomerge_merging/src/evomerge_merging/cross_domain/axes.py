@@ -72,9 +72,15 @@ class Pick:
 
 @dataclass(frozen=True)
 class Rotate:
-    """A matrix [there, here] with orthonormal columns (there ≥ here) or rows."""
+    """A matrix [there, here] with orthonormal columns (there ≥ here) or rows.
+
+    Attributes:
+        swelling: by how much what is mapped has a larger root mean square; factors of norms make up for it.
+
+    """
 
     matrix: Tensor
+    swelling: float = 1.0
 
     @property
     def whole(self) -> bool:
@@ -89,7 +95,7 @@ class Rotate:
 
     def take_gains(self, gains: Tensor, own: Tensor) -> Tensor:
         weights = self.matrix.square()
-        return weights.T @ gains + (1.0 - weights.sum(0)) * own
+        return self.swelling * (weights.T @ gains) + (1.0 - weights.sum(0)) * own
 
 
 @dataclass(frozen=True)
