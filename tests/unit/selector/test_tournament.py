@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
+from random import Random
 from statistics import median
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from evomerge_common.domain.genome import SearchSpace
+from evomerge_common.domain.genome import Genome, SearchSpace
 from evomerge_common.domain.messages import (
     ArtifactExported,
     CandidateEvaluated,
@@ -28,7 +30,7 @@ from evomerge_common.domain.pareto import front, hypervolume, knee
 from evomerge_common.domain.recipe import CrossDomain, ModelReference, Recipe
 from evomerge_common.domain.spec import FRONTS, STRATEGIES, RunSpec
 from evomerge_common.errors import SpecError
-from evomerge_selector.domain.strategies import Individual, MapElitesSearch
+from evomerge_selector.domain.strategies import Individual, MapElitesSearch, TournamentSearch
 from evomerge_selector.domain.tournament import EvolutionaryTournament, Phase
 from simulation import SUITE, Simulation, adapters_spec, make_spec
 
@@ -58,7 +60,8 @@ def test_order_workers_and_crashes_change_nothing(
     schedule: str, strategy: str, workers: int, order: int, replay: int
 ) -> None:
     racing = strategy not in FRONTS
-    spec = make_spec(schedule=schedule, strategy=strategy, evaluations=30, population=8, racing=racing)
+    niche = 0.1 if schedule == "generational" else 0.0
+    spec = make_spec(schedule=schedule, strategy=strategy, evaluations=30, population=8, racing=racing, niche=niche)
     calm = hold_against_calm(spec, workers=workers, order=order, replay=replay)
     assert any(told.stopped for told in calm.raced) == racing
 
@@ -152,6 +155,22 @@ def test_classic_breeding_makes_six_mutants_and_merges_two_triples() -> None:
     later = [operator for index, _, operator in simulation.proposals if index >= 24]
     assert later.count("breed") == 6
     assert later.count("mutation") == 18
+
+
+def test_those_who_are_alike_share_their_chance_to_become_parents() -> None:
+    def parents(niche: float) -> Counter[str]:
+        search = TournamentSearch(SPACE, make_spec(niche=niche, population=8).search)
+        for i in range(8):  # seven of one kind, all fitter, and a loner
+            row = (0.1, 0.9, 0.9) if i == 7 else (0.5 + 0.001 * i, 0.5, 0.5)
+            genome = Genome("linear", weights=(row,) * SPACE.rows)
+            search.tell(Individual(f"{i}", genome, 0.9 - 0.01 * i, i))
+        rng = Random(1)
+        return Counter(search._parent(rng).digest for _ in range(2000))
+
+    alone, shared = parents(0.0), parents(0.1)
+    assert alone["7"] < 20
+    assert shared["7"] > 200
+    assert shared["0"] > shared["6"], "within a niche the fitter one still wins"
 
 
 def test_nothing_is_proposed_twice_and_parents_are_known() -> None:
@@ -252,6 +271,7 @@ def test_a_source_that_cannot_be_had_fails_the_run_at_once() -> None:
         ({"export": {"formats": ["hf", "gguf"], "gguf_type": "q4_k"}}, "did you mean 'q4_k_"),
         ({"export": {"gguf_type": "q8_0"}}, "say `formats"),
         ({"search": {"elites": 16, "population": 16}}, "below the population"),
+        ({"search": {"niche": 2}}, "from 0 to 1"),
     ],
 )
 def test_spec_mistakes_name_the_key_and_the_nearest_word(change: dict[str, object], words: str) -> None:

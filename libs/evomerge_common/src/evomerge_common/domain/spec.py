@@ -70,6 +70,7 @@ class SearchSpec:
         evaluations: budget of scored candidates, sources included.
         patience: ends the search after so many candidates without an improvement of `min_delta`; 0 never does.
         layer_groups: groups of consecutive layers with parameters of their own.
+        niche: genomes nearer than this (`Genome.distance`, 0 … 1) share their chance to become parents; 0: none do.
         genes: what evolves beside weights, densities, methods and paths: where the groups are cut (boundaries), masks
             on the sources' changes (masks), merges of whole candidates (nesting).
 
@@ -90,6 +91,7 @@ class SearchSpec:
     min_delta: float = 0.0
     target: float | None = None
     hours: float | None = None
+    niche: float = 0.0
     racing: RacingSpec = NO_RACE
 
 
@@ -147,8 +149,10 @@ class RunSpec:
         """Plain data in the form that `from_dict` reads, without the suite."""
         search = {key: value for key, value in asdict(self.search).items() if value is not None}
         search |= {"methods": list(self.search.methods), "genes": list(self.search.genes)}
+        if not search["niche"]:
+            del search["niche"]  # off is not written: the log of a run without it is what it always was
         racing = search.pop("racing")
-        if racing["rungs"]:  # off is not written: the log of a run without a race is what it always was
+        if racing["rungs"]:
             search["racing"] = {**racing, "rungs": list(racing["rungs"])}
         return {
             "models": list(self.models),
@@ -251,6 +255,7 @@ def _search(data: Mapping[str, Any], path: Path) -> SearchSpec:
         min_delta=_number(part, "min_delta", default.min_delta, path, low=0.0),
         target=_optional(part, "target", path),
         hours=_optional(part, "hours", path, low=0.0),
+        niche=_number(part, "niche", default.niche, path, high=1.0),
         racing=_racing(part, strategy, path),
     )
     if not search.methods:

@@ -6,6 +6,7 @@ the question, which the state machine seeds with (run seed, place in the sequenc
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Protocol
@@ -121,19 +122,24 @@ class TournamentSearch(Evolution):
     """(μ+λ) evolution with tournament selection (Goldberg & Deb 1991), elites, and fresh blood on stagnation.
 
     The pool keeps the best `population` individuals, so elites never leave it. Parents win tournaments of
-    `tournament_size`. `breeding: classic` makes children as the original did: the top two have three mutants each, and
-    the bottom six are merged in two triples.
+    `tournament_size`; with `niche`, by what their place in the pool is worth once all who are alike have shared it
+    (fitness sharing, Goldberg & Richardson 1987; on ranks, since scores have no natural zero). `breeding: classic`
+    makes children as the original did: the top two have three mutants each, the bottom six are merged in two triples.
     """
 
     best: float = float("-inf")
     stale: int = 0
     screen: Screen = field(init=False)
+    shares: dict[str, float] = field(default_factory=dict)
+    """Of each in the pool: the share of its place that its niche leaves it."""
 
     def __post_init__(self) -> None:
         self.screen = Screen(self.space)
 
     def tell(self, individual: Individual) -> None:
         self.pool = sorted([*self.pool, individual], key=lambda one: one.rank)[: self.spec.population]
+        if self.spec.niche:
+            self.shares = {one.digest: place for one, place in zip(self.pool, self._shared(), strict=True)}
         if individual.fitness > self.best + self.spec.min_delta:
             self.best, self.stale = individual.fitness, 0
         else:
@@ -154,7 +160,15 @@ class TournamentSearch(Evolution):
         return replace(best, genome=self.screen.climb(best.genome))
 
     def _parent(self, rng: Random) -> Individual:
-        return min((rng.choice(self.pool) for _ in range(self.spec.tournament_size)), key=lambda one: one.rank)
+        drawn = [rng.choice(self.pool) for _ in range(self.spec.tournament_size)]
+        return min(drawn, key=lambda one: (-self.shares.get(one.digest, 0.0), one.rank))
+
+    def _shared(self) -> Iterator[float]:
+        """Each one's worth, 1 for the best … 1 ∕ n for the last, over how crowded its niche is."""
+        count, radius = len(self.pool), self.spec.niche
+        for place, one in enumerate(self.pool):
+            crowd = sum(max(0.0, 1.0 - one.genome.distance(other.genome) / radius) for other in self.pool)
+            yield (count - place) / count / crowd
 
     def _classic(self, index: int, rng: Random) -> Proposal:
         place = index % 8
