@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 import tiny_models
 import torch
-from judge import Judge
+from judge import FOLDER, Judge
 from transformers import AutoModel, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from evomerge_merging.gguf_export import export_gguf
@@ -62,3 +63,15 @@ def test_llama_cpp_embeds_with_bert_as_transformers_does(tmp_path: Path, dtype: 
             found = torch.tensor(judge.embedding(prompt))
             # llama.cpp's GELU is a table in half precision.
             torch.testing.assert_close(found, expected, rtol=0, atol=0.01 * expected.abs().max().item())
+
+
+def test_a_k_quant_is_loaded_and_tells_what_did_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(FOLDER / "bin"), prepend=os.pathsep)
+    folder = tiny_models.make(tmp_path / "model", intermediate_size=256)
+    report = export_gguf(folder, tmp_path / "m.gguf", "q4_k_m")
+    # All but the two layers' down projections, whose rows are 256 long.
+    assert report.notes == (
+        f"{2 * 7 + 2 - 2} matrices whose rows are no multiple of 256 are of a larger type than q4_k_m",
+    )
+    with Judge(report.path) as judge:
+        assert judge.continuation(PROMPTS[0], 4)

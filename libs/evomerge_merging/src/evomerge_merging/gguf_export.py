@@ -50,7 +50,7 @@ PLAIN_TYPES = {
 }
 _WHOLE = {Kind.F32, Kind.F16, Kind.BF16}
 _ALWAYS_F32 = ("position_embd.weight", "token_types.weight")
-_BLOCK = 32
+_BLOCK, _K_BLOCK = 32, 256
 _CHUNK_ELEMENTS = 1 << 21
 
 Progress = Callable[[int, int], None]
@@ -86,7 +86,7 @@ def export_gguf(
     """Writes a folder's model as GGUF.
 
     Norms, biases and positions stay float32. With q4 and q5 the head (or the embedding that it is tied to) is q8_0: its
-    error would reach every token. Rows that are no multiple of 32 stay f16.
+    error would reach every token. Rows that are no multiple of 32 stay f16; K-quants need 256.
 
     Args:
         folder: config.json, weights, tokenizer.json.
@@ -121,6 +121,7 @@ def export_gguf(
                 notes = _write(model, first, plain, name or folder.name, threads, progress)
                 if kind in K_TYPES:
                     _k_quantize(first, partial, kind, threads)
+                    notes += _larger(model, kind)
             finally:
                 if first != partial:
                     first.unlink(missing_ok=True)
@@ -336,6 +337,12 @@ def _k_quantize(source: Path, target: Path, kind: str, threads: int) -> None:
     if done.returncode or not target.is_file():
         last = (done.stderr or done.stdout).strip().splitlines()[-3:]
         raise WorkFailed(f"llama-quantize could not make {kind}: {' / '.join(last) or 'no word'}")
+
+
+def _larger(model: _Model, kind: str) -> list[str]:
+    """A K-quant's blocks have 256 numbers: of tensors that those do not fill, llama-quantize makes something larger."""
+    odd = sum(len(shape) == 2 and shape[-1] % _K_BLOCK > 0 for shape in map(model.shape, model.names))
+    return [f"{odd} matrices whose rows are no multiple of {_K_BLOCK} are of a larger type than {kind}"] if odd else []
 
 
 @contextmanager

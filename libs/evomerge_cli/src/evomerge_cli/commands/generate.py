@@ -17,14 +17,18 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
     reference = ModelReference.parse(args.model)
     folder = fetch([reference], console)[reference.key]
+    chat = getattr(args, "chat", False)
     result = generate_text(
         folder,
         args.prompt,
         args.max_new_tokens,
         threads=getattr(args, "threads", 2),
         device=getattr(args, "device", None) or Settings.from_env().device,
-        chat=getattr(args, "chat", False),
+        chat=chat,
     )
+    if not result.text.strip():
+        hint = "" if chat else "; if it was tuned to chat, add --chat"
+        console.say(f"note: the model ended the text at once{hint}")
     if not console.data(asdict(result)):
         console.out(result.text)
     return 0
