@@ -109,6 +109,20 @@ def test_run_refuses(
     assert sorted(folder.rglob("*")) == before
 
 
+def test_masked_models_are_not_asked_for_texts(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_model(folder / "m", architecture="BertForMaskedLM")
+    items = "".join(json.dumps({"prompt": f"{i}", "answer": "1"}) + "\n" for i in range(20))
+    (folder / "text.jsonl").write_text(items)
+    change(folder, "kind: perplexity", "kind: exact_match")
+    file = folder / "run.yaml"
+    file.write_text(file.read_text().replace("[a, b]", "[m, b]"))
+    assert main(["run", str(file), "--out", str(folder / "out")]) == 2
+    said = capsys.readouterr().err
+    assert "run.yaml:3" in said
+    assert "task 'text' asks for a text" in said
+    assert not (folder / "out").exists()
+
+
 def test_models_of_other_sizes_are_refused_where_no_role_is_known(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -102,7 +102,7 @@ def gone(ports: Ports, uri: str) -> bool:
 
 async def test_a_snapshot_spares_the_log_and_changes_nothing(ports: Ports, tmp_path: Path, monkeypatch: Any) -> None:
     """A selector that starts in the midst reads what came after the snapshot, and goes on with the same sequence."""
-    monkeypatch.setattr("evomerge_selector.runs.SNAPSHOT_EVENTS", 40)
+    monkeypatch.setattr("evomerge_selector.run_actor.SNAPSHOT_EVENTS", 40)
     calm_ports = memory_ports(tmp_path / "calm")
     async with workers(calm_ports, answer), selector(calm_ports) as runs:
         run_id = await runs.start(make_spec(evaluations=250), "one")
@@ -136,7 +136,7 @@ async def test_a_snapshot_spares_the_log_and_changes_nothing(ports: Ports, tmp_p
 async def test_a_snapshot_of_another_version_or_a_damaged_one_is_ignored(
     ports: Ports, tmp_path: Path, monkeypatch: Any, damage: bytes
 ) -> None:
-    monkeypatch.setattr("evomerge_selector.runs.SNAPSHOT_EVENTS", 40)
+    monkeypatch.setattr("evomerge_selector.run_actor.SNAPSHOT_EVENTS", 40)
     async with workers(ports, answer):
         async with selector(ports) as runs:
             run_id = await runs.start(make_spec(evaluations=60), "one")

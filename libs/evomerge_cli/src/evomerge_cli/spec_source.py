@@ -18,6 +18,7 @@ from evomerge_common.domain.benchmarks import selection_warnings
 from evomerge_common.domain.recipe import check_keys
 from evomerge_common.domain.spec import SPEC_KEYS, RunSpec
 from evomerge_common.domain.suite import Suite
+from evomerge_common.domain.task_kinds import MASKED_NEVER
 from evomerge_common.errors import InvalidInput, SpecError, SuiteError
 from evomerge_common.lora_folder import base_beside, is_adapter_folder, split_reference
 from evomerge_common.suite_file import inline_suite, load_suite
@@ -81,7 +82,8 @@ def prepare(args: argparse.Namespace) -> Prepared:
     try:
         _localise(data, folder, notes)
         spec = RunSpec.from_dict(data)
-    except SpecError as error:
+        _check_masked(spec)
+    except (SpecError, SuiteError) as error:
         raise (locate(error, name, lines) if name else error) from error
     whole = {**spec.to_dict(), "suite": data["suite"]}
     return Prepared(spec, json.dumps(whole, sort_keys=True, separators=(",", ":"), ensure_ascii=False), tuple(notes))
@@ -153,6 +155,17 @@ def is_masked(reference: str, folder: Path) -> bool:
         return any("ForMaskedLM" in str(name) for name in config.get("architectures") or [])
     except (OSError, ValueError, AttributeError, TypeError):
         return False
+
+
+def _check_masked(spec: RunSpec) -> None:
+    """Candidates are built as the target is; of a masked language model no task may ask for a text."""
+    asking = [task.name for task in spec.suite.tasks if task.kind in MASKED_NEVER]
+    if asking and is_masked(spec.target, Path()):
+        raise SuiteError(
+            f"task {asking[0]!r} asks for a text, which {spec.target}, a masked language model, cannot continue; the "
+            "built-in suite `masked` has tasks for such models",
+            ("suite",),
+        )
 
 
 def _localise(data: dict[str, Any], folder: Path, notes: list[str]) -> None:
