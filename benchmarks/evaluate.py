@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
@@ -32,6 +33,7 @@ from evomerge_cli.console import Console
 from evomerge_cli.spec_source import resolve_suite
 from evomerge_common.domain.suite import Suite
 from evomerge_common.domain.task_kinds import lower
+from evomerge_evaluator.scoring import resident
 from evomerge_evaluator.scoring.asking import continued, sums_of
 from evomerge_evaluator.scoring.devices import choose_threads
 from evomerge_evaluator.scoring.generation import Stop
@@ -176,8 +178,8 @@ def measure(name: str, folder: Path, suite: Suite, args: argparse.Namespace) -> 
 
     warnings.simplefilter("ignore")
     scorer = Scorer(device="cpu", backend="torch")
-    model = scorer.resident.load_folder(folder)
-    assert model.dtype == torch.float32
+    with patch.object(resident, "choose_dtype", lambda *_, **__: torch.float32):  # a CPU with AMX would take bfloat16
+        model = scorer.resident.load_folder(folder)
     harness = HFLM(pretrained=str(folder), device="cpu", dtype="float32", batch_size=args.batch_size)
     size = args.batch_size
     threads = choose_threads(args.threads, parameters=model.parameters)
