@@ -124,7 +124,8 @@ class OptunaSearch:
         missing = [name for name in ("scipy", "torch") if importlib.util.find_spec(name) is None]
         if missing:
             raise SpecError(
-                f"strategy gp needs {' and '.join(missing)} beside the selector; use tpe or cmaes, or install them",
+                f"strategy gp needs {' and '.join(missing)} beside the selector: "
+                "pip install 'evomerge-selector[gp]'; or use tpe or cmaes",
                 ("search", "strategy"),
             )
         return optuna.samplers.GPSampler(seed=self.seed, n_startup_trials=1, deterministic_objective=True)
