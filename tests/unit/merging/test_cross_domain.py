@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tiny_merging import load_model, make_model
-from tiny_models import make
+from tiny_models import make, tokenizer
 from torch import Tensor
 
 from evomerge_common.domain.recipe import CrossDomain, ModelReference, Recipe
@@ -433,3 +433,52 @@ def test_bert_folders_with_and_without_a_pooler_merge(tmp_path: Path) -> None:
     pooler = "pooler.dense.weight"  # the others have none: the average of three equal ones
     torch.testing.assert_close(tensors_of(tmp_path / "pooled")[pooler], tensors_of(folders[2])[pooler])
     load_model(tmp_path / "pooled")
+
+
+SENTENCES = [
+    f"{who} {verb} the {what} {when}."
+    for who in ("The fox", "A dog", "My cat") for verb in ("found", "lost", "ate")
+    for what in ("soup", "bone", "fish") for when in ("today", "again", "at noon")
+]  # fmt: skip
+
+
+def trained(folder: Path, layers: int, width: int, seed: int) -> Path:
+    """A small llama that knows the sentences, which it was shown in an order of its own."""
+    tok = tokenizer()
+    make(folder, tok=tok, seed=seed, scale=1.0, hidden_size=width, num_hidden_layers=layers, head_dim=8,
+         intermediate_size=2 * width, num_key_value_heads=4)  # fmt: skip
+    model = load_model(folder).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.0)
+    order = torch.Generator().manual_seed(seed)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # models this small only wait for each other's threads
+    for _ in range(50):
+        chosen = [SENTENCES[i] for i in torch.randint(len(SENTENCES), (12,), generator=order)]
+        found = tok(chosen, padding=True, return_tensors="pt")
+        labels = found.input_ids.masked_fill(found.attention_mask == 0, -100)
+        model(**found, labels=labels).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    torch.set_num_threads(threads)
+    model.save_pretrained(folder)
+    return folder
+
+
+@torch.no_grad()
+def loss_of(folder: Path) -> float:
+    """Mean negative log-probability of a sentence's token."""
+    found = tokenizer()(SENTENCES[::5], padding=True, return_tensors="pt")
+    model = load_model(folder)
+    return float(model(**found, labels=found.input_ids.masked_fill(found.attention_mask == 0, -100)).loss)
+
+
+def test_a_merge_with_a_model_of_another_size_and_vocabulary_is_better_than_chance(tmp_path: Path) -> None:
+    deep = trained(tmp_path / "deep", 4, 48, 1)
+    other = shuffle_vocabulary(trained(tmp_path / "narrow", 2, 32, 2), tmp_path / "other")
+    ids = torch.tensor([token for text in SENTENCES for token in tokenizer()(text).input_ids])
+    shares = ids.bincount()[ids.bincount() > 0] / len(ids)
+    chance = float(-(shares * shares.log()).sum())  # of whoever knows how often each token occurs
+    models: list[Any] = [(ModelReference(str(path)), {"weight": 0.5}) for path in (deep, other)]
+    merge_recipe(Recipe.of_models("linear", models), {}, tmp_path / "out")
+    assert loss_of(deep) < 0.6 * chance
+    assert loss_of(tmp_path / "out") < 0.5 * chance

@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from evomerge_cli.__main__ import main
 from evomerge_common.errors import InvalidInput, ModelError, RecipeError, ShapeMismatch
-from evomerge_merging.moe import assemble
-from evomerge_merging.moe_yaml import read_mixture
+from evomerge_merging.moe.assemble import assemble
+from evomerge_merging.moe.yaml import read_mixture
 
 KINDS = {"llama": "mixtral", "mistral": "mixtral", "qwen2": "qwen2_moe", "qwen3": "qwen3_moe"}
 GATES = ("hidden", "cheap_embed", "random")

@@ -250,7 +250,7 @@ def test_chat_templates_by_name_text_and_majority(tmp_path: Path) -> None:
 def test_each_named_template_renders(name: str) -> None:
     from jinja2 import Environment
 
-    from evomerge_merging.chat_templates import TEMPLATES
+    from evomerge_merging.tokens.chat_templates import TEMPLATES
 
     messages = [{"role": "user", "content": "question"}, {"role": "assistant", "content": "answer"}]
     text = Environment().from_string(TEMPLATES[name]).render(

@@ -10,7 +10,7 @@ import yaml
 
 from evomerge_common.domain.recipe import ModelReference, Recipe
 from evomerge_merging.io.writer import write_text
-from evomerge_merging.recipe_to_yaml import recipe_to_mergekit
+from evomerge_merging.recipes.to_yaml import recipe_to_mergekit
 
 
 def model_card(recipe: Recipe, notes: Sequence[str] = ()) -> str:

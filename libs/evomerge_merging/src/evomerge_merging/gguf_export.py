@@ -70,16 +70,6 @@ class GgufReport:
     notes: tuple[str, ...]
 
 
-def check_exportable(config: Mapping[str, Any], where: str) -> None:
-    """Refuses what cannot become GGUF, from the config alone.
-
-    Raises:
-        ModelError: llama.cpp does not run such a model, or is not written for here.
-
-    """
-    configs.metadata_of(config, of_config(config, where), where)
-
-
 def export_gguf(
     folder: Path, out: Path, kind: str = "auto", *, name: str = "", threads: int = 2, progress: Progress | None = None
 ) -> GgufReport:

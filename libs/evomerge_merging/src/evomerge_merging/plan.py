@@ -12,15 +12,15 @@ from typing import Any
 
 from evomerge_common.domain.recipe import ModelReference, Recipe
 from evomerge_common.errors import ShapeMismatch
-from evomerge_merging.adapter_sum import folded
 from evomerge_merging.architecture import text_config
-from evomerge_merging.check import check_recipe
 from evomerge_merging.cross_domain import fit_sources
 from evomerge_merging.expression import Load, Node, loads, whole_bytes
 from evomerge_merging.flatten import flatten
 from evomerge_merging.io.dtypes import RECIPE_NAMES, ElementType
+from evomerge_merging.lora.sum import folded
+from evomerge_merging.recipes.check import check_recipe
 from evomerge_merging.source import Source, open_source
-from evomerge_merging.tokenizer import TokenizerPlan, named_outside, plan_tokenizer
+from evomerge_merging.tokens.tokenizer import TokenizerPlan, named_outside, plan_tokenizer
 from evomerge_merging.virtual import Planner
 
 WHOLE_TENSOR_BYTES = 1 << 30

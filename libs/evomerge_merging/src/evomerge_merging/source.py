@@ -13,8 +13,8 @@ from evomerge_common.errors import ModelNotFound
 from evomerge_common.lora_folder import PAIRS, base_beside, is_adapter_folder, read_pair, write_pair
 from evomerge_common.quantised import check_plain
 from evomerge_common.scratch import drop, scratch_folder
-from evomerge_merging.adapted import open_adapted
 from evomerge_merging.io.model_folder import TensorStore, check_folder, open_weights, read_json
+from evomerge_merging.lora.store import open_adapted
 
 
 @dataclass(frozen=True)

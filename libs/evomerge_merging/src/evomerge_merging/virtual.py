@@ -14,18 +14,18 @@ from typing import Any
 from evomerge_common.domain.recipe import Input, ModelReference, Recipe, Slice
 from evomerge_common.errors import ModelError, RecipeError, ShapeMismatch
 from evomerge_merging import architecture
-from evomerge_merging.adapted import AdaptedStore
 from evomerge_merging.ancestry import common_ancestor
 from evomerge_merging.architecture import LayerStack
-from evomerge_merging.check import identity
 from evomerge_merging.expression import Apply, Load, Node
 from evomerge_merging.io.dtypes import RECIPE_NAMES, ElementType
 from evomerge_merging.io.model_folder import read_json
+from evomerge_merging.lora.store import LoraStore
 from evomerge_merging.methods.registry import Method, method
 from evomerge_merging.parameters import parameters_of, value_at
 from evomerge_merging.random_words import mask_key
+from evomerge_merging.recipes.check import identity
 from evomerge_merging.source import Source, open_source
-from evomerge_merging.vocabulary import AlignedStore, is_vocabulary
+from evomerge_merging.tokens.vocabulary import AlignedStore, is_vocabulary
 
 _TOLD = (
     "rope_theta", "rope_scaling", "rope_parameters", "rms_norm_eps", "layer_norm_eps", "hidden_act", "sliding_window",
@@ -124,7 +124,7 @@ class Planner:
         """
         keys = {source.folder.resolve(): key for key, source in self.sources.items() if source.base is None}
         for key, source in list(self.sources.items()):
-            if isinstance(source.store, AdaptedStore) and source.base is not None:
+            if isinstance(source.store, LoraStore) and source.base is not None:
                 if source.base not in keys:
                     root = keys[source.base] = f"base of {key}"
                     config = read_json(source.base / "config.json")

@@ -18,7 +18,7 @@ from evomerge_cli.console import Console
 from evomerge_cli.progress import stages
 from evomerge_common.domain.recipe import ModelReference, Recipe
 from evomerge_common.errors import InvalidInput
-from evomerge_merging.moe_yaml import is_mixture, read_mixture
+from evomerge_merging.moe.yaml import is_mixture, read_mixture
 
 if TYPE_CHECKING:
     from evomerge_merging.gguf_export import GgufReport
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 
 def _mixture(path: Path, out: Path, console: Console) -> int:
-    from evomerge_merging.moe import assemble
+    from evomerge_merging.moe.assemble import assemble
 
     mixture = read_mixture(path)
     models = fetch(mixture.sources(), console, None)

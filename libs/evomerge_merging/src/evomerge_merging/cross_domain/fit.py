@@ -14,8 +14,8 @@ from evomerge_merging.cross_domain.anatomy import Anatomy, anatomy_of
 from evomerge_merging.cross_domain.tokens import token_rows
 from evomerge_merging.cross_domain.words import told
 from evomerge_merging.source import Source
-from evomerge_merging.tokenizer import disagreement, vocabulary
-from evomerge_merging.vocabulary import is_vocabulary
+from evomerge_merging.tokens.tokenizer import disagreement, vocabulary
+from evomerge_merging.tokens.vocabulary import is_vocabulary
 
 _WEIGHTS = (".safetensors", ".bin", ".json", ".txt", ".model")
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evomerge_merging.io.small_files import read_object
-from evomerge_merging.tokenizer import vocabulary
+from evomerge_merging.tokens.tokenizer import vocabulary
 
 MAX_PARTS, LETTERS_A_PART = 4, 2
 """A token is put together from so many parts at most, of so many letters on average at least: letters say little."""

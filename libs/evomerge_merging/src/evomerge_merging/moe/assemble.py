@@ -18,14 +18,15 @@ import yaml
 
 from evomerge_common.domain.recipe import ModelReference, Recipe
 from evomerge_common.errors import InvalidInput, ModelError, ShapeMismatch
-from evomerge_merging import architecture, moe_gates
+from evomerge_merging import architecture
 from evomerge_merging.execute import MAX_SHARD_BYTES, MergeReport, Progress, execute
 from evomerge_merging.export import public_name
 from evomerge_merging.expression import Load, Node
 from evomerge_merging.io.dtypes import RECIPE_NAMES, ElementType
 from evomerge_merging.io.model_folder import MemoryStore
 from evomerge_merging.io.writer import write_text
-from evomerge_merging.moe_yaml import Mixture
+from evomerge_merging.moe import gates
+from evomerge_merging.moe.yaml import Mixture
 from evomerge_merging.plan import OutputTensor, Plan, plan_merge
 from evomerge_merging.source import Source
 
@@ -218,18 +219,18 @@ class _Assembly:
     def _gates(self) -> Tensor:
         mixture = self._mixture
         if mixture.gate == "random":
-            return moe_gates.random_gates(len(mixture.experts), self._layers, self._hidden, mixture.seed)
+            return gates.random_gates(len(mixture.experts), self._layers, self._hidden, mixture.seed)
         base = self._base.sources[mixture.base.key]
         if mixture.gate == "cheap_embed":
             embedding = architecture.input_embedding(list(base.store.tensors))
             if embedding is None:
                 raise ModelError(f"{mixture.base} has no token embedding for gate_mode cheap_embed")
-            return moe_gates.embedding_gates(mixture.experts, self._layers, base.folder, base.store.tensor(embedding))
+            return gates.embedding_gates(mixture.experts, self._layers, base.folder, base.store.tensor(embedding))
         if base.base is not None:
             raise InvalidInput(
                 f"gate_mode hidden reads with the base, and {mixture.base} is an adapter: merge it first"
             )
-        return moe_gates.hidden_gates(mixture.experts, base.folder)
+        return gates.hidden_gates(mixture.experts, base.folder)
 
     def _config(self, dtype: ElementType) -> dict[str, Any]:
         form, count = self._form, self._mixture.experts_per_token

@@ -23,8 +23,8 @@ import yaml
 
 from evomerge_common.domain.recipe import DTYPES, ModelReference, check_keys
 from evomerge_common.errors import ModelNotFound, Path, RecipeError, did_you_mean
-from evomerge_merging.recipe_values import dtype_word, listed, whole_number, word
-from evomerge_merging.yaml_lines import read_yaml
+from evomerge_merging.recipes.lines import read_yaml
+from evomerge_merging.recipes.values import dtype_word, listed, whole_number, word
 
 GATES = ("hidden", "cheap_embed", "random")
 KEYS = ("base_model", "gate_mode", "experts_per_token", "experts", "shared_experts", "dtype", "seed")

@@ -41,7 +41,7 @@ class Factors:
     right: Tensor
 
 
-class AdaptedStore:
+class LoraStore:
     """A base's tensors with an adapter applied. See `TensorStore`.
 
     Changed tensors are given in float32 (float64 where the base is), unrounded; `tensor` rounds to the base's type.
@@ -225,7 +225,7 @@ class AdaptedStore:
 class Adapted:
     """An adapter on its base: the store, and the config fields that follow."""
 
-    store: AdaptedStore
+    store: LoraStore
     config: Mapping[str, object]
 
 
@@ -246,7 +246,7 @@ def open_adapted(base: TensorStore, config: Mapping[str, object], adapter_folder
 
     """
     adapter = read_adapter(adapter_folder)
-    store = AdaptedStore(base, adapter, label=label, model_type=str(config.get("model_type", "")))
+    store = LoraStore(base, adapter, label=label, model_type=str(config.get("model_type", "")))
     embedding = architecture.input_embedding(base.tensors)
     result = dict(config)
     if embedding is None:
@@ -261,7 +261,7 @@ def open_adapted(base: TensorStore, config: Mapping[str, object], adapter_folder
     return Adapted(store, result)
 
 
-def _untie(store: AdaptedStore, adapter: Adapter, embedding: str, config: dict[str, object]) -> None:
+def _untie(store: LoraStore, adapter: Adapter, embedding: str, config: dict[str, object]) -> None:
     """Decides about the head of a base that ties it to its embedding."""
     change = store.changes.get(embedding)
     heads = [name for name in store.changes if architecture.is_head(name)]

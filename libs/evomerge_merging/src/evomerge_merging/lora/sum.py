@@ -12,12 +12,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from evomerge_merging.adapted import AdaptedStore, Factors
 from evomerge_merging.expression import Load, Node
 from evomerge_merging.flatten import terms_of
 from evomerge_merging.io.dtypes import F64
 from evomerge_merging.io.model_folder import TensorStore
 from evomerge_merging.io.safetensors_file import TensorInfo
+from evomerge_merging.lora.store import Factors, LoraStore
 from evomerge_merging.source import Source
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ else:
 _BLOCK_ELEMENTS = 1 << 18
 _ROUNDING = 1e-6
 
-Terms = list[tuple[AdaptedStore, float]]
+Terms = list[tuple[LoraStore, float]]
 
 
 class SumStore:
@@ -125,7 +125,7 @@ def _terms(name: str, node: Node, root: str, sources: Mapping[str, Source]) -> T
     """The updates that the tensor is the base's plus; empty when it is something else, or the base's own."""
     if name not in sources[root].store.tensors:
         return []  # a head of its own over a base that ties it
-    found: dict[int, tuple[AdaptedStore, float]] = {}
+    found: dict[int, tuple[LoraStore, float]] = {}
     total = 0.0
     for leaf, factor in terms_of(node):
         if not isinstance(leaf, Load) or leaf.name != name or leaf.cast not in {None, leaf.dtype} or leaf.dtype == F64:
@@ -135,7 +135,7 @@ def _terms(name: str, node: Node, root: str, sources: Mapping[str, Source]) -> T
             continue
         source = sources[leaf.source]
         store = source.store
-        if source.root != root or not isinstance(store, AdaptedStore) or not store.changes[name].is_low_rank:
+        if source.root != root or not isinstance(store, LoraStore) or not store.changes[name].is_low_rank:
             return []
         found[id(store)] = (store, factor + (found[id(store)][1] if id(store) in found else 0.0))
     return list(found.values()) if abs(total - 1.0) <= _ROUNDING else []

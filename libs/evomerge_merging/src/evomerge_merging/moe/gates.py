@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evomerge_common.errors import InvalidInput, ModelError
-from evomerge_merging.moe_yaml import Expert
+from evomerge_merging.moe.yaml import Expert
 
 if TYPE_CHECKING:
     import torch

@@ -16,9 +16,10 @@ from typing import Any
 
 from evomerge_common.domain.recipe import Input, ModelReference, Recipe, Slice, check_keys, read_cross_domain
 from evomerge_common.errors import ModelNotFound, Path, RecipeError
-from evomerge_merging.check import check_recipe
 from evomerge_merging.methods import methods
-from evomerge_merging.recipe_values import (
+from evomerge_merging.recipes.check import check_recipe
+from evomerge_merging.recipes.lines import read_yaml
+from evomerge_merging.recipes.values import (
     dtype_word,
     layer_range,
     listed,
@@ -31,7 +32,6 @@ from evomerge_merging.recipe_values import (
     word,
     yes_or_no,
 )
-from evomerge_merging.yaml_lines import read_yaml
 
 KEYS = (
     "merge_method", "models", "slices", "base_model", "parameters", "dtype", "out_dtype", "tokenizer_source",

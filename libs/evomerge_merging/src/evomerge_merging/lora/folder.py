@@ -12,7 +12,7 @@ from evomerge_common.lora_folder import CONFIG, CONV1D_TYPES, WEIGHTS
 from evomerge_merging import architecture
 from evomerge_merging.io.dtypes import element_type
 from evomerge_merging.io.writer import SafetensorsWriter, write_text
-from evomerge_merging.low_rank import Product
+from evomerge_merging.lora.low_rank import Product
 
 if TYPE_CHECKING:
     import torch

@@ -1,0 +1,1 @@
+"""LoRA and DoRA adapters: a base seen with one, sums of them, and from a model back to an adapter."""

@@ -1,0 +1,1 @@
+"""Dense models of one build as a mixture of experts."""

@@ -1,0 +1,1 @@
+"""Recipes as people write them: YAML in and out, and whether one means something."""

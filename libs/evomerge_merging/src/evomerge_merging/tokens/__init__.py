@@ -1,0 +1,1 @@
+"""Tokenizers, vocabularies and chat templates of a merge; embeddings and heads follow the tokens' texts."""
