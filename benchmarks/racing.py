@@ -20,15 +20,14 @@ from typing import Any
 from evomerge_cli.run_folder import RunFolder
 from evomerge_common.domain import messages as m
 from evomerge_common.domain.spec import RacingSpec
-from evomerge_selector.domain.race import Race, Runner
+from evomerge_selector.domain.race import Race
 
 RULES = {
     "default": RacingSpec(),
-    "no margin, 0.9": RacingSpec(margin=0.0),
-    "no margin, 0.8": RacingSpec(margin=0.0, confidence=0.8),
-    "confidence 0.975": RacingSpec(confidence=0.975),
+    "rungs 1/4, 1/2": RacingSpec(rungs=(0.25, 0.5)),
+    "no margin": RacingSpec(margin=0.0),
+    "confidence 0.9": RacingSpec(confidence=0.9),
     "against the second": RacingSpec(rank=2),
-    "rungs 1/8, 1/4, 1/2, 3/4": RacingSpec(rungs=(0.125, 0.25, 0.5, 0.75)),
 }
 
 
@@ -95,20 +94,22 @@ def race(run: Run, rules: RacingSpec, seed: int) -> tuple[float, bool, float]:
 def _run(track: Race, run: Run, index: int, reads: int) -> m.CandidateRaced:
     digest, result = run.candidates[index]
     answers = {one.task: one.item_scores for one in result.scores}
-    runner = track.runners[digest] = Runner("")
+    asked = track.start(digest, "", reads)
+    runner = track.runners[digest]
     while True:
         parts = [
             m.TaskScore(
                 task=one.task, item_scores=tuple(answers[one.task][i] for i in one.positions), positions=one.positions
             )
-            for one in track.items(runner.step)
+            for one in asked
         ]
         track.advance(digest, runner.step, parts)
-        verdict = track.judge(digest, index, reads, lambda place: run.candidates[place][0])
+        verdict = track.judge(digest, index, lambda place: run.candidates[place][0])
         if verdict is not None:
             del track.runners[digest]
             return verdict
         runner.step += 1
+        asked = track.items(runner)
 
 
 def table(runs: Sequence[Run], orders: int) -> Iterator[dict[str, Any]]:

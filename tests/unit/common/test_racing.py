@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evomerge_common.domain.racing import compare, estimate, item_order, source_spread, steps
+from evomerge_common.domain.racing import Comparison, Order, compare, estimate, item_order, shuffled, steps, strata
 from evomerge_common.domain.spec import FRONTS, RacingSpec, RunSpec
 from evomerge_common.errors import SpecError
 
@@ -40,13 +40,28 @@ def first(answers: dict[str, list[float]], order: dict, share: float) -> dict[st
     return {task: {place: answers[task][place] for place in places} for task, places in asked.items()}
 
 
-def test_items_on_which_all_sources_agree_go_last() -> None:
-    sources = [{"a": [1, 0, 1, 0, 1.0]}, {"a": [1, 0, 0, 1, 1.0]}]
-    differ, alike = item_order(sources, seed=3)["a"]
+def order_of(jury: list[dict[str, list[float]]], *, seed: int = 0) -> Order:
+    return item_order(shuffled({task: len(values) for task, values in jury[0].items()}, seed=seed), jury)
+
+
+def against(
+    known: dict[str, dict[int, float]], rival: dict[str, list[float]], jury: list[dict[str, list[float]]],
+    order: Order, *, margin: float = 0.0,
+) -> Comparison:  # fmt: skip
+    parts = strata(order, jury, rival, weights=WEIGHTS)
+    assert sum(part.share for part in parts) == pytest.approx(1.0)
+    return compare(known, rival, parts, margin=margin)
+
+
+def test_items_on_which_the_jury_agrees_are_asked_one_in_four() -> None:
+    jury = [{"a": [1, 0, 1, 0, 1.0]}, {"a": [1, 0, 0, 1, 1.0]}]
+    differ, alike = order_of(jury, seed=3)["a"]
     assert (sorted(differ), sorted(alike)) == ([2, 3], [0, 1, 4])
-    assert item_order(sources, seed=3) == item_order(sources, seed=3)
-    long = [{"a": [1.0] * 50}, {"a": [0.0] * 50}]
-    assert item_order(long, seed=1) != item_order(long, seed=2)
+    assert order_of(jury, seed=3) == order_of(jury, seed=3)
+    long = [{"a": [1.0] * 50}, {"a": [0.0] * 40 + [1.0] * 10}]
+    assert order_of(long, seed=1) != order_of(long, seed=2)
+    asked = [place for step in steps(order_of(long), [0.25], most=100) for place in step.items["a"]]
+    assert [place >= 40 for place in asked[:8]] == [False, False, False, True] * 2
 
 
 @settings(max_examples=40, deadline=None)
@@ -58,8 +73,9 @@ def test_items_on_which_all_sources_agree_go_last() -> None:
 def test_the_steps_of_a_race_score_every_item_once(sizes: list[int], shares: list[float], most: int) -> None:
     order = {f"t{i}": (tuple(range(0, n, 2)), tuple(range(1, n, 2))) for i, n in enumerate(sizes)}
     found = steps(order, sorted(shares), most=most)
-    for task, (differ, alike) in order.items():
-        assert [p for step in found for p in step.items.get(task, ())] == [*differ, *alike]
+    for task, groups in order.items():
+        asked = [p for step in found for p in step.items.get(task, ())]
+        assert [tuple(p for p in asked if p in group) for group in groups] == list(groups)
     slack = len(sizes)  # each task rounds for itself
     assert all(sum(map(len, step.items.values())) <= most + slack for step in found)
     assert not found[-1].asks
@@ -72,9 +88,9 @@ def test_a_candidate_that_is_ahead_in_the_end_is_seldom_given_up() -> None:
     ahead = lost = behind = stopped = 0
     for _ in range(400):
         ours, theirs, *sources = family(rng, 5)
-        order = item_order(sources, seed=rng.randrange(1000))
+        order = order_of(sources, seed=rng.randrange(1000))
         known = first(ours, order, 0.25)
-        found = compare(known, theirs, weights=WEIGHTS, order=order, spread=source_spread(sources), margin=0.5)
+        found = against(known, theirs, [*sources, theirs], order, margin=0.5)
         gap = fitness(ours) - fitness(theirs)
         if gap > 0.02:
             ahead, lost = ahead + 1, lost + (found.chance < 0.1)
@@ -86,9 +102,9 @@ def test_a_candidate_that_is_ahead_in_the_end_is_seldom_given_up() -> None:
 
 def test_with_all_items_there_is_no_doubt() -> None:
     ours, theirs, *sources = family(Random(2), 5)
-    order = item_order(sources, seed=0)
+    order = order_of(sources)
     known = {task: dict(enumerate(values)) for task, values in ours.items()}
-    found = compare(known, theirs, weights=WEIGHTS, order=order, spread=source_spread(sources))
+    found = against(known, theirs, [*sources, theirs], order)
     assert found.error == 0.0
     assert found.difference == pytest.approx(fitness(ours) - fitness(theirs))
     assert found.chance == float(found.difference > 0)
@@ -98,7 +114,7 @@ def test_estimates_from_a_quarter_of_the_items_are_close_and_know_how_close() ->
     rng, errors, inside = Random(5), [], 0
     for _ in range(200):
         ours, *sources = family(rng, 5)
-        order = item_order(sources, seed=rng.randrange(1000))
+        order = order_of(sources, seed=rng.randrange(1000))
         found = estimate(first(ours, order, 0.25), sources, weights=WEIGHTS)
         errors.append(abs(found.fitness - fitness(ours)))
         inside += found.low <= fitness(ours) <= found.high

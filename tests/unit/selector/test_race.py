@@ -95,7 +95,7 @@ def test_sources_that_do_not_say_item_by_item_make_a_run_without_a_race() -> Non
 
 
 def test_a_failure_in_the_middle_of_a_race_is_that_candidates_alone() -> None:
-    simulation = Simulation(make_spec(evaluations=30, racing=True), workers=2, order=0, items=True, fail_at_rung=1)
+    simulation = Simulation(make_spec(evaluations=60, racing=True), workers=2, order=0, items=True, fail_at_rung=1)
     failed = [e.payload for e in simulation.events if isinstance(e.payload, CandidateFailed)]
     assert failed
     assert not {one.recipe_digest for one in failed} & {told.recipe_digest for told in simulation.raced}

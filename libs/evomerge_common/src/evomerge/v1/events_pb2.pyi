@@ -132,7 +132,7 @@ class ChampionChanged(_message.Message):
     def __init__(self, recipe_digest: _Optional[str] = ..., fitness: _Optional[float] = ..., index: _Optional[int] = ...) -> None: ...
 
 class CandidateRaced(_message.Message):
-    __slots__ = ("recipe_digest", "index", "stopped", "rung", "items", "fitness", "low", "high", "scores", "against", "chance")
+    __slots__ = ("recipe_digest", "index", "stopped", "rung", "items", "fitness", "low", "high", "scores", "against", "chance", "estimates")
     RECIPE_DIGEST_FIELD_NUMBER: _ClassVar[int]
     INDEX_FIELD_NUMBER: _ClassVar[int]
     STOPPED_FIELD_NUMBER: _ClassVar[int]
@@ -144,6 +144,7 @@ class CandidateRaced(_message.Message):
     SCORES_FIELD_NUMBER: _ClassVar[int]
     AGAINST_FIELD_NUMBER: _ClassVar[int]
     CHANCE_FIELD_NUMBER: _ClassVar[int]
+    ESTIMATES_FIELD_NUMBER: _ClassVar[int]
     recipe_digest: str
     index: int
     stopped: bool
@@ -155,7 +156,18 @@ class CandidateRaced(_message.Message):
     scores: _containers.RepeatedCompositeFieldContainer[_types_pb2.TaskScore]
     against: str
     chance: float
-    def __init__(self, recipe_digest: _Optional[str] = ..., index: _Optional[int] = ..., stopped: _Optional[bool] = ..., rung: _Optional[int] = ..., items: _Optional[int] = ..., fitness: _Optional[float] = ..., low: _Optional[float] = ..., high: _Optional[float] = ..., scores: _Optional[_Iterable[_Union[_types_pb2.TaskScore, _Mapping]]] = ..., against: _Optional[str] = ..., chance: _Optional[float] = ...) -> None: ...
+    estimates: _containers.RepeatedCompositeFieldContainer[RungEstimate]
+    def __init__(self, recipe_digest: _Optional[str] = ..., index: _Optional[int] = ..., stopped: _Optional[bool] = ..., rung: _Optional[int] = ..., items: _Optional[int] = ..., fitness: _Optional[float] = ..., low: _Optional[float] = ..., high: _Optional[float] = ..., scores: _Optional[_Iterable[_Union[_types_pb2.TaskScore, _Mapping]]] = ..., against: _Optional[str] = ..., chance: _Optional[float] = ..., estimates: _Optional[_Iterable[_Union[RungEstimate, _Mapping]]] = ...) -> None: ...
+
+class RungEstimate(_message.Message):
+    __slots__ = ("fitness", "low", "high")
+    FITNESS_FIELD_NUMBER: _ClassVar[int]
+    LOW_FIELD_NUMBER: _ClassVar[int]
+    HIGH_FIELD_NUMBER: _ClassVar[int]
+    fitness: float
+    low: float
+    high: float
+    def __init__(self, fitness: _Optional[float] = ..., low: _Optional[float] = ..., high: _Optional[float] = ...) -> None: ...
 
 class RunPaused(_message.Message):
     __slots__ = ("reason",)

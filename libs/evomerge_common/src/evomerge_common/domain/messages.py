@@ -159,6 +159,13 @@ class ChampionChanged:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RungEstimate:
+    fitness: float = 0.0
+    low: float = 0.0
+    high: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class CandidateRaced:
     recipe_digest: str = ""
     index: int = 0
@@ -171,6 +178,7 @@ class CandidateRaced:
     scores: tuple[TaskScore, ...] = ()
     against: str = ""
     chance: float = 0.0
+    estimates: tuple[RungEstimate, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

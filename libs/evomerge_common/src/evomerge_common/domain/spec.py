@@ -49,9 +49,9 @@ class RacingSpec:
 
     """
 
-    rungs: tuple[float, ...] = (0.25, 0.5)
+    rungs: tuple[float, ...] = (0.125, 0.25, 0.5)
     rank: int = 1
-    confidence: float = 0.9
+    confidence: float = 0.95
     margin: float = 0.5
     unit: int = 256
 

@@ -52,7 +52,7 @@ def result_of(history: History, suite: Suite) -> dict[str, Any]:
         "stopped": len(history.stopped),
         "proposed": len(history.candidates),
         "failed": sum(c.failure is not None and c.fitness is None for c in history.candidates.values()),
-        "racing": racing_of(history, measure.weights),
+        "racing": racing_of(history),
         "cached": history.cached,
         "items_scored": history.items_scored,
         "wall_seconds": round(max(0.0, history.last_at - history.started_at), 3),

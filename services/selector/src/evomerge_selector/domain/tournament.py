@@ -49,7 +49,7 @@ from evomerge_common.errors import SpecError
 from evomerge_selector.domain import jobs
 from evomerge_selector.domain.candidate import FAILED, Candidate
 from evomerge_selector.domain.proposer import Proposer
-from evomerge_selector.domain.race import Race, Runner
+from evomerge_selector.domain.race import Race
 from evomerge_selector.domain.standing import Standing, mean_fitness
 
 
@@ -302,8 +302,8 @@ class EvolutionaryTournament:
     def _run(self, digest: str, uri: str) -> None:
         """Sends a candidate into the race."""
         assert self._race is not None
-        self._race.runners[digest] = Runner(uri)
-        self._queue_evaluation(digest, "search", uri, items=self._race.items(0))
+        items = self._race.start(digest, uri, self._reads(self._index[digest]))
+        self._queue_evaluation(digest, "search", uri, items=items)
 
     def _open_race(self) -> None:
         """The sources have their results: the order of the items is known, and who waited for it goes on."""
@@ -325,12 +325,10 @@ class EvolutionaryTournament:
             return
         if (runner := race.advance(digest, event.rung, event.scores)) is None:
             return
-        verdict = race.judge(
-            digest, index, self._reads(index), lambda place: self.candidates[place].proposed.recipe_digest
-        )
+        verdict = race.judge(digest, index, lambda place: self.candidates[place].proposed.recipe_digest)
         if verdict is None:
             runner.step += 1
-            items = race.items(runner.step)
+            items = race.items(runner)
             self._queue_evaluation(digest, "search", runner.uri, items=items, rung=runner.step)
             return
         self._release(job)
@@ -340,7 +338,7 @@ class EvolutionaryTournament:
         self._count()
 
     def _reads(self, index: int) -> int:
-        """Of how many candidates, in order of proposal, the rival of this one may be one."""
+        """Of how many candidates, in order of proposal, rival and jury of this one may be some."""
         assert self._proposer is not None
         return max(self._proposer.sources, self._proposer.needed(index))
 
