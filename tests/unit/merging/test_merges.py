@@ -28,6 +28,8 @@ from evomerge_merging import (
     read_recipe_yaml,
 )
 from evomerge_merging.expression import Apply, Evaluation, whole_bytes
+from evomerge_merging.io.safetensors_file import SafetensorsFile
+from evomerge_merging.native import library
 
 METHODS: dict[str, dict[str, Any]] = {
     "linear": {"weight": 0.5},
@@ -81,6 +83,27 @@ def test_bits_do_not_depend_on_threads_or_pieces(models: list[ModelReference], m
     same(first, weights(tmp_path / "out"))
     assert report.bytes == (tmp_path / "out" / "model.safetensors").stat().st_size
     assert report.parameters == sum(tensor.numel() for tensor in first.values())
+
+
+def test_a_tensor_that_must_be_known_first_is_read_once_where_memory_allows(
+    models: list[ModelReference], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = 0
+    raw = SafetensorsFile.raw
+
+    def counted(self: SafetensorsFile, name: str, start: int, stop: int) -> Any:
+        nonlocal read
+        data = raw(self, name, start, stop)
+        read += data.nbytes
+        return data
+
+    what = recipe("dare_linear", models[1:], models[0])
+    monkeypatch.setattr(SafetensorsFile, "raw", counted)
+    once = merged(what, threads=1)
+    kept, read = read, 0
+    monkeypatch.setattr(sys.modules["evomerge_merging.execute"], "KEPT_BYTES", 0)
+    same(once, merged(what, threads=1))
+    assert kept * (2 if library() else 1) == read
 
 
 @pytest.mark.parametrize("room", [1, 1 << 30], ids=["one at a time", "all threads"])

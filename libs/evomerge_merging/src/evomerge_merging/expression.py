@@ -98,11 +98,19 @@ def needs_statistics(node: Node) -> bool:
     return node.method.statistics is not None or node.method.whole or any(needs_statistics(c) for c in children(node))
 
 
+def read_twice(node: Node) -> bool:
+    """Whether the sources are read for a statistic and then for the merge itself."""
+    return isinstance(node, Apply) and node.method.statistics is not None
+
+
 class Evaluation:
     """One expression over open sources. `prepare` once, then `piece` from any thread."""
 
-    def __init__(self, node: Node, sources: Mapping[str, TensorStore], *, piece_elements: int) -> None:
+    def __init__(
+        self, node: Node, sources: Mapping[str, TensorStore], *, piece_elements: int, kept_bytes: int = 0
+    ) -> None:
         self.node = node
+        self._kept_bytes = kept_bytes
         self.size = math.prod(node.shape)
         self._sources = sources
         self._step = max(CELL, piece_elements // CELL * CELL)
@@ -158,12 +166,14 @@ class Evaluation:
         plain = len(inputs) == len(node.inputs) and len(base) == (node.base is not None)
         if node.method.kernel is None or not plain or not readable([*inputs, *base]):
             return None
-        return Reader(inputs, base[0] if base else None, self._sources)
+        kept = self._kept_bytes if node is self.node and read_twice(node) else 0
+        return Reader(inputs, base[0] if base else None, self._sources, kept_bytes=kept)
 
     def release(self) -> None:
         """Lets whole tensors and statistics go; no piece may be asked for after it."""
         self._whole.clear()
         self._statistics.clear()
+        self._readers.clear()
 
     def raw(self, node: Load, start: int, stop: int) -> np.ndarray[Any, Any]:
         """The bytes of a source's elements as stored: integers go through unchanged."""

@@ -47,10 +47,16 @@ def readable(loads: Sequence[Load]) -> bool:
 
 
 class Reader:
-    """The inputs and the base of one tensor; each call reads its piece from the files."""
+    """The inputs and the base of one tensor; each call reads its piece from the files.
 
-    def __init__(self, inputs: Sequence[Load], base: Load | None, sources: Mapping[str, TensorStore]) -> None:
+    Up to `kept_bytes` of what statistics read is kept for the merge itself. Such a reader is for one thread.
+    """
+
+    def __init__(
+        self, inputs: Sequence[Load], base: Load | None, sources: Mapping[str, TensorStore], *, kept_bytes: int = 0
+    ) -> None:
         self._inputs, self._base, self._sources = list(inputs), base, sources
+        self._room, self._kept = kept_bytes, dict[tuple[int, int], tuple[Any, Any, list[Array]]]()
         kernels = library()
         assert kernels is not None
         self._kernels: Any = kernels
@@ -76,7 +82,7 @@ class Reader:
         self, start: int, stop: int, input_of: Sequence[int], low: Sequence[float], high: Sequence[float]
     ) -> tuple[Array, list[Array]]:
         """For each cut, of its input's magnitudes: how many lie above `high`, and those from `low` to `high`."""
-        inputs, base, _keep = self._piece(start, stop)
+        inputs, base, _keep = self._piece(start, stop, again=True)
         count, cuts = stop - start, len(input_of)
         above, number = np.zeros(cuts, np.int64), np.zeros(cuts, np.int64)
         inside = [np.empty(count, np.float32) for _ in range(cuts)]
@@ -93,7 +99,7 @@ class Reader:
 
     def thinned_sums(self, start: int, stop: int, keeps: Sequence[Any]) -> Array:
         """Sums of magnitudes, all and kept: cells × inputs × 2, float64. Starts at a multiple of CELL."""
-        inputs, base, _keep = self._piece(start, stop)
+        inputs, base, _keep = self._piece(start, stop, again=True)
         sums = np.empty((-(-(stop - start) // CELL), len(inputs), 2))
         what, _held = _keeps(keeps, start)
         _check(
@@ -110,7 +116,7 @@ class Reader:
 
         `wanted`: input, key of its words, and their limits for the smallest and the largest of a row.
         """
-        inputs, base, _keep = self._piece(start, stop)
+        inputs, base, _keep = self._piece(start, stop, again=True)
         scratch = np.empty(2 * row, np.float32)
         result = []
         for i, key, low, high in wanted:
@@ -126,7 +132,7 @@ class Reader:
 
     def inner_products(self, start: int, stop: int) -> Array:
         """Sums of bb, ii and bi for base b and input i: cells × 3, float64. Starts at a multiple of CELL."""
-        inputs, base, _keep = self._piece(start, stop)
+        inputs, base, _keep = self._piece(start, stop, again=True)
         sums = np.empty((-(-(stop - start) // CELL), 3))
         _check(self._kernels.evomerge_inner_products(base, inputs, stop - start, sums.ctypes.data))
         return sums
@@ -174,14 +180,21 @@ class Reader:
         )  # fmt: skip
         return _bytes(out, dtype)
 
-    def _piece(self, start: int, stop: int) -> tuple[Any, Any, list[Array]]:
-        """Inputs, base and the arrays that they point into, to be held while a kernel runs."""
+    def _piece(self, start: int, stop: int, *, again: bool = False) -> tuple[Any, Any, list[Array]]:
+        """Inputs, base and the arrays that they point into, to be held while a kernel runs; `again`: keep them."""
+        if (start, stop) in self._kept:
+            return self._kept[start, stop]
         arrays = [_read(self._sources, load, start, stop) for load in self._inputs]
         inputs = (Elements * len(arrays))(*[_elements(array) for array in arrays])
-        if self._base is None:
-            return inputs, None, arrays
-        arrays.append(_read(self._sources, self._base, start, stop))
-        return inputs, _elements(arrays[-1]), arrays
+        base = None
+        if self._base is not None:
+            arrays.append(_read(self._sources, self._base, start, stop))
+            base = _elements(arrays[-1])
+        size = sum(array.nbytes for array in arrays)
+        if again and size <= self._room:
+            self._room -= size
+            self._kept[start, stop] = inputs, base, arrays
+        return inputs, base, arrays
 
 
 def _read(sources: Mapping[str, TensorStore], load: Load, start: int, stop: int) -> Array:
