@@ -11,7 +11,8 @@ import pytest
 import synthetic_log
 
 from evomerge_cli.__main__ import main
-from evomerge_cli.progress import LineProgress, Rate, RunView, duration
+from evomerge_cli.byte_progress import duration
+from evomerge_cli.progress import LineProgress, Rate, RunView
 from evomerge_cli.run_folder import RunFolder
 from evomerge_common.domain import messages as m
 from evomerge_common.errors import InvalidInput, NotFound

@@ -85,3 +85,13 @@ def test_they_leave_it_to_torch_to_say_what_is_not_finite(tmp_path: Path) -> Non
         pytest.raises(NonFiniteWeights, match=r"embed\.weight"),
     ):
         merge_in_memory(plan)
+
+
+def test_every_number_of_float16_is_read_exactly(tmp_path: Path) -> None:
+    every = torch.arange(1 << 16, dtype=torch.int32).to(torch.int16).view(torch.float16)
+    finite = every[torch.isfinite(every)].reshape(32, -1)
+    model = ModelReference(str(raw_model(tmp_path / "m", {"layers.0.a.weight": finite})))
+    what = Recipe.of_models("passthrough", [(model, {})], dtype="float32")
+    with plan_merge(what) as plan:
+        found = merge_in_memory(plan)["layers.0.a.weight"]
+    assert torch.equal(found.view(torch.int32), finite.float().view(torch.int32))

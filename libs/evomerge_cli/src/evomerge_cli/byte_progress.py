@@ -1,4 +1,4 @@
-"""Progress of work that is counted in bytes, and bytes in words."""
+"""Progress of work that is counted in bytes, and bytes and seconds in words."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator
 
 from evomerge_cli.console import Console
-from evomerge_cli.progress import duration
 
 _QUIET_SECONDS = 2.0
 
@@ -48,3 +47,13 @@ def human(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} GB"
+
+
+def duration(seconds: float) -> str:
+    """12 s, 3 min 05 s, 2 h 07 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02} min"

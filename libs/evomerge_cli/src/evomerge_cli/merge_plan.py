@@ -11,9 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evomerge_cli.byte_progress import human
+from evomerge_cli.byte_progress import duration, human
 from evomerge_cli.console import Console
-from evomerge_cli.progress import duration
 from evomerge_common.errors import EvoMergeException
 
 if TYPE_CHECKING:

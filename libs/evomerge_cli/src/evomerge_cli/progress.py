@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Protocol
 
+from evomerge_cli.byte_progress import duration
 from evomerge_cli.console import Console
 from evomerge_common.domain import messages as m
 from evomerge_common.ports import Recorded
@@ -232,13 +233,3 @@ def _words(view: RunView, left: float | None) -> str:
     if left is not None:
         parts.append(f"{duration(left)} left")
     return "  ".join(parts)
-
-
-def duration(seconds: float) -> str:
-    """12 s, 3 min 05 s, 2 h 07 min."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02} min"

@@ -25,7 +25,7 @@ from evomerge_common.scratch import remove_if_abandoned
 from evomerge_merging.expression import Evaluation, Load, needs_statistics, whole_bytes
 from evomerge_merging.io.model_folder import INDEX, SINGLE
 from evomerge_merging.io.writer import SafetensorsWriter, TensorSpec, shard, write_text
-from evomerge_merging.plan import KEPT_BYTES, WHOLE_TENSOR_BYTES, OutputTensor, Plan
+from evomerge_merging.plan import WHOLE_TENSOR_BYTES, OutputTensor, Plan
 
 if TYPE_CHECKING:
     import torch
@@ -274,8 +274,7 @@ def _run(plan: Plan, write: Write, threads: int, progress: Progress | None, piec
                 evaluation.release()
 
     for tensor in plan.tensors:
-        kept = KEPT_BYTES // max(1, threads)
-        evaluation = Evaluation(tensor.node, sources, piece_elements=piece_elements, kept_bytes=kept)
+        evaluation = Evaluation(tensor.node, sources, piece_elements=piece_elements)
         if not before and evaluation.needs_torch(tensor.dtype):
             before = torch.get_num_threads()
         ranges = list(evaluation.pieces())

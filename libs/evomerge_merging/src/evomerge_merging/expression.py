@@ -98,19 +98,11 @@ def needs_statistics(node: Node) -> bool:
     return node.method.statistics is not None or node.method.whole or any(needs_statistics(c) for c in children(node))
 
 
-def read_twice(node: Node) -> bool:
-    """Whether the sources are read for a statistic and then for the merge itself."""
-    return isinstance(node, Apply) and node.method.statistics is not None
-
-
 class Evaluation:
     """One expression over open sources. `prepare` once, then `piece` from any thread."""
 
-    def __init__(
-        self, node: Node, sources: Mapping[str, TensorStore], *, piece_elements: int, kept_bytes: int = 0
-    ) -> None:
+    def __init__(self, node: Node, sources: Mapping[str, TensorStore], *, piece_elements: int) -> None:
         self.node = node
-        self._kept_bytes = kept_bytes
         self.size = math.prod(node.shape)
         self._sources = sources
         self._step = max(CELL, piece_elements // CELL * CELL)
@@ -166,8 +158,7 @@ class Evaluation:
         plain = len(inputs) == len(node.inputs) and len(base) == (node.base is not None)
         if node.method.kernel is None or not plain or not readable([*inputs, *base]):
             return None
-        kept = self._kept_bytes if node is self.node and read_twice(node) else 0
-        return Reader(inputs, base[0] if base else None, self._sources, kept_bytes=kept)
+        return Reader(inputs, base[0] if base else None, self._sources)
 
     def release(self) -> None:
         """Lets whole tensors and statistics go; no piece may be asked for after it."""

@@ -14,7 +14,7 @@ from evomerge_common.domain.recipe import ModelReference, Recipe
 from evomerge_common.errors import ShapeMismatch
 from evomerge_merging.architecture import text_config
 from evomerge_merging.cross_domain import fit_sources
-from evomerge_merging.expression import Load, Node, loads, read_twice, whole_bytes
+from evomerge_merging.expression import Load, Node, loads, whole_bytes
 from evomerge_merging.flatten import flatten
 from evomerge_merging.io.dtypes import RECIPE_NAMES, ElementType
 from evomerge_merging.lora.sum import folded
@@ -25,8 +25,6 @@ from evomerge_merging.virtual import Planner
 
 WHOLE_TENSOR_BYTES = 1 << 30
 """What all threads together may hold of tensors that methods ask for whole; one larger tensor is worked on alone."""
-KEPT_BYTES = 256 << 20
-"""What all threads together may hold of tensors that are read twice: for what is to be known of them, and merged."""
 _PIECES_HELD = 16
 """Float32 pieces that one thread has in its hands at once, at most, with a handful of inputs."""
 
@@ -127,8 +125,7 @@ class Plan:
         together = sum(whole[:threads])
         if together > WHOLE_TENSOR_BYTES:
             together = max(WHOLE_TENSOR_BYTES, whole[0])
-        kept = KEPT_BYTES if any(read_twice(tensor.node) for tensor in self.tensors) else 0
-        return threads * piece_elements * 4 * _PIECES_HELD + together + min(kept, self.read_bytes)
+        return threads * piece_elements * 4 * _PIECES_HELD + together
 
     def close(self) -> None:
         """Lets the sources' files go."""

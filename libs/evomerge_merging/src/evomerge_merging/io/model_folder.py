@@ -55,6 +55,12 @@ def raw_elements(store: TensorStore, name: str, start: int, stop: int) -> tuple[
     return values.view(torch.uint8).numpy(), element_type(values.dtype)
 
 
+def place_in_file(store: TensorStore, name: str) -> tuple[int, int] | None:
+    """Where the tensor lies as stored: a file's descriptor and a byte; None where it is not simply read from a file."""
+    find = getattr(store, "place", None)
+    return None if find is None else find(name)
+
+
 class MemoryStore:
     """Tensors that are in memory: a state dict, or a .bin file."""
 
@@ -94,6 +100,9 @@ class ShardedStore:
 
     def raw(self, name: str, start: int, stop: int) -> NDArray[np.uint8]:
         return raw_elements(self._of[name], name, start, stop)[0]
+
+    def place(self, name: str) -> tuple[int, int] | None:
+        return place_in_file(self._of[name], name)
 
     def rows(self, name: str, rows: torch.Tensor) -> torch.Tensor:
         return self._of[name].rows(name, rows)

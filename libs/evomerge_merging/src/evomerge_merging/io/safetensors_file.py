@@ -125,6 +125,10 @@ class SafetensorsFile:
             return torch.empty(0, dtype=dtype)
         return torch.from_numpy(self.raw(name, start, stop)).view(dtype)
 
+    def place(self, name: str) -> tuple[int, int]:
+        """The descriptor of the file and the tensor's first byte in it, for who reads it without Python."""
+        return self._fd, self.tensors[name].start
+
     def raw(self, name: str, start: int, stop: int) -> NDArray[np.uint8]:
         """The bytes of elements [start, stop) of the flattened tensor, read with `pread`.
 

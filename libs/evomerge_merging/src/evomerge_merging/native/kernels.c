@@ -1,13 +1,17 @@
 /* The inner loops of the common merge methods on a CPU: what torch does in a dozen passes over memory, in one.
  *
- * Each function works on a piece of a tensor in blocks that stay in the first-level cache: sources are widened to float32
- * there, worked on, and rounded to the output's type. The definitions are the Python functions of methods/; products
+ * Each function works on a piece of a tensor: a cell of each source is read from its file into the second-level cache,
+ * and worked on in blocks that stay in the first-level one: widened to float32 there, and rounded to the output's type.
+ * Reading a source again costs less than keeping it, since what is kept goes out to memory and comes back. The definitions are the Python functions of methods/; products
  * and sums are rounded one by one (no fused multiply-add), so that results equal theirs bit for bit, but for sums over
  * whole tensors, which are added up in another order. Called through ctypes, without the interpreter's lock.
  */
+#include <errno.h>
 #include <math.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GNUC__) && !defined(__clang__)
 #include <immintrin.h>
@@ -29,14 +33,16 @@ enum { GROUP = 128, ROUNDS = 7 };
 #define FACTOR_1 0xcd9e8d57u
 #define WEYL_0 0x9e3779b9u
 #define WEYL_1 0xbb67ae85u
-enum { BFLOAT16 = 0, FLOAT32 = 1 };
-enum { INPUT_NOT_FINITE = 1, OUTPUT_NOT_FINITE = 2 };
+enum { BFLOAT16 = 0, FLOAT32 = 1, FLOAT16 = 2 };
+/* What went wrong: bits, and above them the number of the error that reading met. */
+enum { INPUT_NOT_FINITE = 1, OUTPUT_NOT_FINITE = 2, CUT_SHORT = 4, NO_MEMORY = 8, ERROR_SHIFT = 8 };
 enum { KEEP_EVERYTHING = 0, KEEP_CUT = 1, KEEP_BAND = 2, KEEP_BITS = 3, KEEP_DRAWN = 4 };
 
-/* Elements of a source, or of the output, from a piece's first on. */
+/* Elements of a source, or of the output, from a piece's first on: in memory, or (without `data`) in an open file. */
 typedef struct {
     void *data;
     int64_t type;
+    int64_t file, offset;
 } elements;
 
 /* What of a task vector is kept: see Cut, Band, Bits and Drawn in Python. `bits` begins with the piece. */
@@ -49,6 +55,44 @@ typedef struct {
     int64_t limit;
 } keep;
 
+INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+/* Elements [at, at + count) in memory: where they are, or read into `room`. */
+static int fetch(elements *here, const elements *from, int64_t at, int64_t count, void *room) {
+    int64_t size = from->type == FLOAT32 ? 4 : 2, wanted = count * size;
+    here->type = from->type;
+    here->data = from->data ? (char *)from->data + at * size : room;
+    for (int64_t done = from->data ? wanted : 0; done < wanted;) {
+        ssize_t got = pread((int)from->file, (char *)room + done, (size_t)(wanted - done), from->offset + at * size + done);
+        if (got == 0) return CUT_SHORT;
+        if (got < 0 && errno != EINTR) return errno << ERROR_SHIFT;
+        done += got > 0 ? got : 0;
+    }
+    return 0;
+}
+
+/* A cell of several sources and of their base. */
+typedef struct {
+    elements in[MOST], base;
+    char *room;
+} window;
+
+static int open_window(window *w, int64_t inputs) {
+    void *room = NULL;
+    int failed = posix_memalign(&room, 64, (size_t)((inputs + 1) * CELL * 4));
+    w->room = room;
+    return failed ? NO_MEMORY : 0;
+}
+
+/* Moves the window to [at, at + count), count up to CELL; of the inputs only those `used`, where that is told. */
+static int move_window(window *w, const elements *in, int64_t inputs, const uint8_t *used, const elements *base, int64_t at,
+                       int64_t count) {
+    int failed = base ? fetch(&w->base, base, at, count, w->room + inputs * CELL * 4) : 0;
+    for (int64_t k = 0; k < inputs && !failed; k++)
+        if (!used || used[k]) failed = fetch(&w->in[k], &in[k], at, count, w->room + k * CELL * 4);
+    return failed;
+}
+
 INLINE int load(float *restrict to, const elements *from, int64_t at, int64_t count) {
     if (from->type == BFLOAT16) {
         const uint16_t *restrict data = (const uint16_t *)from->data + at;
@@ -60,6 +104,19 @@ INLINE int load(float *restrict to, const elements *from, int64_t at, int64_t co
             bits[i] = (uint32_t)data[i] << 16;
         }
         return largest == 0x7f80 ? INPUT_NOT_FINITE : 0;
+    }
+    if (from->type == FLOAT16) {
+        const uint16_t *restrict data = (const uint16_t *)from->data + at;
+        uint32_t *restrict bits = (uint32_t *)to;
+        uint16_t largest = 0;
+        for (int64_t i = 0; i < count; i++) {
+            uint16_t exponent = data[i] & 0x7c00;
+            largest = exponent > largest ? exponent : largest;
+            /* Its bits in float32's places are the number times 2^-112, of subnormals too: exact. */
+            bits[i] = ((uint32_t)data[i] & 0x7fffu) << 13 | ((uint32_t)data[i] & 0x8000u) << 16;
+        }
+        for (int64_t i = 0; i < count; i++) to[i] *= 0x1p112f;
+        return largest == 0x7c00 ? INPUT_NOT_FINITE : 0;
     }
     const uint32_t *restrict data = (const uint32_t *)from->data + at;
     uint32_t *restrict bits = (uint32_t *)to;
@@ -96,8 +153,6 @@ INLINE int store(const elements *to, int64_t at, const float *restrict from, int
     }
     return largest == 0x7f800000u ? OUTPUT_NOT_FINITE : 0;
 }
-
-INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
 /* A source less the base, or as it is without one. */
 INLINE int load_delta(float *restrict to, const elements *from, const float *restrict base, int64_t at, int64_t count) {
@@ -261,32 +316,40 @@ INLINE int64_t padded(float *values, int64_t count) {
 FAST int evomerge_weighted_sum(const elements *in, int64_t inputs, const float *weights, int64_t count,
                                const elements *out) {
     float values[BLOCK] __attribute__((aligned(64))), sum[BLOCK] __attribute__((aligned(64)));
-    int status = 0;
-    for (int64_t at = 0; at < count; at += BLOCK) {
-        int64_t n = smaller(BLOCK, count - at);
-        for (int64_t k = 0; k < inputs; k++) {
-            float weight = weights[k];
-            status |= load(values, &in[k], at, n);
-            if (k == 0)
-                for (int64_t i = 0; i < n; i++) sum[i] = values[i] * weight;
-            else
-                for (int64_t i = 0; i < n; i++) sum[i] += values[i] * weight;
+    window w;
+    int status = open_window(&w, inputs);
+    for (int64_t cell = 0; cell < count && status < CUT_SHORT; cell += CELL) {
+        int64_t end = smaller(CELL, count - cell);
+        status |= move_window(&w, in, inputs, NULL, NULL, cell, end);
+        for (int64_t at = 0; at < end && status < CUT_SHORT; at += BLOCK) {
+            int64_t n = smaller(BLOCK, end - at);
+            for (int64_t k = 0; k < inputs; k++) {
+                float weight = weights[k];
+                status |= load(values, &w.in[k], at, n);
+                if (k == 0)
+                    for (int64_t i = 0; i < n; i++) sum[i] = values[i] * weight;
+                else
+                    for (int64_t i = 0; i < n; i++) sum[i] += values[i] * weight;
+            }
+            status |= store(out, cell + at, sum, n);
         }
-        status |= store(out, at, sum, n);
     }
+    free(w.room);
     return status;
 }
 
 /* Of each cell the sums of aa, bb and ab, as sums[cell][3]. */
 FAST int evomerge_inner_products(const elements *a, const elements *b, int64_t count, double *sums) {
     float x[BLOCK] __attribute__((aligned(64))), y[BLOCK] __attribute__((aligned(64)));
-    int status = 0;
-    for (int64_t cell = 0; cell < count; cell += CELL, sums += 3) {
+    window w;
+    int status = open_window(&w, 1);
+    for (int64_t cell = 0; cell < count && status < CUT_SHORT; cell += CELL, sums += 3) {
         float aa[LANES] = {0}, bb[LANES] = {0}, ab[LANES] = {0};
-        int64_t end = smaller(cell + CELL, count);
-        for (int64_t at = cell; at < end; at += BLOCK) {
+        int64_t end = smaller(CELL, count - cell);
+        status |= move_window(&w, a, 1, NULL, b, cell, end);
+        for (int64_t at = 0; at < end && status < CUT_SHORT; at += BLOCK) {
             int64_t n = smaller(BLOCK, end - at);
-            status |= load(x, a, at, n) | load(y, b, at, n);
+            status |= load(x, &w.in[0], at, n) | load(y, &w.base, at, n);
             padded(y, n);
             n = padded(x, n);
             for (int64_t i = 0; i < n; i += LANES)
@@ -300,6 +363,7 @@ FAST int evomerge_inner_products(const elements *a, const elements *b, int64_t c
         sums[1] = lanes_sum(bb);
         sums[2] = lanes_sum(ab);
     }
+    free(w.room);
     return status;
 }
 
@@ -310,56 +374,68 @@ FAST int evomerge_task_vectors(const elements *in, const elements *base_elements
     float base[BLOCK] __attribute__((aligned(64))), total[BLOCK] __attribute__((aligned(64)));
     float sum[BLOCK] __attribute__((aligned(64))), divisor[BLOCK] __attribute__((aligned(64)));
     float change[MOST][BLOCK] __attribute__((aligned(64)));
-    int status = 0;
-    for (int64_t at = 0; at < count; at += BLOCK) {
-        int64_t n = smaller(BLOCK, count - at);
-        status |= load(base, base_elements, at, n);
-        for (int64_t k = 0; k < inputs; k++) {
-            float *restrict values = change[k];
-            float factor = factors[k];
-            status |= load_delta(values, &in[k], base, at, n);
-            thin(values, &keeps[k], start + at, at, n);
-            if (k == 0)
-                for (int64_t i = 0; i < n; i++) total[i] = values[i] *= factor;
-            else
-                for (int64_t i = 0; i < n; i++) total[i] += values[i] *= factor;
-        }
-        if (elect) {
-            for (int64_t i = 0; i < n; i++) sum[i] = divisor[i] = 0.0f;
+    window w;
+    int status = open_window(&w, inputs);
+    for (int64_t cell = 0; cell < count && status < CUT_SHORT; cell += CELL) {
+        int64_t end = smaller(CELL, count - cell);
+        status |= move_window(&w, in, inputs, NULL, base_elements, cell, end);
+        for (int64_t at = 0; at < end && status < CUT_SHORT; at += BLOCK) {
+            int64_t n = smaller(BLOCK, end - at);
+            status |= load(base, &w.base, at, n);
             for (int64_t k = 0; k < inputs; k++) {
-                const float *restrict values = change[k];
-                float share = shares[k];
-                for (int64_t i = 0; i < n; i++) {
-                    float agreeing = values[i] * copysignf(1.0f, total[i]);
-                    agreeing = agreeing > 0.0f ? agreeing : 0.0f;
-                    sum[i] += agreeing;
-                    divisor[i] += agreeing > 0.0f ? share : 0.0f;
-                }
+                float *restrict values = change[k];
+                float factor = factors[k];
+                status |= load_delta(values, &w.in[k], base, at, n);
+                thin(values, &keeps[k], start + cell + at, cell + at, n);
+                if (k == 0)
+                    for (int64_t i = 0; i < n; i++) total[i] = values[i] *= factor;
+                else
+                    for (int64_t i = 0; i < n; i++) total[i] += values[i] *= factor;
             }
-            if (normalize)
-                for (int64_t i = 0; i < n; i++) {
-                    float by = divisor[i] + (fabsf(divisor[i]) <= 1e-8f ? 1.0f : 0.0f);
-                    sum[i] /= by;
+            if (elect) {
+                for (int64_t i = 0; i < n; i++) sum[i] = divisor[i] = 0.0f;
+                for (int64_t k = 0; k < inputs; k++) {
+                    const float *restrict values = change[k];
+                    float share = shares[k];
+                    for (int64_t i = 0; i < n; i++) {
+                        float agreeing = values[i] * copysignf(1.0f, total[i]);
+                        agreeing = agreeing > 0.0f ? agreeing : 0.0f;
+                        sum[i] += agreeing;
+                        divisor[i] += agreeing > 0.0f ? share : 0.0f;
+                    }
                 }
-            for (int64_t i = 0; i < n; i++) total[i] = sum[i] * copysignf(1.0f, total[i]);
-        } else if (divide != 1.0f) {
-            for (int64_t i = 0; i < n; i++) total[i] *= divide;
+                if (normalize)
+                    for (int64_t i = 0; i < n; i++) {
+                        float by = divisor[i] + (fabsf(divisor[i]) <= 1e-8f ? 1.0f : 0.0f);
+                        sum[i] /= by;
+                    }
+                for (int64_t i = 0; i < n; i++) total[i] = sum[i] * copysignf(1.0f, total[i]);
+            } else if (divide != 1.0f) {
+                for (int64_t i = 0; i < n; i++) total[i] *= divide;
+            }
+            for (int64_t i = 0; i < n; i++) total[i] = total[i] * scale + base[i];
+            status |= store(out, cell + at, total, n);
         }
-        for (int64_t i = 0; i < n; i++) total[i] = total[i] * scale + base[i];
-        status |= store(out, at, total, n);
     }
+    free(w.room);
     return status;
 }
 
 /* |in - base| as float32. */
 FAST int evomerge_magnitudes(const elements *in, const elements *base_elements, int64_t count, float *out) {
     float base[BLOCK] __attribute__((aligned(64))), values[BLOCK] __attribute__((aligned(64)));
-    int status = 0;
-    for (int64_t at = 0; at < count; at += BLOCK) {
-        int64_t n = smaller(BLOCK, count - at);
-        status |= load(base, base_elements, at, n) | load_delta(values, in, base, at, n);
-        for (int64_t i = 0; i < n; i++) out[at + i] = fabsf(values[i]);
+    window w;
+    int status = open_window(&w, 1);
+    for (int64_t cell = 0; cell < count && status < CUT_SHORT; cell += CELL) {
+        int64_t end = smaller(CELL, count - cell);
+        status |= move_window(&w, in, 1, NULL, base_elements, cell, end);
+        for (int64_t at = 0; at < end && status < CUT_SHORT; at += BLOCK) {
+            int64_t n = smaller(BLOCK, end - at);
+            status |= load(base, &w.base, at, n) | load_delta(values, &w.in[0], base, at, n);
+            for (int64_t i = 0; i < n; i++) out[cell + at + i] = fabsf(values[i]);
+        }
     }
+    free(w.room);
     return status;
 }
 
@@ -370,37 +446,43 @@ FAST int evomerge_scan(const elements *in, const elements *base_elements, int64_
                        float *const *inside, int64_t *number) {
     float base[BLOCK] __attribute__((aligned(64))), values[BLOCK] __attribute__((aligned(64)));
     uint8_t between[BLOCK + 8] __attribute__((aligned(64)));
-    int status = 0;
-    for (int64_t at = 0; at < count; at += BLOCK) {
-        int64_t n = smaller(BLOCK, count - at);
-        status |= load(base, base_elements, at, n);
-        for (int64_t k = 0; k < inputs; k++) {
-            int64_t used = 0;
-            for (int64_t c = 0; c < cuts; c++) used |= input_of[c] == k;
-            if (!used) continue;
-            status |= load_delta(values, &in[k], base, at, n);
-            for (int64_t i = 0; i < n; i++) values[i] = fabsf(values[i]);
-            for (int64_t c = 0; c < cuts; c++) {
-                if (input_of[c] != k) continue;
-                float from = low[c], to = high[c];
-                int32_t over = 0;
-                for (int64_t i = 0; i < n; i++) over += values[i] > to;
-                above[c] += over;
-                memset(between + n / 8 * 8, 0, 8);
-                for (int64_t i = 0; i < n; i++) between[i] = (values[i] >= from) & (values[i] <= to);
-                float *restrict found = inside[c];
-                int64_t many = number[c];
-                for (int64_t i = 0; i < n; i += 8) {
-                    uint64_t any;
-                    memcpy(&any, between + i, sizeof any);
-                    if (any)
-                        for (int64_t j = i; j < smaller(i + 8, n); j++)
-                            if (between[j]) found[many++] = values[j];
+    uint8_t used[MOST] = {0};
+    for (int64_t c = 0; c < cuts; c++) used[input_of[c]] = 1;
+    window w;
+    int status = open_window(&w, inputs);
+    for (int64_t cell = 0; cell < count && status < CUT_SHORT; cell += CELL) {
+        int64_t end = smaller(CELL, count - cell);
+        status |= move_window(&w, in, inputs, used, base_elements, cell, end);
+        for (int64_t at = 0; at < end && status < CUT_SHORT; at += BLOCK) {
+            int64_t n = smaller(BLOCK, end - at);
+            status |= load(base, &w.base, at, n);
+            for (int64_t k = 0; k < inputs; k++) {
+                if (!used[k]) continue;
+                status |= load_delta(values, &w.in[k], base, at, n);
+                for (int64_t i = 0; i < n; i++) values[i] = fabsf(values[i]);
+                for (int64_t c = 0; c < cuts; c++) {
+                    if (input_of[c] != k) continue;
+                    float from = low[c], to = high[c];
+                    int32_t over = 0;
+                    for (int64_t i = 0; i < n; i++) over += values[i] > to;
+                    above[c] += over;
+                    memset(between + n / 8 * 8, 0, 8);
+                    for (int64_t i = 0; i < n; i++) between[i] = (values[i] >= from) & (values[i] <= to);
+                    float *restrict found = inside[c];
+                    int64_t many = number[c];
+                    for (int64_t i = 0; i < n; i += 8) {
+                        uint64_t any;
+                        memcpy(&any, between + i, sizeof any);
+                        if (any)
+                            for (int64_t j = i; j < smaller(i + 8, n); j++)
+                                if (between[j]) found[many++] = values[j];
+                    }
+                    number[c] = many;
                 }
-                number[c] = many;
             }
         }
     }
+    free(w.room);
     return status;
 }
 
@@ -408,23 +490,25 @@ FAST int evomerge_scan(const elements *in, const elements *base_elements, int64_
 FAST int evomerge_thinned_sums(const elements *in, const elements *base_elements, int64_t inputs, const keep *keeps,
                                int64_t start, int64_t count, double *sums) {
     float base[BLOCK] __attribute__((aligned(64))), values[BLOCK] __attribute__((aligned(64)));
-    int status = 0;
     float lanes[MOST][2][LANES];
-    for (int64_t cell = 0; cell < count; cell += CELL) {
+    window w;
+    int status = open_window(&w, inputs);
+    for (int64_t cell = 0; cell < count && status < CUT_SHORT; cell += CELL) {
+        int64_t end = smaller(CELL, count - cell);
+        status |= move_window(&w, in, inputs, NULL, base_elements, cell, end);
         memset(lanes, 0, sizeof lanes);
-        int64_t end = smaller(cell + CELL, count);
-        for (int64_t at = cell; at < end; at += BLOCK) {
+        for (int64_t at = 0; at < end && status < CUT_SHORT; at += BLOCK) {
             int64_t n = smaller(BLOCK, end - at);
-            status |= load(base, base_elements, at, n);
+            status |= load(base, &w.base, at, n);
             for (int64_t k = 0; k < inputs; k++) {
-                status |= load_delta(values, &in[k], base, at, n);
+                status |= load_delta(values, &w.in[k], base, at, n);
                 int64_t full = padded(values, n);
                 float all[LANES], kept[LANES];
                 memcpy(all, lanes[k][0], sizeof all);
                 memcpy(kept, lanes[k][1], sizeof kept);
                 for (int64_t i = 0; i < full; i += LANES)
                     for (int l = 0; l < LANES; l++) all[l] += fabsf(values[i + l]);
-                thin(values, &keeps[k], start + at, at, n);
+                thin(values, &keeps[k], start + cell + at, cell + at, n);
                 for (int64_t i = 0; i < full; i += LANES)
                     for (int l = 0; l < LANES; l++) kept[l] += fabsf(values[i + l]);
                 memcpy(lanes[k][0], all, sizeof all);
@@ -436,6 +520,7 @@ FAST int evomerge_thinned_sums(const elements *in, const elements *base_elements
             sums[1] = lanes_sum(lanes[k][1]);
         }
     }
+    free(w.room);
     return status;
 }
 

@@ -10,10 +10,13 @@ import numpy as np
 
 from evomerge_merging.folds import CELL
 from evomerge_merging.io.dtypes import BF16, F16, F32, ElementType
-from evomerge_merging.io.model_folder import TensorStore, raw_elements
+from evomerge_merging.io.model_folder import TensorStore, place_in_file, raw_elements
 from evomerge_merging.native import library
 from evomerge_merging.native.structures import (
     BFLOAT16,
+    CUT_SHORT,
+    ERROR_SHIFT,
+    FLOAT16,
     FLOAT32,
     KEEP_BAND,
     KEEP_BITS,
@@ -21,6 +24,7 @@ from evomerge_merging.native.structures import (
     KEEP_DRAWN,
     KEEP_EVERYTHING,
     MOST_INPUTS,
+    NO_MEMORY,
     Elements,
     Keep,
 )
@@ -31,6 +35,7 @@ if TYPE_CHECKING:
     from evomerge_merging.expression import Load
 
 Array = np.ndarray[Any, Any]
+_TYPES = {BF16: BFLOAT16, F16: FLOAT16, F32: FLOAT32}
 
 
 class NotFinite(Exception):
@@ -47,16 +52,10 @@ def readable(loads: Sequence[Load]) -> bool:
 
 
 class Reader:
-    """The inputs and the base of one tensor; each call reads its piece from the files.
+    """The inputs and the base of one tensor; each call reads its piece from the files. For any number of threads."""
 
-    Up to `kept_bytes` of what statistics read is kept for the merge itself. Such a reader is for one thread.
-    """
-
-    def __init__(
-        self, inputs: Sequence[Load], base: Load | None, sources: Mapping[str, TensorStore], *, kept_bytes: int = 0
-    ) -> None:
+    def __init__(self, inputs: Sequence[Load], base: Load | None, sources: Mapping[str, TensorStore]) -> None:
         self._inputs, self._base, self._sources = list(inputs), base, sources
-        self._room, self._kept = kept_bytes, dict[tuple[int, int], tuple[Any, Any, list[Array]]]()
         kernels = library()
         assert kernels is not None
         self._kernels: Any = kernels
@@ -70,11 +69,12 @@ class Reader:
 
     def magnitudes(self, start: int, stop: int) -> list[Array]:
         """|input - base| of each input, float32."""
-        inputs, base, _keep = self._piece(start, stop)
+        inputs, base, _held = self._piece(start, stop)
         result = []
         for given in inputs:
             out = np.empty(stop - start, np.float32)
-            _check(self._kernels.evomerge_magnitudes(ctypes.byref(given), base, stop - start, out.ctypes.data))
+            status = self._kernels.evomerge_magnitudes(ctypes.byref(given), base, stop - start, out.ctypes.data)
+            self._check(status, start, stop)
             result.append(out)
         return result
 
@@ -82,31 +82,29 @@ class Reader:
         self, start: int, stop: int, input_of: Sequence[int], low: Sequence[float], high: Sequence[float]
     ) -> tuple[Array, list[Array]]:
         """For each cut, of its input's magnitudes: how many lie above `high`, and those from `low` to `high`."""
-        inputs, base, _keep = self._piece(start, stop, again=True)
+        inputs, base, _held = self._piece(start, stop)
         count, cuts = stop - start, len(input_of)
         above, number = np.zeros(cuts, np.int64), np.zeros(cuts, np.int64)
         inside = [np.empty(count, np.float32) for _ in range(cuts)]
         places = (ctypes.c_void_p * cuts)(*[found.ctypes.data for found in inside])
         which = np.asarray(input_of, np.int64)
         bounds = np.asarray(low, np.float32), np.asarray(high, np.float32)
-        _check(
-            self._kernels.evomerge_scan(
-                inputs, base, len(inputs), cuts, which.ctypes.data, bounds[0].ctypes.data, bounds[1].ctypes.data,
-                count, above.ctypes.data, places, number.ctypes.data,
-            )
+        status = self._kernels.evomerge_scan(
+            inputs, base, len(inputs), cuts, which.ctypes.data, bounds[0].ctypes.data, bounds[1].ctypes.data,
+            count, above.ctypes.data, places, number.ctypes.data,
         )  # fmt: skip
+        self._check(status, start, stop)
         return above, [found[:many] for found, many in zip(inside, number.tolist(), strict=True)]
 
     def thinned_sums(self, start: int, stop: int, keeps: Sequence[Any]) -> Array:
         """Sums of magnitudes, all and kept: cells × inputs × 2, float64. Starts at a multiple of CELL."""
-        inputs, base, _keep = self._piece(start, stop, again=True)
+        inputs, base, _held = self._piece(start, stop)
         sums = np.empty((-(-(stop - start) // CELL), len(inputs), 2))
-        what, _held = _keeps(keeps, start)
-        _check(
-            self._kernels.evomerge_thinned_sums(
-                inputs, base, len(inputs), what, start, stop - start, sums.ctypes.data
-            )
+        what, _bits = _keeps(keeps, start)
+        status = self._kernels.evomerge_thinned_sums(
+            inputs, base, len(inputs), what, start, stop - start, sums.ctypes.data
         )  # fmt: skip
+        self._check(status, start, stop)
         return sums
 
     def rank_flags(
@@ -116,41 +114,41 @@ class Reader:
 
         `wanted`: input, key of its words, and their limits for the smallest and the largest of a row.
         """
-        inputs, base, _keep = self._piece(start, stop, again=True)
+        held: list[Array] = []
+        inputs = [_in_memory(self._sources, load, start, stop, held) for load in self._inputs]
+        base = self._base and _in_memory(self._sources, self._base, start, stop, held)
         scratch = np.empty(2 * row, np.float32)
         result = []
         for i, key, low, high in wanted:
             flags, sums = np.empty(stop - start, np.uint8), np.empty(2)
-            _check(
-                self._kernels.evomerge_rank_flags(
-                    ctypes.byref(inputs[i]), base, (stop - start) // row, row, (ctypes.c_uint32 * 4)(*key_parts(key)),
-                    start, low, high, scratch.ctypes.data, flags.ctypes.data, sums.ctypes.data,
-                )
+            status = self._kernels.evomerge_rank_flags(
+                ctypes.byref(inputs[i]), base, (stop - start) // row, row, (ctypes.c_uint32 * 4)(*key_parts(key)),
+                start, low, high, scratch.ctypes.data, flags.ctypes.data, sums.ctypes.data,
             )  # fmt: skip
+            self._check(status, start, stop)
             result.append((flags, float(sums[0]), float(sums[1])))
         return result
 
     def inner_products(self, start: int, stop: int) -> Array:
         """Sums of bb, ii and bi for base b and input i: cells × 3, float64. Starts at a multiple of CELL."""
-        inputs, base, _keep = self._piece(start, stop, again=True)
+        inputs, base, _held = self._piece(start, stop)
         sums = np.empty((-(-(stop - start) // CELL), 3))
-        _check(self._kernels.evomerge_inner_products(base, inputs, stop - start, sums.ctypes.data))
+        self._check(self._kernels.evomerge_inner_products(base, inputs, stop - start, sums.ctypes.data), start, stop)
         return sums
 
     # ---- results ----
 
     def weighted_sum(self, start: int, stop: int, weights: Sequence[float], dtype: ElementType) -> Array:
         """The sum of `weights[i]` times the base, if there is one, and the inputs, in that order; in bytes."""
-        inputs, base, _keep = self._piece(start, stop)
+        inputs, base, _held = self._piece(start, stop)
         everyone = [*([base] if base is not None else []), *inputs]
         given = (Elements * len(everyone))(*everyone)
         factors = np.asarray(weights, np.float32)
         out, place = _output(stop - start, dtype)
-        _check(
-            self._kernels.evomerge_weighted_sum(
-                given, len(everyone), factors.ctypes.data, stop - start, ctypes.byref(place)
-            )
+        status = self._kernels.evomerge_weighted_sum(
+            given, len(everyone), factors.ctypes.data, stop - start, ctypes.byref(place)
         )  # fmt: skip
+        self._check(status, start, stop)
         return _bytes(out, dtype)
 
     def task_vectors(
@@ -168,50 +166,50 @@ class Reader:
         normalize: bool,
     ) -> Array:
         """See `methods.task_vectors.merge_task_vectors`; in bytes."""
-        inputs, base, _keep = self._piece(start, stop)
-        what, _held = _keeps(keeps, start)
+        inputs, base, _held = self._piece(start, stop)
+        what, _bits = _keeps(keeps, start)
         numbers = np.asarray(factors, np.float32), np.asarray(weight, np.float32)
         out, place = _output(stop - start, dtype)
-        _check(
-            self._kernels.evomerge_task_vectors(
-                inputs, base, len(inputs), what, numbers[0].ctypes.data, numbers[1].ctypes.data, scale, divide,
-                elect, normalize, start, stop - start, ctypes.byref(place),
-            )
+        status = self._kernels.evomerge_task_vectors(
+            inputs, base, len(inputs), what, numbers[0].ctypes.data, numbers[1].ctypes.data, scale, divide,
+            elect, normalize, start, stop - start, ctypes.byref(place),
         )  # fmt: skip
+        self._check(status, start, stop)
         return _bytes(out, dtype)
 
-    def _piece(self, start: int, stop: int, *, again: bool = False) -> tuple[Any, Any, list[Array]]:
-        """Inputs, base and the arrays that they point into, to be held while a kernel runs; `again`: keep them."""
-        if (start, stop) in self._kept:
-            return self._kept[start, stop]
-        arrays = [_read(self._sources, load, start, stop) for load in self._inputs]
-        inputs = (Elements * len(arrays))(*[_elements(array) for array in arrays])
-        base = None
-        if self._base is not None:
-            arrays.append(_read(self._sources, self._base, start, stop))
-            base = _elements(arrays[-1])
-        size = sum(array.nbytes for array in arrays)
-        if again and size <= self._room:
-            self._room -= size
-            self._kept[start, stop] = inputs, base, arrays
-        return inputs, base, arrays
+    def _piece(self, start: int, stop: int) -> tuple[Any, Any, list[Array]]:
+        """Inputs and base as the kernels read them, and the arrays that they point into, to be held meanwhile."""
+        held: list[Array] = []
+        inputs = (Elements * len(self._inputs))(*[self._elements(load, start, stop, held) for load in self._inputs])
+        return inputs, self._base and self._elements(self._base, start, stop, held), held
+
+    def _elements(self, load: Load, start: int, stop: int, held: list[Array]) -> Elements:
+        place = place_in_file(self._sources[load.source], load.name)
+        if place is not None:
+            return Elements(None, _TYPES[load.dtype], place[0], place[1] + start * load.dtype.itemsize)
+        return _in_memory(self._sources, load, start, stop, held)
+
+    def _check(self, status: int, start: int, stop: int) -> None:
+        """Tells what went wrong."""
+        if status >= CUT_SHORT:
+            if status & NO_MEMORY:
+                raise MemoryError
+            for load in [*self._inputs, *([self._base] if self._base else [])]:
+                raw_elements(self._sources[load.source], load.name, start, stop)
+            raise OSError(status >> ERROR_SHIFT, "a source could not be read")
+        if status:
+            raise NotFinite
 
 
-def _read(sources: Mapping[str, TensorStore], load: Load, start: int, stop: int) -> Array:
-    """As uint16 (the bits of bfloat16) or float32."""
+def _in_memory(sources: Mapping[str, TensorStore], load: Load, start: int, stop: int, held: list[Array]) -> Elements:
     data, dtype = raw_elements(sources[load.source], load.name, start, stop)
-    if dtype == BF16:
-        return data.view(np.uint16)
-    return data.view(np.float16).astype(np.float32) if dtype == F16 else data.view(np.float32)
-
-
-def _elements(array: Array) -> Elements:
-    return Elements(array.ctypes.data, BFLOAT16 if array.dtype == np.uint16 else FLOAT32)
+    held.append(data)
+    return Elements(data.ctypes.data, _TYPES[dtype])
 
 
 def _output(count: int, dtype: ElementType) -> tuple[Array, Elements]:
     out: Array = np.empty(count, np.uint16 if dtype == BF16 else np.float32)
-    return out, _elements(out)
+    return out, Elements(out.ctypes.data, BFLOAT16 if dtype == BF16 else FLOAT32)
 
 
 def _bytes(out: Array, dtype: ElementType) -> Array:
@@ -238,8 +236,3 @@ def _keeps(keeps: Sequence[Any], start: int) -> tuple[Any, list[Any]]:
             place.kind, place.outer, place.outer_last = KEEP_BAND, given.outer.threshold, given.outer.last
             place.inner, place.inner_last = given.inner.threshold, given.inner.last
     return result, list(keeps)
-
-
-def _check(status: int) -> None:
-    if status:
-        raise NotFinite

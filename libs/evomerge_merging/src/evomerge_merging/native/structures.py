@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import ctypes
 
-BFLOAT16, FLOAT32 = 0, 1
+BFLOAT16, FLOAT32, FLOAT16 = range(3)
+CUT_SHORT, NO_MEMORY, ERROR_SHIFT = 4, 8, 8
 KEEP_EVERYTHING, KEEP_CUT, KEEP_BAND, KEEP_BITS, KEEP_DRAWN = range(5)
 MOST_INPUTS = 16
 
 
 class Elements(ctypes.Structure):
-    """Elements of a source or of the output, from a piece's first on."""
+    """Elements of a source or of the output, from a piece's first on: in memory, or in a file from a byte on."""
 
-    _fields_ = [("data", ctypes.c_void_p), ("type", ctypes.c_int64)]
+    _fields_ = [
+        ("data", ctypes.c_void_p),
+        ("type", ctypes.c_int64),
+        ("file", ctypes.c_int64),
+        ("offset", ctypes.c_int64),
+    ]
 
 
 class Keep(ctypes.Structure):
