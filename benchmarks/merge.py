@@ -380,14 +380,14 @@ def draw(rows: list[Row], in_process: dict[str, Any], path: Path, args: argparse
         middle.barh(places, seconds, 0.6, left=ends, color=color, label=name)
         ends = [end + more for end, more in zip(ends, seconds, strict=True)]
     middle.set_title("where evomerge's time goes, s of wall", fontsize=10, loc="left")
-    middle.legend(frameon=False, fontsize=9)
+    middle.legend(frameon=False, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=4)
     for offset, color, name in ((0.2, blue, "evomerge"), (-0.2, grey, "mergekit")):
         values = [row.ours_rss if name == "evomerge" else row.mergekit_rss for row in rows]
         medians = [statistics.median(value) if value else 0.0 for value in values]
         right.barh([place + offset for place in places], medians, 0.38, color=color, label=name)
     right.axvline(LIMIT_RSS_MB, color=red, linewidth=2)
     right.set_title("peak resident memory, MB (red: the limit)", fontsize=10, loc="left")
-    right.legend(frameon=False, fontsize=9)
+    right.legend(frameon=False, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=4)
     for axes in (left, middle, right):
         axes.set_yticks(places, [row.method for row in rows])
         axes.spines[["top", "right"]].set_visible(False)
