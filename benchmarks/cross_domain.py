@@ -30,13 +30,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import psutil
 import torch
 import transformers
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tiny_models import masked_tokenizer
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
@@ -96,7 +98,7 @@ def masked(scratch: Path, args: argparse.Namespace, console: Console) -> Row:
     """The classic command line, as a process of its own."""
     texts = written(seed=1)
     held_out, training = texts[:SCORED], texts[SCORED:]
-    word_piece, byte_level = word_piece_tokenizer(30_522), roberta_tokenizer(50_265)
+    word_piece, byte_level = masked_tokenizer(30_522, standard_library()), roberta_tokenizer(50_265)
     width = int(768 * args.width)
     size = {"hidden_size": width, "intermediate_size": 4 * width}
     roberta = {"vocab_size": 50_265, "max_position_embeddings": 514, "type_vocab_size": 1, "layer_norm_eps": 1e-5}
@@ -305,22 +307,6 @@ def byte_level_bpe(texts: Any, size: int, special: list[str]) -> Tokenizer:
     )
     tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
-
-
-def word_piece_tokenizer(size: int) -> PreTrainedTokenizerFast:
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer()
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    trainer = trainers.WordPieceTrainer(vocab_size=size, min_frequency=1, special_tokens=special, show_progress=False)
-    tokenizer.train_from_iterator(standard_library(), trainer)
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]",
-        mask_token="[MASK]",
-    )  # fmt: skip
 
 
 # ---- training ----

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -59,14 +60,15 @@ def tokenizer(*, bos: bool = True, adds_bos: bool = False) -> PreTrainedTokenize
     return PreTrainedTokenizerFast(tokenizer_object=base, eos_token="</s>", pad_token="<pad>", **options)
 
 
-def masked_tokenizer() -> PreTrainedTokenizerFast:
+def masked_tokenizer(size: int = 200, texts: Iterable[str] = CORPUS) -> PreTrainedTokenizerFast:
+    """BERT's, with its special tokens."""
     base = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     base.normalizer = normalizers.BertNormalizer()
     base.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     trainer = trainers.WordPieceTrainer(
-        vocab_size=200, special_tokens=["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"], show_progress=False
+        vocab_size=size, special_tokens=["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"], show_progress=False
     )
-    base.train_from_iterator(CORPUS, trainer)
+    base.train_from_iterator(texts, trainer)
     base.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )

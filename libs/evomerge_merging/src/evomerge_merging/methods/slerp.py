@@ -39,9 +39,9 @@ def _interpolation(view: View, *, t: float) -> Weights:
     so the result is always finite.
     """
     sums = Sums("aa", "bb", "ab")
-    for start, stop in view.pieces():
+    for start, stop in view.pieces() if view.native is None else view.native.long_pieces(view.size):
         if view.native is not None:
-            sums.add_cells(*view.native.inner_products(start, stop).T)
+            sums.add_cells(*view.native.inner_products(start, stop).T.tolist())
             continue
         (other,), base = view.read(start, stop)
         assert base is not None

@@ -109,10 +109,10 @@ def rescaled(view: View, density: Sequence[float], found: Sequence[Keep], *, res
     if not rescale or not thinned:
         return thinning
     sums = Sums(*[f"{name}{i}" for i in thinned for name in ("all", "kept")])
-    for start, stop in view.pieces():
+    for start, stop in view.pieces() if view.native is None else view.native.long_pieces(view.size):
         if view.native is not None:
             cells = view.native.thinned_sums(start, stop, thinning.kept(density))[:, thinned]
-            sums.add_cells(*cells.reshape(len(cells), -1).T)
+            sums.add_cells(*cells.reshape(len(cells), -1).T.tolist())
             continue
         deltas = deltas_of(view, start, stop)
         for i in thinned:

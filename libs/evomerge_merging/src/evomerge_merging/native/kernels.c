@@ -1,10 +1,11 @@
 /* The inner loops of the common merge methods on a CPU: what torch does in a dozen passes over memory, in one.
  *
- * Each function works on a piece of a tensor: a cell of each source is read from its file into the second-level cache,
- * and worked on in blocks that stay in the first-level one: widened to float32 there, and rounded to the output's type.
- * Reading a source again costs less than keeping it, since what is kept goes out to memory and comes back. The definitions are the Python functions of methods/; products
- * and sums are rounded one by one (no fused multiply-add), so that results equal theirs bit for bit, but for sums over
- * whole tensors, which are added up in another order. Called through ctypes, without the interpreter's lock.
+ * Each function works on a piece of a tensor: a cell of each source is read from its file into the second-level cache, and
+ * worked on in blocks that stay in the first-level one, widened to float32 there, and rounded to the output's type. Who
+ * needs a source twice reads it twice: what is kept goes out to memory and comes back, which takes longer. The definitions
+ * are the Python functions of methods/; products and sums are rounded one by one (no fused multiply-add), so that results
+ * equal theirs bit for bit, but for sums over whole tensors, which are added up in another order. Called through ctypes,
+ * without the interpreter's lock.
  */
 #include <errno.h>
 #include <math.h>
@@ -63,7 +64,8 @@ static int fetch(elements *here, const elements *from, int64_t at, int64_t count
     here->type = from->type;
     here->data = from->data ? (char *)from->data + at * size : room;
     for (int64_t done = from->data ? wanted : 0; done < wanted;) {
-        ssize_t got = pread((int)from->file, (char *)room + done, (size_t)(wanted - done), from->offset + at * size + done);
+        int64_t place = from->offset + at * size + done;
+        ssize_t got = pread((int)from->file, (char *)room + done, (size_t)(wanted - done), place);
         if (got == 0) return CUT_SHORT;
         if (got < 0 && errno != EINTR) return errno << ERROR_SHIFT;
         done += got > 0 ? got : 0;
@@ -85,8 +87,8 @@ static int open_window(window *w, int64_t inputs) {
 }
 
 /* Moves the window to [at, at + count), count up to CELL; of the inputs only those `used`, where that is told. */
-static int move_window(window *w, const elements *in, int64_t inputs, const uint8_t *used, const elements *base, int64_t at,
-                       int64_t count) {
+static int move_window(window *w, const elements *in, int64_t inputs, const uint8_t *used, const elements *base,
+                       int64_t at, int64_t count) {
     int failed = base ? fetch(&w->base, base, at, count, w->room + inputs * CELL * 4) : 0;
     for (int64_t k = 0; k < inputs && !failed; k++)
         if (!used || used[k]) failed = fetch(&w->in[k], &in[k], at, count, w->room + k * CELL * 4);

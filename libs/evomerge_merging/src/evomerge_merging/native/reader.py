@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from evomerge_merging.expression import Load
 
 Array = np.ndarray[Any, Any]
+_LONG_PIECE = 256 * CELL
 _TYPES = {BF16: BFLOAT16, F16: FLOAT16, F32: FLOAT32}
 
 
@@ -64,6 +65,12 @@ class Reader:
     def inputs(self) -> int:
         """Number of inputs."""
         return len(self._inputs)
+
+    @staticmethod
+    def long_pieces(size: int) -> Iterator[tuple[int, int]]:
+        """Ranges for what returns sums alone: long ones, since nothing but a cell has to stay in the cache."""
+        for start in range(0, size, _LONG_PIECE):
+            yield start, min(start + _LONG_PIECE, size)
 
     # ---- statistics ----
 
