@@ -8,6 +8,7 @@ reading the same inputs and writing the same output with bare system calls; both
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import resource
@@ -236,10 +237,9 @@ def measure(method: str, models: list[Path], scratch: Path, args: argparse.Names
         for command, times, peaks in ((ours, row.ours, row.ours_rss), (theirs, row.mergekit, row.mergekit_rss)):
             if command is theirs and not args.mergekit:
                 continue
-            seconds, usage = run(command, scratch / "log")
+            seconds, usage, peak = run(command, scratch / "log")
             times.append(seconds)
-            peaks.append(usage.ru_maxrss / 1e3)
-            peak = peaks[-1]
+            peaks.append(peak)
             if command is ours:
                 row.user.append(usage.ru_utime)
                 row.system.append(usage.ru_stime)
@@ -249,19 +249,32 @@ def measure(method: str, models: list[Path], scratch: Path, args: argparse.Names
     return row
 
 
-def run(command: list[str], log: Path) -> tuple[float, resource.struct_rusage]:
-    """Seconds of a command, and what it used."""
+def run(command: list[str], log: Path) -> tuple[float, resource.struct_rusage, float]:
+    """Seconds of a command, what it used, and its peak resident memory in MB."""
     os.sync()
     environment = os.environ | {"HF_HUB_OFFLINE": "1"}
     with log.open("wb") as output:
         begun = time.perf_counter()
         process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
+        ended, peaks = threading.Event(), [0.0]
+        watcher = threading.Thread(target=_watch_memory, args=(process.pid, ended, peaks))
+        watcher.start()
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - begun
         process.returncode = os.waitstatus_to_exitcode(status)
+        ended.set()
+        watcher.join()
     if process.returncode:
         raise SystemExit(f"{' '.join(command)} failed:\n{log.read_text(errors='replace')[-4000:]}")
-    return seconds, usage
+    return seconds, usage, peaks[-1] or usage.ru_maxrss / 1e3
+
+
+def _watch_memory(pid: int, ended: threading.Event, peaks: list[float]) -> None:
+    """The kernel's own high-water mark, read again and again: `ru_maxrss` begins with what this process holds."""
+    with contextlib.suppress(OSError, StopIteration):
+        while not ended.wait(0.05):
+            lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+            peaks.append(float(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1e3)
 
 
 # ---- in process ----
