@@ -93,9 +93,7 @@ def test_bits_do_not_depend_on_threads_or_pieces(models: list[ModelReference], m
 
 
 @pytest.mark.parametrize("method", ["linear", "dare_ties", "ties", "slerp"])
-def test_a_source_that_becomes_shorter_during_the_merge_is_an_error(
-    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_source_that_becomes_shorter_during_the_merge_is_an_error(method: str, tmp_path: Path) -> None:
     """Whoever reads it then, a kernel or Python: no bus error, and nothing is left."""
     folders = [raw_model(tmp_path / f"m{i}", random_tensors(i, 100)) for i in range(3)]
     last = folders[-1] / "model.safetensors"

@@ -164,7 +164,6 @@ class Evaluation:
         """Lets whole tensors and statistics go; no piece may be asked for after it."""
         self._whole.clear()
         self._statistics.clear()
-        self._readers.clear()
 
     def raw(self, node: Load, start: int, stop: int) -> np.ndarray[Any, Any]:
         """The bytes of a source's elements as stored: integers go through unchanged."""

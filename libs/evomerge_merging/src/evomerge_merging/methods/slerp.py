@@ -39,13 +39,14 @@ def _interpolation(view: View, *, t: float) -> Weights:
     so the result is always finite.
     """
     sums = Sums("aa", "bb", "ab")
-    for start, stop in view.pieces() if view.native is None else view.native.long_pieces(view.size):
-        if view.native is not None:
+    if view.native is not None:
+        for start, stop in view.native.long_pieces(view.size):
             sums.add_cells(*view.native.inner_products(start, stop).T.tolist())
-            continue
-        (other,), base = view.read(start, stop)
-        assert base is not None
-        sums.add(aa=base * base, bb=other * other, ab=base * other)
+    else:
+        for start, stop in view.pieces():
+            (other,), base = view.read(start, stop)
+            assert base is not None
+            sums.add(aa=base * base, bb=other * other, ab=base * other)
     norms = math.sqrt(sums["aa"]), math.sqrt(sums["bb"])
     if min(norms) <= _EPSILON:
         return Weights(1.0 - t, t)

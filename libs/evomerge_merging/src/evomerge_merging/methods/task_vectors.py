@@ -109,16 +109,17 @@ def rescaled(view: View, density: Sequence[float], found: Sequence[Keep], *, res
     if not rescale or not thinned:
         return thinning
     sums = Sums(*[f"{name}{i}" for i in thinned for name in ("all", "kept")])
-    for start, stop in view.pieces() if view.native is None else view.native.long_pieces(view.size):
-        if view.native is not None:
+    if view.native is not None:
+        for start, stop in view.native.long_pieces(view.size):
             cells = view.native.thinned_sums(start, stop, thinning.kept(density))[:, thinned]
             sums.add_cells(*cells.reshape(len(cells), -1).T.tolist())
-            continue
-        deltas = deltas_of(view, start, stop)
-        for i in thinned:
-            magnitudes = deltas[i].abs()
-            sums.add(**{f"all{i}": magnitudes})
-            sums.add(**{f"kept{i}": thinning.apply(i, magnitudes, start, density[i])})
+    else:
+        for start, stop in view.pieces():
+            deltas = deltas_of(view, start, stop)
+            for i in thinned:
+                magnitudes = deltas[i].abs()
+                sums.add(**{f"all{i}": magnitudes})
+                sums.add(**{f"kept{i}": thinning.apply(i, magnitudes, start, density[i])})
     factors = [1.0] * len(density)
     for i in thinned:
         whole, part = sums[f"all{i}"], sums[f"kept{i}"]
