@@ -33,12 +33,12 @@ from evomerge_cli.console import Console
 from evomerge_cli.spec_source import resolve_suite
 from evomerge_common.domain.suite import Suite
 from evomerge_common.domain.task_kinds import lower
-from evomerge_evaluator.scoring import resident
-from evomerge_evaluator.scoring.asking import continued, sums_of
-from evomerge_evaluator.scoring.devices import choose_threads
-from evomerge_evaluator.scoring.generation import Stop
-from evomerge_evaluator.scoring.scorer import Scorer
-from evomerge_evaluator.scoring.tasks import choose
+from evomerge_scoring import resident
+from evomerge_scoring.asking import continued, sums_of
+from evomerge_scoring.devices import choose_threads
+from evomerge_scoring.generation import Stop
+from evomerge_scoring.scorer import Scorer
+from evomerge_scoring.tasks import choose
 
 BARS = {"four-choice, 3 examples": 2.0, "four-choice, none": 2.0, "exact match": 1.2}
 """Kind of item → how many times the harness's items a second are to be reached."""

@@ -31,7 +31,7 @@ from evomerge_common.domain.genome import PARAMETER_METHODS, Genome
 from evomerge_common.domain.messages import CandidateProposed, EvaluateJob, TaskScore
 from evomerge_common.domain.spec import RunSpec
 from evomerge_common.domain.suite import Suite
-from evomerge_common.suite_file import load_suite
+from evomerge_common.runtime.suite_file import load_suite
 from evomerge_selector import stand_ins
 from evomerge_selector.domain.tournament import EvolutionaryTournament
 
@@ -113,7 +113,7 @@ class RealScores:
         return entry["search"], entry["holdout"]
 
     def _score(self, candidate: CandidateProposed) -> Scores:
-        from evomerge_evaluator.scoring import child
+        from evomerge_scoring import child
 
         request = child.ScoreRequest(
             folder=None, recipe_json=candidate.recipe_json, models=self._models, suite=self._suite,

@@ -157,7 +157,7 @@ async def dead_letters(ports: Ports) -> list[tuple[Job, str]]:
     """What the queue set aside, with the reasons."""
     if hasattr(ports.queue, "dead"):
         return list(ports.queue.dead)
-    from evomerge_common import codec
+    from evomerge_common.adapters import codec
 
     js = ports.queue.link.js  # type: ignore[attr-defined]
     found: list[tuple[Job, str]] = []

@@ -12,11 +12,11 @@ from hub_server import HubServer, write_adapter, write_model_folder
 
 from evomerge_common.domain.messages import DownloadJob, Job
 from evomerge_common.errors import ModelNotFound, NotAModel, QuantisedModel, Unavailable, UnsafeFile
-from evomerge_common.lora_folder import read_pair
 from evomerge_downloader.fetch import Fetcher
 from evomerge_downloader.handlers import DownloadHandler
-from evomerge_downloader.hub import Hub
-from evomerge_downloader.store import ModelStore
+from evomerge_models.hub import Hub
+from evomerge_models.lora_folder import read_pair
+from evomerge_models.store import ModelStore
 
 
 @pytest.fixture
@@ -162,8 +162,8 @@ def test_unreachable_hub(hub: HubServer, store: ModelStore, fetcher: Fetcher) ->
 def test_hf_endpoint_in_the_environment(hub: HubServer, store: ModelStore) -> None:
     code = (
         "import sys, json, dataclasses, pathlib\n"
-        "from evomerge_downloader.fetch import Fetcher\nfrom evomerge_downloader.hub import Hub\n"
-        "from evomerge_downloader.store import ModelStore\n"
+        "from evomerge_downloader.fetch import Fetcher\nfrom evomerge_models.hub import Hub\n"
+        "from evomerge_models.store import ModelStore\n"
         "model = Fetcher(ModelStore(pathlib.Path(sys.argv[1])), Hub()).fetch('org/small')\n"
         "print(json.dumps(dataclasses.asdict(model)))\n"
     )

@@ -19,7 +19,7 @@ from tiny_models import make
 
 from evomerge.v1 import evaluator_pb2, evaluator_pb2_grpc
 from evomerge_cli.stack.broker import Broker
-from evomerge_common.codec import to_proto
+from evomerge_common.adapters.codec import to_proto
 from evomerge_common.domain.messages import Model
 from evomerge_common.domain.suite import Suite
 from evomerge_common.runtime.grpc_server import client_channel

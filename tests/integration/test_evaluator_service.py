@@ -20,7 +20,7 @@ from prometheus_client import CollectorRegistry
 from tiny_models import make
 
 from evomerge.v1 import evaluator_pb2, evaluator_pb2_grpc
-from evomerge_common.codec import to_proto
+from evomerge_common.adapters.codec import to_proto
 from evomerge_common.domain.messages import EvaluateJob, Job, Model, TaskItems
 from evomerge_common.domain.recipe import ModelReference, Recipe
 from evomerge_common.domain.suite import Suite
@@ -37,13 +37,13 @@ from evomerge_common.runtime.child import ChildProcess
 from evomerge_common.runtime.grpc_server import GrpcServer, client_channel, error_from_rpc
 from evomerge_common.runtime.ports_factory import Ports, memory_ports
 from evomerge_common.runtime.settings import Settings
-from evomerge_common.uris import model_folders
+from evomerge_common.runtime.uris import model_folders
 from evomerge_evaluator.bootstrap import bootstrap
 from evomerge_evaluator.fitness_cache import FitnessCache
 from evomerge_evaluator.handlers import EvaluateHandler
 from evomerge_evaluator.metrics import EvaluatorMetrics
-from evomerge_evaluator.scoring import child as scoring
-from evomerge_evaluator.scoring import score_folder
+from evomerge_scoring import child as scoring
+from evomerge_scoring import score_folder
 from support import assert_eventually
 
 SUITE = Suite.from_dict(

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from evomerge_common.domain.recipe import ModelReference, Recipe
 from evomerge_common.errors import RecipeError
 from evomerge_merging import merge_recipe, plan_merge
-from evomerge_merging.source import open_source
+from evomerge_merging.engine.source import open_source
 from evomerge_merging.tokens.instruction import instruction_of
 from evomerge_merging.tokens.tokenizer import vocabulary
 

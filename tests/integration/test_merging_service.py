@@ -16,11 +16,10 @@ import torch
 from tiny_merging import load_model, make_model, random_tensors, raw_model, rewrite, weights
 
 from evomerge.v1 import merger_pb2
-from evomerge_common import codec
+from evomerge_common.adapters import codec
 from evomerge_common.domain.messages import ArtifactExported, CandidateMerged, ExportJob, Job, MergeJob, Model
 from evomerge_common.domain.recipe import ModelReference, Recipe
 from evomerge_common.errors import InvalidInput, NonFiniteWeights, NotFound, RecipeError, UnsafeFile
-from evomerge_common.gguf.folder import write_model_folder
 from evomerge_common.runtime.child import ChildProcess
 from evomerge_common.runtime.ports_factory import Ports, memory_ports
 from evomerge_common.runtime.service import Service
@@ -29,6 +28,7 @@ from evomerge_merger import engine
 from evomerge_merger.bootstrap import bootstrap
 from evomerge_merger.grpc_api import MergerServicer
 from evomerge_merger.handlers import ExportHandler, MergeHandler
+from evomerge_models.gguf.folder import write_model_folder
 from support import assert_eventually
 
 

@@ -234,7 +234,7 @@ async def test_a_long_log_is_read_fast(nats_server: Broker, tmp_path: Path) -> N
 
 
 async def _fill(ports: Ports, count: int) -> None:
-    from evomerge_common import codec
+    from evomerge_common.adapters import codec
 
     js = ports.queue.link.js  # type: ignore[attr-defined]
     waiting = []

@@ -11,7 +11,7 @@ import torch
 from judge import FOLDER, Judge
 from transformers import AutoModel, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from evomerge_merging.gguf_export import export_gguf
+from evomerge_merging.export.gguf import export_gguf
 
 pytestmark = pytest.mark.llama_cpp
 

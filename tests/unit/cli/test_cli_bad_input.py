@@ -202,7 +202,7 @@ def test_an_unknown_setting_is_refused_before_anything_starts(
 
 
 def test_a_hub_without_the_model_is_asked_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
-    from evomerge_downloader import hub
+    from evomerge_models import hub
 
     def answer(self: object, repository: str, revision: str) -> None:
         raise ModelNotFound(f"the hub has no model {repository}")
@@ -217,7 +217,7 @@ def test_a_hub_that_never_answers_is_left_to_the_downloader(monkeypatch: pytest.
     import threading
 
     from evomerge_cli import preflight
-    from evomerge_downloader import hub
+    from evomerge_models import hub
 
     silent = threading.Event()
     monkeypatch.setattr(hub.Hub, "model", lambda *_: silent.wait(20))

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from google.protobuf.descriptor import FieldDescriptor
 
-from evomerge_common import codec
+from evomerge_common.adapters import codec
 from evomerge_common.domain import messages
 from evomerge_common.domain.messages import Event, Job, TaskScore
 from evomerge_common.errors import InvalidInput

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from evomerge_common.errors import EvoMergeException, ModelError, UnsafeFile
-from evomerge_common.gguf.describe import describe_gguf, in_words, inspect_gguf, one_line
-from evomerge_common.gguf.file import GgufFile
-from evomerge_common.gguf.folder import write_model_folder
-from evomerge_common.model_folder import check_model_folder
+from evomerge_models.gguf.describe import describe_gguf, in_words, inspect_gguf, one_line
+from evomerge_models.gguf.file import GgufFile
+from evomerge_models.gguf.folder import write_model_folder
+from evomerge_models.model_folder import check_model_folder
 
 Kind = gguf.GGMLQuantizationType
 

@@ -10,8 +10,8 @@ import pytest
 from hub_server import write_model_folder, write_safetensors
 
 from evomerge_common.errors import ModelError, QuantisedModel
-from evomerge_common.model_folder import describe_model
-from evomerge_common.quantised import check_plain
+from evomerge_models.model_folder import describe_model
+from evomerge_models.quantised import check_plain
 
 # As their own libraries write them.
 CONFIGS: dict[str, dict[str, Any]] = {

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from evomerge_common.scratch import drop, scratch_folder
+from evomerge_common.runtime.scratch import drop, scratch_folder
 
-ASK = "from evomerge_common.scratch import scratch_folder; print(scratch_folder('em-test-'), flush=True); {then}"
+ASK = (
+    "from evomerge_common.runtime.scratch import scratch_folder; print(scratch_folder('em-test-'), flush=True); {then}"
+)
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 
-from evomerge_common.streams import until
+from evomerge_common.runtime.streams import until
 
 
 class Endless:

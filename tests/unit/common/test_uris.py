@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from evomerge_common.domain.messages import Model
-from evomerge_common.uris import model_folders, path_of_uri
+from evomerge_common.runtime.uris import model_folders, path_of_uri
 
 
 def test_a_file_uri_and_a_plain_path_are_the_same_path(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from evomerge_common import codec
+from evomerge_common.adapters import codec
 from evomerge_common.domain.messages import CandidateFailed, EvaluateJob, Event, Job, Model, ModelReady, Result
 from evomerge_common.errors import (
     DeadlineExceeded,

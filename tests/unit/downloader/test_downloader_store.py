@@ -17,11 +17,11 @@ from evomerge_common.errors import (
     ShapeMismatch,
     Unavailable,
 )
-from evomerge_common.lora_folder import read_pair
-from evomerge_downloader import hashes
 from evomerge_downloader.fetch import Fetcher
-from evomerge_downloader.hub import Hub, RemoteModel
-from evomerge_downloader.store import ModelStore
+from evomerge_models import hashes
+from evomerge_models.hub import Hub, RemoteModel
+from evomerge_models.lora_folder import read_pair
+from evomerge_models.store import ModelStore
 
 
 class NoHub(Hub):

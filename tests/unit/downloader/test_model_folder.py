@@ -8,7 +8,7 @@ import pytest
 from hub_server import write_model_folder, write_safetensors
 
 from evomerge_common.errors import ModelError, ModelNotFound, NotAModel, UnsafeFile
-from evomerge_common.model_folder import check_model_folder, describe_model, read_safetensors_header, select_files
+from evomerge_models.model_folder import check_model_folder, describe_model, read_safetensors_header, select_files
 
 FULL = ["config.json", "tokenizer.json"]
 

@@ -16,7 +16,7 @@ from evomerge_common.runtime.settings import Settings
 from evomerge_evaluator.gpu import GpuMonitor
 from evomerge_evaluator.grpc_api import EvaluatorServicer
 from evomerge_evaluator.metrics import EvaluatorMetrics
-from evomerge_evaluator.scoring.report import DeviceInfo
+from evomerge_scoring.report import DeviceInfo
 from support import assert_eventually
 
 

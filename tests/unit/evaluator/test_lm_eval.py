@@ -10,9 +10,9 @@ import pytest
 from tiny_models import make
 
 from evomerge_common.errors import SuiteError
-from evomerge_common.suite_file import load_suite
-from evomerge_evaluator.scoring.expand import expand_task
-from evomerge_evaluator.scoring.scorer import Scorer
+from evomerge_common.runtime.suite_file import load_suite
+from evomerge_scoring.expand import expand_task
+from evomerge_scoring.scorer import Scorer
 
 pytestmark = [pytest.mark.lm_eval, pytest.mark.filterwarnings("ignore")]
 
@@ -63,7 +63,7 @@ def test_scores_are_the_harness_own_item_by_item(tmp_path: Path, suite: Path) ->
     import lm_eval
     from lm_eval.tasks import TaskManager
 
-    from evomerge_evaluator.scoring.lm_eval_model import HarnessModel
+    from evomerge_scoring.lm_eval_model import HarnessModel
 
     folder = make(tmp_path / "model")
     found = load_suite(suite, expand=expand_task)

@@ -24,12 +24,12 @@ from evomerge_common.errors import (
     ShapeMismatch,
     UnsafeFile,
 )
-from evomerge_common.lora_folder import write_pair
-from evomerge_evaluator.scoring import forward, score_folder
-from evomerge_evaluator.scoring.batches import compose
-from evomerge_evaluator.scoring.devices import choose_threads
-from evomerge_evaluator.scoring.scorer import Scorer
 from evomerge_merging import merge_recipe, plan_merge
+from evomerge_models.lora_folder import write_pair
+from evomerge_scoring import forward, score_folder
+from evomerge_scoring.batches import compose
+from evomerge_scoring.devices import choose_threads
+from evomerge_scoring.scorer import Scorer
 
 SUITE = Suite.from_dict(
     {

@@ -13,13 +13,13 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokeniz
 
 from evomerge_common.domain.suite import Suite
 from evomerge_common.errors import ModelError, NonFiniteScore, SuiteError
-from evomerge_evaluator.scoring import generate_text, score_folder
-from evomerge_evaluator.scoring.asking import sums_of
-from evomerge_evaluator.scoring.batches import pack
-from evomerge_evaluator.scoring.encode import TREE_TYPES, tree_limit
-from evomerge_evaluator.scoring.generation import Stop, cut, generate
-from evomerge_evaluator.scoring.scorer import Scorer
-from evomerge_evaluator.scoring.tasks import Choices, Documents, choose, extracted, prepare
+from evomerge_scoring import generate_text, score_folder
+from evomerge_scoring.asking import sums_of
+from evomerge_scoring.batches import pack
+from evomerge_scoring.encode import TREE_TYPES, tree_limit
+from evomerge_scoring.generation import Stop, cut, generate
+from evomerge_scoring.scorer import Scorer
+from evomerge_scoring.tasks import Choices, Documents, choose, extracted, prepare
 
 
 def lls(folder: Path, suite: Suite) -> list[list[float]]:

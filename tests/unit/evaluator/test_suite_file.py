@@ -9,8 +9,8 @@ import pytest
 
 from evomerge_common.domain.suite import Item, Suite
 from evomerge_common.errors import SpecError, SuiteError
-from evomerge_common.suite_file import inline_suite, load_suite
-from evomerge_common.yaml_lines import load_yaml, locate, parse_yaml
+from evomerge_common.runtime.documents import load_yaml, locate, parse_yaml
+from evomerge_common.runtime.suite_file import inline_suite, load_suite
 
 ARITHMETIC = [{"id": f"a{n}", "prompt": f"{n} + 1 =", "answer": f" {n + 1}"} for n in range(20)]
 

@@ -19,14 +19,14 @@ from evomerge_common.domain.judges import judge_answer, judge_instructions
 from evomerge_common.domain.suite import Suite
 from evomerge_common.domain.task_kinds import KINDS, lower
 from evomerge_common.errors import SuiteError
-from evomerge_common.user_tasks import Continuation, Loglikelihood
-from evomerge_evaluator.scoring import score_folder
-from evomerge_evaluator.scoring.efficiency import Cost
-from evomerge_evaluator.scoring.expand import expand_task
-from evomerge_evaluator.scoring.generation import Stop, generate
-from evomerge_evaluator.scoring.prefix import WORTH_TOKENS, shared_length
-from evomerge_evaluator.scoring.sandbox import Sandbox
-from evomerge_evaluator.scoring.scorer import Scorer
+from evomerge_common.runtime.user_tasks import Continuation, Loglikelihood
+from evomerge_scoring import score_folder
+from evomerge_scoring.efficiency import Cost
+from evomerge_scoring.expand import expand_task
+from evomerge_scoring.generation import Stop, generate
+from evomerge_scoring.prefix import WORTH_TOKENS, shared_length
+from evomerge_scoring.sandbox import Sandbox
+from evomerge_scoring.scorer import Scorer
 
 STORY = "Tom lost his keys. He walked back. A shop had found them. He bought a newspaper."
 

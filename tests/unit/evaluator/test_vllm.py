@@ -14,9 +14,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from evomerge_common.domain.suite import Suite
 from evomerge_common.errors import Unavailable
-from evomerge_evaluator.scoring import score_folder
-from evomerge_evaluator.scoring.scorer import Scorer
-from evomerge_evaluator.scoring.vllm_model import VllmModel, VllmResident, use_vllm
+from evomerge_scoring import score_folder
+from evomerge_scoring.scorer import Scorer
+from evomerge_scoring.vllm_model import VllmModel, VllmResident, use_vllm
 
 SUITE = Suite.from_dict(
     {

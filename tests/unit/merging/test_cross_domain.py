@@ -22,7 +22,7 @@ from evomerge_common.errors import ModelError, RecipeError
 from evomerge_merging import merge_recipe, plan_merge, read_recipe_yaml
 from evomerge_merging.cross_domain import Fitted, adapt
 from evomerge_merging.cross_domain.adapted import layer_at
-from evomerge_merging.source import open_source
+from evomerge_merging.engine.source import open_source
 
 WIDTH, HEADS, UNITS = 32, 4, 48
 Tensors = dict[str, Tensor]

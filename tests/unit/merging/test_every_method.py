@@ -18,7 +18,7 @@ from evomerge_common.errors import RecipeError, ShapeMismatch
 from evomerge_merging import merge_in_memory, plan_merge
 from evomerge_merging.methods import methods
 from evomerge_merging.methods.pruning import kept_by_rank
-from evomerge_merging.random_words import mask_key, words
+from evomerge_merging.numerics.random_words import mask_key, words
 
 Tensors = Mapping[str, torch.Tensor]
 # Settings under which each method has everything to do.

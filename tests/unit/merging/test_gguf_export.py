@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer
 
 from evomerge_common.errors import InvalidInput, ModelError
-from evomerge_common.gguf.folder import write_model_folder
-from evomerge_merging import gguf_export
-from evomerge_merging.gguf_export import export_gguf
+from evomerge_merging.export import gguf as gguf_export
+from evomerge_merging.export.gguf import export_gguf
+from evomerge_models.gguf.folder import write_model_folder
 
 KINDS = ("llama", "mistral", "qwen2", "qwen3", "phi3", "gemma2", "gemma3_text", "gpt2")
 

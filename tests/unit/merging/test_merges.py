@@ -36,7 +36,7 @@ from evomerge_merging import (
     plan_merge,
     read_recipe_yaml,
 )
-from evomerge_merging.expression import Apply, Evaluation, whole_bytes
+from evomerge_merging.engine.expression import Apply, Evaluation, whole_bytes
 
 METHODS: dict[str, dict[str, Any]] = {
     "linear": {"weight": 0.5},
@@ -128,7 +128,7 @@ def test_whole_tensors_share_their_memory(
     what = recipe("iso_c", models[1:], models[0])
     expected = merged(what, threads=1)
     monkeypatch.setattr(Evaluation, "prepare", counted)
-    monkeypatch.setattr(sys.modules["evomerge_merging.execute"], "WHOLE_TENSOR_BYTES", room)
+    monkeypatch.setattr(sys.modules["evomerge_merging.engine.execute"], "WHOLE_TENSOR_BYTES", room)
     same(expected, merged(what, threads=3))
     assert most == 1 if room == 1 else most > 1
 
@@ -139,7 +139,7 @@ def test_a_plan_tells_the_memory_of_whole_tensors(
     with plan_merge(recipe("iso_c", models[1:], models[0])) as plan:
         sizes = sorted((whole_bytes(tensor.node) for tensor in plan.tensors), reverse=True)
         pieces = plan.memory_bytes(threads=2, piece_elements=1000) - sum(sizes[:2])
-        monkeypatch.setattr("evomerge_merging.plan.WHOLE_TENSOR_BYTES", sizes[0] - 1)
+        monkeypatch.setattr("evomerge_merging.engine.plan.WHOLE_TENSOR_BYTES", sizes[0] - 1)
         assert plan.memory_bytes(threads=2, piece_elements=1000) == pieces + sizes[0]
     assert pieces == 2 * 1000 * 4 * 16
 

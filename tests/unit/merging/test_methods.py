@@ -16,11 +16,12 @@ from torch import Tensor
 
 from evomerge_common.domain.recipe import ModelReference, Recipe
 from evomerge_common.errors import RecipeError
-from evomerge_merging import merge_in_memory, plan_merge, selection
-from evomerge_merging.folds import CELL, Sums
+from evomerge_merging import merge_in_memory, plan_merge
 from evomerge_merging.methods import Block, PerModel, merge_method, method, methods, registry
-from evomerge_merging.parameters import value_at
-from evomerge_merging.random_words import kept, mask_key, philox, raw_words, words
+from evomerge_merging.numerics import selection
+from evomerge_merging.numerics.folds import CELL, Sums
+from evomerge_merging.numerics.random_words import kept, mask_key, philox, raw_words, words
+from evomerge_merging.recipes.parameters import value_at
 
 
 @pytest.fixture
@@ -196,6 +197,6 @@ def test_words_are_philox_with_kernels_and_without(monkeypatch: pytest.MonkeyPat
     key = mask_key(1, "source", "tensor")
     ranges = [(0, 1), (37, 70_011), (2**33 - 5, 2**33 + 300)]
     drawn = [raw_words(key, *ends, bits) for ends in ranges for bits in (16, 32)]
-    monkeypatch.setattr("evomerge_merging.random_words.library", lambda: None)
+    monkeypatch.setattr("evomerge_merging.numerics.random_words.library", lambda: None)
     again = [raw_words(key, *ends, bits) for ends in ranges for bits in (16, 32)]
     assert all(np.array_equal(one, other) for one, other in zip(drawn, again, strict=True))

@@ -12,7 +12,7 @@ from tiny_merging import random_tensors, raw_model
 from evomerge_common.domain.recipe import ModelReference, Recipe
 from evomerge_common.errors import NonFiniteWeights
 from evomerge_merging import merge_in_memory, native, plan_merge
-from evomerge_merging.expression import Evaluation
+from evomerge_merging.engine.expression import Evaluation
 
 RECIPES: dict[str, dict[str, Any]] = {
     "linear": {},
@@ -64,7 +64,7 @@ def test_they_equal_the_definition(name: str, models: list[ModelReference], monk
         sources = {key: source.store for key, source in plan.sources.items()}
         assert not any(Evaluation(t.node, sources, piece_elements=1 << 18).needs_torch(t.dtype) for t in plan.tensors)
         fast = merge_in_memory(plan, piece_elements=16_384)
-        monkeypatch.setattr("evomerge_merging.expression.readable", lambda loads: False)
+        monkeypatch.setattr("evomerge_merging.engine.expression.readable", lambda loads: False)
         slow = merge_in_memory(plan)
     for tensor, wanted in slow.items():
         # Factors that restore a norm come from sums in another order: the last bit of a rounded result may differ.

@@ -12,8 +12,8 @@ from evomerge_common.adapters.memory import MemoryClock, MemoryEventLog
 from evomerge_common.domain import messages as m
 from evomerge_common.errors import NotFound
 from evomerge_common.ports import Recorded
-from evomerge_reporter.domain.history import history_of
-from evomerge_reporter.domain.result import hypervolume_curve
+from evomerge_report.history import history_of
+from evomerge_report.result import hypervolume_curve
 from evomerge_reporter.metrics import LINGER, SILENT, RunMetrics
 from evomerge_reporter.projection import TABLES, Projection, statements
 from evomerge_reporter.queries import Queries

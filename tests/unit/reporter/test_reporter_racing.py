@@ -11,14 +11,14 @@ import synthetic_log
 
 from evomerge_common.domain import messages as m
 from evomerge_common.ports import Recorded
-from evomerge_reporter.domain.history import history_of
-from evomerge_reporter.domain.result import result_of
-from evomerge_reporter.domain.trace import summary, trace_of
-from evomerge_reporter.lineage import lineage_svg
+from evomerge_report.history import history_of
+from evomerge_report.lineage import lineage_svg
+from evomerge_report.report import report_page, write_report
+from evomerge_report.result import result_of
+from evomerge_report.timeline import timeline_svg
+from evomerge_report.trace import summary, trace_of
 from evomerge_reporter.projection import Projection
 from evomerge_reporter.queries import Queries
-from evomerge_reporter.report import report_page, write_report
-from evomerge_reporter.timeline import timeline_svg
 
 SUITE = synthetic_log.suite()
 

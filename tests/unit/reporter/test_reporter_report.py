@@ -14,10 +14,10 @@ import synthetic_log
 from evomerge_common.domain import messages as m
 from evomerge_common.errors import InvalidInput
 from evomerge_common.ports import Recorded
-from evomerge_reporter.domain.history import History, history_of
-from evomerge_reporter.domain.result import pareto_front, result_of
-from evomerge_reporter.lineage import ancestors, lineage_rows, lineage_svg, lineage_text
-from evomerge_reporter.report import model_card, report_page, write_report
+from evomerge_report.history import History, history_of
+from evomerge_report.lineage import ancestors, lineage_rows, lineage_svg, lineage_text
+from evomerge_report.report import model_card, report_page, write_report
+from evomerge_report.result import pareto_front, result_of
 
 SUITE = synthetic_log.suite()
 

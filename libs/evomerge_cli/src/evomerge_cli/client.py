@@ -12,7 +12,7 @@ import grpc
 
 from evomerge.v1 import selector_pb2 as pb
 from evomerge.v1 import selector_pb2_grpc
-from evomerge_common.codec import from_proto
+from evomerge_common.adapters.codec import from_proto
 from evomerge_common.domain.messages import TERMINAL, Event
 from evomerge_common.errors import DeadlineExceeded, EvoMergeException, Unavailable
 from evomerge_common.ports import Recorded

@@ -21,8 +21,8 @@ def finish(folder: RunFolder, console: Console, *, out: Path | None = None) -> d
 
 def report(events: Iterable[Recorded], suite: Suite, out: Path) -> dict[str, Any]:
     """Writes report/ and result.json, and the card of the champion if it lies in OUT/model."""
-    from evomerge_reporter.card import model_card
-    from evomerge_reporter.report import write_report
+    from evomerge_report.card import model_card
+    from evomerge_report.report import write_report
 
     result = write_report(events, suite, out)
     if (out / "model").is_dir():

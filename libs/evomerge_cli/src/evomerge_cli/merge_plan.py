@@ -17,7 +17,7 @@ from evomerge_common.errors import EvoMergeException
 
 if TYPE_CHECKING:
     from evomerge_merging import Plan
-    from evomerge_merging.expression import Node
+    from evomerge_merging.engine.expression import Node
 
 _SAMPLE_BYTES = 32_000_000
 _SAMPLE_ELEMENTS = 4_000_000
@@ -26,7 +26,7 @@ _LAYER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 def facts(plan: Plan, out: Path, *, threads: int) -> dict[str, Any]:
     """Everything about a plan as plain data. Reads and writes a few megabytes to measure how fast that goes here."""
-    from evomerge_merging.execute import PIECE_ELEMENTS
+    from evomerge_merging.engine.execute import PIECE_ELEMENTS
 
     place = _existing(out)
     read_rate, write_rate = _read_rate(plan), _write_rate(place)
@@ -84,7 +84,7 @@ def show(told: Mapping[str, Any], console: Console) -> None:
 
 
 def _words(node: Node, labels: Mapping[str, str]) -> str:
-    from evomerge_merging.expression import Load
+    from evomerge_merging.engine.expression import Load
 
     if isinstance(node, Load):
         return labels[node.source]
@@ -138,8 +138,8 @@ def _write_rate(folder: Path) -> float:
 
 def _computing_seconds(plan: Plan, threads: int) -> float:
     """From the largest tensor that can be merged quickly, times the rest."""
-    from evomerge_merging.execute import PIECE_ELEMENTS
-    from evomerge_merging.expression import Evaluation
+    from evomerge_merging.engine.execute import PIECE_ELEMENTS
+    from evomerge_merging.engine.expression import Evaluation
 
     small = [tensor for tensor in plan.tensors if 0 < tensor.numel <= _SAMPLE_ELEMENTS]
     if not small:

@@ -14,15 +14,15 @@ from evomerge_common.domain.recipe import CrossDomain, ModelReference, Recipe
 from evomerge_common.domain.spec import RunSpec
 from evomerge_common.domain.suite import Suite
 from evomerge_common.errors import EvoMergeException, ModelError, ModelNotFound, SuiteError, error_from_info
-from evomerge_common.lora_folder import describe_pair, is_adapter_folder, read_adapter, split_reference
-from evomerge_common.model_folder import (
+from evomerge_common.runtime.settings import Settings
+from evomerge_models.lora_folder import describe_pair, is_adapter_folder, read_adapter, split_reference
+from evomerge_models.model_folder import (
     ADAPTER_CONFIG,
     ModelDescription,
     describe_model,
     read_json_object,
     tensor_shapes,
 )
-from evomerge_common.runtime.settings import Settings
 
 HUB_SECONDS = 2.0
 
@@ -93,9 +93,9 @@ def check_gguf(spec: RunSpec, *, quantizer: bool = True) -> None:
         ModelError: llama.cpp does not run models of the champion's architecture.
 
     """
-    from evomerge_common.gguf.architectures import of_config
-    from evomerge_common.gguf.configs import metadata_of
-    from evomerge_common.gguf.quantizer import check_type
+    from evomerge_models.gguf.architectures import of_config
+    from evomerge_models.gguf.configs import metadata_of
+    from evomerge_models.gguf.quantizer import check_type
 
     if quantizer:
         check_type(spec.gguf_type)
@@ -161,8 +161,8 @@ def _check_hub(references: Sequence[str], store: Path | None) -> None:
     """Asks for all of them at the same time."""
     if not references:
         return
-    from evomerge_downloader.hub import HUB_ID, Hub
-    from evomerge_downloader.store import ModelStore
+    from evomerge_models.hub import HUB_ID, Hub
+    from evomerge_models.store import ModelStore
 
     wanted = [ModelReference.parse(reference) for reference in references]
     for reference in wanted:

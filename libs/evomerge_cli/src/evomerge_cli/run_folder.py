@@ -14,11 +14,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from evomerge_common.codec import from_json_line, to_json_line
+from evomerge_common.adapters.codec import from_json_line, to_json_line
 from evomerge_common.domain.suite import Suite
 from evomerge_common.errors import InvalidInput, NotFound
 from evomerge_common.ports import Recorded
-from evomerge_common.uris import path_of_uri
+from evomerge_common.runtime.uris import path_of_uri
 
 HIDDEN = ".evomerge"
 RESULTS = ("model", "gguf", "report", "result.json", "events.jsonl")

@@ -20,10 +20,10 @@ from evomerge_common.domain.spec import SPEC_KEYS, RunSpec
 from evomerge_common.domain.suite import Suite
 from evomerge_common.domain.task_kinds import MASKED_NEVER
 from evomerge_common.errors import InvalidInput, SpecError, SuiteError
-from evomerge_common.lora_folder import base_beside, is_adapter_folder, split_reference
-from evomerge_common.suite_file import inline_suite, load_suite
-from evomerge_common.yaml_lines import LineMap, load_yaml, locate
-from evomerge_evaluator.scoring.expand import expand_task
+from evomerge_common.runtime.documents import LineMap, load_yaml, locate
+from evomerge_common.runtime.suite_file import inline_suite, load_suite
+from evomerge_models.lora_folder import base_beside, is_adapter_folder, split_reference
+from evomerge_scoring.expand import expand_task
 
 BUILT_IN_SUITES = Path(__file__).parent / "suites"
 ADAPTER_METHODS = ("linear", "task_arithmetic")

@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from evomerge_common.domain.recipe import Recipe
-from evomerge_merging.execute import MAX_SHARD_BYTES, MergeReport, Progress, execute, merge_in_memory, merge_into
-from evomerge_merging.export import write_card
+from evomerge_merging.engine.execute import MAX_SHARD_BYTES, MergeReport, Progress, execute, merge_in_memory, merge_into
+from evomerge_merging.engine.plan import Plan, plan_merge
+from evomerge_merging.export.folder import write_card
 from evomerge_merging.lora.extract import AdapterReport, export_adapter, extract_lora
 from evomerge_merging.masking import mask_input_with_mask_rate, mask_model_weights, mask_task_vector
-from evomerge_merging.plan import Plan, plan_merge
 from evomerge_merging.recipes.check import check_recipe
 from evomerge_merging.recipes.from_yaml import read_recipe_yaml
 from evomerge_merging.recipes.to_yaml import recipe_to_mergekit

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evomerge_common.errors import InvalidInput, did_you_mean
-from evomerge_merging.random_words import kept, mask_key, words
-from evomerge_merging.selection import Cut, cuts
+from evomerge_merging.numerics.random_words import kept, mask_key, words
+from evomerge_merging.numerics.selection import Cut, cuts
 from evomerge_merging.task_vector import StateDict, TaskVector
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from evomerge_common.runtime.worker import Worker
 from evomerge_downloader.fetch import Fetcher
 from evomerge_downloader.grpc_api import DownloaderServicer
 from evomerge_downloader.handlers import DownloadHandler
-from evomerge_downloader.hub import Hub
-from evomerge_downloader.store import ModelStore
+from evomerge_models.hub import Hub
+from evomerge_models.store import ModelStore
 
 
 async def bootstrap(settings: Settings, ports: Ports) -> Service:

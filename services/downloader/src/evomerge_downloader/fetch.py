@@ -12,10 +12,10 @@ import structlog
 from evomerge_common.domain.messages import Model
 from evomerge_common.domain.recipe import ModelReference
 from evomerge_common.errors import InvalidInput, ModelError, ModelNotFound, RecipeError, Unavailable
-from evomerge_common.lora_folder import CONFIG, base_beside, describe_pair, is_adapter_folder, split_reference
-from evomerge_common.model_folder import ModelDescription, describe_model
-from evomerge_downloader.hub import COMMIT, HUB_ID, Hub, RemoteModel
-from evomerge_downloader.store import ModelStore, remove
+from evomerge_models.hub import COMMIT, HUB_ID, Hub, RemoteModel
+from evomerge_models.lora_folder import CONFIG, base_beside, describe_pair, is_adapter_folder, split_reference
+from evomerge_models.model_folder import ModelDescription, describe_model
+from evomerge_models.store import ModelStore, remove
 
 log = structlog.get_logger(__name__)
 
@@ -108,7 +108,7 @@ class Fetcher:
 
     def _from_gguf(self, model: Model, path: Path) -> Model:
         """The file's model as a folder of the store; the same file is converted once."""
-        from evomerge_common.gguf.folder import CONVERTER, write_model_folder
+        from evomerge_models.gguf.folder import CONVERTER, write_model_folder
 
         content = self._store.hashes.hashes(path.parent, [path.name])[path.name]
         if known := self._known(model.reference, CONVERTER, content):

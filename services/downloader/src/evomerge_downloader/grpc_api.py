@@ -7,12 +7,12 @@ from typing import Any
 import grpc
 
 from evomerge.v1 import downloader_pb2, downloader_pb2_grpc, types_pb2
-from evomerge_common.codec import to_proto
+from evomerge_common.adapters.codec import to_proto
 from evomerge_common.domain.messages import Model
 from evomerge_common.errors import InvalidInput
 from evomerge_downloader.fetch import Fetcher
-from evomerge_downloader.store import ModelStore
 from evomerge_downloader.threads import in_daemon_thread
+from evomerge_models.store import ModelStore
 
 
 class DownloaderServicer(downloader_pb2_grpc.DownloaderServiceServicer):

@@ -15,7 +15,7 @@ from evomerge_evaluator.fitness_cache import FitnessCache
 from evomerge_evaluator.gpu import GpuMonitor, load_nvml
 from evomerge_evaluator.grpc_api import EvaluatorServicer
 from evomerge_evaluator.handlers import EvaluateHandler
-from evomerge_evaluator.scoring import child as scoring
+from evomerge_scoring import child as scoring
 
 
 def scoring_process(settings: Settings) -> ChildProcess:

@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 
 from evomerge.v1 import evaluator_pb2, evaluator_pb2_grpc
-from evomerge_common import codec
+from evomerge_common.adapters import codec
 from evomerge_common.domain.messages import CandidateFailed, EvaluateJob, Event, Job, Model
 from evomerge_common.domain.recipe import ModelReference, Recipe
 from evomerge_common.domain.suite import SPLITS, Suite
@@ -18,10 +18,10 @@ from evomerge_common.errors import InvalidInput, ModelNotFound, NotFound, did_yo
 from evomerge_common.runtime.child import ChildProcess
 from evomerge_common.runtime.ports_factory import Ports
 from evomerge_common.runtime.settings import Settings
-from evomerge_common.uris import path_of_uri
-from evomerge_common.user_tasks import plugin_names
+from evomerge_common.runtime.uris import path_of_uri
+from evomerge_common.runtime.user_tasks import plugin_names
 from evomerge_evaluator.gpu import GpuMonitor
-from evomerge_evaluator.scoring import child as scoring
+from evomerge_scoring import child as scoring
 
 RUN_ID = "adhoc"
 MAX_NEW_TOKENS = 2048

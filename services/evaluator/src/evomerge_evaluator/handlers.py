@@ -15,13 +15,13 @@ from evomerge_common.domain.suite import Suite
 from evomerge_common.errors import EvoMergeException, InvalidInput, Unavailable
 from evomerge_common.runtime.child import ChildProcess
 from evomerge_common.runtime.ports_factory import Ports
-from evomerge_common.uris import model_folders
+from evomerge_common.runtime.uris import model_folders
 from evomerge_evaluator.fitness_cache import FitnessCache, Scores
 from evomerge_evaluator.metrics import EVALUATOR_METRICS, EvaluatorMetrics
 from evomerge_evaluator.questions import Asked, Part, Questions
-from evomerge_evaluator.scoring import child as scoring
-from evomerge_evaluator.scoring.report import ScoreReport
 from evomerge_evaluator.weights import Weights
+from evomerge_scoring import child as scoring
+from evomerge_scoring.report import ScoreReport
 
 PREPARED_KEPT = 8
 

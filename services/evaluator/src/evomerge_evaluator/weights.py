@@ -15,8 +15,8 @@ from evomerge_common.domain.recipe import Recipe
 from evomerge_common.errors import NotFound
 from evomerge_common.ports import ArtifactStore
 from evomerge_common.runtime.child import ChildProcess
-from evomerge_common.uris import model_folders, path_of_uri
-from evomerge_evaluator.scoring import child as scoring
+from evomerge_common.runtime.uris import model_folders, path_of_uri
+from evomerge_scoring import child as scoring
 
 KEPT = 4
 """Recipes whose weights this machine made itself and keeps for their next rungs."""

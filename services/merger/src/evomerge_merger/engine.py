@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 
 from evomerge_common.domain.recipe import Recipe
-from evomerge_common.gguf.quantizer import check_type
+from evomerge_models.gguf.quantizer import check_type
 
 MAX_NOTES = 50
 GGUF_NAME = "champion"
@@ -67,7 +67,7 @@ def export_gguf(
     recipe makes the same weights.
     """
     from evomerge_merging import merge_recipe
-    from evomerge_merging.gguf_export import export_gguf
+    from evomerge_merging.export.gguf import export_gguf
 
     kind = check_type(kind or "auto")
     with tempfile.TemporaryDirectory(prefix="merged-", dir=out) as work:

@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 
 from evomerge.v1 import merger_pb2, merger_pb2_grpc, types_pb2
-from evomerge_common import codec
+from evomerge_common.adapters import codec
 from evomerge_common.domain.messages import (
     ArtifactExported,
     CandidateFailed,

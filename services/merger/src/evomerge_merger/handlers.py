@@ -14,7 +14,7 @@ from evomerge_common.domain.spec import FORMATS
 from evomerge_common.errors import InvalidInput, NotFound, UnsafeFile
 from evomerge_common.runtime.child import ChildProcess
 from evomerge_common.runtime.ports_factory import Ports
-from evomerge_common.uris import model_folders
+from evomerge_common.runtime.uris import model_folders
 from evomerge_merger import engine
 
 Result = TypeVar("Result")

@@ -6,7 +6,7 @@ from prometheus_client import CollectorRegistry, Gauge
 
 from evomerge_common.domain.pareto import Point, front, hypervolume
 from evomerge_common.runtime.metrics import REGISTRY
-from evomerge_reporter.domain.result import OBJECTIVE, VOLUME_TASKS
+from evomerge_report.result import OBJECTIVE, VOLUME_TASKS
 from evomerge_reporter.queries import Queries, RunRow
 
 LINGER = 60.0

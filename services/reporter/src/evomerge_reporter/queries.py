@@ -9,7 +9,7 @@ from typing import Any
 
 from evomerge_common.domain.messages import TaskScore
 from evomerge_common.errors import NotFound
-from evomerge_reporter.domain.history import short_name
+from evomerge_report.history import short_name
 
 ENDED = ("finished", "cancelled", "failed")
 

@@ -77,13 +77,13 @@ async def _in_child(function: Any, *args: Any) -> Any:
 
 
 def _result_text(events: list[Recorded], suite: str) -> str:
-    from evomerge_reporter.domain.history import history_of
-    from evomerge_reporter.domain.result import result_of
+    from evomerge_report.history import history_of
+    from evomerge_report.result import result_of
 
     return json.dumps(result_of(history_of(events), Suite.from_json(suite)), ensure_ascii=False)
 
 
 def _write(events: list[Recorded], suite: str, folder: Path) -> None:
-    from evomerge_reporter.report import write_report
+    from evomerge_report.report import write_report
 
     write_report(events, Suite.from_json(suite), folder)

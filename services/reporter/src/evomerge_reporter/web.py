@@ -15,10 +15,10 @@ import structlog
 from aiohttp import web
 
 from evomerge_common.errors import EvoMergeException, NotFound
+from evomerge_report.report import STYLE, environment
 from evomerge_reporter.curve import curve_svg
 from evomerge_reporter.follower import Follower
 from evomerge_reporter.queries import Queries
-from evomerge_reporter.report import environment
 from evomerge_reporter.reports import Reports
 
 log = structlog.get_logger(__name__)
@@ -44,7 +44,7 @@ class Page:
         self._queries = queries
         self._reports = reports
         self._follower = follower
-        self._templates = environment()
+        self._templates = environment(_HERE / "templates")
         self._templates.globals |= {"moment": _moment}
         self._stop = asyncio.Event()
         self.port = 0
@@ -74,6 +74,7 @@ class Page:
                 web.get("/changes", self._changes),
                 web.get("/runs/{run}", self._run),
                 web.get("/runs/{run}/files/{file:.+}", self._report),
+                web.get("/static/style.css", self._style),
                 web.static("/static", _HERE / "static"),
             ]
         )
@@ -100,6 +101,9 @@ class Page:
 
     async def _health(self, _: web.Request) -> web.Response:
         return web.Response(text="ok\n")
+
+    async def _style(self, _: web.Request) -> web.FileResponse:
+        return web.FileResponse(STYLE)
 
     async def _runs(self, request: web.Request) -> web.Response:
         return self._html(request, "runs", runs=self._queries.runs(), title="runs")

@@ -11,12 +11,12 @@ import grpc
 import yaml
 
 from evomerge.v1 import selector_pb2, selector_pb2_grpc
-from evomerge_common import codec
+from evomerge_common.adapters import codec
 from evomerge_common.domain.messages import TERMINAL
 from evomerge_common.domain.spec import RunSpec
 from evomerge_common.errors import SpecError
 from evomerge_common.runtime.ports_factory import Ports
-from evomerge_common.streams import until
+from evomerge_common.runtime.streams import until
 from evomerge_selector.domain.summary import RunSummary
 from evomerge_selector.domain.tournament import Phase
 from evomerge_selector.runs import Runs

@@ -17,7 +17,7 @@ from evomerge_common.domain.messages import TERMINAL, Decision, Event
 from evomerge_common.errors import BackPressure, EvoMergeException, Fenced, NotFound, Unavailable
 from evomerge_common.ports import Recorded
 from evomerge_common.runtime.ports_factory import Ports
-from evomerge_common.streams import until
+from evomerge_common.runtime.streams import until
 from evomerge_selector.domain import snapshot
 from evomerge_selector.domain.summary import RunEntry
 from evomerge_selector.domain.tournament import EvolutionaryTournament, Phase

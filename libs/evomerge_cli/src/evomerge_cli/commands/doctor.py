@@ -58,7 +58,7 @@ def _torch() -> list[Finding]:
         return [("torch", BAD, "not installed", "make setup installs it")]
     # In a process of its own: torch takes seconds and memory, and a broken driver must not end the doctor.
     code = (
-        "import json, torch; from evomerge_evaluator.scoring.devices import list_devices as d;"
+        "import json, torch; from evomerge_scoring.devices import list_devices as d;"
         "print(json.dumps([torch.__version__, [[x.name, x.kind, x.dtype] for x in d()]]))"
     )
     asked = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)

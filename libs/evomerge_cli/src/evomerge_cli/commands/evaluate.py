@@ -21,7 +21,7 @@ from evomerge_common.domain.statistics import mean_interval
 def run(args: argparse.Namespace, console: Console) -> int:
     """See the module's text."""
     from evomerge_common.runtime.settings import Settings
-    from evomerge_evaluator.scoring import score_folder
+    from evomerge_scoring import score_folder
 
     settings = Settings.from_env()
     suite = resolve_suite(args.suite or "general", Path(), flag=True)

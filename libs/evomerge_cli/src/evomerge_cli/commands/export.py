@@ -21,7 +21,7 @@ from evomerge_common.errors import InvalidInput
 from evomerge_merging.moe.yaml import is_mixture, read_mixture
 
 if TYPE_CHECKING:
-    from evomerge_merging.gguf_export import GgufReport
+    from evomerge_merging.export.gguf import GgufReport
 
 Progress = Callable[[int, int], None]
 
@@ -116,8 +116,8 @@ def _merge(recipe: Recipe, models: dict[str, Path], out: Path, progress: Progres
 
 
 def _from_gguf(path: Path, out: Path, console: Console) -> int:
-    from evomerge_common.gguf.folder import write_model_folder
-    from evomerge_common.model_folder import describe_model
+    from evomerge_models.gguf.folder import write_model_folder
+    from evomerge_models.model_folder import describe_model
 
     with stages(console, "dequantising") as progress:
         write_model_folder(path, out, progress=lambda d, t: progress("dequantising", d / max(1, t)))
@@ -128,7 +128,7 @@ def _from_gguf(path: Path, out: Path, console: Console) -> int:
 
 
 def _to_gguf(args: argparse.Namespace, path: Path, out: Path, kind: str, console: Console) -> int:
-    from evomerge_common.gguf.quantizer import check_type
+    from evomerge_models.gguf.quantizer import check_type
 
     kind = check_type(kind)
     name = path.resolve().stem if path.is_file() else path.resolve().name
@@ -155,7 +155,7 @@ def _to_gguf(args: argparse.Namespace, path: Path, out: Path, kind: str, console
 
 
 def _write(folder: Path, file: Path, kind: str, name: str, console: Console) -> GgufReport:
-    from evomerge_merging.gguf_export import export_gguf
+    from evomerge_merging.export.gguf import export_gguf
 
     with stages(console, "writing GGUF") as progress:
         return export_gguf(folder, file, kind, name=name, progress=lambda d, t: progress("writing GGUF", d / max(1, t)))

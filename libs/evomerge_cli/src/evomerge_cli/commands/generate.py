@@ -13,7 +13,7 @@ from evomerge_common.domain.recipe import ModelReference
 def run(args: argparse.Namespace, console: Console) -> int:
     """See the module's text."""
     from evomerge_common.runtime.settings import Settings
-    from evomerge_evaluator.scoring import generate_text
+    from evomerge_scoring import generate_text
 
     reference = ModelReference.parse(args.model)
     folder = fetch([reference], console)[reference.key]

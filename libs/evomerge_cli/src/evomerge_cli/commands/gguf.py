@@ -12,7 +12,7 @@ from evomerge_common.errors import ModelNotFound
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """See the module's text."""
-    from evomerge_common.gguf.describe import in_words, inspect_gguf, one_line
+    from evomerge_models.gguf.describe import in_words, inspect_gguf, one_line
 
     path = Path(args.file).expanduser()
     if not path.is_file():

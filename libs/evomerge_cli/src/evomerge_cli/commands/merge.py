@@ -14,17 +14,17 @@ from evomerge_common.domain.genome import SearchSpace, builds_differ
 from evomerge_common.domain.recipe import CrossDomain, ModelReference, Recipe
 from evomerge_common.domain.spec import METHODS, ClassicSpec
 from evomerge_common.errors import ModelError
-from evomerge_common.lora_folder import PAIRS, base_beside, describe_pair, is_adapter_folder, write_pair
-from evomerge_common.model_folder import check_model_folder
+from evomerge_common.runtime.scratch import scratch_folder
 from evomerge_common.runtime.settings import Settings
-from evomerge_common.scratch import scratch_folder
-from evomerge_common.uris import path_of_uri
+from evomerge_common.runtime.uris import path_of_uri
+from evomerge_models.lora_folder import PAIRS, base_beside, describe_pair, is_adapter_folder, write_pair
+from evomerge_models.model_folder import check_model_folder
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """See the module's text."""
     from evomerge_merging import merge_recipe, plan_merge, read_recipe_yaml
-    from evomerge_merging.execute import MAX_SHARD_BYTES
+    from evomerge_merging.engine.execute import MAX_SHARD_BYTES
 
     recipe = _classic(args, console) if args.recipe is None else read_recipe_yaml(Path(args.recipe).expanduser())
     out = Path(args.out or "evomerge-out").expanduser()
@@ -97,8 +97,8 @@ def _paired(base: Path, adapter: Path) -> Path:
 
 def _download(reference: str, base: str, settings: Settings, console: Console) -> Path:
     from evomerge_downloader.fetch import Fetcher
-    from evomerge_downloader.hub import Hub
-    from evomerge_downloader.store import ModelStore
+    from evomerge_models.hub import Hub
+    from evomerge_models.store import ModelStore
 
     console.say(f"fetching {reference}")
     model = Fetcher(ModelStore(settings.model_store), Hub(), link=settings.link_models).fetch(reference, base)
@@ -112,7 +112,7 @@ def _classic(args: argparse.Namespace, console: Console) -> Recipe:
 
     The first technique merges the models into one, the second into another, the third draws its layers from the two.
     """
-    from evomerge_common.model_folder import describe_model
+    from evomerge_models.model_folder import describe_model
     from evomerge_selector.domain.population_zero import classic_population
 
     notes: list[str] = []

@@ -12,7 +12,7 @@ from evomerge_common.domain.messages import RunStarted
 from evomerge_common.domain.suite import Suite
 from evomerge_common.errors import InvalidInput, NotFound
 from evomerge_common.ports import Recorded
-from evomerge_common.uris import path_of_uri
+from evomerge_common.runtime.uris import path_of_uri
 
 
 def run(args: argparse.Namespace, console: Console) -> int:

@@ -95,8 +95,8 @@ def _watch(client: SelectorClient, run_id: str, console: Console) -> int:
 
 
 def _lineage(events: list[Recorded], wanted: str, console: Console) -> int:
-    from evomerge_reporter.domain.history import history_of
-    from evomerge_reporter.lineage import lineage_rows, lineage_text
+    from evomerge_report.history import history_of
+    from evomerge_report.lineage import lineage_rows, lineage_text
 
     history = history_of(events)
     digest = next((one for one in history.candidates if wanted and one.startswith(wanted)), "")
@@ -108,7 +108,7 @@ def _lineage(events: list[Recorded], wanted: str, console: Console) -> int:
 
 
 def _events(client: SelectorClient, run_id: str, console: Console) -> int:
-    from evomerge_common.codec import to_json_line
+    from evomerge_common.adapters.codec import to_json_line
 
     client.get_run(run_id)
     for recorded in client.events(run_id):

@@ -13,8 +13,8 @@ from evomerge_cli.run_folder import write_atomically
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """See the module's text."""
-    from evomerge_reporter.domain.trace import summary, trace_of
-    from evomerge_reporter.timeline import timeline_svg
+    from evomerge_report.timeline import timeline_svg
+    from evomerge_report.trace import summary, trace_of
 
     folder = Path(args.run_id).expanduser()
     trace = trace_of(events_of(args.run_id, args.server))

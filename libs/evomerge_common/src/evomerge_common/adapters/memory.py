@@ -7,8 +7,7 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
-from evomerge_common import codec
-from evomerge_common.adapters import subjects
+from evomerge_common.adapters import codec, subjects
 from evomerge_common.domain.messages import Event, Job
 from evomerge_common.errors import BackPressure, Fenced
 from evomerge_common.ports import Clock, Recorded

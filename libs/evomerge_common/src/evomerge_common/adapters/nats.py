@@ -14,8 +14,7 @@ import nats.js.errors
 from nats.aio.msg import Msg
 from nats.js import api
 
-from evomerge_common import codec
-from evomerge_common.adapters import subjects
+from evomerge_common.adapters import codec, subjects
 from evomerge_common.adapters.nats_init import ensure
 from evomerge_common.adapters.nats_link import Link
 from evomerge_common.adapters.nats_pull import events, fetch_one

@@ -18,8 +18,7 @@ import nats.js.errors
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from evomerge_common import codec
-from evomerge_common.adapters import subjects
+from evomerge_common.adapters import codec, subjects
 from evomerge_common.adapters.nats_link import Link
 from evomerge_common.domain.messages import Event
 from evomerge_common.errors import InvalidInput, Unavailable

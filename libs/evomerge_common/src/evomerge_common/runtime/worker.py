@@ -17,7 +17,7 @@ from typing import Any
 
 import structlog
 
-from evomerge_common import codec
+from evomerge_common.adapters import codec
 from evomerge_common.domain.messages import (
     CandidateFailed,
     DownloadJob,

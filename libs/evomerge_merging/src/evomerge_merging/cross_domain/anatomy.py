@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from evomerge_common.errors import ModelError
-from evomerge_merging import architecture
-from evomerge_merging.architecture import LayerStack, text_config
 from evomerge_merging.cross_domain.roles import (
     FAMILIES,
     NORMS_FROM_ZERO,
@@ -18,7 +16,9 @@ from evomerge_merging.cross_domain.roles import (
     outside_role,
     split_kind,
 )
-from evomerge_merging.source import Source
+from evomerge_merging.engine import architecture
+from evomerge_merging.engine.architecture import LayerStack, text_config
+from evomerge_merging.engine.source import Source
 
 if TYPE_CHECKING:
     import torch

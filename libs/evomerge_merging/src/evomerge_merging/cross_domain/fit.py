@@ -8,12 +8,12 @@ from pathlib import Path
 
 from evomerge_common.domain.recipe import CrossDomain, ModelReference, Recipe
 from evomerge_common.errors import ModelError
-from evomerge_merging import architecture
 from evomerge_merging.cross_domain.adapted import AdaptedStore
 from evomerge_merging.cross_domain.anatomy import Anatomy, anatomy_of
 from evomerge_merging.cross_domain.tokens import token_rows
 from evomerge_merging.cross_domain.words import told
-from evomerge_merging.source import Source
+from evomerge_merging.engine import architecture
+from evomerge_merging.engine.source import Source
 from evomerge_merging.tokens.tokenizer import disagreement, vocabulary
 from evomerge_merging.tokens.vocabulary import is_vocabulary
 

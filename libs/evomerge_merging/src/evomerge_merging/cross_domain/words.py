@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from evomerge_common.domain.recipe import CrossDomain
-from evomerge_merging.architecture import text_config
 from evomerge_merging.cross_domain.adapted import AdaptedStore, layer_at
 from evomerge_merging.cross_domain.anatomy import Anatomy, Part
 from evomerge_merging.cross_domain.roles import AXES
 from evomerge_merging.cross_domain.tokens import TokenRows
+from evomerge_merging.engine.architecture import text_config
 
 _MEANING = (
     ("activation", ("hidden_act", "activation_function", "activation", "hidden_activation")),

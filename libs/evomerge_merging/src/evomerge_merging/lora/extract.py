@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING
 
 from evomerge_common.domain.recipe import ModelReference, Recipe
 from evomerge_common.errors import InvalidInput, ModelError, ShapeMismatch
-from evomerge_merging import architecture
-from evomerge_merging.execute import Progress, merge_in_memory, workplace
-from evomerge_merging.expression import Load
+from evomerge_merging.engine import architecture
+from evomerge_merging.engine.execute import Progress, merge_in_memory, workplace
+from evomerge_merging.engine.expression import Load
+from evomerge_merging.engine.plan import OutputTensor, Plan, plan_merge
+from evomerge_merging.engine.source import Source, open_source
 from evomerge_merging.io.writer import write_text
 from evomerge_merging.lora.folder import AdapterParts, same, write_adapter
 from evomerge_merging.lora.low_rank import Product, decompose, reduce
 from evomerge_merging.lora.sum import SumStore
-from evomerge_merging.plan import OutputTensor, Plan, plan_merge
-from evomerge_merging.source import Source, open_source
 
 if TYPE_CHECKING:
     import torch

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evomerge_common.lora_folder import CONFIG, CONV1D_TYPES, WEIGHTS
-from evomerge_merging import architecture
+from evomerge_merging.engine import architecture
 from evomerge_merging.io.dtypes import element_type
 from evomerge_merging.io.writer import SafetensorsWriter, write_text
 from evomerge_merging.lora.low_rank import Product
+from evomerge_models.lora_folder import CONFIG, CONV1D_TYPES, WEIGHTS
 
 if TYPE_CHECKING:
     import torch

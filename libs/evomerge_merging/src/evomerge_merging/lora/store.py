@@ -14,11 +14,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evomerge_common.lora_folder import WEIGHTS, Adapter, Change, changes, read_adapter
-from evomerge_merging import architecture
+from evomerge_merging.engine import architecture
 from evomerge_merging.io.dtypes import F64
 from evomerge_merging.io.model_folder import TensorStore
 from evomerge_merging.io.safetensors_file import SafetensorsFile, TensorInfo
+from evomerge_models.lora_folder import WEIGHTS, Adapter, Change, changes, read_adapter
 
 if TYPE_CHECKING:
     import torch

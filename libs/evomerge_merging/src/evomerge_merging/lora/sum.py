@@ -12,13 +12,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from evomerge_merging.expression import Load, Node
-from evomerge_merging.flatten import terms_of
+from evomerge_merging.engine.expression import Load, Node
+from evomerge_merging.engine.flatten import terms_of
+from evomerge_merging.engine.source import Source
 from evomerge_merging.io.dtypes import F64
 from evomerge_merging.io.model_folder import TensorStore
 from evomerge_merging.io.safetensors_file import TensorInfo
 from evomerge_merging.lora.store import Factors, LoraStore
-from evomerge_merging.source import Source
 
 if TYPE_CHECKING:
     import torch

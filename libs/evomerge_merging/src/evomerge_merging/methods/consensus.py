@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from evomerge_merging.folds import Sums
 from evomerge_merging.methods.registry import Block, View, merge_method
 from evomerge_merging.methods.spheres import gram
 from evomerge_merging.methods.task_vectors import deltas_of
-from evomerge_merging.rows import along_rows, row_length, row_ranges
-from evomerge_merging.selection import KEEP_ALL, KEEP_NONE, Cut, cuts
+from evomerge_merging.numerics.folds import Sums
+from evomerge_merging.numerics.rows import along_rows, row_length, row_ranges
+from evomerge_merging.numerics.selection import KEEP_ALL, KEEP_NONE, Cut, cuts
 
 if TYPE_CHECKING:
     import torch

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from evomerge_common.errors import RecipeError, did_you_mean
 from evomerge_merging.methods.registry import Block, View, merge_method
-from evomerge_merging.random_words import kept
-from evomerge_merging.selection import Cut, cuts
+from evomerge_merging.numerics.random_words import kept
+from evomerge_merging.numerics.selection import Cut, cuts
 
 if TYPE_CHECKING:
     import torch

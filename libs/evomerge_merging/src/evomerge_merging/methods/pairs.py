@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from evomerge_merging.methods.registry import Block, View, merge_method
-from evomerge_merging.rows import along_rows, row_length, row_ranges
-from evomerge_merging.selection import cuts
+from evomerge_merging.numerics.rows import along_rows, row_length, row_ranges
+from evomerge_merging.numerics.selection import cuts
 
 if TYPE_CHECKING:
     import torch

@@ -20,9 +20,9 @@ from evomerge_merging.methods.task_vectors import (
     rescaled,
     task_vector_kernel,
 )
-from evomerge_merging.random_words import word_limit
-from evomerge_merging.rows import row_length, row_ranges, total
-from evomerge_merging.selection import KEEP_ALL, KEEP_NONE, Bits, Cut
+from evomerge_merging.numerics.random_words import word_limit
+from evomerge_merging.numerics.rows import row_length, row_ranges, total
+from evomerge_merging.numerics.selection import KEEP_ALL, KEEP_NONE, Bits, Cut
 
 if TYPE_CHECKING:
     import torch

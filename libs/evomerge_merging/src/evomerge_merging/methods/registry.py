@@ -33,7 +33,7 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, TypeVar
 
 from evomerge_common.errors import RecipeError, did_you_mean
-from evomerge_merging.random_words import MaskKey, words
+from evomerge_merging.numerics.random_words import MaskKey, words
 
 if TYPE_CHECKING:
     import numpy as np

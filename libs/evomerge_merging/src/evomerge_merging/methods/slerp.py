@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from evomerge_merging.folds import Sums
 from evomerge_merging.methods.elementwise import weighted_sum
 from evomerge_merging.methods.registry import Block, View, merge_method
+from evomerge_merging.numerics.folds import Sums
 
 if TYPE_CHECKING:
     import numpy as np

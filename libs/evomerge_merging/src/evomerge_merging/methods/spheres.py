@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from evomerge_common.errors import RecipeError
-from evomerge_merging.folds import Sums
 from evomerge_merging.methods.elementwise import weighted_sum
 from evomerge_merging.methods.registry import Block, PerModel, View, merge_method
 from evomerge_merging.methods.task_vectors import deltas_of
-from evomerge_merging.rows import along_columns, along_rows, ranges_of, row_length, row_ranges
+from evomerge_merging.numerics.folds import Sums
+from evomerge_merging.numerics.rows import along_columns, along_rows, ranges_of, row_length, row_ranges
 
 if TYPE_CHECKING:
     import torch

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from evomerge_merging.folds import Sums
 from evomerge_merging.methods.registry import Block, Kernel, PerModel, View, merge_method
-from evomerge_merging.selection import KEEP_ALL, Cut, Drawn, cuts
+from evomerge_merging.numerics.folds import Sums
+from evomerge_merging.numerics.selection import KEEP_ALL, Cut, Drawn, cuts
 
 if TYPE_CHECKING:
     import torch

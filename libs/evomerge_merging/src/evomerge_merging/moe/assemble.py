@@ -18,17 +18,17 @@ import yaml
 
 from evomerge_common.domain.recipe import ModelReference, Recipe
 from evomerge_common.errors import InvalidInput, ModelError, ShapeMismatch
-from evomerge_merging import architecture
-from evomerge_merging.execute import MAX_SHARD_BYTES, MergeReport, Progress, execute
-from evomerge_merging.export import public_name
-from evomerge_merging.expression import Load, Node
+from evomerge_merging.engine import architecture
+from evomerge_merging.engine.execute import MAX_SHARD_BYTES, MergeReport, Progress, execute
+from evomerge_merging.engine.expression import Load, Node
+from evomerge_merging.engine.plan import OutputTensor, Plan, plan_merge
+from evomerge_merging.engine.source import Source
+from evomerge_merging.export.folder import public_name
 from evomerge_merging.io.dtypes import RECIPE_NAMES, ElementType
 from evomerge_merging.io.model_folder import MemoryStore
 from evomerge_merging.io.writer import write_text
 from evomerge_merging.moe import gates
 from evomerge_merging.moe.yaml import Mixture
-from evomerge_merging.plan import OutputTensor, Plan, plan_merge
-from evomerge_merging.source import Source
 
 if TYPE_CHECKING:
     import torch

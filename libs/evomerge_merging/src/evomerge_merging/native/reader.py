@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from evomerge_merging.folds import CELL
 from evomerge_merging.io.dtypes import BF16, F16, F32, ElementType
 from evomerge_merging.io.model_folder import TensorStore, place_in_file, raw_elements
 from evomerge_merging.native import library
@@ -28,11 +27,12 @@ from evomerge_merging.native.structures import (
     Elements,
     Keep,
 )
-from evomerge_merging.random_words import MaskKey, key_parts, word_limit
-from evomerge_merging.selection import Bits, Cut, Drawn
+from evomerge_merging.numerics.folds import CELL
+from evomerge_merging.numerics.random_words import MaskKey, key_parts, word_limit
+from evomerge_merging.numerics.selection import Bits, Cut, Drawn
 
 if TYPE_CHECKING:
-    from evomerge_merging.expression import Load
+    from evomerge_merging.engine.expression import Load
 
 Array = np.ndarray[Any, Any]
 _LONG_PIECE = 256 * CELL

@@ -9,7 +9,7 @@ from typing import Any
 from evomerge_common.domain.recipe import Input, ModelReference, Recipe, Slice, check_keys, normal
 from evomerge_common.errors import Path, RecipeError
 from evomerge_merging.methods.registry import method
-from evomerge_merging.parameters import check_parameters
+from evomerge_merging.recipes.parameters import check_parameters
 
 _MODULE_KEYS = ("models", "slices", "parameters")
 _MASK_KEYS = ("rate", "strategy", "on", "rescale", "exclude")

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evomerge_merging.architecture import text_config
+from evomerge_merging.engine.architecture import text_config
+from evomerge_merging.engine.source import Source
 from evomerge_merging.io.small_files import read_object
-from evomerge_merging.source import Source
 from evomerge_merging.tokens.chat_templates import template_of
 
 _QUOTED = re.compile(r"<[^<>\s]{1,60}>|\[/?[A-Z_]{2,30}\]")

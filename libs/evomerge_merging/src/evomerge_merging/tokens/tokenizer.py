@@ -12,10 +12,10 @@ from typing import Any
 
 from evomerge_common.domain.recipe import ModelReference, Recipe
 from evomerge_common.errors import ModelError, RecipeError, did_you_mean
-from evomerge_merging.architecture import text_config
+from evomerge_merging.engine.architecture import text_config
+from evomerge_merging.engine.source import Source
 from evomerge_merging.io.small_files import MAX_BYTES, read_object
 from evomerge_merging.io.writer import write_text
-from evomerge_merging.source import Source
 from evomerge_merging.tokens.chat_templates import chat_template, template_of
 from evomerge_merging.tokens.instruction import Instruction, instruction_of, renumbered
 from evomerge_merging.tokens.union import unite

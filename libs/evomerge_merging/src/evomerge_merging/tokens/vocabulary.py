@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 
 from evomerge_common.domain.recipe import Recipe
 from evomerge_common.errors import ModelError, RecipeError, did_you_mean
-from evomerge_merging import architecture
+from evomerge_merging.engine import architecture
+from evomerge_merging.engine.source import Source
 from evomerge_merging.io.dtypes import F64
 from evomerge_merging.io.model_folder import TensorStore
 from evomerge_merging.io.safetensors_file import TensorInfo
-from evomerge_merging.source import Source
 
 if TYPE_CHECKING:
     import torch

@@ -1,0 +1,197 @@
+"""Suites from files: YAML whose tasks carry `items` or name a `data` file beside it. Every mistake names its line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evomerge_common.domain.recipe import check_keys
+from evomerge_common.domain.suite import SUITE_KEYS, Suite, check_task_keys
+from evomerge_common.domain.task_kinds import KINDS
+from evomerge_common.errors import Path as Place
+from evomerge_common.errors import SpecError, SuiteError
+from evomerge_common.runtime.documents import LineMap, load_yaml, locate
+
+__all__ = ["inline_suite", "load_suite"]
+
+MAX_DATA_BYTES = 64 * 1024 * 1024
+MAX_DOCUMENT_CHARS = 1024 * 1024
+
+
+Expand = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+"""Gives a task that brings its own items (lm_eval, plugin) with these items; raises SuiteError."""
+
+
+def load_suite(path: Path, *, expand: Expand | None = None) -> Suite:
+    """Reads a suite's YAML file and the data files that it names, relative to it.
+
+    A task's `data` is JSONL (one item a line), `.json` (a list of items), or, for perplexity and coherence, any other
+    text file, cut into documents at blank lines.
+
+    Raises:
+        SuiteError: a file is missing, or says something that cannot work; with file and line.
+
+    """
+    try:
+        data, lines = load_yaml(path)
+    except SpecError as error:
+        raise SuiteError(error.problem, error.path, file=error.file, line=error.line) from error
+    return inline_suite(data, path.parent, file=str(path), lines=lines, expand=expand)
+
+
+def inline_suite(
+    data: Any,
+    folder: Path,
+    *,
+    file: str = "",
+    lines: LineMap | None = None,
+    path: Place = (),
+    expand: Expand | None = None,
+) -> Suite:
+    """A suite written inside another document (such as a run spec); `path` is its place there.
+
+    `data` files are relative to `folder`. `file` and `lines` tell where the document came from. `expand` fetches the
+    items of tasks that bring their own; without it such tasks must have theirs already.
+
+    Raises:
+        SuiteError: see `load_suite`.
+
+    """
+    lines = lines or LineMap({})
+    read: dict[Place, _DataFile] = {}
+    try:
+        if data is None:
+            raise SuiteError("the suite is empty; it needs `tasks`", path)
+        return Suite.from_dict(_with_items(data, folder, path, read, expand), path)
+    except SuiteError as error:
+        depth = len(path) + 3  # … "tasks", index, "items"
+        source = read.get(error.path[:depth])
+        if source is not None and len(error.path) > depth:
+            raise source.locate(error, error.path[depth:]) from error
+        if not file:
+            raise
+        raise locate(error, file, lines) from error
+
+
+@dataclass(frozen=True)
+class _DataFile:
+    name: str
+    lines: tuple[int, ...]  # of each item; empty where the format has none (JSON)
+
+    def locate(self, error: SuiteError, path: Place) -> SuiteError:
+        index = path[0]
+        if self.lines and isinstance(index, int):
+            return SuiteError(error.problem, path[1:], file=self.name, line=self.lines[index])
+        return SuiteError(error.problem, path, file=self.name)
+
+
+def _expanded(task: Mapping[str, Any], expand: Expand, place: Place) -> Mapping[str, Any]:
+    try:
+        return expand(task)
+    except SuiteError as error:
+        raise SuiteError(error.problem, (*place, *error.path)) from error
+
+
+def _with_items(
+    data: Any, folder: Path, path: Place, read: dict[Place, _DataFile], expand: Expand | None = None
+) -> Any:
+    """The same suite with each task's `data` replaced by the `items` that it names."""
+    check_keys(data, SUITE_KEYS, path, SuiteError)
+    tasks = data.get("tasks")
+    if not isinstance(tasks, list):
+        return data  # for Suite.from_dict to refuse
+    whole = []
+    for index, task in enumerate(tasks):
+        here = (*path, "tasks", index)
+        check_task_keys(task, here)
+        if task.get("folder"):  # of a lm_eval task: whoever scores stands elsewhere
+            task = {**task, "folder": str((folder / Path(str(task["folder"])).expanduser()).resolve())}  # noqa: PLW2901
+        if "data" not in task:
+            if expand is not None and "items" not in task and KINDS[task["kind"]].own_items:
+                task = _expanded(task, expand, here)  # noqa: PLW2901
+            whole.append(task)
+            continue
+        if "items" in task:
+            raise SuiteError("give either `data` or `items`, not both", (*here, "data"))
+        name = task["data"]
+        if not isinstance(name, str) or not name:
+            raise SuiteError(f"`data` must be the name of a file, not {name!r}", (*here, "data"))
+        items, read[*here, "items"] = _read(
+            folder / Path(name).expanduser(), str(task.get("kind", "")), (*here, "data")
+        )
+        whole.append({**{key: value for key, value in task.items() if key != "data"}, "items": items})
+    return {**data, "tasks": whole}
+
+
+def _read(path: Path, kind: str, place: Place) -> tuple[list[Any], _DataFile]:
+    name = str(path)
+    try:
+        size = path.stat().st_size
+        if size > MAX_DATA_BYTES:
+            raise SuiteError(f"{name} has {size} bytes; at most {MAX_DATA_BYTES} are read", place)
+        raw = path.read_bytes()
+    except OSError as error:
+        raise SuiteError(
+            f"{name} cannot be read: {error.strerror or error}; `data` is relative to the suite", place
+        ) from error
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise SuiteError(f"not UTF-8 text ({error.reason})", file=name, line=line) from error
+    if path.suffix == ".json":
+        return _json_items(text, name)
+    if kind in ("perplexity", "coherence") and path.suffix not in (".jsonl", ".ndjson"):
+        return _documents(text, name)
+    return _json_lines(text, name)
+
+
+def _json_items(text: str, name: str) -> tuple[list[Any], _DataFile]:
+    try:
+        items = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise SuiteError(f"not JSON: {error}", file=name, line=getattr(error, "lineno", 0)) from error
+    if not isinstance(items, list):
+        raise SuiteError("expected a list of items", file=name, line=1)
+    return items, _DataFile(name, ())
+
+
+def _json_lines(text: str, name: str) -> tuple[list[Any], _DataFile]:
+    items, lines = [], []
+    for number, line in enumerate(text.split("\n"), 1):  # not splitlines: a text in JSON may hold U+2028
+        if not line.strip():
+            continue
+        try:
+            item = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise SuiteError(f"not JSON: {error}", file=name, line=number) from error
+        items.append(item if not isinstance(item, Mapping) or "id" in item else {"id": str(number), **item})
+        lines.append(number)
+    return items, _DataFile(name, tuple(lines))
+
+
+def _documents(text: str, name: str) -> tuple[list[Any], _DataFile]:
+    """Documents between blank lines; each is named by the line where it starts."""
+    items, lines = [], []
+    block: list[str] = []
+    for number, line in enumerate([*text.splitlines(), ""], 1):
+        if line.strip():
+            block.append(line)
+            continue
+        if block:
+            start = number - len(block)
+            document = "\n".join(block)
+            if len(document) > MAX_DOCUMENT_CHARS:
+                raise SuiteError(
+                    f"a document of {len(document)} characters; at most {MAX_DOCUMENT_CHARS}: separate documents "
+                    "with blank lines",
+                    file=name,
+                    line=start,
+                )
+            items.append({"id": str(start), "text": document})
+            lines.append(start)
+        block = []
+    return items, _DataFile(name, tuple(lines))

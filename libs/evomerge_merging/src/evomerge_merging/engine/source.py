@@ -1,0 +1,132 @@
+"""A source model: its config and where its tensors are, opened. A base with an adapter applied is one too."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from evomerge_common.domain.recipe import ModelReference
+from evomerge_common.errors import ModelNotFound
+from evomerge_common.runtime.scratch import drop, scratch_folder
+from evomerge_merging.io.model_folder import TensorStore, check_folder, open_weights, read_json
+from evomerge_merging.lora.store import open_adapted
+from evomerge_models.lora_folder import PAIRS, base_beside, is_adapter_folder, read_pair, write_pair
+from evomerge_models.quantised import check_plain
+
+
+@dataclass(frozen=True)
+class Source:
+    """An open model folder.
+
+    Attributes:
+        base: the folder of the base, of a base with an adapter applied.
+        changed: names of the tensors that the adapter changes.
+        root: key of the source that the others are tensors of.
+        fitted: seen in another model's build, whose config (and folder) it then has.
+
+    """
+
+    key: str
+    label: str
+    folder: Path
+    config: Mapping[str, Any]
+    store: TensorStore
+    base: Path | None = None
+    changed: frozenset[str] = frozenset()
+    root: str = ""
+    fitted: bool = False
+
+    @property
+    def model_type(self) -> str:
+        """The config's model_type, such as "llama"; "" when it has none."""
+        return str(self.config.get("model_type", ""))
+
+
+def open_source(reference: ModelReference, models: Mapping[str, Path], base: ModelReference | None = None) -> Source:
+    """Opens a source where `models` says that it is, else at the local folder that it names.
+
+    Args:
+        reference: a model, or base+adapter.
+        models: folders by `ModelReference.key` or text.
+        base: what an adapter that is named alone is applied to; None: the model that it says it was trained on.
+
+    Raises:
+        ModelNotFound, NotAModel, UnsafeFile, ShapeMismatch: it is not there, or not sound, or does not fit its base.
+
+    """
+    folder = models.get(reference.key) or models.get(str(reference))
+    if folder is None and reference.adapter:
+        alone = _folder(ModelReference(reference.adapter), models)
+        return _pair(reference, _folder(replace(reference, adapter="", digest=""), models), alone)
+    if folder is None:
+        folder = _folder(reference, models)
+    if (pair := read_pair(folder)) is not None:
+        return _adapted(reference, folder, *pair)
+    if is_adapter_folder(folder):
+        return _pair(reference, _base_of(folder, models, base), folder)
+    config, weights = _open(folder)
+    return Source(reference.key, reference.name, folder, config, weights)
+
+
+def _open(folder: Path) -> tuple[dict[str, Any], TensorStore]:
+    check_folder(folder)
+    config, weights = read_json(folder / "config.json"), open_weights(folder)
+    try:
+        check_plain(config, {name: info.dtype.name for name, info in weights.tensors.items()}, str(folder))
+    except BaseException:
+        weights.close()
+        raise
+    return config, weights
+
+
+def _folder(reference: ModelReference, models: Mapping[str, Path]) -> Path:
+    known = models.get(reference.key)
+    if known is not None:
+        return known
+    local = Path(reference.name).expanduser()
+    if not local.exists():
+        raise ModelNotFound(f"no folder {reference.name!r}, and nobody told where else {reference} is")
+    return local
+
+
+def _base_of(adapter: Path, models: Mapping[str, Path], base: ModelReference | None) -> Path:
+    if base is not None:
+        folder = models.get(base.key) or _folder(base, models)
+        if not is_adapter_folder(folder):
+            return folder
+    told = base_beside(adapter)
+    if not Path(told).is_dir():
+        raise ModelNotFound(
+            f"{adapter} is a LoRA adapter of {told!r}, which is no folder here: write base+adapter, or set the base"
+        )
+    return Path(told)
+
+
+def _pair(reference: ModelReference, base: Path, adapter: Path) -> Source:
+    """Through a folder of their own, since config, tokenizer and template come from two places."""
+    check_folder(base)
+    place = scratch_folder(PAIRS)
+    try:
+        write_pair(place, base.absolute(), adapter.absolute())
+        source = _adapted(reference, place, base.absolute(), adapter.absolute())
+    except BaseException:
+        drop(place)
+        raise
+    weakref.finalize(source.store, drop, place)
+    return source
+
+
+def _adapted(reference: ModelReference, folder: Path, base: Path, adapter: Path) -> Source:
+    config, weights = _open(base)
+    try:
+        found = open_adapted(weights, config, adapter, label=str(base))
+    except BaseException:
+        weights.close()
+        raise
+    label = f"{reference.name}+{reference.adapter}" if reference.adapter else reference.name
+    return Source(
+        reference.key, label, folder, found.config, found.store, base.resolve(), frozenset(found.store.changes)
+    )

@@ -1,0 +1,430 @@
+"""Models as tensors' expressions: a source's are its own tensors, a recipe's are made from its inputs'.
+
+This is where a recipe becomes work: which tensors of which inputs meet under which name, with which parameters. Only
+headers and configs are read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from evomerge_common.domain.recipe import Input, ModelReference, Recipe, Slice
+from evomerge_common.errors import ModelError, RecipeError, ShapeMismatch
+from evomerge_merging.engine import architecture
+from evomerge_merging.engine.ancestry import common_ancestor
+from evomerge_merging.engine.architecture import LayerStack
+from evomerge_merging.engine.expression import Apply, Load, Node
+from evomerge_merging.engine.source import Source, open_source
+from evomerge_merging.io.dtypes import RECIPE_NAMES, ElementType
+from evomerge_merging.io.model_folder import read_json
+from evomerge_merging.lora.store import LoraStore
+from evomerge_merging.methods.registry import Method, method
+from evomerge_merging.numerics.random_words import mask_key
+from evomerge_merging.recipes.check import identity
+from evomerge_merging.recipes.parameters import parameters_of, value_at
+from evomerge_merging.tokens.vocabulary import AlignedStore, is_vocabulary
+
+_TOLD = (
+    "rope_theta", "rope_scaling", "rope_parameters", "rms_norm_eps", "layer_norm_eps", "hidden_act", "sliding_window",
+    "num_attention_heads", "num_key_value_heads", "head_dim",
+)  # fmt: skip
+"""Config fields that change what the same weights mean: a difference between inputs is told."""
+
+
+@dataclass(frozen=True)
+class Virtual:
+    """A model that need not exist as files. `donor` is the source that its config and tokenizer come from."""
+
+    label: str
+    identity: str
+    config: Mapping[str, Any]
+    tensors: Mapping[str, Node]
+    stack: LayerStack | None
+    tied: bool
+    donor: Source
+
+    def head(self) -> Node | None:
+        """What a tied model uses as its head: the input embedding."""
+        name = architecture.input_embedding(self.tensors)
+        return self.tensors[name] if self.tied and name else None
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One input in a slice; of the base, when the slice does not list it, `item` has no parameters."""
+
+    item: Input
+    model: Virtual
+    start: int = 0
+
+    def name(self, rest: str, layer: int | None) -> str:
+        if layer is None:
+            return rest
+        assert self.model.stack is not None
+        return self.model.stack.name(self.start + layer, rest)
+
+    def node(self, rest: str, layer: int | None) -> Node | None:
+        found = self.model.tensors.get(self.name(rest, layer))
+        if found is None and layer is None and architecture.is_head(rest):
+            return self.model.head()
+        return found
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A slice, resolved: `inputs` without the base where the method has one; `reference` gives names and types."""
+
+    part: Slice
+    inputs: tuple[_Part, ...]
+    base: _Part | None
+    reference: _Part
+    layers: int
+    average: bool = False
+
+    @property
+    def everyone(self) -> tuple[_Part, ...]:
+        return (*([self.base] if self.base else []), *self.inputs)
+
+
+@dataclass
+class Planner:
+    """Opens each source once and turns recipes into `Virtual` models, collecting notes on the way."""
+
+    models: Mapping[str, Path]
+    base: ModelReference | None = None
+    sources: dict[str, Source] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    _made: dict[tuple[str, ElementType | None], Virtual] = field(default_factory=dict)
+
+    def note(self, text: str) -> None:
+        """Tells the user something, once."""
+        if text not in self.notes:
+            self.notes.append(text)
+
+    def model(self, item: ModelReference | Recipe, cast: ElementType | None = None) -> Virtual:
+        """The model of an input; the same object when asked again, so that shared parts are evaluated once."""
+        key = (identity(item), cast)
+        if key not in self._made:
+            self._made[key] = self.recipe(item, cast) if isinstance(item, Recipe) else self._source(item, cast)
+        return self._made[key]
+
+    def source(self, reference: ModelReference) -> Source:
+        """The source, opened."""
+        if reference.key not in self.sources:
+            self.sources[reference.key] = open_source(reference, self.models, self.base)
+        return self.sources[reference.key]
+
+    def share_bases(self) -> None:
+        """Lets adapters over one base share its tensors, so that what no adapter changes is seen to be the same.
+
+        A base that is no source of its own becomes one more of `sources`.
+        """
+        keys = {source.folder.resolve(): key for key, source in self.sources.items() if source.base is None}
+        for key, source in list(self.sources.items()):
+            if isinstance(source.store, LoraStore) and source.base is not None:
+                if source.base not in keys:
+                    root = keys[source.base] = f"base of {key}"
+                    config = read_json(source.base / "config.json")
+                    self.sources[root] = Source(root, source.base.name, source.base, config, source.store.base)
+                self.sources[key] = replace(source, root=keys[source.base])
+
+    def _source(self, reference: ModelReference, cast: ElementType | None) -> Virtual:
+        source = self.source(reference)
+        aligned = isinstance(source.store, AlignedStore)
+        tensors: dict[str, Node] = {}
+        for name, info in source.store.tensors.items():
+            shared = source.root and name not in source.changed and not (aligned and is_vocabulary(name))
+            origin = self.sources[source.root] if shared else source
+            rounded = cast if info.dtype.is_floating_point else None
+            tensors[name] = Load(origin.key, origin.label, name, info.shape, info.dtype, rounded)
+        stack = architecture.layer_stack(tensors, source.config)
+        tied = architecture.is_tied(source.config, tensors)
+        return Virtual(source.label, reference.key, source.config, tensors, stack, tied, source)
+
+    # ---- a recipe ----
+
+    def recipe(self, recipe: Recipe, cast: ElementType | None = None) -> Virtual:
+        """The model that a recipe makes.
+
+        Raises:
+            RecipeError, ModelError: layers that are not there; models that do not fit each other.
+
+        """
+        how = method(recipe.method)
+        cast = RECIPE_NAMES[recipe.dtype] if recipe.dtype else cast
+        base = None if recipe.base is None else self.model(recipe.base, cast)
+        rows = [self._row(how, recipe, base, part, cast, i) for i, part in enumerate(recipe.slices)]
+        donor = base or rows[0].reference.model
+        everyone = [part.model for row in rows for part in row.everyone]
+        self._check_kinds(donor, everyone)
+        sliced = any(item.layer_range for part in recipe.slices for item in part.inputs)
+        if sliced and donor.config.get("is_encoder_decoder"):
+            raise RecipeError("layers of an encoder-decoder model cannot be sliced: leave layer_range out", ("slices",))
+
+        tensors: dict[str, Node] = {}
+        stack = donor.stack
+        tied = all(model.tied for model in (donor, *everyone))
+        heads = [] if tied else [name for model in everyone for name in model.tensors if architecture.is_head(name)]
+        if heads and any(model.tied for model in everyone):
+            self.note("some models tie their head to the embedding and some do not: the result has a head of its own")
+        for row, before in ((rows[0], True), (rows[-1], False)):
+            for name in self._outside(row, heads, before=before):
+                tensors[name] = self._tensor(how, recipe, row, name, None, name, self._depth_outside(row, name))
+        depth = 0
+        hops = _Hops(how)
+        if stack is not None:
+            for index, row in enumerate(rows):
+                hops.enter(row, index)
+                for layer in range(row.layers):
+                    at = layer / (row.layers - 1) if row.layers > 1 else 1.0
+                    factors = hops.factors(row, layer, index)
+                    for rest in self._rests(row, layer):
+                        name = stack.name(depth, rest)
+                        tensors[name] = self._tensor(
+                            how, recipe, row, rest, layer, name, at, factor=factors.get(rest, 1.0)
+                        )
+                    depth += 1
+            stack = LayerStack(stack.prefix, depth)
+        config = dict(donor.config)
+        if sliced and donor.stack is not None:
+            origin = [
+                (row.reference.model.config, row.reference.start + layer) for row in rows for layer in range(row.layers)
+            ]
+            config = architecture.config_of_depth(config, origin, donor.stack.depth)
+        if heads and (donor.tied or any(model.tied for model in everyone)):
+            config["tie_word_embeddings"] = False
+        return Virtual(f"a {recipe.method} merge", identity(recipe), config, tensors, stack, tied, donor.donor)
+
+    def _row(
+        self, how: Method, recipe: Recipe, base: Virtual | None, part: Slice, cast: ElementType | None, index: int
+    ) -> _Row:
+        path = ("slices", index, "inputs")
+        parts = []
+        for i, item in enumerate(part.inputs):
+            model = self.model(item.model, cast)
+            start, stop = item.layer_range or (0, model.stack.depth if model.stack else 0)
+            depth = model.stack.depth if model.stack else 0
+            if item.layer_range and stop > depth:
+                have = (
+                    f"has layers 0 to {depth} (end not included)" if depth else "has no layers that can be told apart"
+                )
+                raise RecipeError(f"layers {start} to {stop} are asked for, but {model.label} {have}", (*path, i))
+            parts.append((_Part(item, model, start), stop - start))
+        lengths = {length for _, length in parts}
+        if len(lengths) > 1:
+            told = ", ".join(f"{part.model.label} has {length}" for part, length in parts)
+            raise ShapeMismatch(f"models of different depth: {told} layers; give each a layer_range of equal length")
+        average = False
+        if how.base == "derived" and base is None:
+            base, average = self._derived_base(recipe, [part for part, _ in parts], cast)
+        elif how.base == "first" and base is None:
+            base = parts[0][0].model
+        inputs = [part for part, _ in parts]
+        layers = parts[0][1]
+        if how.base == "none":
+            if base is not None and all(part.model.identity != base.identity for part in inputs):
+                self.note(f"{how.name} has no base: {base.label} gives the config and the tokenizer, not weights")
+            return _Row(part, tuple(inputs), None, inputs[0], layers)
+        if base is None:
+            return _Row(part, tuple(inputs), None, inputs[0], layers, average)
+        own = next((item for item in inputs if item.model.identity == base.identity), None)
+        if own is None:
+            starts = {item.start for item in inputs}
+            if len(starts) > 1:
+                raise RecipeError(
+                    f"the inputs' layer ranges differ, so list the base ({base.label}) with its own", path
+                )
+            own = _Part(Input(inputs[0].item.model), base, starts.pop())
+            if layers and own.start + layers > (base.stack.depth if base.stack else 0):
+                raise ShapeMismatch(f"the base {base.label} has too few layers for this slice")
+        others = tuple(item for item in inputs if item is not own)
+        return _Row(part, others, own, own, layers)
+
+    def _derived_base(
+        self, recipe: Recipe, parts: Sequence[_Part], cast: ElementType | None
+    ) -> tuple[Virtual | None, bool]:
+        """The inputs' common ancestor; else None and True: their average."""
+        references = [part.item.model for part in parts]
+        if all(isinstance(item, ModelReference) for item in references):
+            sources = [self.source(item) for item in references if isinstance(item, ModelReference)]
+            roots = {source.root for source in sources}
+            if len(roots) == 1 and "" not in roots:
+                root = self.sources[roots.pop()]
+                self.note(f"the models are adapters of {root.label}: task vectors are taken against it")
+                return self._source(ModelReference(root.key), cast), False
+            candidates = {self.source(item).key: item for item in recipe.sources()}
+            found = common_ancestor(sources, [self.sources[key] for key in candidates])
+            if found is not None and any(source.key != found.key for source in sources):
+                self.note(
+                    f"{recipe.method} needs a base and the recipe names none: the models say they were made from "
+                    f"{found.label}, so task vectors are taken against it"
+                )
+                return self.model(candidates[found.key], cast), False
+        self.note(
+            f"{recipe.method} needs a base and the recipe names none, and the models tell no common ancestor: task "
+            "vectors are taken against the models' average"
+        )
+        return None, True
+
+    def _check_kinds(self, donor: Virtual, everyone: Sequence[Virtual]) -> None:
+        for model in everyone:
+            kinds = donor.donor.model_type, model.donor.model_type
+            if kinds[0] != kinds[1]:
+                raise ModelError(
+                    f"{donor.label} is of type {kinds[0]!r} and {model.label} of type {kinds[1]!r}; this version "
+                    "merges models of one architecture"
+                )
+            if (donor.stack is None) != (model.stack is None):
+                odd = model if model.stack is None else donor
+                raise ShapeMismatch(f"{odd.label} has no layers under names that can be told apart")
+            theirs, ours = architecture.text_config(model.config), architecture.text_config(donor.config)
+            for key in _TOLD:
+                if key in theirs and key in ours and theirs[key] != ours[key]:
+                    self.note(f"{key} is {theirs[key]} in {model.label}; {donor.label}'s {ours[key]} is kept")
+
+    def _outside(self, row: _Row, heads: Sequence[str], *, before: bool) -> list[str]:
+        """Names outside the stack that come before (or after) the layers; `heads`: the result's, none if tied."""
+        reference = row.reference.model
+
+        def outside(model: Virtual) -> Iterator[str]:
+            for name in model.tensors:
+                inside = model.stack and model.stack.split(name)
+                if not inside and not architecture.is_head(name) and architecture.is_embedding(name) == before:
+                    yield name
+
+        names = list(outside(reference))
+        for part in row.everyone:
+            for name in outside(part.model):
+                if name not in names and not architecture.is_buffer(name):
+                    self.note(f"{name} of {part.model.label} is left out: {reference.label} has no such tensor")
+        if not before:
+            names += [name for name in dict.fromkeys(heads) if any(part.node(name, None) for part in row.everyone)]
+        return names
+
+    @staticmethod
+    def _depth_outside(row: _Row, name: str) -> float:
+        place = architecture.numbered(name)
+        if place is None:
+            return 0.0  # a gradient's first value counts for all that is in no layer, head included, as in mergekit
+        numbered = [other for key in row.reference.model.tensors if (other := architecture.numbered(key)) is not None]
+        last = max((number for prefix, number in numbered if prefix == place[0]), default=0)
+        return place[1] / last if last else 0.0
+
+    @staticmethod
+    def _rests(row: _Row, layer: int) -> list[str]:
+        stack = row.reference.model.stack
+        assert stack is not None
+        wanted = row.reference.start + layer
+        return [split[1] for name in row.reference.model.tensors if (split := stack.split(name)) and split[0] == wanted]
+
+    # ---- one tensor ----
+
+    def _tensor(
+        self,
+        how: Method,
+        recipe: Recipe,
+        row: _Row,
+        rest: str,
+        layer: int | None,
+        name: str,
+        depth: float,
+        *,
+        factor: float = 1.0,
+    ) -> Node:
+        nodes = {id(part): part.node(rest, layer) for part in row.everyone}
+        first = next(node for part in (row.reference, *row.everyone) if (node := nodes[id(part)]) is not None)
+        if not first.dtype.is_floating_point:
+            return first
+        for part in row.everyone:
+            node = nodes[id(part)]
+            if node is not None and node.shape != first.shape:
+                raise ShapeMismatch(
+                    _mismatch(part.name(rest, layer), row.reference.model.label, first, part.model.label, node)
+                )
+        missing = [part for part in row.everyone if nodes[id(part)] is None]
+        if missing:
+            return self._partial(rest, layer, row, nodes, missing)
+        if how.inputs == 1 and how.base == "none" and how.scales == "hop":
+            return self._scaled(first, factor)
+        inputs = [part for part in row.inputs if nodes[id(part)] is not None]
+        children = tuple(node for part in inputs if (node := nodes[id(part)]) is not None)
+        if not children:
+            return first
+        base = nodes[id(row.base)] if row.base else self._average(children) if row.average else None
+        parameters = parameters_of(how, recipe, row.part, [part.item for part in inputs], name, depth)
+        if how.name in {"passthrough", "frankenmerge"}:
+            return self._scaled(first, parameters["scale"][0])
+        masks = tuple(mask_key(recipe.seed, part.model.identity, name) for part in inputs)
+        names = tuple(part.name(rest, layer) for part in inputs)
+        return Apply(how, children, base, parameters, masks, first.shape, first.dtype, names)
+
+    @staticmethod
+    def _average(nodes: tuple[Node, ...]) -> Node:
+        parameters = {"weight": (1.0,) * len(nodes), "normalize": True}
+        return Apply(method("linear"), nodes, None, parameters, (), nodes[0].shape, nodes[0].dtype)
+
+    @staticmethod
+    def _scaled(node: Node, scale: float) -> Node:
+        if scale == 1.0:
+            return node
+        return Apply(method("passthrough"), (node,), None, {"scale": (scale,)}, (), node.shape, node.dtype)
+
+    def _partial(
+        self, rest: str, layer: int | None, row: _Row, nodes: Mapping[int, Node | None], missing: Sequence[_Part]
+    ) -> Node:
+        """What becomes of a tensor that some inputs lack: optional parts are kept, anything else does not fit."""
+        lacking = ", ".join(part.model.label for part in missing)
+        if not architecture.is_buffer(rest) and (layer is not None or architecture.is_embedding(rest)):
+            raise ShapeMismatch(
+                f"{row.reference.name(rest, layer)} of {row.reference.model.label} is missing in {lacking}"
+            )
+        present = tuple(node for part in row.everyone if (node := nodes[id(part)]) is not None)
+        if not architecture.is_buffer(rest):
+            kept = (
+                "is taken from the model that has it" if len(present) == 1 else "is the average of those that have it"
+            )
+            self.note(f"{rest} is missing in {lacking}: it {kept}")
+        return present[0] if len(present) == 1 else self._average(present)
+
+
+class _Hops:
+    """The scale of the hidden state along a path through the layers (method dfs)."""
+
+    def __init__(self, how: Method) -> None:
+        self._active = how.scales == "hop"
+        self._product = 1.0
+        self._scale = 1.0
+
+    def enter(self, row: _Row, index: int) -> None:
+        """Goes on to the next slice."""
+        if not self._active:
+            return
+        settings = (row.inputs[0].item.parameters.get("scale"), row.part.parameters.get("scale"))
+        told = next((value for setting in settings if (value := value_at(setting, "", 0.0)) is not None), 1.0)
+        if not told > 0.0:
+            raise RecipeError(f"the scale of a hop must be above zero, not {told:g}", ("slices", index))
+        self._scale = float(told)
+        self._product *= self._scale
+
+    def factors(self, row: _Row, layer: int, index: int) -> Mapping[str, float]:
+        """Factors of the layer's tensors by the rest of their names."""
+        if not self._active or (self._product == 1.0 and self._scale == 1.0):
+            return {}
+        rests = Planner._rests(row, layer)
+        scale = self._scale if layer == 0 else 1.0
+        found = architecture.hop_factors(rests, scale, self._product, post_norm=architecture.is_post_norm(rests))
+        if found is None:
+            raise RecipeError(
+                f"this version cannot scale the hidden state of {row.reference.model.donor.model_type!r} models: leave "
+                "`scale` out",
+                ("slices", index),
+            )
+        return found
+
+
+def _mismatch(name: str, one: str, first: Node, other: str, node: Node) -> str:
+    hint = "; set tokenizer_source so that rows follow the tokens" if architecture.is_embedding(name) else ""
+    return f"{name} is {list(first.shape)} in {one} and {list(node.shape)} in {other}{hint}"

@@ -1,0 +1,262 @@
+"""A GGUF file's model as a Hugging Face folder: config.json, model.safetensors, tokenizer."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gguf import GGMLQuantizationType
+
+from evomerge_common.errors import DiskFull, InvalidInput, ModelError, NonFiniteWeights, UnsafeFile
+from evomerge_models.gguf import configs
+from evomerge_models.gguf.architectures import Architecture, of_gguf, unpair
+from evomerge_models.gguf.file import GgufFile, GgufTensor
+from evomerge_models.gguf.vocabulary_in import write_tokenizer
+
+CONVERTER = "gguf-1"
+"""Changes when the same file becomes another folder: what was converted before is converted again."""
+CHUNK_ELEMENTS = 1 << 21
+"""Elements dequantised at once: temporaries of a few of these stay small and near the cache."""
+_STORED = {
+    GGMLQuantizationType.F32: "F32",
+    GGMLQuantizationType.F16: "F16",
+    GGMLQuantizationType.BF16: "BF16",
+    GGMLQuantizationType.F64: "F64",
+}
+_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+_CONFIG_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+_ROPE_TENSORS = (configs.ROPE_FREQS, configs.ROPE_LONG, configs.ROPE_SHORT)
+
+Progress = Callable[[int, int], None]
+"""Called with (elements done, elements in all)."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """One tensor of the folder: its Hugging Face name, shape and safetensors type, and where it comes from."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    source: GgufTensor
+
+    @property
+    def bytes(self) -> int:
+        """Size in the folder."""
+        return math.prod(self.shape) * _BYTES[self.dtype]
+
+
+@dataclass(frozen=True)
+class GgufModel:
+    """A file's model, described by its header alone."""
+
+    architecture: Architecture
+    config: dict[str, Any]
+    weights: tuple[Weights, ...]
+
+
+def read_model(file: GgufFile) -> GgufModel:
+    """Which tensors and config a file's folder will have.
+
+    Raises:
+        ModelError: an architecture that is not read, or a tensor that it should not have.
+        UnsafeFile: shapes and hyperparameters do not agree.
+
+    """
+    where = str(file.path)
+    architecture = of_gguf(file.metadata, where)
+    weights = []
+    for source in file.tensors.values():
+        if source.name in _ROPE_TENSORS:
+            continue
+        name = architecture.to_hf(source.name)
+        if name is None:
+            raise ModelError(
+                f"{where}: {architecture.name} models have no tensor {source.name!r}; is it a model's file?"
+            )
+        dtype = "F32" if source.is_quantised else _STORED.get(source.type)
+        if dtype is None:
+            raise ModelError(f"{where}: tensor {source.name!r} holds integers ({source.type.name})")
+        shape = tuple(reversed(source.shape)) if architecture.is_transposed(source.name) else source.shape
+        weights.append(Weights(name, shape, dtype, source))
+    embedding = file.tensors.get("token_embd.weight")
+    if embedding is None or len(embedding.shape) != 2:
+        raise UnsafeFile(f"{where} has no token embedding (token_embd.weight): it is no model, or only a part of one")
+    config = _config(file, architecture, weights, embedding)
+    _check_shapes(where, architecture, config, weights)
+    return GgufModel(architecture, config, tuple(weights))
+
+
+def _config(
+    file: GgufFile, architecture: Architecture, weights: list[Weights], embedding: GgufTensor
+) -> dict[str, Any]:
+    counts: dict[str, int] = {}
+    for one in weights:
+        counts[one.dtype] = counts.get(one.dtype, 0) + one.source.numel
+    where = str(file.path)
+    config = configs.config_of(
+        file.metadata,
+        architecture,
+        where,
+        vocabulary=embedding.shape[0],
+        tied="output.weight" not in file.tensors,
+        dtype=_CONFIG_NAMES[max(counts, key=lambda dtype: counts[dtype])],
+    )
+    names = {one.name for one in weights}
+    if architecture.model_type in {"llama", "mistral"}:
+        config["attention_bias"] = any(name.endswith("o_proj.bias") for name in names)
+        config["mlp_bias"] = any(name.endswith("down_proj.bias") for name in names)
+    rotary = {
+        name: file.values(name) for name in _ROPE_TENSORS if name in file.tensors and file.tensors[name].numel < 65_536
+    }
+    return configs.with_rope_tensors(config, rotary, where)
+
+
+def _check_shapes(where: str, architecture: Architecture, config: dict[str, Any], weights: list[Weights]) -> None:
+    """Reordering rows needs the heads to fit; the rest is for whoever loads the model to check."""
+    depth = config.get("num_hidden_layers", config.get("n_layer", 0))
+    width = config.get("hidden_size", config.get("n_embd"))
+    found = set()
+    for one in weights:
+        parts = one.source.name.split(".")
+        if parts[0] == "blk":
+            if int(parts[1]) >= depth:
+                raise UnsafeFile(f"{where}: {one.source.name} is beyond the model's {depth} layers")
+            found.add(int(parts[1]))
+        heads = architecture.heads_of(
+            one.source.name, config.get("num_attention_heads", 1), config.get("num_key_value_heads", 1)
+        )
+        if heads and one.shape[0] % (2 * heads):
+            raise UnsafeFile(f"{where}: {one.source.name} has {one.shape[0]} rows, which {heads} heads do not share")
+    if len(found) != depth:
+        raise UnsafeFile(
+            f"{where} has {len(found)} of its {depth} layers; fetch it again (split files: join them first)"
+        )
+    embedding = next(one for one in weights if one.source.name == "token_embd.weight")
+    if embedding.shape[1] != width:
+        raise UnsafeFile(f"{where}: its embedding is {embedding.shape[1]} wide, its metadata says {width}")
+
+
+def write_model_folder(path: Path, out: Path, *, threads: int = 2, progress: Progress | None = None) -> None:
+    """Writes the model of a GGUF file into `out`, a new or empty folder; nothing is left there when it fails.
+
+    Quantised tensors become float32, which holds their values exactly; the others keep their type and bits.
+
+    Raises:
+        InvalidInput: `out` is not empty.
+        UnsafeFile, ModelError: the file lies, or is of a kind that is not read.
+        DiskFull: too little room, told before anything is written.
+        NonFiniteWeights: NaN or infinity in the file.
+
+    """
+    out = out.absolute()
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InvalidInput(f"{out} exists and is not empty; give another folder, or remove it first")
+    with GgufFile(path) as file:
+        model = read_model(file)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        needed, free = sum(one.bytes for one in model.weights), shutil.disk_usage(out.parent).free
+        if needed > free:
+            raise DiskFull(f"{path} needs {needed:,} bytes as a folder, and {out.parent} has {free:,} left: free some")
+        staged = out.with_name(f".{out.name}.partial-{os.getpid()}")
+        shutil.rmtree(staged, ignore_errors=True)
+        staged.mkdir()
+        try:
+            write_tokenizer(file.metadata, model.architecture.name, staged, str(path))
+            text = json.dumps(model.config, indent=2, ensure_ascii=False) + "\n"
+            (staged / "config.json").write_text(text, "utf-8")
+            _write_weights(file, model, staged / "model.safetensors", threads, progress)
+            if out.exists():
+                out.rmdir()
+            staged.rename(out)
+        except BaseException:
+            shutil.rmtree(staged, ignore_errors=True)
+            raise
+
+
+def _write_weights(file: GgufFile, model: GgufModel, path: Path, threads: int, progress: Progress | None) -> None:
+    """A safetensors file written in place, by several threads."""
+    entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    starts: dict[str, int] = {}
+    at = 0
+    for one in sorted(model.weights, key=lambda item: (-_BYTES[item.dtype], item.name)):
+        if one.name in entries:
+            raise UnsafeFile(f"{file.path}: two tensors become {one.name!r}")
+        entries[one.name] = {"dtype": one.dtype, "shape": list(one.shape), "data_offsets": [at, at + one.bytes]}
+        starts[one.name], at = at, at + one.bytes
+    header = json.dumps(entries, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    origin = 8 + len(header)
+    total, done = sum(one.source.numel for one in model.weights), 0
+    with _full_disk_told(path), path.open("xb") as out:
+        out.write(len(header).to_bytes(8, "little") + header)
+        out.flush()
+        os.truncate(path, origin + at)
+
+        def work(one: Weights) -> int:
+            offset = origin + starts[one.name]
+            for values in _converted(file, model, one):
+                os.pwrite(out.fileno(), values.data.cast("B"), offset)
+                offset += values.nbytes
+            return one.source.numel
+
+        with ThreadPoolExecutor(max(1, threads), "dequantise") as pool:
+            try:
+                for count in pool.map(work, model.weights):
+                    done += count
+                    if progress is not None:
+                        progress(done, total)
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+        os.fsync(out.fileno())
+
+
+@contextlib.contextmanager
+def _full_disk_told(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DiskFull(f"{path} cannot be written ({error.strerror}): free some space") from error
+
+
+def _converted(file: GgufFile, model: GgufModel, one: Weights) -> Iterator[np.ndarray[Any, Any]]:
+    """A tensor in pieces of whole rows, as the folder has it; in one piece where rows change places."""
+    architecture, config, source = model.architecture, model.config, one.source
+    rows = source.numel // source.shape[-1]
+    heads = architecture.heads_of(
+        source.name, config.get("num_attention_heads", 1), config.get("num_key_value_heads", 1)
+    )
+    whole = heads or architecture.is_transposed(source.name)
+    step = rows if whole else max(1, CHUNK_ELEMENTS // source.shape[-1])
+    shift = architecture.shift_of(source.name)
+    for start in range(0, rows, step):
+        with np.errstate(all="ignore"):  # what is not finite is told by its tensor's name
+            values = file.values(source.name, start, min(rows, start + step))
+            _check_finite(file, source, values)
+        if heads:
+            values = unpair(values.reshape(source.shape), heads)
+        if architecture.is_transposed(source.name):
+            values = values.reshape(source.shape).T
+        if shift:
+            if source.type == GGMLQuantizationType.BF16:
+                raise ModelError(f"{file.path}: {source.name} is stored as BF16, which norms of this kind never are")
+            values = (values.astype(np.float32) - np.float32(shift)).astype(values.dtype)
+        yield np.ascontiguousarray(values)
+
+
+def _check_finite(file: GgufFile, source: GgufTensor, values: np.ndarray[Any, Any]) -> None:
+    if source.type == GGMLQuantizationType.BF16:
+        sound = not bool(((values & 0x7F80) == 0x7F80).any())
+    else:
+        sound = bool(np.isfinite(values.sum(dtype=np.float64))) or bool(np.isfinite(values).all())
+    if not sound:
+        raise NonFiniteWeights(f"{file.path}: tensor {source.name!r} holds NaN or infinity; fetch the file again")

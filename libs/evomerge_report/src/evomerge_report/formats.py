@@ -1,0 +1,71 @@
+"""Numbers and words as the pages show them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from evomerge_report.history import short_name
+
+FILTERS: dict[str, Any] = {}
+"""Name → function, for the templates."""
+
+
+def _filter(function: Any) -> Any:
+    FILTERS[function.__name__] = function
+    return function
+
+
+@_filter
+def score(value: float | None) -> str:
+    """Three decimals, or a dash."""
+    return "–" if value is None else f"{value:.3f}"
+
+
+@_filter
+def signed(value: float | None) -> str:
+    """Three decimals with a sign, or a dash."""
+    return "–" if value is None else f"{value:+.3f}"
+
+
+@_filter
+def interval(bounds: list[float] | None, sign: str = "") -> str:
+    """[low, high], or nothing."""
+    return "" if not bounds else f"[{bounds[0]:{sign}.3f}, {bounds[1]:{sign}.3f}]"
+
+
+@_filter
+def duration(seconds: float) -> str:
+    """1.2 s, 3 min 20 s, 2 h 5 min."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+@_filter
+def count(value: float) -> str:
+    """Digits in groups of three."""
+    return f"{value:,.0f}"
+
+
+@_filter
+def size(value: float) -> str:
+    """1.7 M, 1.5 B."""
+    for limit, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if value >= limit:
+            return f"{value / limit:.2f} {unit}"
+    return f"{value:.0f}"
+
+
+@_filter
+def short(text: str) -> str:
+    """A digest's beginning."""
+    return text[:19] + "…" if text.startswith("sha256:") else text[:12] + ("…" if len(text) > 12 else "")
+
+
+@_filter
+def name(reference: str) -> str:
+    """The last part of a hub id or folder."""
+    return short_name(reference)

@@ -1,0 +1,169 @@
+"""What runs in the evaluator's child process: the only place where the service uses torch.
+
+Importing this module imports no torch, so that the service can name its functions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evomerge_common.domain.recipe import Recipe
+from evomerge_common.domain.suite import Suite
+from evomerge_common.errors import OutOfMemory, Unavailable
+from evomerge_scoring.report import DeviceInfo, GenerateResult, ScoreReport
+
+if TYPE_CHECKING:
+    from evomerge_scoring.scorer import Scorer
+
+DEFAULT_THREADS = 2
+NO_MEMORY = ("not enough memory", "out of memory", "Cannot allocate memory")  # torch's, the device's, a map's words
+_options: dict[str, Any] = {}
+_scorer: Scorer | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreRequest:
+    """One candidate to score.
+
+    Attributes:
+        folder: its weights; None: the recipe is executed in memory.
+        models: ModelReference.key of each source → its folder.
+        suite_digest: of `suite`, known already.
+        places: task → which of the split's items, by place; None: all of all tasks.
+
+    """
+
+    folder: Path | None
+    recipe_json: str
+    models: Mapping[str, Path]
+    suite: Suite
+    suite_digest: str
+    split: str
+    threads: int
+    places: Mapping[str, tuple[int, ...]] | None = None
+
+
+def initialise(device: str, backend: str = "auto", allow_code: bool = False, warm: bool = False) -> None:
+    """Remembers how to score; torch is imported at the first call, or now if `warm`."""
+    _options.update(device=device, backend=backend, allow_code=allow_code)
+    if warm:
+        with contextlib.suppress(Exception):  # the first job tells what is wrong
+            _resident()
+
+
+def score(request: ScoreRequest) -> ScoreReport:
+    """Scores one candidate; see `scoring.score_folder`."""
+    with _torch_errors():
+        return _score(request, _resident())
+
+
+def execute(recipe_json: str, models: Mapping[str, Path], out: Path, threads: int) -> None:
+    """Writes a recipe's weights into an empty folder, for a scoring that is to come."""
+    with _torch_errors():
+        from evomerge_merging import execute, plan_merge
+
+        with plan_merge(Recipe.from_json(recipe_json), models) as plan:
+            execute(plan, out, threads=threads, staged=True)
+
+
+def generate(folder: Path, prompt: str, max_new_tokens: int, threads: int, chat: bool = False) -> GenerateResult:
+    """Continues a prompt; see `scoring.generate_text`."""
+    with _torch_errors():
+        return _resident().generate(folder, prompt, max_new_tokens, threads=threads, chat=chat)
+
+
+def devices() -> tuple[DeviceInfo, ...]:
+    """See `scoring.devices.list_devices`."""
+    from evomerge_scoring.devices import list_devices
+
+    return list_devices()
+
+
+def _resident() -> Scorer:
+    global _scorer  # noqa: PLW0603 - the resident model is the point of this process
+    if _scorer is None:
+        with _no_collections():
+            import torch
+
+            from evomerge_scoring.scorer import Scorer
+
+            importlib.import_module("transformers.modeling_utils")  # transformers waits for the first model with it
+
+        torch.set_num_interop_threads(1)
+        _scorer = Scorer(**_options)
+    return _scorer
+
+
+@contextmanager
+def _no_collections() -> Iterator[None]:
+    """Importing 3,000 modules drops next to nothing, and looking for it again and again takes a quarter of the time."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        gc.freeze()
+
+
+def _score(request: ScoreRequest, scorer: Scorer) -> ScoreReport:
+    folder = request.folder
+    if folder is None:
+        recipe = Recipe.from_json(request.recipe_json)
+        folder = _plain_source(recipe, request.models)
+        if folder is None:
+            return _score_recipe(recipe, request, scorer)
+    return scorer.score_folder(
+        folder, request.suite, request.split, threads=request.threads, suite_digest=request.suite_digest,
+        places=request.places,
+    )  # fmt: skip
+
+
+def _plain_source(recipe: Recipe, models: Mapping[str, Path]) -> Path | None:
+    """The folder of the recipe that is just a source model: nothing to execute."""
+    sources = recipe.sources()
+    if len(sources) == 1 and recipe.digest == Recipe.of_source(sources[0]).digest:
+        return models.get(sources[0].key)
+    return None
+
+
+def _score_recipe(recipe: Recipe, request: ScoreRequest, scorer: Scorer) -> ScoreReport:
+    """Executes the recipe here: no weights came with the job, or this machine cannot reach them."""
+    from evomerge_merging import plan_merge
+
+    missing = [str(source) for source in recipe.sources() if source.key not in request.models]
+    if missing:
+        raise Unavailable(f"neither the candidate's weights nor its source {missing[0]} are on this machine")
+    with plan_merge(recipe, request.models) as plan:
+        return scorer.score_plan(
+            plan, request.suite, request.split, threads=request.threads, suite_digest=request.suite_digest,
+            places=request.places,
+        )  # fmt: skip
+
+
+@contextmanager
+def _torch_errors() -> Iterator[None]:
+    """Nothing of torch's own crosses to the service, which could not read it without importing torch."""
+    try:
+        yield
+    except MemoryError as error:
+        raise OutOfMemory(f"this machine's memory is too small for this model: {error}") from error
+    except Exception as error:
+        import torch
+
+        if isinstance(error, torch.OutOfMemoryError) or (
+            isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY)
+        ):
+            raise OutOfMemory(f"the device's memory is too small for this model: {str(error)[:300]}") from error
+        if isinstance(error, torch.AcceleratorError):
+            os._exit(70)  # a CUDA context that failed once fails ever after: a new process must take over
+        if type(error).__module__.startswith(("torch", "transformers")):
+            raise RuntimeError(f"{type(error).__name__}: {error}") from error
+        raise

@@ -1,0 +1,308 @@
+"""Log-probabilities of chosen tokens, batch by batch.
+
+A `Row` is what the model reads, and the queries that it answers: "at position p, how likely is token t?". Choices of
+one prompt share a row: it is a tree whose paths are the choices, and each token sees its own path only, at the position
+that it would have alone (tree attention, as in SpecInfer, arXiv:2305.09781).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from evomerge_common.errors import NonFiniteScore, OutOfMemory
+from evomerge_scoring.batches import compose, pack
+from evomerge_scoring.prefix import Prefix, read_prefix, shared_length
+
+if TYPE_CHECKING:
+    from evomerge_scoring.resident import LoadedModel
+
+LOGIT_BUDGET = 1 << 27  # numbers in one batch's logits (512 MiB of float32)
+MASK_BUDGET = 1 << 26  # numbers in one batch's attention mask
+TOKEN_BUDGET = 1 << 16  # tokens in one batch, padding included
+NO_PREFIX = Prefix()
+CHUNK = 1 << 24  # numbers of logits that a softmax works on at once
+PACKING_SAVES = 0.1  # of a batch's tokens, at least: then rows are read side by side instead of padding
+
+
+@dataclass(frozen=True)
+class Row:
+    """Tokens to read and queries to answer.
+
+    Attributes:
+        ids: tokens read: those of a tree, depth first.
+        queries: (place in `ids`, token) pairs: how likely is it that the token follows what ends there?
+        ends: of each token, the end of its subtree: it is seen by the tokens before that place and after its own.
+            Empty: the tree is one path.
+        depths: of each token, the position that it would have in a row of its own path; empty as `ends`.
+
+    """
+
+    ids: tuple[int, ...]
+    queries: tuple[tuple[int, int], ...]
+    ends: tuple[int, ...] = ()
+    depths: tuple[int, ...] = ()
+
+    @classmethod
+    def plain(cls, ids: Sequence[int], queries: Sequence[tuple[int, int]]) -> Row:
+        """A row of one path."""
+        return cls(tuple(ids), tuple(queries))
+
+    @classmethod
+    def forest(cls, rows: Sequence[Row]) -> Row:
+        """Several rows side by side: no token sees another row's. Queries come row by row."""
+        if len(rows) == 1:
+            return rows[0]
+        ids: list[int] = []
+        queries: list[tuple[int, int]] = []
+        ends: list[int] = []
+        depths: list[int] = []
+        for row in rows:
+            start, count = len(ids), len(row.ids)
+            queries += [(start + place, token) for place, token in row.queries]
+            ends += [start + end for end in row.ends or (count,) * count]
+            depths += row.depths or range(count)
+            ids += row.ids
+        return cls(tuple(ids), tuple(queries), tuple(ends), tuple(depths))
+
+    @property
+    def trunk(self) -> int:
+        """How many tokens stand before the first fork."""
+        return next((place for place, end in enumerate(self.ends) if end < len(self.ids)), len(self.ids))
+
+    def behind(self, count: int) -> Row:
+        """The same without its first tokens, of the trunk, which are read already."""
+        queries = tuple((place - count, token) for place, token in self.queries)
+        ends = tuple(end - count for end in self.ends[count:])
+        return Row(self.ids[count:], queries, ends, tuple(depth - count for depth in self.depths[count:]))
+
+
+class Gather:
+    """Lets a model's output layer compute logits of chosen positions alone, whatever the model's class.
+
+    A hook picks the hidden states before the output layer, so whatever the model does to its logits afterwards (soft
+    capping, scaling) still happens.
+    """
+
+    def __init__(self, module: Any) -> None:
+        self._chosen: tuple[torch.Tensor, torch.Tensor] | None = None
+        head = module.get_output_embeddings()
+        if head is not None:
+            head.register_forward_pre_hook(self._hook)
+
+    def _hook(self, _module: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        if self._chosen is None or inputs[0].dim() != 3:
+            return inputs
+        return (inputs[0][self._chosen].unsqueeze(0), *inputs[1:])
+
+    @contextmanager
+    def positions(self, rows: torch.Tensor, columns: torch.Tensor) -> Iterator[Callable[[torch.Tensor], torch.Tensor]]:
+        """Within it, logits come as (1, N, vocabulary) for N (row, column) pairs; yields what makes them (N, …)."""
+
+        def pick(logits: torch.Tensor) -> torch.Tensor:
+            if logits.shape[0] == 1 and logits.shape[1] == len(rows):
+                return logits[0]
+            return logits[rows, columns]
+
+        self._chosen = (rows, columns)
+        try:
+            yield pick
+        finally:
+            self._chosen = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A row's queries answered, in their order.
+
+    Attributes:
+        logprobs: natural log-probability of each queried token.
+        greedy: whether it is the likeliest of all tokens; empty unless asked for.
+
+    """
+
+    logprobs: list[float]
+    greedy: list[bool] = field(default_factory=list)
+
+
+def token_answers(
+    model: LoadedModel,
+    rows: Sequence[Row],
+    size: int,
+    progress: Callable[[Sequence[int]], None] | None = None,
+    *,
+    greedy: bool = False,
+) -> list[Answer]:
+    """How likely each row's queried tokens are.
+
+    Args:
+        model: the resident model.
+        rows: any number of them.
+        size: rows a batch, at most.
+        progress: called with the numbers of the rows of a finished batch.
+        greedy: also tell whether each token is the likeliest.
+
+    Raises:
+        NonFiniteScore: the model answered NaN or infinity.
+        OutOfMemory: not even one row fits.
+
+    """
+    result: list[Answer] = [Answer([]) for _ in rows]
+    prefix = _shared(model, rows)
+    shared = prefix.length
+    masked_rows = shared > 0 or any(row.ends for row in rows)
+    options: dict[str, Any] = {"greedy": greedy, "prefix": prefix} if greedy or shared else {}
+
+    def fits(count: int, longest: int) -> bool:
+        tokens = count * longest
+        return (
+            tokens + count * shared <= TOKEN_BUDGET
+            and tokens * model.vocabulary <= LOGIT_BUDGET
+            and (not masked_rows or tokens * (longest + shared) <= MASK_BUDGET)
+        )
+
+    for batch in compose([len(row.ids) - shared for row in rows], size, fits=fits):
+        answers = halving(model, lambda part: _score(model, [rows[i] for i in part], **options), batch)
+        for index, answer in zip(batch, answers, strict=True):
+            result[index] = answer
+        if progress:
+            progress(batch)
+    return result
+
+
+def halving(model: LoadedModel, work: Callable[[list[int]], list[Any]], batch: list[int]) -> list[Any]:
+    """Runs a batch; out of memory, its halves.
+
+    Raises:
+        OutOfMemory: one row alone does not fit.
+
+    """
+    try:
+        return work(batch)
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        halve(model, error, len(batch))
+    middle = (len(batch) + 1) // 2
+    return halving(model, work, batch[:middle]) + halving(model, work, batch[middle:])
+
+
+def halve(model: LoadedModel, error: Exception, count: int) -> None:
+    """Makes room after a batch that did not fit, and notes it; raises what halving cannot mend."""
+    if type(error) is RuntimeError and "memory" not in str(error):
+        raise error
+    if count == 1:
+        raise OutOfMemory(f"one item alone does not fit into memory: {str(error)[:200]}") from None
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    model.halved += 1
+
+
+def _shared(model: LoadedModel, rows: Sequence[Row]) -> Prefix:
+    """What all rows begin with and none asks about, where the model takes masks of ours."""
+    if len(rows) < 2 or max(len(row.ids) for row in rows) > model.tree:
+        return Prefix()
+    limit = min(min((p for p, _ in row.queries), default=len(row.ids) - 1) for row in rows)
+    limit = min(limit, *(min(row.trunk, len(row.ids) - 1) for row in rows))
+    count = shared_length([row.ids for row in rows], limit)
+    return read_prefix(model, rows[0].ids[:count])
+
+
+def _score(model: LoadedModel, rows: list[Row], *, greedy: bool = False, prefix: Prefix = NO_PREFIX) -> list[Answer]:
+    if prefix.length:
+        rows = [row.behind(prefix.length) for row in rows]
+    width = max(len(row.ids) for row in rows)
+    bins = pack([len(row.ids) for row in rows], width) if model.tree else []
+    bins = (
+        bins if worth_packing(len(rows), len(bins), width, width + prefix.length) else [[i] for i in range(len(rows))]
+    )
+    answers = dict(zip((i for some in bins for i in some), _read(model, rows, bins, greedy, prefix), strict=True))
+    return [answers[index] for index in range(len(rows))]
+
+
+def _read(model: LoadedModel, rows: list[Row], bins: list[list[int]], greedy: bool, prefix: Prefix) -> list[Answer]:
+    """Answers of all rows, bin by bin: the rows of a bin are read side by side."""
+    ordered = [rows[index] for some in bins for index in some]
+    rows = [Row.forest([rows[index] for index in some]) for some in bins]
+    width = max(len(row.ids) for row in rows)
+    ids = torch.zeros((len(rows), width), dtype=torch.long)
+    pad = model.tokenizer.pad_token_id or 0
+    for index, row in enumerate(rows):
+        ids[index] = torch.tensor([*row.ids, *[pad] * (width - len(row.ids))])
+    # several choices may ask the same position: each position is computed once
+    places: dict[tuple[int, int], int] = {}
+    wanted = [
+        [places.setdefault((index, position), len(places)) for position, _ in row.queries]
+        for index, row in enumerate(rows)
+    ]
+    if not places:
+        return [Answer([]) for _ in ordered]
+    where = torch.tensor(list(places), device=model.device)
+    arguments: dict[str, Any] = {"input_ids": ids.to(model.device), **_attention(model, rows, width, prefix)}
+    with torch.inference_mode(), model.gather.positions(where[:, 0], where[:, 1]) as pick:
+        logits = pick(model.module(**arguments).logits)
+        lines = torch.tensor([line for lines in wanted for line in lines], device=model.device)
+        targets = torch.tensor([token for row in rows for _, token in row.queries], device=model.device)
+        values = _log_softmax_at(logits, lines, targets)
+        likeliest = (logits.argmax(-1)[lines] == targets).tolist() if greedy else []
+    flat = values.tolist()
+    if not all(map(math.isfinite, flat)):
+        raise NonFiniteScore("the model answered NaN or infinity; its weights are broken or overflow in this dtype")
+    answers = []
+    start = 0
+    for row in ordered:
+        end = start + len(row.queries)
+        answers.append(Answer(flat[start:end], likeliest[start:end]))
+        start = end
+    return answers
+
+
+def worth_packing(count: int, packed: int, width: int, seen: int) -> bool:
+    """Whether `packed` rows instead of `count` spare enough; their mask (each token by `seen` others) must fit."""
+    return 0 < packed <= (1 - PACKING_SAVES) * count and packed * width * seen <= MASK_BUDGET
+
+
+def _attention(model: LoadedModel, rows: list[Row], width: int, prefix: Prefix) -> dict[str, Any]:
+    """What the model needs beside the ids. Padding is on the right: a causal model never looks there."""
+    if model.masked:
+        lengths = torch.tensor([[len(row.ids)] for row in rows])
+        return {"attention_mask": (torch.arange(width)[None] < lengths).long().to(model.device)}
+    if not prefix.length and not any(row.ends for row in rows):
+        return {"use_cache": False}
+    places = torch.arange(width)
+    ends = torch.full((len(rows), width), width)
+    positions = places.repeat(len(rows), 1)
+    for index, row in enumerate(rows):
+        if row.ends:
+            ends[index, : len(row.ends)] = torch.tensor(row.ends)
+            positions[index, : len(row.depths)] = torch.tensor(row.depths)
+    allowed = ((places[:, None] < ends[:, None, :]) & (places[None, :] <= places[:, None]))[:, None]
+    if not prefix.length:
+        mask = own_mask(model, allowed)
+        return {"attention_mask": mask, "position_ids": positions.to(model.device), "use_cache": False}
+    before = torch.ones(len(rows), 1, width, prefix.length, dtype=torch.bool)
+    return {
+        "attention_mask": own_mask(model, torch.cat([before, allowed], dim=-1)),
+        "position_ids": positions.to(model.device) + prefix.length,
+        "past_key_values": prefix.expanded(model, len(rows)),
+        "use_cache": True,
+    }
+
+
+def own_mask(model: LoadedModel, allowed: torch.Tensor) -> torch.Tensor:
+    """A mask (rows, 1, queries, keys) in the form that the model's attention takes as it is; True: may look."""
+    allowed = allowed.to(model.device)
+    if model.module.config.get_text_config()._attn_implementation == "sdpa":
+        return allowed
+    zero = torch.zeros((), dtype=model.dtype, device=model.device)  # eager attention adds it to its scores
+    return torch.where(allowed, zero, torch.finfo(model.dtype).min)
+
+
+def _log_softmax_at(logits: torch.Tensor, lines: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Gives log softmax(logits[line])[target] in float32 for each pair, without a copy of all logits."""
+    step = max(1, CHUNK // logits.shape[-1])
+    totals = torch.cat([part.float().logsumexp(-1) for part in logits.split(step)])
+    return logits[lines, targets].float() - totals[lines]

@@ -1,1 +1,0 @@
-"""What the event log says, as values: pure."""
