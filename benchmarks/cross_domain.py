@@ -37,7 +37,6 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import psutil
 import torch
 import transformers
-from tiny_models import masked_tokenizer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import Tensor
 from transformers import (
@@ -56,6 +55,7 @@ from evomerge_cli.console import Console
 from evomerge_cli.demo.data import build_data, standard_library
 from evomerge_common.domain.recipe import CrossDomain, ModelReference, Recipe
 from evomerge_merging import merge_recipe
+from helpers.tiny_models import masked_tokenizer
 
 BATCH = 16
 HELD_OUT = 160

@@ -23,17 +23,17 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "llama_cpp"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-import judge as judges
 import torch
 import transformers
-from judge import Judge
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from evomerge_cli.console import Console
 from evomerge_cli.spec_source import resolve_suite
+from helpers import llama_cpp as judges
+from helpers.llama_cpp import Judge
 
 ROOT = Path(__file__).resolve().parents[1]
 PROMPTS = [

@@ -6,7 +6,8 @@ import os
 from collections.abc import Iterator
 
 import pytest
-from stack import Stack
+
+from helpers.containers import Stack
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,8 @@ import urllib.request
 from typing import Any
 
 import pytest
-from stack import BIN, Stack, grpcurl, run, sums, write_models
+
+from helpers.containers import BIN, Stack, grpcurl, run, sums, write_models
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(1200)]
 

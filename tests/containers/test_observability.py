@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from stack import ROOT, Stack
 
-from support import assert_eventually_sync
+from helpers.containers import ROOT, Stack
+from helpers.support import assert_eventually_sync
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(300)]
 

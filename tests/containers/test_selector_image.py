@@ -8,9 +8,10 @@ from collections.abc import Iterator
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from stack import ROOT, run
 from testcontainers.core.container import DockerContainer
 from testcontainers.core.network import Network
+
+from helpers.containers import ROOT, run
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(600)]
 NATS, SELECTOR = "evomerge-ci-nats", "evomerge-selector"

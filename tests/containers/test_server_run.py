@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from stack import BIN, Stack, grpcurl, run, sums, write_models
+
+from helpers.containers import BIN, Stack, grpcurl, run, sums, write_models
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(600)]
 

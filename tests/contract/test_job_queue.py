@@ -11,7 +11,7 @@ import pytest
 from evomerge_common.domain.messages import EvaluateJob, Job, MergeJob, Model
 from evomerge_common.errors import BackPressure, InvalidInput
 from evomerge_common.runtime.ports_factory import Ports
-from support import assert_eventually, download_job
+from helpers.support import assert_eventually, download_job
 
 KIND = "download"
 

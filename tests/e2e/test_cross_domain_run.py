@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny_models import make
+
+from helpers.tiny_models import make
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 

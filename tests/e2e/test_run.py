@@ -15,7 +15,7 @@ import pytest
 import yaml
 from e2e.tiny_family import write_family
 
-from support import assert_eventually_sync
+from helpers.support import assert_eventually_sync
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 

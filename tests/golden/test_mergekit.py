@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from cases import CASES, RANDOM
-from tiny_merging import HIDDEN, make_model, rewrite, weights
 
 from evomerge_merging import merge_recipe, read_recipe_yaml
+from helpers.golden_cases import CASES, RANDOM
+from helpers.tiny_merging import HIDDEN, make_model, rewrite, weights
 
 ROOT = Path(__file__).parents[2]
 PYTHON = ROOT / ".venv-golden" / "bin" / "python"

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_merging import make_model, weights
-from tiny_tokenizers import ENGLISH, GERMAN, make_tokenizer, tokens_of
-from tokenizer_cases import CASES
 
 from evomerge_merging import merge_recipe, read_recipe_yaml
+from helpers.tiny_merging import make_model, weights
+from helpers.tiny_tokenizers import ENGLISH, GERMAN, make_tokenizer, tokens_of
+from helpers.tokenizer_cases import CASES
 
 PYTHON = Path(__file__).parents[2] / ".venv-golden" / "bin" / "python"
 pytestmark = [

@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_merging import random_tensors, raw_model, weights
 
 from evomerge_cli.__main__ import main
 from evomerge_merging import execute, merge_recipe, plan_merge, read_recipe_yaml
+from helpers.tiny_merging import random_tensors, raw_model, weights
 
 LARGE = 3_000_000
 TIES = """

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hub_server import HubServer, write_adapter, write_model_folder
 
 from evomerge_common.domain.messages import DownloadJob, Job
 from evomerge_common.errors import ModelNotFound, NotAModel, QuantisedModel, Unavailable, UnsafeFile
@@ -17,6 +16,7 @@ from evomerge_downloader.handlers import DownloadHandler
 from evomerge_models.hub import Hub
 from evomerge_models.lora_folder import read_pair
 from evomerge_models.store import ModelStore
+from helpers.hub_server import HubServer, write_adapter, write_model_folder
 
 
 @pytest.fixture

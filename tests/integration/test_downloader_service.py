@@ -7,7 +7,6 @@ from pathlib import Path
 
 import grpc
 import pytest
-from hub_server import write_model_folder
 
 from evomerge.v1 import downloader_pb2, downloader_pb2_grpc
 from evomerge_common.domain import messages as m
@@ -17,6 +16,7 @@ from evomerge_common.runtime.ports_factory import Ports, memory_ports
 from evomerge_common.runtime.settings import Settings
 from evomerge_downloader.bootstrap import bootstrap
 from evomerge_downloader.threads import in_daemon_thread
+from helpers.hub_server import write_model_folder
 
 
 @pytest.fixture

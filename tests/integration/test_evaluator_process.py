@@ -15,7 +15,6 @@ import grpc
 import psutil
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from tiny_models import make
 
 from evomerge.v1 import evaluator_pb2, evaluator_pb2_grpc
 from evomerge_cli.stack.broker import Broker
@@ -24,7 +23,8 @@ from evomerge_common.domain.messages import Model
 from evomerge_common.domain.suite import Suite
 from evomerge_common.runtime.grpc_server import client_channel
 from evomerge_common.runtime.settings import Settings
-from support import assert_eventually, python_process
+from helpers.support import assert_eventually, python_process
+from helpers.tiny_models import make
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 

@@ -17,7 +17,6 @@ from typing import Any
 import grpc
 import pytest
 from prometheus_client import CollectorRegistry
-from tiny_models import make
 
 from evomerge.v1 import evaluator_pb2, evaluator_pb2_grpc
 from evomerge_common.adapters.codec import to_proto
@@ -44,7 +43,8 @@ from evomerge_evaluator.handlers import EvaluateHandler
 from evomerge_evaluator.metrics import EvaluatorMetrics
 from evomerge_scoring import child as scoring
 from evomerge_scoring import score_folder
-from support import assert_eventually
+from helpers.support import assert_eventually
+from helpers.tiny_models import make
 
 SUITE = Suite.from_dict(
     {

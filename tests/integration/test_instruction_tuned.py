@@ -11,8 +11,6 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from tiny_merging import set_config
-from tiny_tokenizers import make_tokenizer, tokens_of
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from evomerge_common.domain.recipe import ModelReference, Recipe
@@ -21,6 +19,8 @@ from evomerge_merging import merge_recipe, plan_merge
 from evomerge_merging.engine.source import open_source
 from evomerge_merging.tokens.instruction import instruction_of
 from evomerge_merging.tokens.tokenizer import vocabulary
+from helpers.tiny_merging import set_config
+from helpers.tiny_tokenizers import make_tokenizer, tokens_of
 
 transformers.utils.logging.disable_progress_bar()
 transformers.utils.logging.set_verbosity_error()

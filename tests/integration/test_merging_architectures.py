@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny_merging as tiny
 import torch
-from tiny_merging import KINDS, LAYERS, load_model, make_model, rewrite, set_config, weights
-from tiny_models import make, tokenizer
 
 from evomerge_common.domain.recipe import Input, ModelReference, Recipe, Slice
 from evomerge_common.errors import ModelError, RecipeError
 from evomerge_merging import execute, merge_recipe, plan_merge, read_recipe_yaml
+from helpers import tiny_merging as tiny
+from helpers.tiny_merging import KINDS, LAYERS, load_model, make_model, rewrite, set_config, weights
+from helpers.tiny_models import make, tokenizer
 
 Family = dict[str, dict[str, ModelReference]]
 

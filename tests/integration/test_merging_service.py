@@ -11,9 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-import tiny_models
 import torch
-from tiny_merging import load_model, make_model, random_tensors, raw_model, rewrite, weights
 
 from evomerge.v1 import merger_pb2
 from evomerge_common.adapters import codec
@@ -29,7 +27,9 @@ from evomerge_merger.bootstrap import bootstrap
 from evomerge_merger.grpc_api import MergerServicer
 from evomerge_merger.handlers import ExportHandler, MergeHandler
 from evomerge_models.gguf.folder import write_model_folder
-from support import assert_eventually
+from helpers import tiny_models
+from helpers.support import assert_eventually
+from helpers.tiny_merging import load_model, make_model, random_tensors, raw_model, rewrite, weights
 
 
 @pytest.fixture

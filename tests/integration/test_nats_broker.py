@@ -20,7 +20,7 @@ from evomerge_common.errors import Fenced, InvalidInput, Unavailable
 from evomerge_common.ports import Recorded
 from evomerge_common.runtime.ports_factory import Ports, connect_ports
 from evomerge_common.runtime.settings import Settings
-from support import assert_eventually, download_job
+from helpers.support import assert_eventually, download_job
 
 
 def settings_for(broker: Broker, tmp_path: Path, **more: object) -> Settings:

@@ -19,7 +19,7 @@ from evomerge_common.runtime.metrics import WorkerMetrics
 from evomerge_common.runtime.ports_factory import Ports, connect_ports
 from evomerge_common.runtime.settings import Settings
 from evomerge_common.runtime.worker import Worker
-from support import assert_eventually
+from helpers.support import assert_eventually
 
 
 def settings_for(broker: Broker, tmp_path: Path, **more: Any) -> Settings:

@@ -12,7 +12,6 @@ from typing import Any
 import aiohttp
 import grpc
 import pytest
-import synthetic_log
 
 from evomerge.v1 import reporter_pb2, reporter_pb2_grpc
 from evomerge_common.domain import messages as m
@@ -21,6 +20,7 @@ from evomerge_common.runtime.grpc_server import GrpcServer
 from evomerge_common.runtime.ports_factory import Ports, memory_ports
 from evomerge_common.runtime.settings import Settings
 from evomerge_reporter.bootstrap import bootstrap
+from helpers import synthetic_log
 
 
 class Stage:

@@ -24,7 +24,7 @@ from evomerge_common.runtime.grpc_server import client_channel
 from evomerge_common.runtime.ports_factory import Ports, connect_ports
 from evomerge_common.runtime.settings import Settings
 from evomerge_selector.stand_ins import workers
-from support import assert_eventually, python_process
+from helpers.support import assert_eventually, python_process
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 

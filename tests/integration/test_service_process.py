@@ -17,7 +17,7 @@ import pytest
 
 from evomerge_cli.stack.broker import Broker
 from evomerge_common.runtime.settings import Settings
-from support import assert_eventually_sync, python_process
+from helpers.support import assert_eventually_sync, python_process
 
 SERVICE = """if True:
     import asyncio, os, sys

@@ -6,12 +6,12 @@ import os
 from pathlib import Path
 
 import pytest
-import tiny_models
 import torch
-from judge import FOLDER, Judge
 from transformers import AutoModel, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from evomerge_merging.export.gguf import export_gguf
+from helpers import tiny_models
+from helpers.llama_cpp import FOLDER, Judge
 
 pytestmark = pytest.mark.llama_cpp
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hub_server import write_adapter, write_model_folder
 
 from evomerge_cli.preflight import check_models
 from evomerge_cli.spec_source import Prepared, prepare
 from evomerge_common.errors import EvoMergeException, ModelError, ShapeMismatch, UnsafeFile
+from helpers.hub_server import write_adapter, write_model_folder
 
 SUITE: dict[str, Any] = {"tasks": [{"name": "t", "kind": "perplexity", "items": [{"text": str(i)} for i in range(9)]}]}
 

@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import synthetic_log
 
 from evomerge_cli.__main__ import main
 from evomerge_cli.byte_progress import duration
@@ -17,6 +16,7 @@ from evomerge_cli.run_folder import RunFolder
 from evomerge_common.domain import messages as m
 from evomerge_common.errors import InvalidInput, NotFound
 from evomerge_common.ports import Recorded
+from helpers import synthetic_log
 
 
 def test_a_folder_keeps_its_run(tmp_path: Path) -> None:

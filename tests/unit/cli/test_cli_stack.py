@@ -16,7 +16,7 @@ import pytest
 from evomerge_cli.stack.ports import free_ports, is_free
 from evomerge_cli.stack.process import MAX_QUICK_DEATHS, SupervisedProcess
 from evomerge_common.errors import WorkerCrashed
-from support import assert_eventually_sync
+from helpers.support import assert_eventually_sync
 
 
 def test_ports_are_free_and_different() -> None:

@@ -6,12 +6,12 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import child_functions as functions
 import pytest
 
 from evomerge_common.errors import DeadlineExceeded, RecipeError, WorkerCrashed
 from evomerge_common.runtime.child import ChildProcess
-from support import assert_eventually, python_process
+from helpers import child_functions as functions
+from helpers.support import assert_eventually, python_process
 
 
 @pytest.fixture
@@ -126,8 +126,8 @@ async def test_it_dies_with_its_parent(tmp_path: Path) -> None:
     """kill -9 of the service leaves nothing that computes."""
     code = f"""if True:
         import asyncio, sys
-        sys.path.insert(0, {str(Path(__file__).parent)!r})
-        import child_functions
+        sys.path.insert(0, {str(Path(__file__).parents[2])!r})
+        from helpers import child_functions
         from evomerge_common.runtime.child import ChildProcess
 
         async def main():

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hub_server import write_model_folder, write_safetensors
 
 from evomerge_common.errors import ModelError, QuantisedModel
 from evomerge_models.model_folder import describe_model
 from evomerge_models.quantised import check_plain
+from helpers.hub_server import write_model_folder, write_safetensors
 
 # As their own libraries write them.
 CONFIGS: dict[str, dict[str, Any]] = {

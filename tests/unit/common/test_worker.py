@@ -28,7 +28,7 @@ from evomerge_common.runtime.metrics import WorkerMetrics
 from evomerge_common.runtime.ports_factory import Ports, memory_ports
 from evomerge_common.runtime.settings import Settings
 from evomerge_common.runtime.worker import Worker
-from support import assert_eventually, download_job
+from helpers.support import assert_eventually, download_job
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from hub_server import write_adapter, write_model_folder
 
 from evomerge_common.errors import (
     DiskFull,
@@ -22,6 +21,7 @@ from evomerge_models import hashes
 from evomerge_models.hub import Hub, RemoteModel
 from evomerge_models.lora_folder import read_pair
 from evomerge_models.store import ModelStore
+from helpers.hub_server import write_adapter, write_model_folder
 
 
 class NoHub(Hub):

@@ -5,10 +5,10 @@ import struct
 from pathlib import Path
 
 import pytest
-from hub_server import write_model_folder, write_safetensors
 
 from evomerge_common.errors import ModelError, ModelNotFound, NotAModel, UnsafeFile
 from evomerge_models.model_folder import check_model_folder, describe_model, read_safetensors_header, select_files
+from helpers.hub_server import write_model_folder, write_safetensors
 
 FULL = ["config.json", "tokenizer.json"]
 

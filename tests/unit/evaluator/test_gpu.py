@@ -17,7 +17,7 @@ from evomerge_evaluator.gpu import GpuMonitor
 from evomerge_evaluator.grpc_api import EvaluatorServicer
 from evomerge_evaluator.metrics import EvaluatorMetrics
 from evomerge_scoring.report import DeviceInfo
-from support import assert_eventually
+from helpers.support import assert_eventually
 
 
 class NVMLError(Exception):

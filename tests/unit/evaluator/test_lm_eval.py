@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_models import make
 
 from evomerge_common.errors import SuiteError
 from evomerge_common.runtime.suite_file import load_suite
 from evomerge_scoring.expand import expand_task
 from evomerge_scoring.scorer import Scorer
+from helpers.tiny_models import make
 
 pytestmark = [pytest.mark.lm_eval, pytest.mark.filterwarnings("ignore")]
 

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_models import CHOICES, PROMPTS, TEXTS, make, suite_of
 from transformers import AutoModelForCausalLM
 
 from evomerge_common.domain.recipe import ModelReference, Recipe
@@ -30,6 +29,7 @@ from evomerge_scoring import forward, score_folder
 from evomerge_scoring.batches import compose
 from evomerge_scoring.devices import choose_threads
 from evomerge_scoring.scorer import Scorer
+from helpers.tiny_models import CHOICES, PROMPTS, TEXTS, make, suite_of
 
 SUITE = Suite.from_dict(
     {

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import CHOICES, CONTEXT, PROMPTS, TEXTS, make, suite_of, tokenizer
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer, GenerationConfig
 
 from evomerge_common.domain.suite import Suite
@@ -20,6 +19,7 @@ from evomerge_scoring.encode import TREE_TYPES, tree_limit
 from evomerge_scoring.generation import Stop, cut, generate
 from evomerge_scoring.scorer import Scorer
 from evomerge_scoring.tasks import Choices, Documents, choose, extracted, prepare
+from helpers.tiny_models import CHOICES, CONTEXT, PROMPTS, TEXTS, make, suite_of, tokenizer
 
 
 def lls(folder: Path, suite: Suite) -> list[list[float]]:

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import PROMPTS, make, suite_of
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from evomerge_common.domain.benchmarks import selection_warnings
@@ -27,6 +26,7 @@ from evomerge_scoring.generation import Stop, generate
 from evomerge_scoring.prefix import WORTH_TOKENS, shared_length
 from evomerge_scoring.sandbox import Sandbox
 from evomerge_scoring.scorer import Scorer
+from helpers.tiny_models import PROMPTS, make, suite_of
 
 STORY = "Tom lost his keys. He walked back. A shop had found them. He bought a newspaper."
 

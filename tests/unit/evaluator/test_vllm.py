@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import CHOICES, PROMPTS, make
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from evomerge_common.domain.suite import Suite
@@ -17,6 +16,7 @@ from evomerge_common.errors import Unavailable
 from evomerge_scoring import score_folder
 from evomerge_scoring.scorer import Scorer
 from evomerge_scoring.vllm_model import VllmModel, VllmResident, use_vllm
+from helpers.tiny_models import CHOICES, PROMPTS, make
 
 SUITE = Suite.from_dict(
     {

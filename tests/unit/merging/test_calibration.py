@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from tiny_merging import VOCAB, load_model, make_model
 
 from evomerge_common.domain.recipe import ModelReference, Recipe
 from evomerge_merging import merge_recipe
 from evomerge_merging.calibration import fisher_statistics, regmean_statistics
+from helpers.tiny_merging import VOCAB, load_model, make_model
 
 
 def texts(seed: int) -> list[dict[str, torch.Tensor]]:

@@ -13,8 +13,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_merging import load_model, make_model
-from tiny_models import make, tokenizer
 from torch import Tensor
 
 from evomerge_common.domain.recipe import CrossDomain, ModelReference, Recipe
@@ -23,6 +21,8 @@ from evomerge_merging import merge_recipe, plan_merge, read_recipe_yaml
 from evomerge_merging.cross_domain import Fitted, adapt
 from evomerge_merging.cross_domain.adapted import layer_at
 from evomerge_merging.engine.source import open_source
+from helpers.tiny_merging import load_model, make_model
+from helpers.tiny_models import make, tokenizer
 
 WIDTH, HEADS, UNITS = 32, 4, 48
 Tensors = dict[str, Tensor]

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_merging import random_tensors, raw_model, weights
 
 from evomerge_common.domain.recipe import ModelReference, Recipe
 from evomerge_common.errors import RecipeError, ShapeMismatch
@@ -19,6 +18,7 @@ from evomerge_merging import merge_in_memory, plan_merge
 from evomerge_merging.methods import methods
 from evomerge_merging.methods.pruning import kept_by_rank
 from evomerge_merging.numerics.random_words import mask_key, words
+from helpers.tiny_merging import random_tensors, raw_model, weights
 
 Tensors = Mapping[str, torch.Tensor]
 # Settings under which each method has everything to do.

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny_models
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer
@@ -16,6 +15,7 @@ from evomerge_common.errors import InvalidInput, ModelError
 from evomerge_merging.export import gguf as gguf_export
 from evomerge_merging.export.gguf import export_gguf
 from evomerge_models.gguf.folder import write_model_folder
+from helpers import tiny_models
 
 KINDS = ("llama", "mistral", "qwen2", "qwen3", "phi3", "gemma2", "gemma3_text", "gpt2")
 

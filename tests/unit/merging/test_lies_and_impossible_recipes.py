@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_merging import make_model, random_tensors, raw_model, set_config
-from tiny_tokenizers import GERMAN, make_tokenizer
 
 from evomerge_common.domain.recipe import Input, ModelReference, Recipe, Slice
 from evomerge_common.errors import (
@@ -24,6 +22,8 @@ from evomerge_common.errors import (
     UnsafeFile,
 )
 from evomerge_merging import merge_recipe
+from helpers.tiny_merging import make_model, random_tensors, raw_model, set_config
+from helpers.tiny_tokenizers import GERMAN, make_tokenizer
 
 Header = dict[str, Any]
 FIRST, SECOND = "layers.0.a.weight", "norm.weight"

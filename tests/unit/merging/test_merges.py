@@ -16,7 +16,6 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_merging import random_tensors, raw_model, rewrite, set_config, weights
 
 from evomerge_common.domain.recipe import Input, ModelReference, Recipe, Slice
 from evomerge_common.errors import (
@@ -37,6 +36,7 @@ from evomerge_merging import (
     read_recipe_yaml,
 )
 from evomerge_merging.engine.expression import Apply, Evaluation, whole_bytes
+from helpers.tiny_merging import random_tensors, raw_model, rewrite, set_config, weights
 
 METHODS: dict[str, dict[str, Any]] = {
     "linear": {"weight": 0.5},

@@ -11,7 +11,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_merging import random_tensors, raw_model, weights
 from torch import Tensor
 
 from evomerge_common.domain.recipe import ModelReference, Recipe
@@ -22,6 +21,7 @@ from evomerge_merging.numerics import selection
 from evomerge_merging.numerics.folds import CELL, Sums
 from evomerge_merging.numerics.random_words import kept, mask_key, philox, raw_words, words
 from evomerge_merging.recipes.parameters import value_at
+from helpers.tiny_merging import random_tensors, raw_model, weights
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny_models
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -16,6 +15,7 @@ from evomerge_cli.__main__ import main
 from evomerge_common.errors import InvalidInput, ModelError, RecipeError, ShapeMismatch
 from evomerge_merging.moe.assemble import assemble
 from evomerge_merging.moe.yaml import read_mixture
+from helpers import tiny_models
 
 KINDS = {"llama": "mixtral", "mistral": "mixtral", "qwen2": "qwen2_moe", "qwen3": "qwen3_moe"}
 GATES = ("hidden", "cheap_embed", "random")

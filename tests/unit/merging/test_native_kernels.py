@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_merging import random_tensors, raw_model
 
 from evomerge_common.domain.recipe import ModelReference, Recipe
 from evomerge_common.errors import NonFiniteWeights
 from evomerge_merging import merge_in_memory, native, plan_merge
 from evomerge_merging.engine.expression import Evaluation
+from helpers.tiny_merging import random_tensors, raw_model
 
 RECIPES: dict[str, dict[str, Any]] = {
     "linear": {},

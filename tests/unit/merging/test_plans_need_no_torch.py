@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tiny_merging import random_tensors, raw_model
+from helpers.tiny_merging import random_tensors, raw_model
 
 _PLAN = """
 import sys

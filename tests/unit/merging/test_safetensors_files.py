@@ -14,13 +14,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from tiny_merging import random_tensors, raw_model
 
 from evomerge_common.errors import DiskFull, EvoMergeException, ModelError, ModelNotFound, NotAModel, UnsafeFile
 from evomerge_merging.io.dtypes import F32, element_type
 from evomerge_merging.io.model_folder import check_folder, open_weights
 from evomerge_merging.io.safetensors_file import SafetensorsFile
 from evomerge_merging.io.writer import SafetensorsWriter, shard
+from helpers.tiny_merging import random_tensors, raw_model
 
 
 def _file(path: Path, header: Any, data: bytes = b"") -> Path:

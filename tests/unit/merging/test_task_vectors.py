@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_merging import random_tensors, raw_model
 
 from evomerge_common.errors import InvalidInput, ShapeMismatch, UnsafeFile
 from evomerge_merging import TaskVector, mask_input_with_mask_rate, mask_model_weights, mask_task_vector
+from helpers.tiny_merging import random_tensors, raw_model
 
 
 def test_arithmetic_of_task_vectors(tmp_path: Path) -> None:

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_merging import load_model, make_model, rewrite, weights
-from tiny_tokenizers import ENGLISH, GERMAN, make_tokenizer, tokens_of
 
 from evomerge_common.domain.recipe import ModelReference, Recipe
 from evomerge_common.errors import ModelError, RecipeError
 from evomerge_merging import merge_in_memory, merge_recipe, plan_merge
+from helpers.tiny_merging import load_model, make_model, rewrite, weights
+from helpers.tiny_tokenizers import ENGLISH, GERMAN, make_tokenizer, tokens_of
 
 TEMPLATE = "{% for m in messages %}<|im_start|>{{ m['content'] }}<|im_end|>{% endfor %}"
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"

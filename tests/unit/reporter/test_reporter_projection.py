@@ -5,7 +5,6 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-import synthetic_log
 from prometheus_client import CollectorRegistry, generate_latest
 
 from evomerge_common.adapters.memory import MemoryClock, MemoryEventLog
@@ -17,6 +16,7 @@ from evomerge_report.result import hypervolume_curve
 from evomerge_reporter.metrics import LINGER, SILENT, RunMetrics
 from evomerge_reporter.projection import TABLES, Projection, statements
 from evomerge_reporter.queries import Queries
+from helpers import synthetic_log
 
 LOG = synthetic_log.events()
 

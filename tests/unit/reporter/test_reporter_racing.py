@@ -7,7 +7,6 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
-import synthetic_log
 
 from evomerge_common.domain import messages as m
 from evomerge_common.ports import Recorded
@@ -19,6 +18,7 @@ from evomerge_report.timeline import timeline_svg
 from evomerge_report.trace import summary, trace_of
 from evomerge_reporter.projection import Projection
 from evomerge_reporter.queries import Queries
+from helpers import synthetic_log
 
 SUITE = synthetic_log.suite()
 

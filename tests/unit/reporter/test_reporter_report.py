@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import synthetic_log
 
 from evomerge_common.domain import messages as m
 from evomerge_common.errors import InvalidInput
@@ -18,6 +17,7 @@ from evomerge_report.history import History, history_of
 from evomerge_report.lineage import ancestors, lineage_rows, lineage_svg, lineage_text
 from evomerge_report.report import model_card, report_page, write_report
 from evomerge_report.result import pareto_front, result_of
+from helpers import synthetic_log
 
 SUITE = synthetic_log.suite()
 

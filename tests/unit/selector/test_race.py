@@ -16,7 +16,7 @@ from evomerge_common.domain.messages import (
 )
 from evomerge_common.domain.spec import RacingSpec
 from evomerge_selector.domain.tournament import Phase
-from simulation import ITEMS, Simulation, adapters_spec, answers, make_spec
+from helpers.simulation import ITEMS, Simulation, adapters_spec, answers, make_spec
 
 
 def whole(recipe_json: str) -> float:

@@ -20,8 +20,8 @@ from evomerge_selector.domain.summary import RunEntry
 from evomerge_selector.domain.tournament import Phase
 from evomerge_selector.runs import Runs
 from evomerge_selector.stand_ins import workers
-from simulation import answer, make_spec
-from support import assert_eventually
+from helpers.simulation import answer, make_spec
+from helpers.support import assert_eventually
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 from evomerge_common.domain.spec import STRATEGIES
 from evomerge_selector.domain import snapshot
 from evomerge_selector.domain.tournament import EvolutionaryTournament, Phase
-from simulation import Simulation, make_spec
+from helpers.simulation import Simulation, make_spec
 
 
 def state_of(tournament: EvolutionaryTournament) -> str:

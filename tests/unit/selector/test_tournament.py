@@ -32,7 +32,7 @@ from evomerge_common.domain.spec import FRONTS, STRATEGIES, RunSpec
 from evomerge_common.errors import SpecError
 from evomerge_selector.domain.strategies import Individual, MapElitesSearch, TournamentSearch
 from evomerge_selector.domain.tournament import EvolutionaryTournament, Phase
-from simulation import SUITE, Simulation, adapters_spec, make_spec
+from helpers.simulation import SUITE, Simulation, adapters_spec, make_spec
 
 SCHEDULES = ("steady", "generational")
 SPACE = SearchSpace((ModelReference("a"), ModelReference("b"), ModelReference("c")), None, 6, 4, ("linear",))
@@ -211,7 +211,7 @@ def test_champion_and_sources_are_proven_on_the_holdout_only_after_the_search() 
 
 
 def test_models_of_different_depth_are_fitted_to_the_base() -> None:
-    from simulation import answer
+    from helpers.simulation import answer
 
     tournament = EvolutionaryTournament("r")
     spec = make_spec()

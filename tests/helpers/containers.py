@@ -55,7 +55,7 @@ class Stack:
 
 def write_models(folder: Path) -> list[str]:
     """Two tiny models that the services' user may read; their names."""
-    from tiny_models import make
+    from helpers.tiny_models import make
 
     names = ["one", "two"]
     for seed, name in enumerate(names):

@@ -1,8 +1,8 @@
 """A small local hub: what the real huggingface_hub client needs to find, pin and fetch a model.
 
-`python tests/hub_server.py FOLDER --port N` serves every FOLDER/org/name as a repository at one commit (a hash of its
-files); then HF_ENDPOINT=http://127.0.0.1:N makes `org/name` a hub id that downloads from here. A file `.gated` in a
-repository makes it ask for a token.
+`python tests/helpers/hub_server.py FOLDER --port N` serves every FOLDER/org/name as a repository at one commit (a hash
+of its files); then HF_ENDPOINT=http://127.0.0.1:N makes `org/name` a hub id that downloads from here. A file `.gated`
+in a repository makes it ask for a token.
 """
 
 from __future__ import annotations
