@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 from e2e.test_run import evomerge, finished, start
-from e2e.tiny_family import write_family
 from safetensors.torch import load_file
+
+from helpers.tiny_family import write_family
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 

@@ -13,9 +13,9 @@ from typing import Any
 import psutil
 import pytest
 import yaml
-from e2e.tiny_family import write_family
 
 from helpers.support import assert_eventually_sync
+from helpers.tiny_family import write_family
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from e2e.tiny_family import write_adapters, write_family
 
 from evomerge_cli.__main__ import main
+from helpers.tiny_family import write_adapters, write_family
 
 RECIPE = """\
 merge_method: linear

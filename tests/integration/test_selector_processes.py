@@ -14,7 +14,6 @@ from typing import Any
 
 import grpc
 import pytest
-from unit.selector.simulation import SUITE, answer
 
 from evomerge.v1 import selector_pb2, selector_pb2_grpc
 from evomerge_cli.stack.broker import Broker
@@ -24,6 +23,7 @@ from evomerge_common.runtime.grpc_server import client_channel
 from evomerge_common.runtime.ports_factory import Ports, connect_ports
 from evomerge_common.runtime.settings import Settings
 from evomerge_selector.stand_ins import workers
+from helpers.simulation import SUITE, answer
 from helpers.support import assert_eventually, python_process
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
