@@ -6,6 +6,7 @@ import argparse
 import re
 from typing import NoReturn
 
+from evomerge_common import __version__
 from evomerge_common.domain.recipe import CROSS_STRATEGIES
 from evomerge_common.domain.spec import DFS_TECHNIQUES, MASK_STRATEGIES, PS_TECHNIQUES_1, PS_TECHNIQUES_2
 from evomerge_common.errors import did_you_mean
@@ -78,7 +79,7 @@ def _parser() -> Parser:
         description="EvoMerge evolves merged language models: models and tasks in, a proven champion out.",
         epilog="The classic flags work too: evomerge --run --model1 A --model2 B --model3 C …",
     )
-    parser.add_argument("--version", action="version", version="evomerge 0.1.0")
+    parser.add_argument("--version", action="version", version=f"evomerge {__version__}")
     parser.add_argument("--verbose", action="store_true", help="say more; show tracebacks")
     sub = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
     made = {name: sub.add_parser(name, help=text, description=text) for name, text in COMMANDS.items()}
