@@ -40,6 +40,9 @@ type: setup ## mypy --strict
 proto: setup ## regenerate from proto/
 	@scripts/proto
 
+settings: setup ## docs/settings.md from the settings' docstring
+	@$(BIN)/python scripts/settings
+
 images: ## container images of the five services
 	docker compose build
 
@@ -52,4 +55,4 @@ down: ## stop them and forget their data
 bench: setup ## benchmarks against peers
 	@$(BIN)/evomerge bench
 
-.PHONY: help setup demo test test-lm-eval test-golden test-llama lint type proto images up down bench
+.PHONY: help setup demo test test-lm-eval test-golden test-llama lint type proto settings images up down bench

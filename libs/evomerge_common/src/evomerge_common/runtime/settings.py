@@ -23,17 +23,22 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What a service can be told. Secrets are kept out of `repr`.
+    """What a service can be told; `scripts/settings` makes docs/settings.md of this text. Secrets stay out of `repr`.
 
     Attributes:
         nats_url: one or more URLs, comma separated, without user and password.
-        grpc_address: host:port; port 0 takes a free one (told in `<state_dir>/<service>.port`). `from_env`
-            gives each service its own default port.
+        nats_user: user at NATS; empty: none.
+        nats_password: its password; NATS_PASSWORD_FILE names a file that holds it, which keeps it out of process lists.
+        nats_tls_ca: file; the authority that NATS servers are checked against (default: the system's).
+        grpc_address: host:port; port 0 takes a free one (written to `<state_dir>/<service>.port`). Each service
+            has a default port of its own.
         health_address: a second, plaintext port with the health service alone, for probes that speak no TLS.
-        metrics_address: host:port of the Prometheus endpoint; empty: none.
+        metrics_address: host:port of the Prometheus endpoint; empty: none. Each service has a default port of its own.
         http_address: host:port of the reporter's page.
-        artifact_store: a folder.
-        token: bearer token that gRPC calls must carry.
+        model_store: folder of the source models.
+        artifact_store: a folder for candidates' weights, suites and finished models.
+        state_dir: folder of what a service writes for itself: its port file, the reporter's database.
+        token: bearer token that gRPC calls must carry; TOKEN_FILE names a file that holds it.
         tls_cert, tls_key: files; with them the server speaks TLS, and a client shows them as its own.
         tls_client_ca: file; with it the server asks clients for a certificate (mTLS).
         tls_ca: file; the authority that a client checks servers against (default: tls_client_ca).
@@ -43,6 +48,8 @@ class Settings:
         replicas: JetStream replicas of streams and buckets.
         drain_timeout: seconds that a job in work has to finish after SIGTERM; then it is given back.
         shutdown_grace: seconds that open calls have to finish after that.
+        log_level: debug, info, warning or error.
+        log_format: console, for people; json, a line an event.
         device: auto, cpu, cuda, cuda:N or mps.
         backend: what computes scores: auto (vllm where it is installed and there is a GPU), torch or vllm.
         allow_code: tasks of kind `code` may run what models write (in a sandbox).
