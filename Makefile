@@ -35,7 +35,7 @@ lint: setup ## ruff, import contracts, proto, Dockerfile
 	@$(BIN)/hadolint services/Dockerfile
 
 type: setup ## mypy --strict
-	@$(BIN)/mypy $(SOURCES)
+	@$(BIN)/mypy $(SOURCES) tests benchmarks
 
 proto: setup ## regenerate from proto/
 	@scripts/proto

@@ -116,8 +116,8 @@ def masked(scratch: Path, args: argparse.Namespace, console: Console) -> Row:
     (scratch / "text.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in held_out))
     (scratch / "suite.yaml").write_text("holdout: 0.4\ntasks:\n  - {name: text, kind: perplexity, data: text.jsonl}\n")
     flags = [f"--model{i}={scratch / name}" for i, (name, _, _) in enumerate(shapes, 1)]
-    command = [sys.executable, "-m", "evomerge_cli", "--run", *flags, "--suite", scratch / "suite.yaml",
-               "--evaluations", str(args.evaluations), "--out", scratch / "out"]  # fmt: skip
+    command: list[str | Path] = [sys.executable, "-m", "evomerge_cli", "--run", *flags]
+    command += ["--suite", scratch / "suite.yaml", "--evaluations", str(args.evaluations), "--out", scratch / "out"]
     homes = {"EVOMERGE_MODEL_STORE": str(scratch / "store"), "EVOMERGE_STATE_DIR": str(scratch / "state")}
     code, seconds, peak = watched(command, {**os.environ, **homes})
     run = json.loads((scratch / "out" / "result.json").read_text())
@@ -240,7 +240,7 @@ def causal(scratch: Path, args: argparse.Namespace, console: Console) -> Row:
     return {"rows": rows, "notes": notes, "reached": all(row.get("better", True) for row in rows)}
 
 
-@torch.no_grad()
+@torch.no_grad()  # type: ignore[untyped-decorator]
 def judged(model: Any, tokenizer: Any, texts: Sequence[str]) -> Row:
     """Perplexity a token, share of next tokens that are guessed, bits a character (which no vocabulary favours)."""
     model.eval()

@@ -144,7 +144,7 @@ def perplexity(judge: Judge, texts: list[list[int]], vocabulary: int) -> float:
     return math.exp(-statistics.fmean(logs))
 
 
-@torch.no_grad()
+@torch.no_grad()  # type: ignore[untyped-decorator]
 def goes_on_alike(judge: Judge, folder: Path, tokenizer: Any, kind: str) -> list[bool]:
     """For each prompt: whether llama.cpp reads the same tokens and goes on with the same ones."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
@@ -165,7 +165,7 @@ def goes_on_alike(judge: Judge, folder: Path, tokenizer: Any, kind: str) -> list
 # ---- reading ----
 
 
-@torch.no_grad()
+@torch.no_grad()  # type: ignore[untyped-decorator]
 def measure_reading(file: Path, scratch: Path, repeat: int) -> dict[str, Any]:
     """A file as a folder: seconds of the command, and whether transformers finds in it what it reads from the file."""
     out = scratch / "read"

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,10 @@ def children(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
 
 def all_gone(processes: list[psutil.Process]) -> bool:
     return not [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+
+
+def has_begun(log: Path, times: int) -> bool:
+    return log.exists() and log.read_text().count(" 1 RunStarted") == times
 
 
 def until_under_way(out: Path, process: subprocess.Popen[bytes], event: str = "CandidateMerged") -> None:
@@ -158,7 +163,7 @@ def test_the_same_command_goes_on(calm: dict[str, Any], spec: Path) -> None:
     for attempt, (number, code) in enumerate([(signal.SIGKILL, -9), (signal.SIGINT, 130)], 1):
         process = start(spec, out)
         # A later command reads the run's log from its first event: it found the earlier one's run.
-        assert_eventually_sync(lambda n=attempt: log.exists() and log.read_text().count(" 1 RunStarted") == n, 60)
+        assert_eventually_sync(partial(has_begun, log, attempt), 60)
         until_under_way(out, process)
         below = children(process)
         assert len(below) >= 6
@@ -166,7 +171,7 @@ def test_the_same_command_goes_on(calm: dict[str, Any], spec: Path) -> None:
         said = process.communicate(timeout=60)[0].decode()
         assert process.returncode == code, said
         assert ("to go on from here" in said) == (number is signal.SIGINT)
-        assert_eventually_sync(lambda gone=below: all_gone(gone), timeout=15)
+        assert_eventually_sync(partial(all_gone, below), timeout=15)
     assert digest(finished(start(spec, out), out)) == digest(calm)
     assert log.read_text().count(" 1 RunStarted") == 3
 

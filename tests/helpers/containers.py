@@ -19,7 +19,7 @@ OVERRIDE = ROOT / ".ci" / "compose.ci.yml"
 
 def run(*command: str | Path, timeout: float = 120, check: bool = True, **options: Any) -> str:
     """Standard output of a command; a failure shows both streams."""
-    done = subprocess.run(
+    done: subprocess.CompletedProcess[str] = subprocess.run(
         [str(word) for word in command], capture_output=True, text=True, timeout=timeout, check=False, **options
     )
     if check and done.returncode:

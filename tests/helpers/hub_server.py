@@ -53,7 +53,7 @@ def write_adapter(folder: Path, module: str = "a", *, base: str = "", size: int 
     told = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": [module], "base_model_name_or_path": base}
     (folder / "adapter_config.json").write_text(json.dumps({**told, **config}))
     name = f"base_model.model.{module}.lora_"
-    factors = {f"{name}A.weight": (4, size), f"{name}B.weight": (size, 4)}
+    factors: dict[str, tuple[int, ...]] = {f"{name}A.weight": (4, size), f"{name}B.weight": (size, 4)}
     write_safetensors(folder / "adapter_model.safetensors", factors)
     return folder
 

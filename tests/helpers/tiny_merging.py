@@ -67,7 +67,8 @@ def make_model(
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "model.safetensors")
+    tensors: dict[str, torch.Tensor] = load_file(folder / "model.safetensors")
+    return tensors
 
 
 def rewrite(folder: Path, change: Mapping[str, torch.Tensor | None]) -> None:

@@ -30,7 +30,8 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def weights(folder: Path) -> dict[str, Any]:
     from safetensors.torch import load_file
 
-    return load_file(folder / "model.safetensors")
+    tensors: dict[str, Any] = load_file(folder / "model.safetensors")
+    return tensors
 
 
 def answer(capsys: pytest.CaptureFixture[str], *words: str) -> Any:

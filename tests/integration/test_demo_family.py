@@ -68,7 +68,7 @@ def test_the_same_seed_gives_the_same_data() -> None:
     assert build_data(3) != build_data(4)
 
 
-@torch.no_grad()
+@torch.no_grad()  # type: ignore[untyped-decorator]
 def _scores(folder: Path, items: dict[str, list[dict[str, Any]]]) -> dict[str, float]:
     """Accuracy, accuracy and mean 2**-(bits per byte) of the model in `folder`, loaded as any user would."""
     with warnings.catch_warnings():

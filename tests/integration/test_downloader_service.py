@@ -89,6 +89,6 @@ async def test_thread_leaves_the_loop_free_and_brings_errors() -> None:
     def wrong() -> None:
         raise KeyError("x")
 
-    assert await in_daemon_thread(lambda: None) is None
+    assert await in_daemon_thread(lambda: 7) == 7
     with pytest.raises(KeyError):
         await in_daemon_thread(wrong)

@@ -157,8 +157,13 @@ async def test_a_crash_of_the_child_is_typed_and_the_next_call_works(
     os.kill(pid, signal.SIGSTOP)  # so that it is surely killed with the job in hand
     sent, pipe = threading.Event(), child._pipe
     assert pipe is not None
-    told: Any = SimpleNamespace(send=lambda call: (pipe.send(call), sent.set()), recv=pipe.recv)
-    child._pipe = told
+
+    def send(call: Any) -> None:
+        pipe.send(call)
+        sent.set()
+
+    watched: Any = SimpleNamespace(send=send, recv=pipe.recv)
+    child._pipe = watched
     work = asyncio.create_task(handler(a_job(ports, models / "one")))
     assert await asyncio.to_thread(sent.wait, 30)
     os.kill(pid, signal.SIGKILL)

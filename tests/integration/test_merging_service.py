@@ -215,7 +215,8 @@ async def test_the_service_itself_never_imports_torch() -> None:
 async def test_the_api_validates_lists_queues_and_tells(
     ports: Ports, child: ChildProcess, sources: tuple[Model, ...]
 ) -> None:
-    api, context = MergerServicer(ports=ports, child=child), Any
+    api = MergerServicer(ports=ports, child=child)
+    context: Any = None
     text = "merge_method: linear\nmodels:\n" + "".join(
         f"- {{model: {one.reference}, parameters: {{weight: 0.5}}}}\n" for one in sources
     )

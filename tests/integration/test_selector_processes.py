@@ -119,13 +119,14 @@ class Disorder:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._log, name)
 
-    async def append_result(self, event: Event, *, message_id: str) -> None:
+    async def append_result(self, event: Event, *, message_id: str) -> int:
         await asyncio.sleep(self._rng.uniform(0.0, 0.05))
-        await self._log.append_result(event, message_id=message_id)
+        sequence = await self._log.append_result(event, message_id=message_id)
         self._told.append(event)
         if self._rng.random() < 0.3:  # as a worker does that never heard of its result's arrival
             again = self._rng.choice(self._told)
             await self._log.append_result(again, message_id=f"again-{len(self._told)}-{again.run_id}")
+        return sequence
 
 
 @pytest.mark.parametrize("strategy", ["tournament", "cmaes"])  # cmaes: asked all its questions again after a kill

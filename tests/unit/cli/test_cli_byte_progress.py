@@ -6,7 +6,6 @@ import io
 
 import pytest
 
-from evomerge_cli import byte_progress
 from evomerge_cli.arguments import parse
 from evomerge_cli.byte_progress import bytes_bar, human
 from evomerge_cli.console import Console
@@ -38,7 +37,7 @@ def test_layers_in_words() -> None:
 
 def test_a_log_gets_a_line_for_each_tenth_with_the_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     now = iter(range(100))
-    monkeypatch.setattr(byte_progress.time, "monotonic", lambda: next(now))
+    monkeypatch.setattr("evomerge_cli.byte_progress.time.monotonic", lambda: next(now))
     stderr = io.StringIO()
     with bytes_bar(Console(stderr=stderr), "merging") as progress:
         for done in range(0, 101, 5):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -49,7 +50,7 @@ def test_a_pipe_that_ends_at_once_gives_the_defaults_which_are_those_of_init_wit
 def test_files_of_items_become_tasks_and_what_is_written_is_a_spec_that_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    items = {
+    items: dict[str, dict[str, Any]] = {
         "sums": {"prompt": "1+1=", "answer": "2"},
         "topics": {"prompt": "p", "choices": ["a", "b"], "answer": 0},
         "style": {"text": "some words"},

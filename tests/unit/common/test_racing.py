@@ -35,7 +35,7 @@ def fitness(answers: dict[str, list[float]]) -> float:
     return sum(w * sum(answers[t]) / len(answers[t]) for t, w in WEIGHTS.items()) / sum(WEIGHTS.values())
 
 
-def first(answers: dict[str, list[float]], order: dict, share: float) -> dict[str, dict[int, float]]:
+def first(answers: dict[str, list[float]], order: Order, share: float) -> dict[str, dict[int, float]]:
     asked = steps(order, [share], most=10**6)[0].items
     return {task: {place: answers[task][place] for place in places} for task, places in asked.items()}
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from test_deploy import BIN, KUSTOMIZE, ROOT, container, objects, rendered, run
+from unit.deploy.test_deploy import BIN, KUSTOMIZE, ROOT, container, objects, rendered, run
 
 from evomerge_common.adapters import subjects
 from evomerge_common.runtime.settings import Settings

@@ -23,7 +23,7 @@ FOLDERS = ("base", "overlays/local", "overlays/production")
 
 
 def run(*command: str | Path, **options: Any) -> str:
-    done = subprocess.run(
+    done: subprocess.CompletedProcess[str] = subprocess.run(
         [str(word) for word in command], capture_output=True, text=True, timeout=60, check=False, **options
     )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -90,7 +90,12 @@ def test_second_time_reads_nothing(tmp_path: Path, fetcher: Fetcher, monkeypatch
     old(folder)
     read: list[str] = []
     real = hashes.sha256_file
-    monkeypatch.setattr(hashes, "sha256_file", lambda path: read.append(path.name) or real(path))
+
+    def reading(path: Path) -> str:
+        read.append(path.name)
+        return real(path)
+
+    monkeypatch.setattr(hashes, "sha256_file", reading)
     first = fetcher.fetch(str(folder))
     assert len(read) == 3
     assert fetcher.fetch(str(folder)) == first

@@ -237,7 +237,7 @@ def test_of_adapters_only_what_they_change_is_swapped(tmp_path: Path) -> None:
         expected.append(fresh(tmp_path / f"merged-{i}"))
     assert len(set(expected)) == 3
     scorer = Scorer(device="cpu")
-    resident = scorer.resident
+    resident: Any = scorer.resident
     assert scorer.score_folder(base, SUITE, "all").scores == fresh(base)
     total = len(load_file(base / "model.safetensors"))
     for i in (1, 0, 2, 1):

@@ -112,7 +112,7 @@ def test_perplexity_is_bits_per_byte_of_the_whole_document(tmp_path: Path, bos: 
 def test_generation_is_what_transformers_generates(tmp_path: Path, kind: str) -> None:
     folder = make(tmp_path, kind)
     reference, tok = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
-    model = Scorer(device="cpu").resident.load_folder(folder)
+    model: Any = Scorer(device="cpu").resident.load_folder(folder)
     prompts = [tok(p)["input_ids"] for p in PROMPTS]
     options = GenerationConfig(do_sample=False, max_new_tokens=12, eos_token_id=1, pad_token_id=2)
     made = generate(model, prompts, Stop((), 12), 4)
@@ -124,7 +124,7 @@ def test_generation_is_what_transformers_generates(tmp_path: Path, kind: str) ->
 def test_rows_that_are_finished_leave_the_batch_and_change_no_other(tmp_path: Path) -> None:
     """Ends come at different steps: each prompt has a stop string of its own making."""
     folder = make(tmp_path)
-    model = Scorer(device="cpu").resident.load_folder(folder)
+    model: Any = Scorer(device="cpu").resident.load_folder(folder)
     tok = model.tokenizer
     prompts = [tok(p)["input_ids"] for p in PROMPTS]
     free = [tok.decode(tokens) for tokens in generate(model, prompts, Stop((), 16), 8)]
@@ -138,7 +138,7 @@ def test_rows_that_are_finished_leave_the_batch_and_change_no_other(tmp_path: Pa
 @pytest.mark.parametrize("beginning", ["", "Once upon a time there was a number of people who said: "])
 def test_the_next_prompts_take_the_rows_of_the_finished(tmp_path: Path, beginning: str) -> None:
     folder = make(tmp_path, max_position_embeddings=256)
-    model = Scorer(device="cpu").resident.load_folder(folder)
+    model: Any = Scorer(device="cpu").resident.load_folder(folder)
     prompts = [model.tokenizer(f"{beginning}{p * (1 + n % 2)} {n}")["input_ids"] for n, p in enumerate(PROMPTS * 4)]
     passes: list[torch.Size] = []
     model.module.register_forward_pre_hook(
@@ -174,7 +174,7 @@ def test_short_rows_are_read_side_by_side_and_not_padded(tmp_path: Path, beginni
     prepared = prepare(suite.tasks[0], suite.tasks[0].items, scorer.encoder(model))
     assert isinstance(prepared, Choices)
     read: list[int] = []
-    model.module.register_forward_pre_hook(
+    model.module.register_forward_pre_hook(  # type: ignore[union-attr]
         lambda module, args, kwargs: read.append(kwargs["input_ids"].numel()), with_kwargs=True
     )
     packed = sums_of(model, prepared.encoded, 12)

@@ -37,14 +37,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def items_of(kind: str) -> list[dict[str, Any]]:
-    return {
+    items: dict[str, list[dict[str, Any]]] = {
         "classification": [{"text": f"text {n}", "label": "ab"[n % 2]} for n in range(4)],
         "qa": [{"question": "1 + 1", "answers": "2"}, {"question": "?", "answers": ["x", "y"], "context": "c"}],
         "writing": [{"prompt": "The quick", "text": " brown fox"}],
         "coherence": [{"text": STORY}],
         "instruction_following": [{"prompt": "say", "checks": {"min_words": 1, "json": False}}],
         "efficiency": [],
-    }[kind]
+    }
+    return items[kind]
 
 
 @pytest.mark.parametrize(
@@ -189,7 +190,7 @@ def test_a_users_own_task(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_shared_beginning_changes_no_answer(folder: Path) -> None:
-    model = Scorer(device="cpu").resident.load_folder(folder)
+    model: Any = Scorer(device="cpu").resident.load_folder(folder)
     start = model.tokenizer("The quick brown fox jumps over the lazy dog. 1 + 1 = 2.")["input_ids"]
     prompts = [[*start, *model.tokenizer(prompt)["input_ids"]] for prompt in PROMPTS]
     assert shared_length(prompts, 1000) >= WORTH_TOKENS

@@ -464,7 +464,7 @@ def trained(folder: Path, layers: int, width: int, seed: int) -> Path:
     return folder
 
 
-@torch.no_grad()
+@torch.no_grad()  # type: ignore[untyped-decorator]
 def loss_of(folder: Path) -> float:
     """Mean negative log-probability of a sentence's token."""
     found = tokenizer()(SENTENCES[::5], padding=True, return_tensors="pt")

@@ -22,6 +22,7 @@ from helpers.tiny_merging import random_tensors, raw_model, weights
 
 Tensors = Mapping[str, torch.Tensor]
 # Settings under which each method has everything to do.
+Models = list[tuple[ModelReference, dict[str, Any]]]
 SETTINGS: dict[str, dict[str, Any]] = {
     "arcee_fusion": {},
     "breadcrumbs": {"weight": 0.5, "density": 0.4, "gamma": 0.1},
@@ -311,11 +312,18 @@ def test_model_stock_stays_at_the_base_where_models_disagree_and_goes_where_they
         return ModelReference(str(raw_model(tmp_path / name, {n: t + factor * step[n] for n, t in base.items()})))
 
     root = folder("base", 0.0)
-    for own in ({}, {"filter_wise": True}):
-        agree = [(folder(f"{own}a", 1.0), {}), (folder(f"{own}b", 2.0), {})]
+    settings: list[dict[str, Any]] = [{}, {"filter_wise": True}]
+    for own in settings:
+        agree: Models = [
+            (folder(f"{own}a", 1.0), {}),
+            (folder(f"{own}b", 2.0), {}),
+        ]
         result = merged(Recipe.of_models("model_stock", agree, base=root, parameters=own))
         same(result, {n: t + 1.5 * step[n] for n, t in base.items()}, 1e-5)
-        oppose = [(folder(f"{own}c", 1.0), {}), (folder(f"{own}d", -1.0), {})]
+        oppose: Models = [
+            (folder(f"{own}c", 1.0), {}),
+            (folder(f"{own}d", -1.0), {}),
+        ]
         same(merged(Recipe.of_models("model_stock", oppose, base=root, parameters=own)), base, 1e-5)
 
 

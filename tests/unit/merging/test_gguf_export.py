@@ -12,7 +12,6 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer
 
 from evomerge_common.errors import InvalidInput, ModelError
-from evomerge_merging.export import gguf as gguf_export
 from evomerge_merging.export.gguf import export_gguf
 from evomerge_models.gguf.folder import write_model_folder
 from helpers import tiny_models
@@ -73,7 +72,7 @@ def test_blocks_hold_about_what_was_there(tmp_path: Path, kind: str) -> None:
 
 def test_what_llama_cpp_does_not_do_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = made(tmp_path / "model", "llama")
-    monkeypatch.setattr(gguf_export.shutil, "which", lambda _: None)
+    monkeypatch.setattr("evomerge_merging.export.gguf.shutil.which", lambda _: None)
     with pytest.raises(InvalidInput, match="llama-quantize"):
         export_gguf(folder, tmp_path / "a.gguf", "q4_k_m")
     config = json.loads((folder / "config.json").read_text())

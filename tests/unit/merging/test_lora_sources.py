@@ -301,6 +301,10 @@ def _strange(tensors: dict[str, torch.Tensor]) -> None:
     tensors["base_model.model.model.layers.0.self_attn.q_proj.lora_E"] = torch.zeros(8)
 
 
+def _no_config(folder: Path) -> None:
+    (folder / "adapter_config.json").write_text("[]")
+
+
 BAD: dict[str, tuple[Callable[[Path], None], type[EvoMergeException], str]] = {
     "another kind": (lambda f: change_config(f, peft_type="IA3"), ModelError, "peft_type: 'IA3'"),
     "replicated layers": (lambda f: change_config(f, layer_replication=[[0, 2]]), ModelError, "layer_replication"),
@@ -312,7 +316,7 @@ BAD: dict[str, tuple[Callable[[Path], None], type[EvoMergeException], str]] = {
     "another rank": (lambda f: change_config(f, r=4), ShapeMismatch, "rank 4"),
     "no magnitudes": (lambda f: change_config(f, use_dora=True), ModelError, "use_dora"),
     "exploding pattern": (lambda f: change_config(f, rank_pattern={"(a+)+$": 2}), ModelError, "rank_pattern"),
-    "no config": (lambda f: (f / "adapter_config.json").write_text("[]") and None, ModelError, "adapter_config.json"),
+    "no config": (_no_config, ModelError, "adapter_config.json"),
     "lying header": (_lying_header, UnsafeFile, "adapter_model.safetensors"),
     "a pickle": (_pickle, UnsafeFile, "is not read"),
     "too narrow": (lambda f: change_tensors(f, _narrow), ShapeMismatch, "B·A"),

@@ -8,8 +8,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -56,7 +57,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> list[ModelReference]:
 
 
 def recipe(
-    method: str, inputs: list[ModelReference | Recipe], base: ModelReference | Recipe | None = None, **own: Any
+    method: str, inputs: Sequence[ModelReference | Recipe], base: ModelReference | Recipe | None = None, **own: Any
 ) -> Recipe:
     parameters = {**METHODS.get(method, {}), **own}
     seed = parameters.pop("seed", 0)
@@ -194,12 +195,16 @@ def test_task_arithmetic_adds_and_subtracts_what_was_learned(models: list[ModelR
     same(half, merged(recipe("task_arithmetic", [one], base, weight=0.5)), 1e-6)
 
 
+def _shrinking(values: torch.Tensor, place: int) -> float:
+    return -abs(float(values[place]))
+
+
 def _ties(base: torch.Tensor, tensors: list[torch.Tensor], weight: float, density: float) -> torch.Tensor:
     """TIES as its paper writes it, in the plainest words."""
     deltas = []
     for tensor in tensors:
         delta = (tensor - base).double().flatten()
-        order = sorted(range(len(delta)), key=lambda i, d=delta: -abs(d[i].item()))
+        order = sorted(range(len(delta)), key=partial(_shrinking, delta))
         keep = torch.zeros(len(delta), dtype=torch.bool)
         keep[order[: int(density * len(delta))]] = True
         deltas.append(delta * keep * weight)
@@ -432,7 +437,7 @@ def test_chains_of_linear_merges_are_one_sum_over_their_sources(models: list[Mod
             assert sorted(
                 child.method.name if isinstance(child, Apply) else child.source for child in tensor.node.inputs
             ) == (sorted([model.name for model in models] + ["ties"]))
-    by_hand = dict[str, Any]()
+    by_hand: dict[Recipe, dict[str, torch.Tensor]] = {}
 
     def value(what: Recipe | ModelReference) -> dict[str, torch.Tensor]:
         if isinstance(what, ModelReference):
@@ -450,7 +455,7 @@ def test_chains_of_linear_merges_are_one_sum_over_their_sources(models: list[Mod
         weight = what.parameters["weight"]
         w = weight[0] + (weight[1] - weight[0]) * depth if isinstance(weight, list) else weight
         if what.method == "linear":
-            return sum(item[name] for item in inputs) / len(inputs)  # type: ignore[return-value]
+            return sum(item[name] for item in inputs) / len(inputs)
         assert what.base is not None
         origin = value(what.base)[name]
         total = w * len(inputs) if what.parameters.get("normalize") else 1.0

@@ -43,7 +43,7 @@ def loaded(folder: Path) -> Any:
     return model.eval()
 
 
-@torch.no_grad()
+@torch.no_grad()  # type: ignore[untyped-decorator]
 def logits(model: Any) -> torch.Tensor:
     found: torch.Tensor = model(torch.arange(5, 300, 7)[None]).logits
     return found

@@ -73,7 +73,7 @@ def test_a_united_tokenizer_reads_both_languages(tmp_path: Path, kind: str) -> N
     from transformers import AutoTokenizer
 
     sizes = {"unigram": 24, "byte-level": 300}
-    own = {"kind": kind, "size": sizes.get(kind, 60)}
+    own: dict[str, Any] = {"kind": kind, "size": sizes.get(kind, 60)}
     one = model(tmp_path / "a", ENGLISH, 1, added=("<mine>",), **own)
     other = model(tmp_path / "b", GERMAN, 2, added=("<yours>",), **own)
     merge_recipe(linear(one, other, tokenizer="union"), {}, tmp_path / "out")
@@ -195,7 +195,7 @@ def test_the_digest_counts_models_by_content_in_the_tokenizers_words_too() -> No
 
 
 def test_pieces_and_threads_make_no_difference_to_gathered_rows(two: tuple[ModelReference, ...]) -> None:
-    def merged(**options: int) -> dict[str, torch.Tensor]:
+    def merged(**options: Any) -> dict[str, torch.Tensor]:
         with plan_merge(linear(*two, tokenizer="union", pad_to_multiple_of=128)) as plan:
             return merge_in_memory(plan, **options)
 

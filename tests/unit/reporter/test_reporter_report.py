@@ -172,6 +172,7 @@ def test_redelivered_events_change_nothing(result: dict) -> None:
 def test_first_result_of_a_candidate_wins() -> None:
     log = synthetic_log.events()
     first = next(r for r in log if isinstance(r.event.payload, m.CandidateEvaluated))
+    assert isinstance(first.event.payload, m.CandidateEvaluated)
     late = dataclasses.replace(first.event.payload, fitness=99.0)
     log.append(Recorded(len(log) + 1, dataclasses.replace(first.event, payload=late)))
     assert max(c.fitness or 0.0 for c in history_of(log).scored) < 1.0

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -185,7 +185,7 @@ class Recipe:
     def of_models(
         cls,
         method: str,
-        models: Mapping[ModelReference | Recipe, Parameters] | list[tuple[ModelReference | Recipe, Parameters]],
+        models: Mapping[Any, Parameters] | Sequence[tuple[ModelReference | Recipe, Parameters]],
         *,
         base: ModelReference | Recipe | None = None,
         parameters: Parameters | None = None,
@@ -193,7 +193,7 @@ class Recipe:
         seed: int = 0,
     ) -> Recipe:
         """A merge of whole models."""
-        pairs = list(models.items()) if isinstance(models, Mapping) else models
+        pairs = list(models.items()) if isinstance(models, Mapping) else list(models)
         inputs = tuple(Input(model, None, own) for model, own in pairs)
         return cls(method, (Slice(inputs),), base, parameters or {}, dtype=dtype, seed=seed)
 
