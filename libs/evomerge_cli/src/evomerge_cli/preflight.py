@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import concurrent.futures
+import asyncio
 import hashlib
-import multiprocessing
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,7 +12,8 @@ from pathlib import Path
 from evomerge_common.domain.recipe import CrossDomain, ModelReference, Recipe
 from evomerge_common.domain.spec import RunSpec
 from evomerge_common.domain.suite import Suite
-from evomerge_common.errors import EvoMergeException, ModelError, ModelNotFound, SuiteError, error_from_info
+from evomerge_common.errors import EvoMergeException, ModelError, ModelNotFound, SuiteError
+from evomerge_common.runtime.child import ChildProcess
 from evomerge_common.runtime.settings import Settings
 from evomerge_models.lora_folder import describe_pair, is_adapter_folder, read_adapter, split_reference
 from evomerge_models.model_folder import (
@@ -138,23 +138,20 @@ def plan_in_words(spec: RunSpec) -> list[str]:
         ModelError: they cannot be fitted; says why.
 
     """
-    with concurrent.futures.ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        notes, error = pool.submit(_plan, [spec.target, *spec.sources], spec.cross_domain or CrossDomain()).result()
-    if error:
-        raise error_from_info(*error)
-    return notes
+    child = ChildProcess()
+    try:
+        return asyncio.run(child.call(_plan, [spec.target, *spec.sources], spec.cross_domain or CrossDomain()))
+    finally:
+        child.close()
 
 
-def _plan(models: Sequence[str], cross_domain: CrossDomain) -> tuple[list[str], tuple[str, str] | None]:
+def _plan(models: Sequence[str], cross_domain: CrossDomain) -> list[str]:
     from evomerge_merging import plan_merge
 
     references = [ModelReference.parse(name) for name in dict.fromkeys(models)]
     recipe = Recipe.of_models("linear", [(one, {"weight": 1.0}) for one in references])
-    try:
-        with plan_merge(replace(recipe, cross_domain=cross_domain)) as plan:
-            return list(plan.notes), None
-    except EvoMergeException as error:
-        return [], (type(error).__name__, str(error))
+    with plan_merge(replace(recipe, cross_domain=cross_domain)) as plan:
+        return list(plan.notes)
 
 
 def _check_hub(references: Sequence[str], store: Path | None) -> None:

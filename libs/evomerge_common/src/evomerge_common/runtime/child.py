@@ -12,9 +12,11 @@ import threading
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from multiprocessing.util import Finalize
 from typing import Any, TypeVar
 
 from evomerge_common.errors import DeadlineExceeded, EvoMergeException, WorkerCrashed
+from evomerge_common.runtime.parent import end_with_parent
 
 T = TypeVar("T")
 
@@ -24,6 +26,9 @@ class ChildProcess:
 
     Functions and arguments are picklable: functions of a module, not closures. State lives in the modules that the
     child imports (`initializer` sets it up) and is lost when the child dies.
+
+    The child never outlives its parent and never keeps it from ending, whatever either of them is doing: the kernel
+    kills it when the thread that runs the parent's event loop ends, and the parent kills it when it exits.
     """
 
     def __init__(self, *, initializer: Callable[..., None] | None = None, initargs: tuple[Any, ...] = ()) -> None:
@@ -31,6 +36,7 @@ class ChildProcess:
         self._initargs = initargs
         self._process: Any = None
         self._pipe: Connection | None = None
+        self._kill: Callable[[], object] = _nothing
         self._lock = asyncio.Lock()
         self._closed = False
 
@@ -40,7 +46,7 @@ class ChildProcess:
         return self._process.pid if self._process is not None and self._process.is_alive() else None
 
     def start(self) -> None:
-        """Starts the process ahead of the first call; its initialiser runs meanwhile."""
+        """Starts the process ahead of the first call, in the event loop's thread; its initialiser runs meanwhile."""
         if self.pid is None:
             self._start()
 
@@ -58,6 +64,7 @@ class ChildProcess:
         async with self._lock:
             if self._closed:
                 raise WorkerCrashed("the service stops: its worker process is closed")
+            self.start()
             future = _in_thread(self._exchange, function, args)
             try:
                 ok, value = await asyncio.wait_for(asyncio.shield(future), timeout)
@@ -73,16 +80,12 @@ class ChildProcess:
         return result
 
     async def _abandon(self, future: asyncio.Future[Any]) -> None:
-        while not future.done():  # the process may be about to start
-            if self._process is not None:
-                self._process.kill()
-            await asyncio.wait({future}, timeout=0.05)
-        with contextlib.suppress(asyncio.CancelledError):
+        self._process.kill()
+        await asyncio.wait({future})
+        if not future.cancelled():
             future.exception()  # it is known that it failed
 
     def _exchange(self, function: Callable[..., Any], args: tuple[Any, ...]) -> tuple[bool, Any]:
-        if self._process is None or not self._process.is_alive():
-            self._start()
         process, pipe = self._process, self._pipe
         assert pipe is not None
         try:
@@ -93,30 +96,38 @@ class ChildProcess:
             code = process.exitcode
             how = f"killed by {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
             hint = " (out of memory?)" if code == -signal.SIGKILL else ""
-            self._process = None
             raise WorkerCrashed(f"the worker process died in {function.__name__}: {how}{hint}") from error
         return answer
 
     def _start(self) -> None:
         from evomerge_common.runtime.logging import active_logging
 
+        self._kill()  # of one that crashed, there is nothing left to do at the exit
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        process = context.Process(
-            target=_child_main, args=(theirs, self._initializer, self._initargs, active_logging()), daemon=True
-        )
+        args = (theirs, self._initializer, self._initargs, active_logging(), os.getpid())
+        process = context.Process(target=_child_main, args=args, daemon=True)
         process.start()
         theirs.close()
         self._process = process
+        # Before multiprocessing's own way at the exit, which asks with a signal that the child ignores, and waits.
+        self._kill = Finalize(self, _end, args=(process,), exitpriority=0)
 
     def close(self) -> None:
         """Ends the process. No call may follow."""
         self._closed = True
-        if self._process is not None:
-            self._process.kill()
-            self._process.join(5)
+        self._kill()
         if self._pipe is not None:
             self._pipe.close()
+
+
+def _nothing() -> None:
+    """Ends no process: none has been started."""
+
+
+def _end(process: Any) -> None:
+    process.kill()
+    process.join(5)
 
 
 def _in_thread(function: Callable[..., T], *args: Any) -> asyncio.Future[T]:
@@ -141,10 +152,12 @@ def _in_thread(function: Callable[..., T], *args: Any) -> asyncio.Future[T]:
     return future
 
 
-def _child_main(pipe: Connection, initializer: Callable[..., None] | None, initargs: tuple[Any, ...], log: Any) -> None:
+def _child_main(
+    pipe: Connection, initializer: Callable[..., None] | None, initargs: tuple[Any, ...], log: Any, parent: int
+) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):  # both reach the whole process group; the parent decides
         signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    end_with_parent(parent, signal.SIGKILL)
     if log is not None:
         from evomerge_common.runtime.logging import setup_logging
 
@@ -185,10 +198,3 @@ def _with_note(error: Exception) -> Exception:
     if not isinstance(error, EvoMergeException):
         error.add_note("in the worker process:\n" + "".join(traceback.format_exception(error)))
     return error
-
-
-def _die_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)

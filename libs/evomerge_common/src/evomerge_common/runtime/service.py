@@ -7,9 +7,11 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 from wsgiref.simple_server import WSGIServer
 
 import grpc
@@ -22,6 +24,15 @@ from evomerge_common.runtime.logging import setup_logging
 from evomerge_common.runtime.ports_factory import Ports, connect_ports
 from evomerge_common.runtime.settings import Settings
 from evomerge_common.runtime.worker import Worker
+
+T = TypeVar("T")
+
+CANCEL_SECONDS = 1.0
+"""What is under way has this long to take a cancellation; then it is left behind."""
+CLOSE_SECONDS = 10.0
+"""What a service may take to stop beside draining its workers (`drain_timeout`) and its calls (`shutdown_grace`)."""
+EXIT_SECONDS = 2.0
+"""What the interpreter may take to end after the service has stopped."""
 
 
 @dataclass
@@ -51,6 +62,9 @@ def run_service(
 ) -> int:
     """Runs a service until SIGTERM or SIGINT; returns the exit code. A second signal ends it at once.
 
+    A signal ends it within seconds at any moment of its life: what waits for something gives up, and what does not
+    let go is left behind.
+
     `early` begins what takes long while the broker is waited for; what it returns is `bootstrap`'s third argument.
     """
     try:
@@ -61,8 +75,17 @@ def run_service(
     setup_logging(name, settings)
     log = structlog.get_logger("evomerge.service")
     begun = () if early is None else (early(settings),)
+
+    async def life() -> int:
+        code = 1
+        try:
+            code = await serve(name, settings, lambda settings, ports: bootstrap(settings, ports, *begun))
+        finally:
+            _end_within(EXIT_SECONDS, code)
+        return code
+
     try:
-        return asyncio.run(serve(name, settings, lambda settings, ports: bootstrap(settings, ports, *begun)))
+        return asyncio.run(life())
     except EvoMergeException as error:
         log.error("cannot run", error=str(error), type=type(error).__name__)
         return 1
@@ -74,7 +97,7 @@ async def serve(
     """The service's life in a running loop; see `run_service`."""
     log = structlog.get_logger("evomerge.service")
     asked = asyncio.Event()
-    _on_signals(asked, log)
+    _on_signals(asked, log, settings.drain_timeout + settings.shutdown_grace + CLOSE_SECONDS)
     metrics = _start_metrics(name, settings)
     server = GrpcServer(settings)
     port = await server.start()
@@ -87,8 +110,9 @@ async def serve(
     failed = False
     try:
         ports = await _until(asked, connect(settings, stop=stop, name=name))
-        if ports is not None:
-            service = await bootstrap(settings, ports)
+        made = None if ports is None else await _until(asked, bootstrap(settings, ports))
+        if made is not None:
+            service = made
             await server.attach(service.servicers)
             tasks = [asyncio.create_task(w.run(stop), name=f"worker {w.kind}") for w in service.workers]
             tasks += [
@@ -117,30 +141,44 @@ async def _run(task: Callable[[asyncio.Event], Awaitable[None]], stop: asyncio.E
     await task(stop)
 
 
-def _on_signals(asked: asyncio.Event, log: structlog.stdlib.BoundLogger) -> None:
+def _on_signals(asked: asyncio.Event, log: structlog.stdlib.BoundLogger, seconds: float) -> None:
+    loop = asyncio.get_running_loop()
+
     def on_signal(number: signal.Signals) -> None:
         if asked.is_set():
             os._exit(128 + number)
         log.info("stopping", signal=number.name)
         asked.set()
+        loop.call_later(seconds, give_up)
 
-    loop = asyncio.get_running_loop()
+    def give_up() -> None:
+        log.error("could not stop in time, so it ends as it is", seconds=seconds)
+        os._exit(1)
+
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number)
 
 
-async def _until(asked: asyncio.Event, work: Awaitable[Ports]) -> Ports | None:
+def _end_within(seconds: float, code: int) -> None:
+    """Ends the process, if it has not ended by then: a thread that waits for a name server holds an interpreter up."""
+    timer = threading.Timer(seconds, os._exit, (code,))
+    timer.daemon = True
+    timer.start()
+
+
+async def _until(asked: asyncio.Event, work: Awaitable[T]) -> T | None:
     """The result of `work`, or None when the service was asked to stop first."""
     task = asyncio.ensure_future(work)
     waiting = asyncio.create_task(asked.wait())
     await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
     waiting.cancel()
-    if task.done():
-        return task.result()
-    task.cancel()
-    with contextlib.suppress(asyncio.CancelledError, Exception):
-        await task
-    return None
+    if not task.done():
+        task.cancel()
+        await asyncio.wait({task}, timeout=CANCEL_SECONDS)
+        if task.done() and not task.cancelled():
+            task.exception()  # it is known that it failed
+        return None
+    return task.result()
 
 
 async def _watch(asked: asyncio.Event, tasks: list[asyncio.Task[None]], log: structlog.stdlib.BoundLogger) -> bool:
