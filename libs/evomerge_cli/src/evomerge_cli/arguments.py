@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import re
+from collections.abc import Callable
 from typing import NoReturn
 
+from evomerge_cli.argument_types import positive, rate, size
 from evomerge_common import __version__
 from evomerge_common.domain.recipe import CROSS_STRATEGIES
 from evomerge_common.domain.spec import DFS_TECHNIQUES, MASK_STRATEGIES, PS_TECHNIQUES_1, PS_TECHNIQUES_2
@@ -82,65 +83,66 @@ def _parser() -> Parser:
     parser.add_argument("--version", action="version", version=f"evomerge {__version__}")
     parser.add_argument("--verbose", action="store_true", help="say more; show tracebacks")
     sub = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
-    made = {name: sub.add_parser(name, help=text, description=text) for name, text in COMMANDS.items()}
-    for command in made.values():
-        command.add_argument(
-            "--verbose", action="store_true", default=argparse.SUPPRESS, help="say more; show tracebacks"
-        )
-    for name in (
-        "demo",
-        "run",
-        "merge",
-        "generate",
-        "status",
-        "up",
-        "report",
-        "export",
-        "extract-lora",
-        "doctor",
-        "bench",
-    ):
-        made[name].add_argument("--json", action="store_true", dest="json_output", help="print data as JSON on stdout")
+    for name, text in COMMANDS.items():
+        command = sub.add_parser(name, help=text, description=text)
+        _add_verbose_flag(command)
+        if name in _WITH_JSON:
+            _add_json_flag(command)
+        if name in _FLAGS:
+            _FLAGS[name](command)
+    return parser
 
-    demo = made["demo"]
-    demo.add_argument("--out", default="evomerge-demo", metavar="DIR", help="output folder (default: %(default)s)")
-    demo.add_argument("--seed", type=int, default=0, metavar="N")
-    demo.add_argument(
-        "--evaluations", type=_positive, default=44, metavar="N", help="candidates (default: %(default)s)"
+
+def _add_verbose_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--verbose", action="store_true", default=argparse.SUPPRESS, help="say more; show tracebacks")
+
+
+def _add_json_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", dest="json_output", help="print data as JSON on stdout")
+
+
+def _add_demo_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", default="evomerge-demo", metavar="DIR", help="output folder (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N")
+    parser.add_argument(
+        "--evaluations", type=positive, default=44, metavar="N", help="candidates (default: %(default)s)"
     )
-    demo.add_argument("--evaluators", type=_positive, default=2, metavar="N", help="default: %(default)s")
+    parser.add_argument("--evaluators", type=positive, default=2, metavar="N", help="default: %(default)s")
 
-    run = made["run"]
-    run.add_argument("spec", nargs="?", metavar="SPEC.yaml", help="run spec; without one, give --model1 and so on")
-    _add_run_flags(run)
-    _add_technique_flags(run)
 
-    merge = made["merge"]
-    merge.add_argument("recipe", metavar="RECIPE.yaml")
-    merge.add_argument("out", metavar="OUT_DIR")
-    merge.add_argument("--threads", type=_positive, default=2, metavar="N", help="default: %(default)s")
-    merge.add_argument("--dry-run", action="store_true", help="plan only: what goes where, memory, disk, time")
-    merge.add_argument(
-        "--max-shard-size", type=_size, metavar="SIZE", help="of a weight file, such as 2GB or 500MiB (default: 5GB)"
+def _add_run_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("spec", nargs="?", metavar="SPEC.yaml", help="run spec; without one, give --model1 and so on")
+    _add_search_flags(parser)
+    _add_technique_flags(parser)
+
+
+def _add_merge_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", metavar="RECIPE.yaml")
+    parser.add_argument("out", metavar="OUT_DIR")
+    parser.add_argument("--threads", type=positive, default=2, metavar="N", help="default: %(default)s")
+    parser.add_argument("--dry-run", action="store_true", help="plan only: what goes where, memory, disk, time")
+    parser.add_argument(
+        "--max-shard-size", type=size, metavar="SIZE", help="of a weight file, such as 2GB or 500MiB (default: 5GB)"
     )
 
-    evaluate = made["evaluate"]
-    evaluate.add_argument("model", metavar="MODEL")
-    _add_evaluate_flags(evaluate)
 
-    generate = made["generate"]
-    generate.add_argument("model", metavar="MODEL")
-    _add_generate_flags(generate, required=True)
+def _add_evaluate_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL")
+    _add_score_flags(parser)
 
-    init = made["init"]
-    _add_init_flags(init)
 
-    up = made["up"]
-    up.add_argument("--evaluators", type=_positive, default=1, metavar="N", help="default: %(default)s")
-    up.add_argument("--folder", metavar="DIR", help="where it keeps its store and logs (default: the state folder)")
+def _add_generate_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL")
+    _add_prompt_flags(parser, required=True)
 
-    runs = made["runs"]
-    actions = runs.add_subparsers(dest="action", metavar="ACTION", required=True, parser_class=Parser)
+
+def _add_up_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--evaluators", type=positive, default=1, metavar="N", help="default: %(default)s")
+    parser.add_argument("--folder", metavar="DIR", help="where it keeps its store and logs (default: the state folder)")
+
+
+def _add_runs_flags(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True, parser_class=Parser)
     for name, text in (
         ("list", "every run that the selector knows"), ("show", "one run's state"),
         ("watch", "follow its events until it ends"), ("events", "print its events so far, one JSON object a line"),
@@ -163,56 +165,61 @@ def _parser() -> Parser:
         if name in {"cancel", "finish"}:
             action.add_argument("--reason", default="asked on the command line")
         _add_server_flag(action)
-        action.add_argument("--json", action="store_true", dest="json_output", help="print data as JSON on stdout")
-        action.add_argument("--verbose", action="store_true", default=argparse.SUPPRESS)
+        _add_json_flag(action)
+        _add_verbose_flag(action)
 
-    report = made["report"]
-    report.add_argument("run", metavar="RUN_OR_DIR", help="a run's output folder, or the id of a run (with a server)")
-    report.add_argument("--out", metavar="DIR", help="where to write (default: the folder itself, or ./RUN)")
-    _add_server_flag(report)
 
-    export = made["export"]
-    export.add_argument(
+def _add_report_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN_OR_DIR", help="a run's output folder, or the id of a run (with a server)")
+    parser.add_argument("--out", metavar="DIR", help="where to write (default: the folder itself, or ./RUN)")
+    _add_server_flag(parser)
+
+
+def _add_export_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
         "model",
         metavar="MODEL",
         help="a run's output folder, a model folder, a GGUF file, a recipe file, or a file of experts",
     )
-    export.add_argument("out", metavar="OUT", help="a folder; for GGUF also a file's name")
-    export.add_argument("--format", choices=("hf", "gguf"), help="default: hf, a Hugging Face folder")
-    export.add_argument(
+    parser.add_argument("out", metavar="OUT", help="a folder; for GGUF also a file's name")
+    parser.add_argument("--format", choices=("hf", "gguf"), help="default: hf, a Hugging Face folder")
+    parser.add_argument(
         "--type", metavar="TYPE",
         help="of GGUF: auto (bf16 or f16), f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0; q6_k, q4_k_m and so on "
         "where llama-quantize is on the PATH",
     )  # fmt: skip
-    export.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: the model's own")
-    export.add_argument(
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: the model's own")
+    parser.add_argument(
         "--adapter", action="store_true", help="a LoRA adapter for PEFT, of a run or recipe over adapters of one base"
     )
-    export.add_argument("--rank", type=_positive, metavar="R", help="of the adapter, at most (default: exact)")
-    export.add_argument("--gguf", nargs="?", const="auto", metavar="TYPE", help="the same as --format gguf --type TYPE")
+    parser.add_argument("--rank", type=positive, metavar="R", help="of the adapter, at most (default: exact)")
+    parser.add_argument("--gguf", nargs="?", const="auto", metavar="TYPE", help="the same as --format gguf --type TYPE")
 
-    actions = made["gguf"].add_subparsers(dest="action", metavar="ACTION", required=True, parser_class=Parser)
+
+def _add_gguf_flags(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True, parser_class=Parser)
     text = "metadata, tensors, types and sizes of a file"
     inspect = actions.add_parser("inspect", help=text, description=text)
     inspect.add_argument("file", metavar="FILE")
-    inspect.add_argument("--json", action="store_true", dest="json_output", help="print data as JSON on stdout")
-    inspect.add_argument("--verbose", action="store_true", default=argparse.SUPPRESS)
+    _add_json_flag(inspect)
+    _add_verbose_flag(inspect)
 
-    extract = made["extract-lora"]
-    extract.add_argument("model", metavar="FINETUNED")
-    extract.add_argument("--base", required=True, metavar="BASE", help="what it was fine-tuned from")
-    extract.add_argument("--rank", type=_positive, default=16, metavar="R", help="default: %(default)s")
-    extract.add_argument("--out", required=True, metavar="DIR")
-    extract.add_argument(
+
+def _add_extract_lora_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="FINETUNED")
+    parser.add_argument("--base", required=True, metavar="BASE", help="what it was fine-tuned from")
+    parser.add_argument("--rank", type=positive, default=16, metavar="R", help="default: %(default)s")
+    parser.add_argument("--out", required=True, metavar="DIR")
+    parser.add_argument(
         "--embeddings", choices=("save", "lora", "skip"), default="save",
         help="changed embeddings and head: kept whole, decomposed too, or left out (default: %(default)s)",
     )  # fmt: skip
-    extract.add_argument("--threads", type=_positive, default=2, metavar="N", help="default: %(default)s")
+    parser.add_argument("--threads", type=positive, default=2, metavar="N", help="default: %(default)s")
 
-    bench = made["bench"]
-    bench.add_argument("name", nargs="?", metavar="NAME", help="run this one; without a name, list them")
-    bench.add_argument("rest", nargs=argparse.REMAINDER, metavar="…", help="handed to it")
-    return parser
+
+def _add_bench_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", nargs="?", metavar="NAME", help="run this one; without a name, list them")
+    parser.add_argument("rest", nargs=argparse.REMAINDER, metavar="…", help="handed to it")
 
 
 def _parse_classic(argv: list[str]) -> argparse.Namespace:
@@ -229,9 +236,9 @@ def _parse_classic(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--verbose", action="store_true", help="say more; show tracebacks")
     parser.add_argument("--json", action="store_true", dest="json_output", help="print data as JSON on stdout")
     parser.add_argument("--split", choices=("search", "holdout", "all"), default="all")
-    _add_run_flags(parser)
+    _add_search_flags(parser)
     _add_technique_flags(parser)
-    _add_generate_flags(parser, required=False)
+    _add_prompt_flags(parser, required=False)
     args = parser.parse_args(argv)
     if args.evaluate:
         args.command, args.model, args.json_file = "evaluate", args.evaluate, ""
@@ -253,7 +260,7 @@ def _add_server_flag(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_run_flags(parser: argparse.ArgumentParser) -> None:
+def _add_search_flags(parser: argparse.ArgumentParser) -> None:
     for number, default in enumerate(DEFAULT_MODELS, 1):
         parser.add_argument(f"--model{number}", metavar="MODEL", help=f"hub id or folder (default: {default})")
     parser.add_argument("--base", metavar="MODEL", help="what task vectors are taken against (default: derived)")
@@ -262,10 +269,8 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
         "--out", "--custom-dir", dest="out", metavar="DIR", help="output folder (default: evomerge-out)"
     )
     parser.add_argument("--seed", type=int, metavar="N")
-    parser.add_argument("--evaluations", type=_positive, metavar="N", help="how many candidates to score")
-    parser.add_argument(
-        "--evaluators", type=_positive, default=1, metavar="N", help="processes that score (default: 1)"
-    )
+    parser.add_argument("--evaluations", type=positive, metavar="N", help="how many candidates to score")
+    parser.add_argument("--evaluators", type=positive, default=1, metavar="N", help="processes that score (default: 1)")
     parser.add_argument("--server", metavar="HOST:PORT", help="a selector that runs already: no stack is started here")
     parser.add_argument(
         "--cross-domain", choices=CROSS_STRATEGIES,
@@ -278,7 +283,7 @@ def _add_technique_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--ps-technique1", choices=PS_TECHNIQUES_1, help="first merge in parameter space")
     group.add_argument("--ps-technique2", choices=PS_TECHNIQUES_2, help="second merge in parameter space")
     group.add_argument("--dfs-technique", choices=DFS_TECHNIQUES, help="merge in data-flow space (layers)")
-    group.add_argument("--weight-mask-rate", type=_rate, metavar="R", help="share of each task vector dropped, 0 to 1")
+    group.add_argument("--weight-mask-rate", type=rate, metavar="R", help="share of each task vector dropped, 0 to 1")
     group.add_argument("--use-weight-rescale", action="store_true", help="scale what a mask keeps by 1/(1 - rate)")
     group.add_argument("--mask-strategy", choices=MASK_STRATEGIES, help="drop at random, or the smallest first")
     group.add_argument(
@@ -286,25 +291,25 @@ def _add_technique_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_evaluate_flags(parser: argparse.ArgumentParser) -> None:
+def _add_score_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--suite", default="general", metavar="SUITE.yaml", help="default: the built-in `general`")
     parser.add_argument("--split", choices=("search", "holdout", "all"), default="all", help="default: %(default)s")
     parser.add_argument(
         "--json", nargs="?", const="-", default="", dest="json_file", metavar="FILE",
         help="print data as JSON on stdout; with FILE, write it there, item scores included",
     )  # fmt: skip
-    parser.add_argument("--batch-size", type=_positive, metavar="N", help="rows at once (default: the suite's)")
+    parser.add_argument("--batch-size", type=positive, metavar="N", help="rows at once (default: the suite's)")
     _add_compute_flags(parser)
 
 
 def _add_compute_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--threads", type=_positive, default=2, metavar="N", help="default: %(default)s")
+    parser.add_argument("--threads", type=positive, default=2, metavar="N", help="default: %(default)s")
     parser.add_argument("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps (default: EVOMERGE_DEVICE)")
 
 
-def _add_generate_flags(parser: argparse.ArgumentParser, *, required: bool) -> None:
+def _add_prompt_flags(parser: argparse.ArgumentParser, *, required: bool) -> None:
     parser.add_argument("--prompt", required=required, metavar="TEXT")
-    parser.add_argument("--max-new-tokens", type=_positive, default=64, metavar="N", help="default: %(default)s")
+    parser.add_argument("--max-new-tokens", type=positive, default=64, metavar="N", help="default: %(default)s")
     if required:
         parser.add_argument("--chat", action="store_true", help="put the prompt through the model's chat template")
         _add_compute_flags(parser)
@@ -316,31 +321,21 @@ def _add_init_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="replace an existing file")
 
 
-def _positive(text: str) -> int:
-    try:
-        number = int(text)
-    except ValueError:
-        number = 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text!r}")
-    return number
-
-
-def _size(text: str) -> int:
-    """Bytes: 2GB (decimal), 500MiB (binary), 1000000."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])(I?))?B?", text.strip().upper())
-    power = "KMGT".index(match[2]) + 1 if match and match[2] else 0
-    size = int(float(match[1]) * (1024 if match[3] else 1000) ** power) if match else 0
-    if size < 1:
-        raise argparse.ArgumentTypeError(f"must be a size such as 2GB or 500MiB, not {text!r}")
-    return size
-
-
-def _rate(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = -1.0
-    if not 0.0 <= number < 1.0:
-        raise argparse.ArgumentTypeError(f"must be a number from 0 up to, not including, 1; not {text!r}")
-    return number
+_WITH_JSON = frozenset(COMMANDS) - {"evaluate", "init", "down", "runs", "gguf"}
+"""Commands with a plain `--json`; those with actions have it at each, evaluate's takes a file."""
+_FLAGS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
+    "demo": _add_demo_flags,
+    "run": _add_run_flags,
+    "merge": _add_merge_flags,
+    "evaluate": _add_evaluate_flags,
+    "generate": _add_generate_flags,
+    "up": _add_up_flags,
+    "runs": _add_runs_flags,
+    "report": _add_report_flags,
+    "export": _add_export_flags,
+    "gguf": _add_gguf_flags,
+    "extract-lora": _add_extract_lora_flags,
+    "bench": _add_bench_flags,
+    "init": _add_init_flags,
+}
+"""What can be typed after a command."""

@@ -16,6 +16,8 @@ from evomerge_cli.run_folder import write_atomically
 from evomerge_cli.spec_source import resolve_suite
 from evomerge_common.domain.recipe import ModelReference
 from evomerge_common.domain.statistics import mean_interval
+from evomerge_common.domain.suite import Suite
+from evomerge_scoring.report import ScoreReport
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
@@ -41,6 +43,17 @@ def run(args: argparse.Namespace, console: Console) -> int:
             allow_code=settings.allow_code,
             progress=lambda done, total: progress("scoring", done / max(1, total)),
         )
+    result = _result(args, suite, report)
+    if args.json_file not in {"", "-"}:
+        items = {score.task: list(score.item_scores) for score in report.scores}
+        write_atomically(Path(args.json_file), json.dumps({**result, "item_scores": items}, indent=2) + "\n")
+    if not console.data(result):
+        _show(result, console)
+    return 0
+
+
+def _result(args: argparse.Namespace, suite: Suite, report: ScoreReport) -> dict[str, Any]:
+    """What --json prints: scores with 95% intervals, and how they were had."""
     weights = {task.name: task.weight for task in suite.tasks}
     whole = mean_interval({s.task: s.item_scores for s in report.scores}, weights, seed=suite.seed)
     tasks: list[dict[str, Any]] = []
@@ -56,7 +69,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
                 "items": len(score.item_scores),
             }
         )
-    result = {
+    return {
         "model": args.model,
         "suite_digest": suite.digest,
         "split": args.split,
@@ -70,17 +83,15 @@ def run(args: argparse.Namespace, console: Console) -> int:
         "truncated": report.truncated,
         "device": report.device,
     }
-    if args.json_file not in {"", "-"}:
-        items = {score.task: list(score.item_scores) for score in report.scores}
-        write_atomically(Path(args.json_file), json.dumps({**result, "item_scores": items}, indent=2) + "\n")
-    if not console.data(result):
-        rows = [
-            [t["task"], f"{t['score']:.4f}", f"[{t['interval95'][0]:.3f}, {t['interval95'][1]:.3f}]",
-             f"{t['metric']} {t['metric_value']:.4f}", str(t["items"])]
-            for t in tasks
-        ]  # fmt: skip
-        rows.append(["all", f"{report.fitness:.4f}", f"[{whole.low:.3f}, {whole.high:.3f}]", "", str(report.items)])
-        console.table(["task", "score", "95%", "metric", "items"], rows)
-        speed = result["items_per_second"]
-        console.out(f"{report.items} items in {report.seconds:.1f} s ({speed:.1f} items/s) on {report.device}")
-    return 0
+
+
+def _show(result: dict[str, Any], console: Console) -> None:
+    rows = [
+        [t["task"], f"{t['score']:.4f}", f"[{t['interval95'][0]:.3f}, {t['interval95'][1]:.3f}]",
+         f"{t['metric']} {t['metric_value']:.4f}", str(t["items"])]
+        for t in result["tasks"]
+    ]  # fmt: skip
+    low, high = result["interval95"]
+    rows.append(["all", f"{result['fitness']:.4f}", f"[{low:.3f}, {high:.3f}]", "", str(result["items"])])
+    console.table(["task", "score", "95%", "metric", "items"], rows)
+    console.out("{items} items in {seconds:.1f} s ({items_per_second:.1f} items/s) on {device}".format(**result))
