@@ -15,7 +15,7 @@ from helpers.tiny_family import write_family
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
-def test_a_gguf_file_is_a_source_like_another_and_the_champion_is_handed_back_as_one(tmp_path: Path) -> None:
+def test_a_gguf_file_is_a_source_and_the_champion_is_handed_back_as_one(tmp_path: Path) -> None:
     spec, out = write_family(tmp_path), tmp_path / "out"
     evomerge(spec, "export", str(tmp_path / "a"), str(tmp_path / "a.gguf"), "--gguf", "f32")
     text = spec.read_text().replace("models: [a, b, c]", "models: [./a.gguf, b]")

@@ -111,7 +111,8 @@ async def test_a_crashing_job_is_a_dead_letter_and_a_result(broker: Broker, tmp_
         (result,) = await results(ports, job)
         assert isinstance(result, CandidateFailed)
         assert (result.error.type, result.recipe_digest) == ("WorkerCrashed", job.job_id.removeprefix("merge-"))
-        dead = await ports.queue.link.api("dlq", "STREAM.MSG.GET.DLQ", {"last_by_subj": "evomerge.dlq.merge"})  # type: ignore[attr-defined]
+        link = ports.queue.link  # type: ignore[attr-defined]
+        dead = await link.api("dlq", "STREAM.MSG.GET.DLQ", {"last_by_subj": "evomerge.dlq.merge"})
         assert dead["message"]["subject"] == "evomerge.dlq.merge"
         assert await ports.queue.depth("merge") == 0
     assert count(registry, "retried") == 1

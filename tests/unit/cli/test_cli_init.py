@@ -35,7 +35,7 @@ def test_piped_answers_make_a_spec_and_empty_ones_take_the_defaults(
     assert f"evomerge run {tmp_path}/run.yaml --out 'results/a b'" in (tmp_path / "run.yaml").read_text()
 
 
-def test_a_pipe_that_ends_at_once_gives_the_defaults_which_are_those_of_init_without_questions(
+def test_a_pipe_that_ends_at_once_gives_the_defaults_of_plain_init(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert asked(monkeypatch, tmp_path, "") == 0

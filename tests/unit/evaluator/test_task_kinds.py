@@ -177,7 +177,11 @@ class Rhymes:
 
 def test_a_users_own_task(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     entry = importlib.metadata.EntryPoint("rhymes", f"{__name__}:Rhymes", "evomerge.tasks")
-    monkeypatch.setattr(importlib.metadata, "entry_points", lambda **by: [entry] if by.get("name", "rhymes") == "rhymes" else [])  # fmt: skip  # noqa: E501
+
+    def entry_points(**by: str) -> list[importlib.metadata.EntryPoint]:
+        return [entry] if by.get("name", "rhymes") == "rhymes" else []
+
+    monkeypatch.setattr(importlib.metadata, "entry_points", entry_points)
     task = expand_task({"name": "t", "kind": "plugin", "plugin": "rhymes", "options": {"count": 3}})
     suite = Suite.from_dict({"holdout": 0, "tasks": [task]})
     assert [item.id for item in suite.tasks[0].items] == ["r0", "r1", "r2"]

@@ -304,7 +304,7 @@ def test_sce_selects_what_varies_most(models: list[ModelReference]) -> None:
     same(merged(recipe("sce", models, {"select_topk": 0.0})), base)
 
 
-def test_model_stock_stays_at_the_base_where_models_disagree_and_goes_where_they_agree(tmp_path: Path) -> None:
+def test_model_stock_stays_where_models_disagree_and_goes_where_they_agree(tmp_path: Path) -> None:
     base = tensors_of(0)
     step = {n: torch.randn(t.shape, generator=torch.Generator().manual_seed(9)) for n, t in base.items()}
 

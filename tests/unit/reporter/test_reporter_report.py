@@ -223,7 +223,7 @@ def test_model_card(result: dict) -> None:
     assert "/models/" not in card, "the author's folders stay private"
 
 
-def test_the_hypervolume_of_the_front_only_grows_and_no_dominated_point_is_in_the_front(
+def test_the_hypervolume_only_grows_and_no_dominated_point_is_in_the_front(
     history: History, result: dict[str, Any]
 ) -> None:
     volumes = [one["hypervolume"] for one in result["hypervolume"]]

@@ -123,7 +123,7 @@ def test_population_zero_has_the_sources_the_average_and_the_eight_classic_merge
     assert operators.count("classic") == min(8, 16 - 8)
 
 
-def test_several_objectives_give_a_front_whose_volume_grows_and_its_knee_as_champion() -> None:
+def test_objectives_give_a_front_that_grows_and_its_knee_as_champion() -> None:
     spec = make_spec(strategy="nsga2", evaluations=120, population=16)
     found = Simulation(spec, workers=3, order=1).tournament
     points = [one.scores for one in found.candidates if one.scores]
