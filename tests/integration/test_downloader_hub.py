@@ -14,7 +14,7 @@ from evomerge_common.errors import ModelNotFound, NotAModel, QuantisedModel, Una
 from evomerge_downloader.fetch import Fetcher
 from evomerge_downloader.handlers import DownloadHandler
 from evomerge_models.hub import Hub
-from evomerge_models.lora_folder import read_pair
+from evomerge_models.pair import read_pair
 from evomerge_models.store import ModelStore
 from helpers.hub_server import HubServer, write_adapter, write_model_folder
 

@@ -19,7 +19,7 @@ from evomerge_common.errors import (
 from evomerge_downloader.fetch import Fetcher
 from evomerge_models import hashes
 from evomerge_models.hub import Hub, RemoteModel
-from evomerge_models.lora_folder import read_pair
+from evomerge_models.pair import read_pair
 from evomerge_models.store import ModelStore
 from helpers.hub_server import write_adapter, write_model_folder
 

@@ -24,7 +24,7 @@ from evomerge_common.errors import (
     UnsafeFile,
 )
 from evomerge_merging import merge_recipe, plan_merge
-from evomerge_models.lora_folder import write_pair
+from evomerge_models.pair import write_pair
 from evomerge_scoring import forward, score_folder
 from evomerge_scoring.batches import compose
 from evomerge_scoring.devices import choose_threads

@@ -19,7 +19,8 @@ from evomerge_common.domain.recipe import Input, ModelReference, Recipe, Slice
 from evomerge_common.errors import EvoMergeException, ModelError, ModelNotFound, ShapeMismatch, UnsafeFile
 from evomerge_merging import execute, merge_in_memory, merge_into, plan_merge
 from evomerge_merging.engine.execute import PIECE_ELEMENTS
-from evomerge_models.lora_folder import check_adapter_config, split_reference
+from evomerge_models.adapter import check_adapter_config
+from evomerge_models.reference import split_reference
 from helpers.tiny_merging import HIDDEN, make_model, weights
 
 transformers.utils.logging.disable_progress_bar()

@@ -37,6 +37,7 @@ from evomerge_merging import (
     read_recipe_yaml,
 )
 from evomerge_merging.engine.expression import Apply, Evaluation, whole_bytes
+from evomerge_merging.io.dtypes import torch_dtype
 from helpers.tiny_merging import random_tensors, raw_model, rewrite, set_config, weights
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -343,7 +344,7 @@ def test_element_types(tmp_path: Path) -> None:
     assert torch.equal(result["layers.0.wide"], tensors["layers.0.wide"])
     with plan_merge(replace(recipe("linear", [one]), dtype="bfloat16")) as plan:
         assert plan.config["torch_dtype"] == "bfloat16"
-        result = {tensor.name: tensor.dtype.torch_dtype for tensor in plan.tensors}
+        result = {tensor.name: torch_dtype(tensor.dtype) for tensor in plan.tensors}
     assert result["ids"] == torch.int64
     assert result[LARGE] == torch.bfloat16
 

@@ -16,62 +16,14 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from evomerge_common.errors import DiskFull, EvoMergeException, ModelError, ModelNotFound, NotAModel, UnsafeFile
-from evomerge_merging.io.dtypes import F32, element_type
-from evomerge_merging.io.model_folder import check_folder, open_weights
+from evomerge_merging.io.dtypes import element_type
+from evomerge_merging.io.model_folder import open_weights
 from evomerge_merging.io.safetensors_file import SafetensorsFile
 from evomerge_merging.io.writer import SafetensorsWriter, shard
+from evomerge_models.dtypes import F32
+from evomerge_models.files import check_whole
+from helpers.headers import Case, entry
 from helpers.tiny_merging import random_tensors, raw_model
-
-
-def _file(path: Path, header: Any, data: bytes = b"") -> Path:
-    text = header if isinstance(header, bytes) else json.dumps(header).encode()
-    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
-    return path
-
-
-def _entry(**change: Any) -> dict[str, Any]:
-    return {"dtype": "F32", "shape": [2], "data_offsets": [0, 8], **change}
-
-
-LIES: dict[str, tuple[Any, bytes]] = {
-    "not JSON": (b"{nonsense", b""),
-    "not UTF-8": (b'{"\xff": 1}', b""),
-    "a list": ([], b""),
-    "deeply nested": (b"[" * 200_000, b""),
-    "a key twice": (
-        b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}',
-        b"0000",
-    ),
-    "unknown dtype": ({"a": _entry(dtype="F31")}, b"0" * 8),
-    "dtype no word": ({"a": _entry(dtype=[])}, b"0" * 8),
-    "too few bytes for the shape": ({"a": _entry(shape=[3])}, b"0" * 8),
-    "negative size": ({"a": _entry(shape=[-2])}, b"0" * 8),
-    "size as bool": ({"a": _entry(shape=[True, 2])}, b"0" * 8),
-    "size as float": ({"a": _entry(shape=[2.0])}, b"0" * 8),
-    "overflowing shape": ({"a": _entry(shape=[2**61, 2**61], data_offsets=[0, 0])}, b""),
-    "many dimensions": ({"a": _entry(shape=[1] * 40, data_offsets=[0, 4])}, b"0" * 4),
-    "backwards": ({"a": _entry(data_offsets=[8, 0])}, b"0" * 8),
-    "beyond the end": ({"a": _entry(data_offsets=[8, 16])}, b"0" * 8),
-    "three offsets": ({"a": _entry(data_offsets=[0, 4, 8])}, b"0" * 8),
-    "overlap": ({"a": _entry(), "b": _entry(data_offsets=[4, 12])}, b"0" * 12),
-    "gap": ({"a": _entry(), "b": _entry(data_offsets=[12, 20])}, b"0" * 20),
-    "bytes left over": ({"a": _entry()}, b"0" * 12),
-    "an unknown field": ({"a": _entry(extra=1)}, b"0" * 8),
-    "metadata of numbers": ({"__metadata__": {"a": 1}}, b""),
-}
-
-
-@pytest.mark.parametrize("lie", LIES)
-def test_a_lying_header_is_refused(tmp_path: Path, lie: str) -> None:
-    with pytest.raises(UnsafeFile, match=r"x\.safetensors"):
-        SafetensorsFile(_file(tmp_path / "x.safetensors", *LIES[lie]))
-
-
-@pytest.mark.parametrize("data", [b"", b"1234567", struct.pack("<Q", 2**63), struct.pack("<Q", 100) + b"{}"])
-def test_a_file_cut_short_is_refused(tmp_path: Path, data: bytes) -> None:
-    (tmp_path / "x").write_bytes(data)
-    with pytest.raises(UnsafeFile):
-        SafetensorsFile(tmp_path / "x")
 
 
 @settings(max_examples=150, deadline=None)
@@ -80,7 +32,7 @@ def test_whatever_the_bytes_the_answer_is_a_typed_error_or_a_sound_file(
     tmp_path_factory: Any, noise: bytes, at: int
 ) -> None:
     path = tmp_path_factory.mktemp("fuzz") / "x"
-    good = json.dumps({"a": _entry(), "b": _entry(data_offsets=[8, 16])}).encode()
+    good = json.dumps({"a": entry(), "b": entry(data_offsets=[8, 16])}).encode()
     whole = bytearray(struct.pack("<Q", len(good)) + good + bytes(16))
     whole[at : at + len(noise)] = noise
     path.write_bytes(whole)
@@ -119,8 +71,8 @@ def test_reads_what_the_safetensors_library_writes(tmp_path: Path) -> None:
 
 
 def test_a_tensor_that_lies_crooked_in_the_file_is_read(tmp_path: Path) -> None:
-    header = {"a": {"dtype": "BOOL", "shape": [1], "data_offsets": [0, 1]}, "b": _entry(data_offsets=[1, 9])}
-    _file(tmp_path / "x", header, b"\1" + struct.pack("<2f", 1.5, -2.5))
+    header = {"a": entry(dtype="BOOL", shape=[1], data_offsets=[0, 1]), "b": entry(data_offsets=[1, 9])}
+    Case(header, b"\1" + struct.pack("<2f", 1.5, -2.5)).write(tmp_path / "x")
     with SafetensorsFile(tmp_path / "x") as file:
         assert file.tensor("b").tolist() == [1.5, -2.5]
         assert file.block("b", 1, 2).tolist() == [-2.5]
@@ -205,17 +157,17 @@ def test_bin_files_are_read_without_running_code(tmp_path: Path) -> None:
 
 def test_folders_that_are_no_models_are_told_apart(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFound):
-        check_folder(tmp_path / "nowhere")
+        check_whole(tmp_path / "nowhere")
     with pytest.raises(NotAModel, match=r"config\.json"):
-        check_folder(tmp_path)
+        check_whole(tmp_path)
     (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(ModelError, match="LoRA"):
-        check_folder(tmp_path)
+        check_whole(tmp_path)
     (tmp_path / "x.gguf").touch()
     with pytest.raises(ModelError, match="GGUF"):
-        check_folder(tmp_path / "x.gguf")
+        check_whole(tmp_path / "x.gguf")
     (tmp_path / "config.json").write_text("{}")
-    check_folder(tmp_path)
+    check_whole(tmp_path)
     with pytest.raises(ModelError, match="GGUF"):
         open_weights(tmp_path)
     (tmp_path / "x.gguf").unlink()

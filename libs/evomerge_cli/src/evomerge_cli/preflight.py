@@ -15,14 +15,10 @@ from evomerge_common.domain.suite import Suite
 from evomerge_common.errors import EvoMergeException, ModelError, ModelNotFound, SuiteError
 from evomerge_common.runtime.child import ChildProcess
 from evomerge_common.runtime.settings import Settings
-from evomerge_models.lora_folder import describe_pair, is_adapter_folder, read_adapter, split_reference
-from evomerge_models.model_folder import (
-    ADAPTER_CONFIG,
-    ModelDescription,
-    describe_model,
-    read_json_object,
-    tensor_shapes,
-)
+from evomerge_models.adapter import read_adapter
+from evomerge_models.describe import ModelDescription, describe_model, describe_pair, tensor_shapes
+from evomerge_models.files import ADAPTER_CONFIG, is_adapter_folder, read_json_object
+from evomerge_models.reference import split_reference
 
 HUB_SECONDS = 2.0
 

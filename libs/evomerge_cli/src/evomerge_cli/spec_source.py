@@ -22,7 +22,8 @@ from evomerge_common.domain.task_kinds import MASKED_NEVER
 from evomerge_common.errors import InvalidInput, SpecError, SuiteError
 from evomerge_common.runtime.documents import LineMap, load_yaml, locate
 from evomerge_common.runtime.suite_file import inline_suite, load_suite
-from evomerge_models.lora_folder import base_beside, is_adapter_folder, split_reference
+from evomerge_models.files import is_adapter_folder
+from evomerge_models.reference import base_beside, split_reference
 from evomerge_scoring.expand import expand_task
 
 BUILT_IN_SUITES = Path(__file__).parent / "suites"

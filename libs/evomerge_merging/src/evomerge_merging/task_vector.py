@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from evomerge_common.errors import ShapeMismatch
 from evomerge_merging.io.dtypes import element_type
-from evomerge_merging.io.model_folder import check_folder, open_weights
+from evomerge_merging.io.model_folder import open_weights
 from evomerge_merging.io.safetensors_file import SafetensorsFile
 from evomerge_merging.io.writer import SafetensorsWriter
+from evomerge_models.files import check_whole
 
 if TYPE_CHECKING:
     import torch
@@ -136,6 +137,6 @@ def _same_shape(name: str, one: Tensor, other: Tensor) -> None:
 def _state(model: StateDict | Path | str) -> StateDict:
     if isinstance(model, Mapping):
         return model
-    check_folder(Path(model))
+    check_whole(Path(model))
     store = open_weights(Path(model))
     return {name: store.tensor(name) for name in store.tensors}

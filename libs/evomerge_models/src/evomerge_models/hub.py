@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from evomerge_common.errors import DiskFull, EvoMergeException, ModelNotFound, Unavailable, UnsafeFile
+from evomerge_models.files import CONFIG, Selection, read_json_object, select_files
 from evomerge_models.hashes import git_blob_sha1, sha256_file
-from evomerge_models.model_folder import Selection, read_json_object, select_files
 from evomerge_models.quantised import check_plain
 
-CONFIG = "config.json"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9_][\w.-]*)?")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 ACCESS = (

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from evomerge_common.errors import QuantisedModel
+from evomerge_models.dtypes import TYPES
 
 _METHODS = {
     "gptq": "GPTQ", "awq": "AWQ", "bitsandbytes": "bitsandbytes", "compressed-tensors": "compressed-tensors",
@@ -33,7 +34,7 @@ def check_plain(config: Mapping[str, Any], dtypes: Mapping[str, str], where: str
         QuantisedModel: says how it is quantised and what to give instead.
 
     """
-    kind = _told(config) or next((kind for name in dtypes if (kind := _shown(name, dtypes))), "")
+    kind = _of_config(config) or next((kind for name in dtypes if (kind := _of_tensor(name, dtypes))), "")
     if kind:
         raise QuantisedModel(
             f"{where} is quantised ({kind}): its tensors are codes, not weights. Give the model that it was made from, "
@@ -41,7 +42,7 @@ def check_plain(config: Mapping[str, Any], dtypes: Mapping[str, str], where: str
         )
 
 
-def _told(config: Mapping[str, Any]) -> str:
+def _of_config(config: Mapping[str, Any]) -> str:
     """What the config says of itself, such as "GPTQ, 4 bits"; "" where it says nothing."""
     for part in (config, config.get("text_config")):
         if not isinstance(part, Mapping):
@@ -58,8 +59,10 @@ def _told(config: Mapping[str, Any]) -> str:
     return ""
 
 
-def _shown(name: str, dtypes: Mapping[str, str]) -> str:
-    """What one tensor shows."""
+def _of_tensor(name: str, dtypes: Mapping[str, str]) -> str:
+    """How one tensor shows that it holds codes; "" where it does not."""
+    if TYPES[dtypes[name]].is_packed:
+        return f"packed {TYPES[dtypes[name]]}"
     if dtypes[name].startswith("F8_") and any(name + ending in dtypes for ending in _SCALES):
         return "float8 with scales"
     return next((kind for ending, kind in _CODES.items() if name.endswith(ending)), "")

@@ -26,9 +26,9 @@ from urllib.parse import quote
 
 from evomerge_common.domain.messages import Model
 from evomerge_common.errors import DiskFull, InvalidInput, NotFound
+from evomerge_models.files import ADAPTER_CONFIG, CONFIG
 from evomerge_models.hashes import HashCache, folder_digest, write_atomically
-from evomerge_models.lora_folder import CONFIG as ADAPTER_CONFIG
-from evomerge_models.lora_folder import write_pair
+from evomerge_models.pair import write_pair
 
 _HEX = re.compile(r"[0-9a-f]{64}")
 _SPARE_BYTES = 64 * 1024 * 1024
@@ -161,7 +161,7 @@ class ModelStore:
             model = Model(**data)
         except (OSError, ValueError, TypeError):
             return None
-        there = any((self.root / name / one).is_file() for one in ("config.json", ADAPTER_CONFIG))
+        there = any((self.root / name / one).is_file() for one in (CONFIG, ADAPTER_CONFIG))
         return model if there else None
 
     # ---- what the hub said ----

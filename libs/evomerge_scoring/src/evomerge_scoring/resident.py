@@ -23,8 +23,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM,
 
 from evomerge_common.domain.recipe import ModelReference, Recipe
 from evomerge_common.errors import EvoMergeException, ModelError, NotAModel, ShapeMismatch, UnsafeFile
-from evomerge_models.lora_folder import read_pair
-from evomerge_models.model_folder import describe_model
+from evomerge_models.describe import describe_model
+from evomerge_models.pair import read_pair
 from evomerge_scoring.devices import choose_dtype, describe
 from evomerge_scoring.encode import tree_limit
 from evomerge_scoring.forward import Answer, Gather, Row, token_answers

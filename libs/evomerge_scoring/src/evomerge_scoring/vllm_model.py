@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from evomerge_common.errors import InvalidInput, ModelError, NonFiniteScore, Unavailable
-from evomerge_models.model_folder import describe_model
+from evomerge_models.describe import describe_model
 from evomerge_scoring.forward import Answer, Row
 from evomerge_scoring.generation import Stop
 from evomerge_scoring.model import Progress

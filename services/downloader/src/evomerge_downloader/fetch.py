@@ -12,9 +12,10 @@ import structlog
 from evomerge_common.domain.messages import Model
 from evomerge_common.domain.recipe import ModelReference
 from evomerge_common.errors import InvalidInput, ModelError, ModelNotFound, RecipeError, Unavailable
+from evomerge_models.describe import ModelDescription, describe_model, describe_pair
+from evomerge_models.files import ADAPTER_CONFIG, is_adapter_folder
 from evomerge_models.hub import COMMIT, HUB_ID, Hub, RemoteModel
-from evomerge_models.lora_folder import CONFIG, base_beside, describe_pair, is_adapter_folder, split_reference
-from evomerge_models.model_folder import ModelDescription, describe_model
+from evomerge_models.reference import base_beside, split_reference
 from evomerge_models.store import ModelStore, remove
 
 log = structlog.get_logger(__name__)
@@ -84,7 +85,9 @@ class Fetcher:
                 f"{reference}: {base.reference} is an adapter itself; give the whole model that it changes"
             )
         if not is_adapter_folder(self._store.folder(adapter)):
-            raise ModelError(f"{reference}: {adapter.reference} is no LoRA adapter (no {CONFIG}); write base+adapter")
+            raise ModelError(
+                f"{reference}: {adapter.reference} is no LoRA adapter (no {ADAPTER_CONFIG}); write base+adapter"
+            )
         described = describe_pair(self._store.folder(base), self._store.folder(adapter))
         record = dataclasses.replace(_record(reference, described, adapter.commit or base.commit), base=base.digest)
         return self._store.put_pair(record, base, adapter)

@@ -116,8 +116,8 @@ def _merge(recipe: Recipe, models: dict[str, Path], out: Path, progress: Progres
 
 
 def _from_gguf(path: Path, out: Path, console: Console) -> int:
+    from evomerge_models.describe import describe_model
     from evomerge_models.gguf.folder import write_model_folder
-    from evomerge_models.model_folder import describe_model
 
     with stages(console, "dequantising") as progress:
         write_model_folder(path, out, progress=lambda d, t: progress("dequantising", d / max(1, t)))

@@ -20,7 +20,7 @@ from evomerge_common.domain.gguf_types import TYPES
 from evomerge_common.domain.recipe import ModelReference
 from evomerge_common.domain.spec import STRATEGIES, RunSpec
 from evomerge_common.errors import EvoMergeException, InvalidInput, SuiteError, did_you_mean
-from evomerge_models.model_folder import ADAPTER_CONFIG
+from evomerge_models.files import ADAPTER_CONFIG
 
 T = TypeVar("T")
 

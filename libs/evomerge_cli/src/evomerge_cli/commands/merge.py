@@ -17,8 +17,10 @@ from evomerge_common.errors import ModelError
 from evomerge_common.runtime.scratch import scratch_folder
 from evomerge_common.runtime.settings import Settings
 from evomerge_common.runtime.uris import path_of_uri
-from evomerge_models.lora_folder import PAIRS, base_beside, describe_pair, is_adapter_folder, write_pair
-from evomerge_models.model_folder import check_model_folder
+from evomerge_models.describe import check_model_folder, describe_pair
+from evomerge_models.files import is_adapter_folder
+from evomerge_models.pair import PAIRS, write_pair
+from evomerge_models.reference import base_beside
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
@@ -112,7 +114,7 @@ def _classic(args: argparse.Namespace, console: Console) -> Recipe:
 
     The first technique merges the models into one, the second into another, the third draws its layers from the two.
     """
-    from evomerge_models.model_folder import describe_model
+    from evomerge_models.describe import describe_model
     from evomerge_selector.domain.population_zero import classic_population
 
     notes: list[str] = []

@@ -20,7 +20,7 @@ from evomerge_merging.cross_domain.anatomy import Anatomy, Part
 from evomerge_merging.cross_domain.axes import AxisMap, Pick, Same, adapted, leading
 from evomerge_merging.cross_domain.roles import AXES
 from evomerge_merging.cross_domain.tokens import TokenRows
-from evomerge_merging.io.safetensors_file import TensorInfo
+from evomerge_models.headers import TensorInfo
 
 if TYPE_CHECKING:
     import torch

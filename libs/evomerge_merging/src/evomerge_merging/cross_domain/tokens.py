@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evomerge_merging.io.small_files import read_object
 from evomerge_merging.tokens.tokenizer import vocabulary
+from evomerge_models.files import read_json_or_nothing
 
 MAX_PARTS, LETTERS_A_PART = 4, 2
 """A token is put together from so many parts at most, of so many letters on average at least: letters say little."""
@@ -186,7 +186,7 @@ def key_of(token: str, alphabet: str) -> Key | None:
 
 def _alphabet(folder: Path) -> str:
     """How a folder's tokens are spelt: byte-level, SentencePiece, WordPiece or plain."""
-    data = read_object(folder / "tokenizer.json")
+    data = read_json_or_nothing(folder / "tokenizer.json")
     if not data:
         tokens = vocabulary(folder)
         marks = {"byte-level": "Ġ", "SentencePiece": "▁", "WordPiece": "##"}
@@ -206,7 +206,7 @@ def _special(folder: Path) -> dict[str, str]:
     """Purpose → special token, from the tokenizer's settings."""
     found: dict[str, str] = {}
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
-        data: Mapping[str, Any] = read_object(folder / name)
+        data: Mapping[str, Any] = read_json_or_nothing(folder / name)
         for purpose in _SPECIAL:
             value = data.get(purpose)
             token = value.get("content") if isinstance(value, Mapping) else value

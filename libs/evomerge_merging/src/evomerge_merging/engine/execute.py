@@ -24,8 +24,10 @@ from evomerge_common.errors import DiskFull, InvalidInput, NonFiniteWeights
 from evomerge_common.runtime.scratch import remove_if_abandoned
 from evomerge_merging.engine.expression import Evaluation, Load, needs_statistics, whole_bytes
 from evomerge_merging.engine.plan import WHOLE_TENSOR_BYTES, OutputTensor, Plan
-from evomerge_merging.io.model_folder import INDEX, SINGLE
-from evomerge_merging.io.writer import SafetensorsWriter, TensorSpec, shard, write_text
+from evomerge_merging.io.dtypes import torch_dtype
+from evomerge_merging.io.writer import SafetensorsWriter, shard, write_text
+from evomerge_models.files import INDEX, SINGLE
+from evomerge_models.headers import TensorSpec
 
 if TYPE_CHECKING:
     import torch
@@ -108,7 +110,7 @@ def merge_in_memory(
     """The merged tensors by name (but those of `without`), in memory and bit for bit what `execute` writes."""
     if without:
         plan = replace(plan, tensors=tuple(tensor for tensor in plan.tensors if tensor.name not in without))
-    tensors = {tensor.name: torch.empty(tensor.shape, dtype=tensor.dtype.torch_dtype) for tensor in plan.tensors}
+    tensors = {tensor.name: torch.empty(tensor.shape, dtype=torch_dtype(tensor.dtype)) for tensor in plan.tensors}
     merge_into(plan, tensors, threads=threads, progress=progress, piece_elements=piece_elements)
     return tensors
 
@@ -132,7 +134,7 @@ def merge_into(
     flat = {name: tensor.detach().view(-1) for name, tensor in targets.items()}
 
     chosen = tuple(tensor for tensor in plan.tensors if tensor.name in flat)
-    types = {tensor.name: tensor.dtype.torch_dtype for tensor in chosen}
+    types = {tensor.name: torch_dtype(tensor.dtype) for tensor in chosen}
 
     def write(name: str, start: int, data: Bytes) -> None:
         values = torch.from_numpy(data).view(types[name])
@@ -340,7 +342,7 @@ def _rounded(evaluation: Evaluation, tensor: OutputTensor, start: int, stop: int
     if done is not None:
         return done
     values = evaluation.piece(start, stop)
-    result = values.to(tensor.dtype.torch_dtype)
+    result = values.to(torch_dtype(tensor.dtype))
     if not _finite(result):
         cause = f"values up to {values.abs().max().item():g} do not fit into {tensor.dtype}" if _finite(values) else (
             "the result is not finite")  # fmt: skip

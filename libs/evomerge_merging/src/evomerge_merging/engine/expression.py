@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from evomerge_common.errors import NonFiniteWeights
-from evomerge_merging.io.dtypes import BF16, F16, F32, F64, ElementType
+from evomerge_merging.io.dtypes import torch_dtype
 from evomerge_merging.io.model_folder import TensorStore, raw_elements
 from evomerge_merging.methods.registry import Block, Method, keywords
 from evomerge_merging.native.reader import NotFinite, Reader, readable
 from evomerge_merging.numerics.folds import CELL
 from evomerge_merging.numerics.random_words import MaskKey
+from evomerge_models.dtypes import BF16, F16, F32, F64, ElementType
 
 if TYPE_CHECKING:
     import numpy as np
@@ -219,8 +220,8 @@ class Evaluation:
     def _load(self, node: Load, start: int, stop: int) -> Tensor:
         values = self._sources[node.source].block(node.name, start, stop)
         if node.cast is not None:
-            values = values.to(node.cast.torch_dtype)
-        values = values.to(self._wide.torch_dtype)
+            values = values.to(torch_dtype(node.cast))
+        values = values.to(torch_dtype(self._wide))
         # A sum is finite only if all its terms are; the reverse is checked where it is not.
         if not math.isfinite(values.sum().item()) and not bool(torch.isfinite(values).all()):
             place = start + int(torch.isfinite(values).logical_not().nonzero()[0, 0])

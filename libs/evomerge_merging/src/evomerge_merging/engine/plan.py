@@ -18,10 +18,10 @@ from evomerge_merging.engine.expression import Load, Node, loads, whole_bytes
 from evomerge_merging.engine.flatten import flatten
 from evomerge_merging.engine.source import Source, open_source
 from evomerge_merging.engine.virtual import Planner
-from evomerge_merging.io.dtypes import RECIPE_NAMES, ElementType
 from evomerge_merging.lora.sum import folded
 from evomerge_merging.recipes.check import check_recipe
 from evomerge_merging.tokens.tokenizer import TokenizerPlan, named_outside, plan_tokenizer
+from evomerge_models.dtypes import RECIPE_NAMES, ElementType
 
 WHOLE_TENSOR_BYTES = 1 << 30
 """What all threads together may hold of tensors that methods ask for whole; one larger tensor is worked on alone."""

@@ -11,10 +11,12 @@ from typing import Any
 from evomerge_common.domain.recipe import ModelReference
 from evomerge_common.errors import ModelNotFound
 from evomerge_common.runtime.scratch import drop, scratch_folder
-from evomerge_merging.io.model_folder import TensorStore, check_folder, open_weights, read_json
+from evomerge_merging.io.model_folder import TensorStore, open_weights
 from evomerge_merging.lora.store import open_adapted
-from evomerge_models.lora_folder import PAIRS, base_beside, is_adapter_folder, read_pair, write_pair
+from evomerge_models.files import check_whole, is_adapter_folder, read_json_object
+from evomerge_models.pair import PAIRS, read_pair, write_pair
 from evomerge_models.quantised import check_plain
+from evomerge_models.reference import base_beside
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,8 @@ def open_source(reference: ModelReference, models: Mapping[str, Path], base: Mod
 
 
 def _open(folder: Path) -> tuple[dict[str, Any], TensorStore]:
-    check_folder(folder)
-    config, weights = read_json(folder / "config.json"), open_weights(folder)
+    check_whole(folder)
+    config, weights = read_json_object(folder / "config.json"), open_weights(folder)
     try:
         check_plain(config, {name: info.dtype.name for name, info in weights.tensors.items()}, str(folder))
     except BaseException:
@@ -107,7 +109,7 @@ def _base_of(adapter: Path, models: Mapping[str, Path], base: ModelReference | N
 
 def _pair(reference: ModelReference, base: Path, adapter: Path) -> Source:
     """Through a folder of their own, since config, tokenizer and template come from two places."""
-    check_folder(base)
+    check_whole(base)
     place = scratch_folder(PAIRS)
     try:
         write_pair(place, base.absolute(), adapter.absolute())

@@ -18,14 +18,14 @@ from evomerge_merging.engine.ancestry import common_ancestor
 from evomerge_merging.engine.architecture import LayerStack
 from evomerge_merging.engine.expression import Apply, Load, Node
 from evomerge_merging.engine.source import Source, open_source
-from evomerge_merging.io.dtypes import RECIPE_NAMES, ElementType
-from evomerge_merging.io.model_folder import read_json
 from evomerge_merging.lora.store import LoraStore
 from evomerge_merging.methods.registry import Method, method
 from evomerge_merging.numerics.random_words import mask_key
 from evomerge_merging.recipes.check import identity
 from evomerge_merging.recipes.parameters import parameters_of, value_at
 from evomerge_merging.tokens.vocabulary import AlignedStore, is_vocabulary
+from evomerge_models.dtypes import RECIPE_NAMES, ElementType
+from evomerge_models.files import read_json_object
 
 _TOLD = (
     "rope_theta", "rope_scaling", "rope_parameters", "rms_norm_eps", "layer_norm_eps", "hidden_act", "sliding_window",
@@ -127,7 +127,7 @@ class Planner:
             if isinstance(source.store, LoraStore) and source.base is not None:
                 if source.base not in keys:
                     root = keys[source.base] = f"base of {key}"
-                    config = read_json(source.base / "config.json")
+                    config = read_json_object(source.base / "config.json")
                     self.sources[root] = Source(root, source.base.name, source.base, config, source.store.base)
                 self.sources[key] = replace(source, root=keys[source.base])
 

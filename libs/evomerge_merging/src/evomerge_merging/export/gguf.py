@@ -29,7 +29,8 @@ from gguf.quants import quantize
 from evomerge_common.domain.gguf_types import K_TYPES
 from evomerge_common.errors import DiskFull, InvalidInput, ModelError, NonFiniteWeights, WorkFailed
 from evomerge_merging.engine.architecture import is_tied
-from evomerge_merging.io.model_folder import TensorStore, check_folder, open_weights, read_json
+from evomerge_merging.io.model_folder import TensorStore, open_weights
+from evomerge_models.files import check_whole, read_json_object
 from evomerge_models.gguf import configs
 from evomerge_models.gguf.architectures import MODEL_TYPE_KEY, Architecture, of_config
 from evomerge_models.gguf.quantizer import check_type, find_quantizer
@@ -97,8 +98,8 @@ def export_gguf(
     kind = check_type(kind)
     if out.exists():
         raise InvalidInput(f"{out} exists; give another name, or remove it first")
-    check_folder(folder)
-    config = read_json(folder / "config.json")
+    check_whole(folder)
+    config = read_json_object(folder / "config.json")
     architecture = of_config(config, str(folder))
     store = open_weights(folder)
     try:

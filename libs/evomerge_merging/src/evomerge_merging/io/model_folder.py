@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from evomerge_common.errors import ModelError, ModelNotFound, NotAModel, UnsafeFile
-from evomerge_merging.io.dtypes import ElementType, element_type
-from evomerge_merging.io.safetensors_file import SafetensorsFile, TensorInfo
+from evomerge_common.errors import UnsafeFile
+from evomerge_merging.io.dtypes import element_type
+from evomerge_merging.io.safetensors_file import SafetensorsFile
+from evomerge_models.dtypes import ElementType
+from evomerge_models.files import check_index, weight_files
+from evomerge_models.headers import TensorInfo
 
 if TYPE_CHECKING:
     import torch
 else:
     from evomerge_merging.torch_later import torch
-
-MAX_JSON_BYTES = 64_000_000
-SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-BIN_SINGLE, BIN_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 
 
 class TensorStore(Protocol):
@@ -112,45 +110,6 @@ class ShardedStore:
             file.close()
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object of a sane size.
-
-    Raises:
-        NotAModel: it is something else.
-
-    """
-    try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise NotAModel(f"{path} is larger than any such file needs to be ({MAX_JSON_BYTES} bytes)")
-        data = json.loads(path.read_text("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise NotAModel(f"{path} is not JSON: {error}") from error
-    except OSError as error:
-        raise NotAModel(f"{path} cannot be read: {error.strerror}") from error
-    if not isinstance(data, dict):
-        raise NotAModel(f"{path} holds no JSON object")
-    return data
-
-
-def check_folder(folder: Path) -> None:
-    """Refuses what cannot be a model before anything else is done.
-
-    Raises:
-        ModelNotFound, NotAModel, ModelError: no such folder; no config.json; a GGUF file or an adapter.
-
-    """
-    if folder.is_file() and folder.suffix == ".gguf":
-        raise ModelError(f"{folder} is a GGUF file; make a folder of it: evomerge export {folder} FOLDER")
-    if not folder.exists():
-        raise ModelNotFound(f"no folder {folder}; give the folder of a model, with config.json in it")
-    if not folder.is_dir():
-        raise NotAModel(f"{folder} is a file; give the folder of a model, with config.json in it")
-    if not (folder / "config.json").is_file():
-        if (folder / "adapter_config.json").is_file():
-            raise ModelError(f"{folder} is a LoRA adapter, and the base of another cannot be one: merge it first")
-        raise NotAModel(f"{folder} has no config.json; give the folder of a model in Hugging Face form")
-
-
 def open_weights(folder: Path) -> TensorStore:
     """The weights of a model folder: safetensors first, else .bin with torch's restricted unpickler.
 
@@ -158,44 +117,18 @@ def open_weights(folder: Path) -> TensorStore:
         NotAModel, UnsafeFile: no weights; a file that lies or would run code.
 
     """
-    for single, index, load in ((SINGLE, INDEX, SafetensorsFile), (BIN_SINGLE, BIN_INDEX, _load_bin)):
-        if (folder / index).is_file():
-            return _sharded(folder, folder / index, load)
-        if (folder / single).is_file():
-            return load(folder / single)
-    others = sorted(p.name for p in folder.glob("*.safetensors"))
-    if len(others) == 1:
-        return SafetensorsFile(folder / others[0])
-    if list(folder.glob("*.gguf")):
-        raise ModelError(f"{folder} holds GGUF weights; give the path of one of its files, not the folder")
-    raise NotAModel(f"{folder} has neither {SINGLE} nor {INDEX}; its download is not complete, or it is no model")
-
-
-def _sharded(folder: Path, index: Path, load: Any) -> TensorStore:
-    entries = read_json(index).get("weight_map")
-    if not isinstance(entries, dict) or not entries:
-        raise NotAModel(f"{index} has no weight_map")
-    for name in entries.values():
-        if not isinstance(name, str) or not name or name != Path(name).name or name in {".", ".."} or "\\" in name:
-            raise UnsafeFile(f"{index} names {name!r}, which is not a file of this folder")
-    files: list[TensorStore] = []
-    where: dict[str, str] = {}
+    weights = weight_files(folder)
+    load = SafetensorsFile if weights.are_safetensors else _load_bin
+    files: dict[str, TensorStore] = {}
     try:
-        for name in dict.fromkeys(entries.values()):
-            if not (folder / name).is_file():
-                raise NotAModel(f"{folder} lacks {name}, which {index.name} names; its download is not complete")
-            files.append(load(folder / name))
-            for tensor in files[-1].tensors:
-                if where.setdefault(tensor, name) != name:
-                    raise UnsafeFile(f"{folder}: {where[tensor]} and {name} both hold {tensor!r}")
-        for tensor, name in entries.items():
-            if where.get(tensor) != name:
-                raise NotAModel(f"{index} says that {name} holds {tensor!r}, but it does not")
+        for name in weights.files:
+            files[name] = load(folder / name)
+        check_index(folder, weights, {name: file.tensors for name, file in files.items()})
     except BaseException:
-        for file in files:
+        for file in files.values():
             file.close()
         raise
-    return ShardedStore(files)
+    return files[weights.files[0]] if not weights.index else ShardedStore(list(files.values()))
 
 
 def _load_bin(path: Path) -> TensorStore:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -15,33 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evomerge_common.errors import DiskFull
-from evomerge_merging.io.dtypes import ElementType, element_type
+from evomerge_merging.io.dtypes import element_type
+from evomerge_models.headers import TensorSpec, header_bytes
 
 if TYPE_CHECKING:
     import torch
 else:
     from evomerge_merging.torch_later import torch
-
-TensorSpec = tuple[str, tuple[int, ...], ElementType]
-"""Name, shape and element type of a tensor to write."""
-
-
-def header_bytes(tensors: Sequence[TensorSpec], metadata: Mapping[str, str]) -> tuple[bytes, dict[str, int]]:
-    """The file's beginning, and each tensor's byte offset in the file.
-
-    Wide elements come first, so that every tensor is aligned to its element.
-    """
-    entries: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
-    starts: dict[str, int] = {}
-    at = 0
-    for name, shape, dtype in sorted(tensors, key=lambda item: (-item[2].itemsize, item[0])):
-        stop = at + math.prod(shape) * dtype.itemsize
-        entries[name] = {"dtype": dtype.name, "shape": list(shape), "data_offsets": [at, stop]}
-        starts[name], at = at, stop
-    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
-    start = 8 + len(text)
-    return len(text).to_bytes(8, "little") + text, {name: start + offset for name, offset in starts.items()}
 
 
 class SafetensorsWriter:

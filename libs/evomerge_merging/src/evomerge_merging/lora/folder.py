@@ -12,7 +12,8 @@ from evomerge_merging.engine import architecture
 from evomerge_merging.io.dtypes import element_type
 from evomerge_merging.io.writer import SafetensorsWriter, write_text
 from evomerge_merging.lora.low_rank import Product
-from evomerge_models.lora_folder import CONFIG, CONV1D_TYPES, WEIGHTS
+from evomerge_models.adapter_changes import CONV1D_TYPES
+from evomerge_models.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
 if TYPE_CHECKING:
     import torch
@@ -110,15 +111,15 @@ def write_adapter(
         "use_rslora": False,
     }
     specs = [(name, tuple(tensor.shape), element_type(tensor.dtype)) for name, tensor in tensors.items()]
-    writer = SafetensorsWriter(folder / WEIGHTS, specs, {"format": "pt"})
+    writer = SafetensorsWriter(folder / ADAPTER_WEIGHTS, specs, {"format": "pt"})
     try:
         for name, tensor in tensors.items():
             writer.write(name, 0, tensor.contiguous().reshape(-1))
         writer.close()
     finally:
         writer.abort()
-    write_text(folder / CONFIG, json.dumps(data, indent=2) + "\n")
-    return (folder / WEIGHTS).stat().st_size
+    write_text(folder / ADAPTER_CONFIG, json.dumps(data, indent=2) + "\n")
+    return (folder / ADAPTER_WEIGHTS).stat().st_size
 
 
 def _short(wanted: Collection[str], modules: Collection[str]) -> list[str]:

@@ -15,10 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evomerge_merging.engine import architecture
-from evomerge_merging.io.dtypes import F64
+from evomerge_merging.io.dtypes import torch_dtype
 from evomerge_merging.io.model_folder import TensorStore
-from evomerge_merging.io.safetensors_file import SafetensorsFile, TensorInfo
-from evomerge_models.lora_folder import WEIGHTS, Adapter, Change, changes, read_adapter
+from evomerge_merging.io.safetensors_file import SafetensorsFile
+from evomerge_models.adapter import Adapter, read_adapter
+from evomerge_models.adapter_changes import Change, changes
+from evomerge_models.dtypes import F64
+from evomerge_models.files import ADAPTER_WEIGHTS
+from evomerge_models.headers import TensorInfo
 
 if TYPE_CHECKING:
     import torch
@@ -55,7 +59,7 @@ class LoraStore:
         self.base = base
         shapes = {name: info.shape for name, info in base.tensors.items()}
         self.changes = changes(adapter, shapes, label=label, model_type=model_type)
-        self._file = SafetensorsFile(adapter.folder / WEIGHTS)
+        self._file = SafetensorsFile(adapter.folder / ADAPTER_WEIGHTS)
         self._lock = threading.Lock()
         self._factors: dict[str, Factors] = {}
         self._magnitudes: dict[str, Tensor] = {}
@@ -103,7 +107,7 @@ class LoraStore:
         if change is None:
             return self.base.tensor(name)
         info = self.tensors[name]
-        return self.block(name, 0, info.numel).to(info.dtype.torch_dtype).reshape(info.shape)
+        return self.block(name, 0, info.numel).to(torch_dtype(info.dtype)).reshape(info.shape)
 
     def block(self, name: str, start: int, stop: int) -> Tensor:
         """Elements [start, stop) of the flattened tensor."""

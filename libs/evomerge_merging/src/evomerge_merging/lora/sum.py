@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING
 from evomerge_merging.engine.expression import Load, Node
 from evomerge_merging.engine.flatten import terms_of
 from evomerge_merging.engine.source import Source
-from evomerge_merging.io.dtypes import F64
+from evomerge_merging.io.dtypes import torch_dtype
 from evomerge_merging.io.model_folder import TensorStore
-from evomerge_merging.io.safetensors_file import TensorInfo
 from evomerge_merging.lora.store import Factors, LoraStore
+from evomerge_models.dtypes import F64
+from evomerge_models.headers import TensorInfo
 
 if TYPE_CHECKING:
     import torch
@@ -63,7 +64,7 @@ class SumStore:
     def tensor(self, name: str) -> Tensor:
         """The whole tensor in the base's type."""
         info = self.tensors[name]
-        return self.block(name, 0, info.numel).to(info.dtype.torch_dtype).reshape(info.shape)
+        return self.block(name, 0, info.numel).to(torch_dtype(info.dtype)).reshape(info.shape)
 
     def block(self, name: str, start: int, stop: int) -> Tensor:
         """Elements [start, stop) of the flattened tensor."""

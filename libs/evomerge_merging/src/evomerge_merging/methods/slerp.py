@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from evomerge_merging.io.dtypes import ElementType
     from evomerge_merging.native.reader import Reader
+    from evomerge_models.dtypes import ElementType
 
     Bytes = np.ndarray[Any, Any]
 

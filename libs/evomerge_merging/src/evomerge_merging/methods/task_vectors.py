@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from evomerge_merging.io.dtypes import ElementType
     from evomerge_merging.native.reader import Reader
+    from evomerge_models.dtypes import ElementType
 else:
     from evomerge_merging.torch_later import torch
 

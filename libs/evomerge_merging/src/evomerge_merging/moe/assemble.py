@@ -24,11 +24,11 @@ from evomerge_merging.engine.expression import Load, Node
 from evomerge_merging.engine.plan import OutputTensor, Plan, plan_merge
 from evomerge_merging.engine.source import Source
 from evomerge_merging.export.folder import public_name
-from evomerge_merging.io.dtypes import RECIPE_NAMES, ElementType
 from evomerge_merging.io.model_folder import MemoryStore
 from evomerge_merging.io.writer import write_text
 from evomerge_merging.moe import gates
 from evomerge_merging.moe.yaml import Mixture
+from evomerge_models.dtypes import RECIPE_NAMES, ElementType
 
 if TYPE_CHECKING:
     import torch

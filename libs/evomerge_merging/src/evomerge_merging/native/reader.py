@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from evomerge_merging.io.dtypes import BF16, F16, F32, ElementType
 from evomerge_merging.io.model_folder import TensorStore, place_in_file, raw_elements
 from evomerge_merging.native import library
 from evomerge_merging.native.structures import (
@@ -30,6 +29,7 @@ from evomerge_merging.native.structures import (
 from evomerge_merging.numerics.folds import CELL
 from evomerge_merging.numerics.random_words import MaskKey, key_parts, word_limit
 from evomerge_merging.numerics.selection import Bits, Cut, Drawn
+from evomerge_models.dtypes import BF16, F16, F32, ElementType
 
 if TYPE_CHECKING:
     from evomerge_merging.engine.expression import Load

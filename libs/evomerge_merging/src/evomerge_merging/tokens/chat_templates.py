@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge_common.errors import RecipeError, did_you_mean
-from evomerge_merging.io.small_files import read_object
+from evomerge_models.files import read_json_or_nothing
 
 _GENERATION = "{{% if add_generation_prompt %}}{{{{ {} }}}}{{% endif %}}"
 
@@ -67,7 +67,7 @@ def template_of(folder: Path) -> str:
     if path.is_file():
         return path.read_text("utf-8", errors="replace")
     for name in ("tokenizer_config.json", "chat_template.json"):
-        value: Any = read_object(folder / name).get("chat_template")
+        value: Any = read_json_or_nothing(folder / name).get("chat_template")
         if isinstance(value, list):
             named = {item.get("name"): item.get("template") for item in value if isinstance(item, dict)}
             value = named.get("default") or next(iter(named.values()), "")

@@ -15,8 +15,8 @@ from typing import Any
 
 from evomerge_merging.engine.architecture import text_config
 from evomerge_merging.engine.source import Source
-from evomerge_merging.io.small_files import read_object
 from evomerge_merging.tokens.chat_templates import template_of
+from evomerge_models.files import read_json_or_nothing
 
 _QUOTED = re.compile(r"<[^<>\s]{1,60}>|\[/?[A-Z_]{2,30}\]")
 
@@ -58,8 +58,8 @@ def instruction_of(source: Source, vocabulary: Mapping[str, int], rows: int) -> 
     if not template or not vocabulary:
         return None
     names = {row: token for token, row in vocabulary.items()}
-    generation = read_object(source.folder / "generation_config.json")
-    settings = read_object(source.folder / "tokenizer_config.json")
+    generation = read_json_or_nothing(source.folder / "generation_config.json")
+    settings = read_json_or_nothing(source.folder / "tokenizer_config.json")
     special = special_tokens(source.folder)
     ids = [
         *_ids(generation.get("eos_token_id")),
@@ -67,7 +67,7 @@ def instruction_of(source: Source, vocabulary: Mapping[str, int], rows: int) -> 
     ]
     ends = [names[row] for row in ids if row in names]
     own_end = _text(settings.get("eos_token")) or _text(
-        read_object(source.folder / "special_tokens_map.json").get("eos_token")
+        read_json_or_nothing(source.folder / "special_tokens_map.json").get("eos_token")
     )
     ends += [own_end] if own_end else []
     written = set(_QUOTED.findall(template))
@@ -110,7 +110,7 @@ def _special(files: tuple[tuple[Path, int, int], ...]) -> frozenset[str]:
     """Cached, since a service plans thousands of merges of the same few models; a changed file is another one."""
     told: set[str] = set()
     for path, _, _ in files:
-        data = read_object(path)
+        data = read_json_or_nothing(path)
         decoder = data.get("added_tokens_decoder")
         entries = [*(data.get("added_tokens") or []), *(decoder.values() if isinstance(decoder, dict) else [])]
         told |= {

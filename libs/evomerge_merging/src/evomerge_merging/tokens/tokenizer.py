@@ -14,12 +14,12 @@ from evomerge_common.domain.recipe import ModelReference, Recipe
 from evomerge_common.errors import ModelError, RecipeError, did_you_mean
 from evomerge_merging.engine.architecture import text_config
 from evomerge_merging.engine.source import Source
-from evomerge_merging.io.small_files import MAX_BYTES, read_object
 from evomerge_merging.io.writer import write_text
 from evomerge_merging.tokens.chat_templates import chat_template, template_of
 from evomerge_merging.tokens.instruction import Instruction, instruction_of, renumbered
 from evomerge_merging.tokens.union import unite
 from evomerge_merging.tokens.vocabulary import Target, align, embedding_rows, known_rows, origins
+from evomerge_models.files import MAX_SMALL_BYTES, read_json_or_nothing
 
 _SLOW = (
     "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model",
@@ -64,7 +64,7 @@ class TokenizerPlan:
         for name in FILES:
             if (self.folder / name).is_file() and not (self.tokenizer and name in _SLOW):
                 shutil.copyfile(self.folder / name, out / name)
-        config = read_object(self.folder / "tokenizer_config.json")
+        config = read_json_or_nothing(self.folder / "tokenizer_config.json")
         before = json.dumps(config)
         if self.template:
             write_text(out / "chat_template.jinja", self.template)
@@ -408,7 +408,7 @@ def _with_template(recipe: Recipe, plan: TokenizerPlan, choice: _Choice) -> Toke
 
 
 def _tokenizer_json(source: Source) -> dict[str, Any]:
-    data = read_object(source.folder / "tokenizer.json")
+    data = read_json_or_nothing(source.folder / "tokenizer.json")
     if not isinstance(data.get("model"), dict) or "vocab" not in data["model"]:
         raise ModelError(
             f"{source.label} has no tokenizer.json, so its tokenizer cannot be extended or united; load and save it "
@@ -418,7 +418,7 @@ def _tokenizer_json(source: Source) -> dict[str, Any]:
 
 
 def _added(folder: Path) -> list[str]:
-    entries = read_object(folder / "tokenizer.json").get("added_tokens") or []
+    entries = read_json_or_nothing(folder / "tokenizer.json").get("added_tokens") or []
     return [str(entry["content"]) for entry in entries if isinstance(entry, dict) and "content" in entry]
 
 
@@ -436,7 +436,7 @@ def vocabulary(folder: Path) -> dict[str, int]:
 def _vocabulary(folder: Path, stamps: tuple[tuple[str, int, int], ...]) -> dict[str, int]:
     """`stamps` make a changed file another one: a service plans thousands of merges of the same few models."""
     if (folder / "tokenizer.json").is_file():
-        data = read_object(folder / "tokenizer.json")
+        data = read_json_or_nothing(folder / "tokenizer.json")
         model = data.get("model")
         vocab = model.get("vocab") if isinstance(model, dict) else None
         found: dict[str, int] = {}
@@ -449,8 +449,10 @@ def _vocabulary(folder: Path, stamps: tuple[tuple[str, int, int], ...]) -> dict[
                 found[str(entry["content"])] = entry["id"]
         return found
     if (folder / "vocab.json").is_file():
-        return {str(token): row for token, row in read_object(folder / "vocab.json").items() if type(row) is int}
-    if (folder / "vocab.txt").is_file() and (folder / "vocab.txt").stat().st_size < MAX_BYTES:
+        return {
+            str(token): row for token, row in read_json_or_nothing(folder / "vocab.json").items() if type(row) is int
+        }
+    if (folder / "vocab.txt").is_file() and (folder / "vocab.txt").stat().st_size < MAX_SMALL_BYTES:
         lines = (folder / "vocab.txt").read_text("utf-8", errors="replace").splitlines()
         return {token: row for row, token in enumerate(lines)}
     return {}

@@ -23,9 +23,10 @@ from evomerge_common.domain.recipe import Recipe
 from evomerge_common.errors import ModelError, RecipeError, did_you_mean
 from evomerge_merging.engine import architecture
 from evomerge_merging.engine.source import Source
-from evomerge_merging.io.dtypes import F64
+from evomerge_merging.io.dtypes import torch_dtype
 from evomerge_merging.io.model_folder import TensorStore
-from evomerge_merging.io.safetensors_file import TensorInfo
+from evomerge_models.dtypes import F64
+from evomerge_models.headers import TensorInfo
 
 if TYPE_CHECKING:
     import torch
@@ -205,7 +206,7 @@ class AlignedStore:
         if name not in self._aligned:
             return self._store.tensor(name)
         info = self.tensors[name]
-        return self.block(name, 0, math.prod(info.shape)).to(info.dtype.torch_dtype).reshape(info.shape)
+        return self.block(name, 0, math.prod(info.shape)).to(torch_dtype(info.dtype)).reshape(info.shape)
 
     def block(self, name: str, start: int, stop: int) -> torch.Tensor:
         """Elements [start, stop) of the flattened tensor."""

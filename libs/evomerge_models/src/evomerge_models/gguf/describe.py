@@ -1,4 +1,4 @@
-"""What a GGUF file holds, told from its header in milliseconds."""
+"""What a GGUF file holds, from its header, in milliseconds."""
 
 from __future__ import annotations
 
@@ -11,33 +11,8 @@ from gguf import LlamaFileType
 from evomerge_common.errors import EvoMergeException
 from evomerge_models.gguf.file import GgufFile
 from evomerge_models.gguf.folder import read_model
-from evomerge_models.model_folder import ModelDescription
 
 _LONG = 80
-
-
-def describe_gguf(path: Path) -> ModelDescription:
-    """The model that the file's folder will be.
-
-    Raises:
-        ModelError: see `read_model`.
-
-    """
-    with GgufFile(path) as file:
-        model = read_model(file)
-        return ModelDescription(
-            architecture=model.architecture.hf_class,
-            num_layers=int(file.metadata[f"{model.architecture.name}.block_count"]),
-            parameters=sum(one.source.numel for one in model.weights),
-            bytes=sum(one.bytes for one in model.weights),
-            files=(path.name,),
-        )
-
-
-def gguf_tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Hugging Face tensor name → shape."""
-    with GgufFile(path) as file:
-        return {one.name: one.shape for one in read_model(file).weights}
 
 
 def inspect_gguf(path: Path) -> dict[str, Any]:

@@ -17,23 +17,23 @@ import numpy as np
 from gguf import GGMLQuantizationType
 
 from evomerge_common.errors import DiskFull, InvalidInput, ModelError, NonFiniteWeights, UnsafeFile
+from evomerge_models.dtypes import BF16, F16, F32, F64, ElementType
 from evomerge_models.gguf import configs
 from evomerge_models.gguf.architectures import Architecture, of_gguf, unpair
 from evomerge_models.gguf.file import GgufFile, GgufTensor
 from evomerge_models.gguf.vocabulary_in import write_tokenizer
+from evomerge_models.headers import header_bytes
 
 CONVERTER = "gguf-1"
 """Changes when the same file becomes another folder: what was converted before is converted again."""
 CHUNK_ELEMENTS = 1 << 21
 """Elements dequantised at once: temporaries of a few of these stay small and near the cache."""
 _STORED = {
-    GGMLQuantizationType.F32: "F32",
-    GGMLQuantizationType.F16: "F16",
-    GGMLQuantizationType.BF16: "BF16",
-    GGMLQuantizationType.F64: "F64",
+    GGMLQuantizationType.F32: F32,
+    GGMLQuantizationType.F16: F16,
+    GGMLQuantizationType.BF16: BF16,
+    GGMLQuantizationType.F64: F64,
 }
-_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
-_CONFIG_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _ROPE_TENSORS = (configs.ROPE_FREQS, configs.ROPE_LONG, configs.ROPE_SHORT)
 
 Progress = Callable[[int, int], None]
@@ -42,17 +42,17 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Weights:
-    """One tensor of the folder: its Hugging Face name, shape and safetensors type, and where it comes from."""
+    """One tensor of the folder: its Hugging Face name, shape and element type, and where it comes from."""
 
     name: str
     shape: tuple[int, ...]
-    dtype: str
+    dtype: ElementType
     source: GgufTensor
 
     @property
     def bytes(self) -> int:
         """Size in the folder."""
-        return math.prod(self.shape) * _BYTES[self.dtype]
+        return math.prod(self.shape) * self.dtype.itemsize
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def read_model(file: GgufFile) -> GgufModel:
             raise ModelError(
                 f"{where}: {architecture.name} models have no tensor {source.name!r}; is it a model's file?"
             )
-        dtype = "F32" if source.is_quantised else _STORED.get(source.type)
+        dtype = F32 if source.is_quantised else _STORED.get(source.type)
         if dtype is None:
             raise ModelError(f"{where}: tensor {source.name!r} holds integers ({source.type.name})")
         shape = tuple(reversed(source.shape)) if architecture.is_transposed(source.name) else source.shape
@@ -99,7 +99,7 @@ def read_model(file: GgufFile) -> GgufModel:
 def _config(
     file: GgufFile, architecture: Architecture, weights: list[Weights], embedding: GgufTensor
 ) -> dict[str, Any]:
-    counts: dict[str, int] = {}
+    counts: dict[ElementType, int] = {}
     for one in weights:
         counts[one.dtype] = counts.get(one.dtype, 0) + one.source.numel
     where = str(file.path)
@@ -109,7 +109,7 @@ def _config(
         where,
         vocabulary=embedding.shape[0],
         tied="output.weight" not in file.tensors,
-        dtype=_CONFIG_NAMES[max(counts, key=lambda dtype: counts[dtype])],
+        dtype=max(counts, key=lambda dtype: counts[dtype]).word,
     )
     names = {one.name for one in weights}
     if architecture.model_type in {"llama", "mistral"}:
@@ -185,25 +185,19 @@ def write_model_folder(path: Path, out: Path, *, threads: int = 2, progress: Pro
 
 def _write_weights(file: GgufFile, model: GgufModel, path: Path, threads: int, progress: Progress | None) -> None:
     """A safetensors file written in place, by several threads."""
-    entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    starts: dict[str, int] = {}
-    at = 0
-    for one in sorted(model.weights, key=lambda item: (-_BYTES[item.dtype], item.name)):
-        if one.name in entries:
-            raise UnsafeFile(f"{file.path}: two tensors become {one.name!r}")
-        entries[one.name] = {"dtype": one.dtype, "shape": list(one.shape), "data_offsets": [at, at + one.bytes]}
-        starts[one.name], at = at, at + one.bytes
-    header = json.dumps(entries, separators=(",", ":")).encode()
-    header += b" " * (-len(header) % 8)
-    origin = 8 + len(header)
+    names = [one.name for one in model.weights]
+    if len({*names}) != len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UnsafeFile(f"{file.path}: two tensors become {twice!r}")
+    header, starts = header_bytes([(one.name, one.shape, one.dtype) for one in model.weights], {"format": "pt"})
     total, done = sum(one.source.numel for one in model.weights), 0
     with _full_disk_told(path), path.open("xb") as out:
-        out.write(len(header).to_bytes(8, "little") + header)
+        out.write(header)
         out.flush()
-        os.truncate(path, origin + at)
+        os.truncate(path, len(header) + sum(one.bytes for one in model.weights))
 
         def work(one: Weights) -> int:
-            offset = origin + starts[one.name]
+            offset = starts[one.name]
             for values in _converted(file, model, one):
                 os.pwrite(out.fileno(), values.data.cast("B"), offset)
                 offset += values.nbytes

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge_common.errors import ModelError
+from evomerge_models.files import read_json_or_nothing
 from evomerge_models.gguf.pretokenizers import PRE_TOKENIZERS, name_of
 from evomerge_models.gguf.vocabulary_in import BYTE, CONTROL, MAX_PIECE, NORMAL, SPACE, UNKNOWN, UNUSED, USER_DEFINED
 
@@ -39,10 +39,10 @@ def tokenizer_metadata(folder: Path, config: Mapping[str, Any], *, rows: int) ->
         ModelError: a tokenizer that llama.cpp has no words for, or one that is larger than the embedding.
 
     """
-    data = _object(folder / "tokenizer.json")
+    data = read_json_or_nothing(folder / "tokenizer.json")
     if not data:
         raise ModelError(f"{folder} has no tokenizer.json; save its tokenizer again with transformers")
-    settings = _object(folder / "tokenizer_config.json")
+    settings = read_json_or_nothing(folder / "tokenizer_config.json")
     model = data.get("model") or {}
     texts = _texts(folder, data, rows)
     notes: list[str] = []
@@ -73,14 +73,6 @@ def tokenizer_metadata(folder: Path, config: Mapping[str, Any], *, rows: int) ->
         entries["tokenizer.chat_template"] = template
     entries |= _end_of_turn(folder, special.get("eos"))
     return TokenizerMetadata(entries, tuple(notes))
-
-
-def _object(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return data if isinstance(data, dict) else {}
 
 
 @dataclass(frozen=True)
@@ -145,7 +137,7 @@ def _chat_template(folder: Path, settings: Mapping[str, Any]) -> str:
     path = folder / "chat_template.jinja"
     if path.is_file():
         return path.read_text("utf-8")
-    for source in (settings, _object(folder / "chat_template.json")):
+    for source in (settings, read_json_or_nothing(folder / "chat_template.json")):
         value = source.get("chat_template")
         if isinstance(value, list):  # several by name
             named = {one.get("name"): one.get("template") for one in value if isinstance(one, Mapping)}
@@ -157,7 +149,7 @@ def _chat_template(folder: Path, settings: Mapping[str, Any]) -> str:
 
 def _end_of_turn(folder: Path, end: int | None) -> dict[str, int]:
     """The second of the tokens at which generation ends, where there are two: that of a turn."""
-    ends = _object(folder / "generation_config.json").get("eos_token_id")
+    ends = read_json_or_nothing(folder / "generation_config.json").get("eos_token_id")
     others = [one for one in ends if type(one) is int and one != end] if isinstance(ends, list) else []
     return {"tokenizer.ggml.eot_token_id": others[0]} if others else {}
 

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from evomerge_common.errors import ModelError, ModelNotFound, NotAModel, UnsafeFile
-from evomerge_models.model_folder import check_model_folder, describe_model, read_safetensors_header, select_files
+from evomerge_models.describe import check_model_folder, describe_model
+from evomerge_models.files import select_files
+from evomerge_models.headers import read_header
 from helpers.hub_server import write_model_folder, write_safetensors
 
 FULL = ["config.json", "tokenizer.json"]
@@ -85,7 +87,7 @@ def test_index_that_names_a_missing_shard(tmp_path: Path) -> None:
 
 def test_header_of_a_good_file(tmp_path: Path) -> None:
     write_safetensors(tmp_path / "x.safetensors", {"a": (2, 3)})
-    assert read_safetensors_header(tmp_path / "x.safetensors")["a"]["shape"] == [2, 3]
+    assert read_header(tmp_path / "x.safetensors").tensors["a"].shape == (2, 3)
 
 
 def entry(**changes: object) -> dict[str, object]:
@@ -113,7 +115,7 @@ def test_lying_headers(tmp_path: Path, header: object) -> None:
     path = tmp_path / "x.safetensors"
     path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(16))
     with pytest.raises(UnsafeFile):
-        read_safetensors_header(path)
+        read_header(path)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +125,7 @@ def test_broken_starts(tmp_path: Path, start: bytes) -> None:
     path = tmp_path / "x.safetensors"
     path.write_bytes(start)
     with pytest.raises(UnsafeFile):
-        read_safetensors_header(path)
+        read_header(path)
 
 
 def test_cut_short(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from evomerge_common.errors import ModelError, QuantisedModel
-from evomerge_models.model_folder import describe_model
+from evomerge_models.describe import describe_model
 from evomerge_models.quantised import check_plain
 from helpers.hub_server import write_model_folder, write_safetensors
 

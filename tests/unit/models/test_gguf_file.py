@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from evomerge_common.errors import EvoMergeException, ModelError, UnsafeFile
-from evomerge_models.gguf.describe import describe_gguf, in_words, inspect_gguf, one_line
+from evomerge_models.describe import check_model_folder, describe_model
+from evomerge_models.gguf.describe import in_words, inspect_gguf, one_line
 from evomerge_models.gguf.file import GgufFile
 from evomerge_models.gguf.folder import write_model_folder
-from evomerge_models.model_folder import check_model_folder
 
 Kind = gguf.GGMLQuantizationType
 
@@ -136,7 +136,7 @@ def test_a_model_becomes_a_folder_and_is_told_in_words(tmp_path: Path) -> None:
     path = tiny_model(tmp_path / "m.gguf")
     write_model_folder(path, tmp_path / "out")
     check_model_folder(tmp_path / "out")
-    assert describe_gguf(path).num_layers == 1
+    assert describe_model(path).num_layers == 1
     assert {one.name for one in (tmp_path / "out").iterdir()} == {
         "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "generation_config.json",
     }  # fmt: skip
