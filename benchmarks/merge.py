@@ -29,9 +29,10 @@ import yaml
 
 from evomerge_cli.console import Console
 from evomerge_merging import execute, plan_merge, read_recipe_yaml
-from evomerge_merging.io.writer import SafetensorsWriter, TensorSpec
+from evomerge_merging.io.writer import SafetensorsWriter
 from evomerge_merging.methods import methods
 from evomerge_models.dtypes import BF16
+from evomerge_models.headers import TensorSpec
 
 SIZES = {"0.02": (256, 4, 768), "0.4": (1024, 24, 3584), "1.5": (2048, 24, 6400)}
 """Billions of parameters → hidden size, layers, width of the feed-forward part."""

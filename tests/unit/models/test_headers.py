@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from evomerge_cli.commands import merge
 from evomerge_cli.console import Console
 from evomerge_common.domain.recipe import ModelReference, Recipe
-from evomerge_common.errors import EvoMergeException, QuantisedModel, UnsafeFile
+from evomerge_common.errors import EvoMergeException, NotAModel, QuantisedModel, UnsafeFile
 from evomerge_downloader.fetch import Fetcher
 from evomerge_merging import plan_merge
 from evomerge_merging.io.safetensors_file import SafetensorsFile
@@ -48,12 +49,26 @@ def test_the_judgement_beside_that_of_the_library(tmp_path: Path, name: str) -> 
         read_header(path)
 
 
+def verdict(ask: Callable[[], object]) -> type[EvoMergeException] | None:
+    try:
+        ask()
+    except EvoMergeException as error:
+        return type(error)
+    return None
+
+
+def test_weights_without_a_tensor_are_no_model(tmp_path: Path) -> None:
+    folder = folder_of(CASES["no tensor"], tmp_path / "empty")
+    assert verdict(lambda: describe_model(folder)) is NotAModel
+    assert verdict(lambda: plan_merge(Recipe.of_source(ModelReference(str(folder)))).close()) is NotAModel
+
+
 def folder_of(case: Case, folder: Path) -> Path:
     case.write(write_model_folder(folder) / "model.safetensors")
     return folder
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [name for name in CASES if name != "no tensor"])
 def test_preflight_downloader_and_merger_judge_alike(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -70,13 +85,7 @@ def test_preflight_downloader_and_merger_judge_alike(
         "merger": lambda: plan_merge(Recipe.of_source(source)).close(),
     }
     expected = QuantisedModel if case.packed else None if case.sound else UnsafeFile
-    for judge, ask in judges.items():
-        try:
-            ask()
-        except EvoMergeException as error:
-            assert type(error) is expected, f"{judge}: {error}"
-        else:
-            assert expected is None, f"{judge} takes it"
+    assert {judge: verdict(ask) for judge, ask in judges.items()} == dict.fromkeys(judges, expected)
 
 
 @settings(max_examples=300, deadline=None)
