@@ -32,8 +32,8 @@ from evomerge_common.domain.messages import CandidateProposed, EvaluateJob, Task
 from evomerge_common.domain.spec import RunSpec
 from evomerge_common.domain.suite import Suite
 from evomerge_common.runtime.suite_file import load_suite
-from evomerge_selector import stand_ins
-from evomerge_selector.domain.tournament import EvolutionaryTournament
+from evomerge_selector import fake_workers
+from evomerge_selector.domain.run import Run
 
 STRATEGIES = ("tournament", "nsga2", "map_elites", "cmaes", "tpe", "random")
 CMAES_METHODS = ["task_arithmetic"]
@@ -69,17 +69,17 @@ class Landscape:
 
 def search(landscape: Landscape, spec: RunSpec, score: Score) -> list[tuple[CandidateProposed, Scores]]:
     """One whole run through the selector's state machine; candidates in order of proposal, with both scores."""
-    tournament = EvolutionaryTournament("bench")
+    run = Run("bench")
     found: dict[str, tuple[CandidateProposed, Scores]] = {}
 
     def scored(job: EvaluateJob) -> tuple[float, list[TaskScore]]:
-        candidates = (one.proposed for one in reversed(tournament.candidates))
+        candidates = (one.proposed for one in reversed(run.candidates))
         candidate = next(one for one in candidates if one.recipe_digest == job.recipe_digest)
         scores = score(candidate)
         found[job.recipe_digest] = (candidate, scores)
         return landscape.suite.fitness(scores[0]), [TaskScore(task=k, score=v) for k, v in scores[0].items()]
 
-    stand_ins.play(tournament, spec, lambda job: stand_ins.answer(job, scored, layers=landscape.layers))
+    fake_workers.play(run, spec, lambda job: fake_workers.answer(job, scored, layers=landscape.layers))
     return sorted(found.values(), key=lambda pair: pair[0].index)
 
 

@@ -44,10 +44,10 @@ from evomerge_common.ports import Recorded
 from evomerge_common.runtime.grpc_server import client_channel
 from evomerge_common.runtime.ports_factory import Ports, connect_ports
 from evomerge_common.runtime.settings import Settings
-from evomerge_selector import stand_ins
+from evomerge_selector import fake_workers
 from evomerge_selector.domain import snapshot
+from evomerge_selector.domain.run import Run
 from evomerge_selector.domain.summary import RunEntry
-from evomerge_selector.domain.tournament import EvolutionaryTournament
 
 SUITE = {
     "tasks": [{"name": "a", "kind": "exact_match", "items": [{"prompt": str(i), "answer": "1"} for i in range(40)]}]
@@ -67,7 +67,7 @@ def score(job: EvaluateJob) -> tuple[float, list[TaskScore]]:
 
 
 def answer(job: Job) -> Result:
-    return stand_ins.answer(job, score, layers=8)
+    return fake_workers.answer(job, score, layers=8)
 
 
 def _free_port() -> int:
@@ -128,7 +128,7 @@ async def load(candidates: int, folder: Path, broker: Broker) -> tuple[list[Reco
     ports = await connect_ports(settings)
     events: list[Recorded] = []
     with selector_process(settings, folder / "one") as (process, address):
-        async with stand_ins.workers(ports, answer, each=2):
+        async with fake_workers.workers(ports, answer, each=2):
             began, peak, proposed = time.monotonic(), 0.0, 0
             run_id = await start_run(address, settings, spec_of(candidates), "load")
             async for recorded in ports.log.follow(run_id):
@@ -151,18 +151,18 @@ async def load(candidates: int, folder: Path, broker: Broker) -> tuple[list[Reco
 async def replay(ports: Ports, run_id: str) -> dict[str, float]:
     """The log read from the broker and folded in one pass, as a selector without a snapshot does, and its next word."""
     began, count = time.perf_counter(), 0
-    tournament = EvolutionaryTournament(run_id)
+    run = Run(run_id)
     async for recorded in ports.log.read(run_id):
-        tournament.apply(recorded.event)
+        run.apply(recorded.event)
         count += 1
-    tournament.next_decision()
+    run.next_decision()
     return {"events": count, "replay_seconds": time.perf_counter() - began}
 
 
 async def write_log(ports: Ports, run_id: str, count: int) -> None:
     """`count` events of a run in its midst, appended as its selector and its workers would."""
     spec = RunSpec.from_dict(spec_of(count))
-    tournament, events, last, done = EvolutionaryTournament(run_id), 0, 0, set()
+    run, events, last, done = Run(run_id), 0, 0, set()
     await ports.kv.create("runs", run_id, RunEntry().to_bytes())
 
     async def say(payload: Any, job_id: str = "") -> None:
@@ -172,20 +172,20 @@ async def write_log(ports: Ports, run_id: str, count: int) -> None:
             await ports.log.append_result(event, message_id=job_id)
         else:
             last = await ports.log.append_decision(event, expected_last=last)
-        tournament.apply(event)
+        run.apply(event)
         events += 1
         if events % 500 == 0:
             sys.stderr.write(f"\r{events}/{count} events ")
 
     await say(RunStarted(spec_json=spec.to_json()))
     while events < count:
-        while (decision := tournament.next_decision()) is not None:
+        while (decision := run.next_decision()) is not None:
             await say(decision)
-        for job in tournament.jobs():
+        for job in run.jobs():
             if job.job_id not in done:
                 done.add(job.job_id)
                 await say(answer(job), job.job_id)
-        tournament.discarded.clear()
+        run.discarded.clear()
 
 
 async def takeover(count: int, folder: Path, broker: Broker) -> dict[str, float]:
@@ -219,13 +219,13 @@ async def _patiently(ask: Callable[[], Awaitable[Any]]) -> Any:
 
 def decision_times(events: list[Recorded]) -> dict[str, float]:
     """The log folded again, as the selector did, with a clock (of CPU time) around every question."""
-    tournament = EvolutionaryTournament(events[0].event.run_id)
+    run = Run(events[0].event.run_id)
     times, proposing = [], []
     for recorded, following in pairwise(events):
-        tournament.apply(recorded.event)
+        run.apply(recorded.event)
         if not following.event.is_result:
             began = time.thread_time()
-            tournament.next_decision()
+            run.next_decision()
             times.append(time.thread_time() - began)
             if isinstance(following.event.payload, CandidateProposed):
                 proposing.append(times[-1])
@@ -239,10 +239,10 @@ def decision_times(events: list[Recorded]) -> dict[str, float]:
 
 def snapshot_times(events: list[Recorded]) -> dict[str, float]:
     """A decoded snapshot of nearly all events."""
-    tournament = EvolutionaryTournament(events[0].event.run_id)
+    run = Run(events[0].event.run_id)
     for recorded in events[:-20]:
-        tournament.apply(recorded.event)
-    data = snapshot.encode(snapshot.pack(tournament), sequence=1, decision=1)
+        run.apply(recorded.event)
+    data = snapshot.encode(snapshot.pack(run), sequence=1, decision=1)
     began = time.perf_counter()
     assert snapshot.decode(data) is not None
     return {"snapshot_seconds": time.perf_counter() - began, "snapshot_mb": len(data) / 1e6}

@@ -23,8 +23,8 @@ from evomerge_common.domain.messages import (
 )
 from evomerge_common.domain.recipe import Recipe
 from evomerge_common.domain.spec import RunSpec
-from evomerge_selector import stand_ins
-from evomerge_selector.domain.tournament import EvolutionaryTournament
+from evomerge_selector import fake_workers
+from evomerge_selector.domain.run import Run
 
 SUITE = {
     "tasks": [
@@ -119,7 +119,7 @@ def answer(
             return CandidateFailed(
                 job_id=job.job_id, kind="evaluate", recipe_digest=payload.recipe_digest, split="search", error=error
             )
-    return stand_ins.answer(job, by_items if items else as_a_whole, layers=layers)
+    return fake_workers.answer(job, by_items if items else as_a_whole, layers=layers)
 
 
 def as_a_whole(job: EvaluateJob) -> tuple[float, tuple[TaskScore, ...]]:
@@ -132,7 +132,7 @@ def by_items(job: EvaluateJob) -> tuple[float, tuple[TaskScore, ...]]:
 
 
 class Simulation:
-    """Runs a tournament to its end with `workers` jobs in hand, answered in random order."""
+    """Runs a run to its end with `workers` jobs in hand, answered in random order."""
 
     def __init__(
         self,
@@ -148,7 +148,7 @@ class Simulation:
         fail_exports: tuple[str, ...] = (),
     ) -> None:
         self.events: list[Event] = []
-        self.tournament = EvolutionaryTournament("r")
+        self.run = Run("r")
         self.replays = 0
         self._replay_every = replay_every
         shapes = tuple(TaskShape(task=f"t{i}", weight=1.0, items=ITEMS) for i in range(3)) if items else ()
@@ -157,14 +157,14 @@ class Simulation:
         queued: list[Job] = []
         results: list[Result] = []
         known: set[str] = set()
-        while not self.tournament.phase.is_terminal:
-            while (decision := self.tournament.next_decision()) is not None:
+        while not self.run.phase.is_terminal:
+            while (decision := self.run.next_decision()) is not None:
                 self._append(decision)
-            for job in self.tournament.jobs():
+            for job in self.run.jobs():
                 if job.job_id not in known:
                     known.add(job.job_id)
                     queued.append(job)
-            if self.tournament.phase.is_terminal:
+            if self.run.phase.is_terminal:
                 break
             assert queued, "the run waits for nothing"
             job = queued.pop(rng.randrange(min(workers, len(queued))))
@@ -179,15 +179,15 @@ class Simulation:
     def _append(self, payload: Any) -> None:
         event = Event(run_id="r", payload=payload)
         self.events.append(event)
-        self.tournament.apply(event)
-        gone = set(self.tournament.discarded) - {""}
-        for job in self.tournament.jobs():
+        self.run.apply(event)
+        gone = set(self.run.discarded) - {""}
+        for job in self.run.jobs():
             if isinstance(job.payload, EvaluateJob):
                 assert job.payload.artifact_uri not in gone, "weights are deleted that are still to be scored"
         if self._replay_every and len(self.events) % self._replay_every == 0:
-            self.tournament = EvolutionaryTournament("r")  # killed; the log is folded again
+            self.run = Run("r")  # killed; the log is folded again
             for old in self.events:
-                self.tournament.apply(old)
+                self.run.apply(old)
             self.replays += 1
 
     @property
@@ -202,4 +202,4 @@ class Simulation:
 
     @property
     def champion(self) -> str:
-        return self.tournament.champion.proposed.recipe_digest
+        return self.run.champion.proposed.recipe_digest

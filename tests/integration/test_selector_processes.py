@@ -22,7 +22,7 @@ from evomerge_common.ports import EventLog, Recorded
 from evomerge_common.runtime.grpc_server import client_channel
 from evomerge_common.runtime.ports_factory import Ports, connect_ports
 from evomerge_common.runtime.settings import Settings
-from evomerge_selector.stand_ins import workers
+from evomerge_selector.fake_workers import workers
 from helpers.simulation import SUITE, answer
 from helpers.support import assert_eventually, python_process
 

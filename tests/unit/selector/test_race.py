@@ -15,7 +15,7 @@ from evomerge_common.domain.messages import (
     SearchEnded,
 )
 from evomerge_common.domain.spec import RacingSpec
-from evomerge_selector.domain.tournament import Phase
+from evomerge_selector.domain.run import Phase
 from helpers.simulation import ITEMS, Simulation, adapters_spec, answers, make_spec
 
 
@@ -33,9 +33,9 @@ def raced() -> Simulation:
 def test_a_race_spares_items_and_keeps_the_champion(raced: Simulation) -> None:
     spent = sum(told.items for told in raced.raced) + 4 * 3 * ITEMS
     assert spent < 0.7 * 60 * 3 * ITEMS
-    true = {one.proposed.recipe_digest: whole(one.proposed.recipe_json) for one in raced.tournament.candidates}
+    true = {one.proposed.recipe_digest: whole(one.proposed.recipe_json) for one in raced.run.candidates}
     assert true[raced.champion] >= max(true.values()) - 0.01
-    assert raced.tournament.champion.fitness == pytest.approx(true[raced.champion])
+    assert raced.run.champion.fitness == pytest.approx(true[raced.champion])
 
 
 def test_nobody_who_was_stopped_is_ever_compared_as_if_whole(raced: Simulation) -> None:
@@ -45,7 +45,7 @@ def test_nobody_who_was_stopped_is_ever_compared_as_if_whole(raced: Simulation) 
         if isinstance(event.payload, ChampionChanged | SearchEnded | RunFinished):
             assert getattr(event.payload, "recipe_digest", "") not in stopped
             assert getattr(event.payload, "champion_digest", "") not in stopped
-    by_digest = {one.proposed.recipe_digest: one for one in raced.tournament.candidates}
+    by_digest = {one.proposed.recipe_digest: one for one in raced.run.candidates}
     for told in stopped.values():
         rival = by_digest[told.against]
         assert rival.is_whole
@@ -85,7 +85,7 @@ def test_no_job_scores_more_than_its_unit_of_items() -> None:
         if isinstance(e.payload, CandidateEvaluated) and e.payload.partial
     ]
     assert max(sizes) <= 16 + 2
-    assert simulation.tournament.phase is Phase.FINISHED
+    assert simulation.run.phase is Phase.FINISHED
 
 
 def test_sources_that_do_not_say_item_by_item_make_a_run_without_a_race() -> None:
@@ -105,7 +105,7 @@ def test_a_failure_in_the_middle_of_a_race_is_that_candidates_alone() -> None:
 def test_merged_weights_live_as_long_as_their_race() -> None:
     simulation = Simulation(make_spec(evaluations=24, racing=True), workers=2, order=0, items=True)
     merged = {f"file:///{told.recipe_digest}" for told in simulation.raced}
-    assert set(simulation.tournament.discarded) == merged  # and none too early: the simulation looks at each event
+    assert set(simulation.run.discarded) == merged  # and none too early: the simulation looks at each event
 
 
 def test_adapters_that_the_evaluator_makes_race_as_well() -> None:
@@ -119,8 +119,8 @@ def test_adapters_that_the_evaluator_makes_race_as_well() -> None:
 
 def test_a_rung_that_comes_late_or_twice_changes_nothing() -> None:
     simulation = Simulation(make_spec(evaluations=24, racing=True), workers=2, order=0, items=True)
-    before = list(simulation.tournament.candidates)
+    before = list(simulation.run.candidates)
     for event in list(simulation.events):
         if isinstance(event.payload, CandidateEvaluated):
-            simulation.tournament.apply(Event(run_id="r", payload=replace(event.payload, fitness=9.0)))
-    assert simulation.tournament.candidates == before
+            simulation.run.apply(Event(run_id="r", payload=replace(event.payload, fitness=9.0)))
+    assert simulation.run.candidates == before

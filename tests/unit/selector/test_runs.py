@@ -16,10 +16,10 @@ from evomerge_common.domain.messages import CandidateProposed, RunCancelled, Sea
 from evomerge_common.errors import InvalidInput, NotFound
 from evomerge_common.ports import Recorded
 from evomerge_common.runtime.ports_factory import Ports, memory_ports
+from evomerge_selector.domain.run import Phase
 from evomerge_selector.domain.summary import RunEntry
-from evomerge_selector.domain.tournament import Phase
+from evomerge_selector.fake_workers import workers
 from evomerge_selector.runs import Runs
-from evomerge_selector.stand_ins import workers
 from helpers.simulation import answer, make_spec
 from helpers.support import assert_eventually
 

@@ -17,8 +17,8 @@ from evomerge_common.domain.spec import RunSpec
 from evomerge_common.errors import SpecError
 from evomerge_common.runtime.ports_factory import Ports
 from evomerge_common.runtime.streams import until
+from evomerge_selector.domain.run import Phase
 from evomerge_selector.domain.summary import RunSummary
-from evomerge_selector.domain.tournament import Phase
 from evomerge_selector.runs import Runs
 
 STATUS = {

@@ -19,8 +19,8 @@ from evomerge_common.ports import Recorded
 from evomerge_common.runtime.ports_factory import Ports
 from evomerge_common.runtime.streams import until
 from evomerge_selector.domain import snapshot
+from evomerge_selector.domain.run import Phase, Run
 from evomerge_selector.domain.summary import RunEntry
-from evomerge_selector.domain.tournament import EvolutionaryTournament, Phase
 
 log = structlog.get_logger()
 
@@ -34,7 +34,7 @@ class RunActor:
     """Drives one run until its end."""
 
     def __init__(self, run_id: str, ports: Ports) -> None:
-        self.tournament = EvolutionaryTournament(run_id)
+        self.run = Run(run_id)
         self.ready = asyncio.Event()
         self._run_id = run_id
         self._ports = ports
@@ -61,18 +61,18 @@ class RunActor:
                 await asyncio.sleep(delay)
                 delay = min(5.0, delay * 2)
 
-    async def decide(self, make: Callable[[EvolutionaryTournament], Decision | None]) -> None:
+    async def decide(self, make: Callable[[Run], Decision | None]) -> None:
         """Appends a decision that a person asked for, and what follows from it."""
         await self.ready.wait()
         async with self._lock:
-            decision = make(self.tournament)
+            decision = make(self.run)
             if decision is not None:
                 await self._append(decision)
                 await self._settle()
 
     async def _attempt(self) -> None:
         await self._fold()
-        if self.tournament.phase.is_terminal:
+        if self.run.phase.is_terminal:
             return
         ticker = asyncio.create_task(self._tick())
         following = self._ports.log.follow(self._run_id, from_sequence=self._sequence + 1)
@@ -80,12 +80,12 @@ class RunActor:
             async with self._lock:
                 await self._settle()
             async with contextlib.aclosing(until(following, ticker)) as events:
-                while not self.tournament.phase.is_terminal and (recorded := await anext(events, None)):
+                while not self.run.phase.is_terminal and (recorded := await anext(events, None)):
                     async with self._lock:
                         await self._take(recorded)
             if ticker.done():
                 ticker.result()  # raises what went wrong at a tick
-            if not self.tournament.phase.is_terminal:
+            if not self.run.phase.is_terminal:
                 raise Unavailable(f"the log of run {self._run_id} ended before the run")
         finally:
             ticker.cancel()
@@ -99,12 +99,12 @@ class RunActor:
         async with self._lock:
             self._dispatched.clear()
             found = await self._snapshot()
-            self.tournament = found.tournament if found else EvolutionaryTournament(self._run_id)
+            self.run = found.run if found else Run(self._run_id)
             self._sequence, self._decision = (found.sequence, found.decision) if found else (0, 0)
             self._folded = self._kept = 0
             async for recorded in self._ports.log.read(self._run_id, from_sequence=self._sequence + 1):
                 self._note(recorded)
-            if self.tournament.phase is Phase.NEW:
+            if self.run.phase is Phase.NEW:
                 raise NotFound(f"the log holds no run {self._run_id}")
             self.ready.set()
 
@@ -119,7 +119,7 @@ class RunActor:
         except (EvoMergeException, OSError) as error:
             log.info("the snapshot is out of reach; folding the whole log", run_id=self._run_id, error=str(error))
             return None
-        if found is None or found.tournament.run_id != self._run_id:
+        if found is None or found.run.run_id != self._run_id:
             log.info("the snapshot is another version's; folding the whole log", run_id=self._run_id)
             return None
         if found.decision > await self._ports.log.last_sequence():
@@ -130,11 +130,11 @@ class RunActor:
     def _keep(self) -> None:
         """Starts a snapshot when the log has grown enough since the last one: all of them together cost O(log)."""
         due = self._folded - self._kept >= max(SNAPSHOT_EVENTS, self._kept // 4)
-        if not due or (self._keeping and not self._keeping.done()) or self.tournament.phase.is_terminal:
+        if not due or (self._keeping and not self._keeping.done()) or self.run.phase.is_terminal:
             return
         self._kept = self._folded
         try:
-            packed = snapshot.pack(self.tournament)
+            packed = snapshot.pack(self.run)
         except TypeError as error:
             log.warning("no snapshot of this run", run_id=self._run_id, error=str(error))
             return
@@ -160,7 +160,7 @@ class RunActor:
         else:
             self._decision = recorded.sequence
         self._folded += 1
-        self.tournament.apply(recorded.event)
+        self.run.apply(recorded.event)
 
     async def _take(self, recorded: Recorded) -> None:
         """One event from the live log; a decision that is not our own means that another selector is at work."""
@@ -170,17 +170,17 @@ class RunActor:
             return
         self._sequence = max(self._sequence, recorded.sequence)
         self._folded += 1
-        self.tournament.apply(recorded.event)
+        self.run.apply(recorded.event)
         await self._settle()
         self._keep()
 
     async def _settle(self) -> None:
         """Appends every decision that follows, queues every job that is new, deletes what nobody needs."""
-        tournament = self.tournament
-        while (decision := tournament.next_decision()) is not None:
+        run = self.run
+        while (decision := run.next_decision()) is not None:
             await self._append(decision)
         self._blocked = False
-        for job in tournament.jobs():
+        for job in run.jobs():
             if job.job_id in self._dispatched:
                 continue
             try:
@@ -190,8 +190,8 @@ class RunActor:
                 self._blocked = True
                 break
             self._dispatched.add(job.job_id)
-        while tournament.discarded:
-            uri = tournament.discarded.pop()
+        while run.discarded:
+            uri = run.discarded.pop()
             if uri:
                 try:
                     await asyncio.to_thread(self._ports.artifacts.delete, uri)
@@ -203,19 +203,19 @@ class RunActor:
         sequence = await self._ports.log.append_decision(event, expected_last=self._decision)
         self._decision = sequence
         self._folded += 1
-        self.tournament.apply(event)
+        self.run.apply(event)
 
     async def _tick(self) -> None:
         """What only time brings: the limit in hours, and another try at a full queue."""
         while True:
             await asyncio.sleep(1.0)
-            spec, tournament = self.tournament.spec, self.tournament
+            spec, run = self.run.spec, self.run
             hours = spec.search.hours if spec else None
-            late = hours is not None and self._ports.clock.now() - tournament.started_at > hours * 3600
-            if (late and tournament.phase is Phase.RUNNING) or self._blocked:
+            late = hours is not None and self._ports.clock.now() - run.started_at > hours * 3600
+            if (late and run.phase is Phase.RUNNING) or self._blocked:
                 async with self._lock:
-                    if late and tournament.phase is Phase.RUNNING:
-                        await self._append(tournament.end_search("hours"))
+                    if late and run.phase is Phase.RUNNING:
+                        await self._append(run.end_search("hours"))
                     await self._settle()
 
     async def _stand_by(self) -> None:

@@ -23,8 +23,8 @@ from evomerge_common.domain.messages import (
 from evomerge_common.domain.spec import RunSpec
 from evomerge_common.errors import EvoMergeException, Fenced, InvalidInput, NotFound, Unavailable
 from evomerge_common.runtime.ports_factory import Ports
+from evomerge_selector.domain.run import Phase, Run
 from evomerge_selector.domain.summary import RunEntry, RunSummary
-from evomerge_selector.domain.tournament import EvolutionaryTournament, Phase
 from evomerge_selector.run_actor import RunActor
 
 log = structlog.get_logger()
@@ -109,19 +109,19 @@ class Runs:
             summary = RunEntry.from_bytes(entry[0]).summary if entry else None
             return summary or await self._fold(run_id)
         await actor.ready.wait()
-        if actor.tournament.phase is Phase.NEW:
+        if actor.run.phase is Phase.NEW:
             raise NotFound(f"the log holds no run {run_id}")
-        return RunSummary.of(actor.tournament)
+        return RunSummary.of(actor.run)
 
     async def _fold(self, run_id: str) -> RunSummary:
         """Of a run that nobody drives and that left no summary: another version's, or dropped from the bucket."""
-        tournament = EvolutionaryTournament(run_id)
+        run = Run(run_id)
         async for recorded in self._ports.log.read(run_id):
-            tournament.apply(recorded.event)
-        if tournament.phase is Phase.NEW:
+            run.apply(recorded.event)
+        if run.phase is Phase.NEW:
             raise NotFound(f"there is no run {run_id!r}; ListRuns names them all")
-        summary = RunSummary.of(tournament)
-        if tournament.phase.is_terminal:
+        summary = RunSummary.of(run)
+        if run.phase.is_terminal:
             entry = await self._ports.kv.get("runs", run_id)
             if entry is not None:
                 kept = RunEntry(summary.phase.value, summary).to_bytes()
@@ -147,22 +147,22 @@ class Runs:
     async def cancel(self, run_id: str, *, finish: bool, reason: str) -> RunSummary:
         """Ends the run at once, or, with `finish`, with the best candidate so far as champion."""
 
-        def make(tournament: EvolutionaryTournament) -> Decision | None:
-            if finish and tournament.phase is Phase.RUNNING:
-                return tournament.end_search(reason or "asked")
-            if finish and tournament.phase is Phase.FINISHING:
+        def make(run: Run) -> Decision | None:
+            if finish and run.phase is Phase.RUNNING:
+                return run.end_search(reason or "asked")
+            if finish and run.phase is Phase.FINISHING:
                 return None
             return RunCancelled(reason=reason or "asked")
 
         return await self._ask(run_id, make)
 
-    async def _ask(self, run_id: str, make: Callable[[EvolutionaryTournament], Decision | None]) -> RunSummary:
+    async def _ask(self, run_id: str, make: Callable[[Run], Decision | None]) -> RunSummary:
         found = await self.find(run_id)
         actor = self._actors.get(run_id)
         if found.phase.is_terminal or actor is None:
             raise InvalidInput(f"run {run_id} has ended: {found.phase.value}")
         await actor.decide(make)
-        return RunSummary.of(actor.tournament)
+        return RunSummary.of(actor.run)
 
     async def _drive_if_active(self, run_id: str) -> None:
         entry = await self._ports.kv.get("runs", run_id)
@@ -182,8 +182,8 @@ class Runs:
             log.exception("the run's loop failed; it goes on when the selector starts again", run_id=run_id)
             actor.ready.set()
             raise
-        log.info("run ended", run_id=run_id, phase=actor.tournament.phase.value)
-        await self._remember(run_id, RunSummary.of(actor.tournament))
+        log.info("run ended", run_id=run_id, phase=actor.run.phase.value)
+        await self._remember(run_id, RunSummary.of(actor.run))
         del self._actors[run_id], self._tasks[run_id]
 
     async def _remember(self, run_id: str, summary: RunSummary) -> None:

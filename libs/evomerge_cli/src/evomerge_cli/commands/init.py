@@ -18,7 +18,8 @@ from evomerge_cli.console import Console
 from evomerge_cli.spec_source import BUILT_IN_SUITES, is_masked, local_path, resolve_suite
 from evomerge_common.domain.gguf_types import TYPES
 from evomerge_common.domain.recipe import ModelReference
-from evomerge_common.domain.spec import STRATEGIES, RunSpec
+from evomerge_common.domain.spec import RunSpec
+from evomerge_common.domain.strategies import STRATEGIES
 from evomerge_common.errors import EvoMergeException, InvalidInput, SuiteError, did_you_mean
 from evomerge_models.files import ADAPTER_CONFIG
 
@@ -162,7 +163,7 @@ def ask(questions: Questions, folder: Path) -> Answers:
         lambda text: _suite(text, folder),
     )
     strategy = questions.ask(
-        f"strategy: {', '.join(STRATEGIES)} (nsga2: every task an objective of its own)",
+        "strategy: " + ", ".join(f"{name} ({traits.summary})" for name, traits in STRATEGIES.items()),
         "tournament",
         lambda text: _checked("strategy", text),
     )

@@ -115,7 +115,7 @@ def _classic(args: argparse.Namespace, console: Console) -> Recipe:
     The first technique merges the models into one, the second into another, the third draws its layers from the two.
     """
     from evomerge_models.describe import describe_model
-    from evomerge_selector.domain.population_zero import classic_population
+    from evomerge_selector.domain.initial_population import classic_population
 
     notes: list[str] = []
     models = tuple(ModelReference.parse(name) for name in classic_models(args, notes))

@@ -18,14 +18,12 @@ from evomerge_common.domain.recipe import (
     cross_domain_to_dict,
     read_cross_domain,
 )
+from evomerge_common.domain.strategies import STRATEGIES
 from evomerge_common.domain.suite import Suite
 from evomerge_common.errors import Path, SpecError, did_you_mean
 
 METHODS = (*PARAMETER_METHODS, *PATH_METHODS)
 """Merge methods that the search draws from."""
-STRATEGIES = ("tournament", "nsga2", "map_elites", "cmaes", "tpe", "gp", "random")
-FRONTS = ("nsga2", "map_elites")
-"""Strategies that compare candidates by every task, not by one fitness."""
 SCHEDULES = ("steady", "generational")
 BREEDING = ("blend", "classic")
 PS_TECHNIQUES_1 = ("linear", "slerp")
@@ -238,7 +236,7 @@ def _search(data: Mapping[str, Any], path: Path) -> SearchSpec:
     part = _section(data, "search", SEARCH_KEYS, path)
     path = (*path, "search")
     default = SearchSpec()
-    strategy = _word(part, "strategy", default.strategy, STRATEGIES, path)
+    strategy = _word(part, "strategy", default.strategy, tuple(STRATEGIES), path)
     search = SearchSpec(
         strategy=strategy,
         schedule=_word(part, "schedule", default.schedule, SCHEDULES, path),
@@ -270,7 +268,7 @@ def _racing(data: Mapping[str, Any], strategy: str, path: Path) -> RacingSpec:
     value = data.get("racing", False)
     if value is False:
         return NO_RACE
-    if strategy in FRONTS:
+    if STRATEGIES[strategy].several_objectives:
         raise SpecError(f"a race compares one fitness, and {strategy} has several: leave it out", (*path, "racing"))
     part = {} if value is True else value
     path = (*path, "racing")

@@ -1,1 +1,1 @@
-"""The search itself: pure, seeded, replayable. `tournament` is the state machine, `strategies` propose."""
+"""The search itself: pure, seeded, replayable. `run` is the state machine, `strategies` propose."""

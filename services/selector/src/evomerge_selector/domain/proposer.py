@@ -1,4 +1,4 @@
-"""Which candidate comes next, and which results the question may read.
+"""Which candidate comes next, and which results its proposal may read.
 
 Candidate k is proposed from the results of candidates 0 … needed(k)−1, in proposal order, with a random generator
 seeded by (run seed, k). Nothing here is part of a run's state: all of it follows from spec, models and results.
@@ -15,43 +15,47 @@ from evomerge_common.domain.messages import CandidateProposed, Model
 from evomerge_common.domain.recipe import CrossDomain, ModelReference, Recipe
 from evomerge_common.domain.spec import RunSpec
 from evomerge_selector.domain.candidate import FAILED, Candidate
+from evomerge_selector.domain.initial_population import initial_population
 from evomerge_selector.domain.operators import mutate, random_genome
-from evomerge_selector.domain.population_zero import population_zero
-from evomerge_selector.domain.strategies import Individual, Proposal
-from evomerge_selector.domain.strategy_factory import make_strategy
+from evomerge_selector.domain.strategy import Individual, Proposal, make_strategy
 
 
 class Proposer:
     """Asks the run's strategy, after the sources and the fixed first merges."""
 
     def __init__(self, spec: RunSpec, models: Mapping[str, Model]) -> None:
-        """Raises SpecError: the strategy has no means on this space or machine."""
+        """Makes space and strategy of a run.
+
+        Raises:
+            SpecError: the strategy has no means on this space or machine.
+
+        """
         self._spec = spec
         self._search = spec.search
         self._space = search_space(spec, models)
         self._strategy = make_strategy(self._space, self._search, seed=spec.seed)
         sources = _sources(spec, self._space)
-        self._zero = [*sources, *population_zero(self._space, spec.classic)][: self._search.evaluations]
-        self.sources = min(len(sources), len(self._zero))
-        self.first_generation = min(self._search.evaluations, max(self._search.population, len(self._zero)))
-        self._told = 0
+        self._first = [*sources, *initial_population(self._space, spec.classic)][: self._search.evaluations]
+        self.sources = min(len(sources), len(self._first))
+        self.first_generation = min(self._search.evaluations, max(self._search.population, len(self._first)))
+        self._seen = 0
         self._asked = 0
 
     def generation_of(self, index: int) -> int:
-        """Of a candidate."""
+        """Tells the generation of a candidate."""
         if index < self.first_generation:
             return 0
         return 1 + (index - self.first_generation) // self._search.population
 
     def needed(self, index: int) -> int:
-        """How many results, in proposal order, the proposal of candidate `index` reads."""
+        """Tells how many results, in proposal order, the proposal of candidate `index` reads."""
         if self._search.schedule == "steady":
             return max(0, index - self._search.in_flight + 1)
         generation = self.generation_of(index)
         return 0 if generation == 0 else self.first_generation + (generation - 1) * self._search.population
 
     def propose(self, candidates: Sequence[Candidate], known: Container[str]) -> CandidateProposed | None:
-        """The candidate after those; None when the space seems to hold none whose recipe is not known."""
+        """Proposes the candidate after those; None when the space seems to hold none whose recipe is not known."""
         index = len(candidates)
         if self._strategy.is_stateful:  # after a fold of the log, it is asked again what it was asked before
             for past in range(max(self._asked, self.first_generation), index):
@@ -74,17 +78,17 @@ class Proposer:
 
     def _tell(self, candidates: Sequence[Candidate], count: int) -> None:
         """Tells the strategy the results of the first `count`, as far as it does not know them."""
-        for one in candidates[self._told : count]:
+        for one in candidates[self._seen : count]:
             fitness = FAILED if one.fitness is None else one.fitness
             individual = Individual(one.proposed.recipe_digest, one.genome, fitness, one.proposed.index, one.scores)
             self._strategy.tell(individual)
-        self._told = max(self._told, count)
+        self._seen = max(self._seen, count)
 
     def _novel(self, index: int, known: Container[str]) -> tuple[Proposal, Recipe | None]:
-        """A proposal whose recipe the run has not had yet."""
+        """Finds a proposal whose recipe the run has not had yet."""
         rng = Random(f"{self._spec.seed}:{index}")
-        if index < len(self._zero):
-            operator, genome = self._zero[index]
+        if index < len(self._first):
+            operator, genome = self._first[index]
             proposal = Proposal(genome, operator)
         elif index < self.first_generation:
             proposal = Proposal(random_genome(self._space, rng), "random")
@@ -113,7 +117,7 @@ class Proposer:
 
 
 def search_space(spec: RunSpec, models: Mapping[str, Model]) -> SearchSpace:
-    """The space of a run over these models; where they are built differently, all are fitted to the target."""
+    """Makes the space of a run over these models; where they are built differently, all are fitted to the target."""
     references = {name: replace(ModelReference.parse(name), digest=model.digest) for name, model in models.items()}
     cross_domain = spec.cross_domain
     known = [models[name] for name in spec.sources]
@@ -132,7 +136,7 @@ def search_space(spec: RunSpec, models: Mapping[str, Model]) -> SearchSpace:
 
 
 def _sources(spec: RunSpec, space: SearchSpace) -> list[tuple[str, Genome]]:
-    """The models as they are, and the base where it is none of them."""
+    """Makes a genome of each model as it is, and the base where it is none of them."""
     count = len(spec.models)
     found = [
         ("source", Genome("linear", weights=(tuple(float(i == j) for j in range(count)),) * space.rows))

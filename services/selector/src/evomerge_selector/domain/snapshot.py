@@ -19,8 +19,8 @@ from typing import Any
 
 from evomerge_common import __version__
 from evomerge_common.domain import messages, racing, spec
-from evomerge_selector.domain import candidate, race, standing
-from evomerge_selector.domain.tournament import EvolutionaryTournament, Phase
+from evomerge_selector.domain import candidate, leaderboard, ledger, proof, race
+from evomerge_selector.domain.run import Phase, Run
 
 FORMAT = 1
 DERIVED = frozenset({"spec", "_proposer"})
@@ -30,7 +30,7 @@ DERIVED = frozenset({"spec", "_proposer"})
 @cache
 def _classes() -> dict[str, type]:
     """Values (frozen dataclasses) and parts with a state of their own, by name."""
-    modules = (messages, spec, racing, candidate, standing, race)
+    modules = (messages, spec, racing, candidate, leaderboard, ledger, proof, race)
     return {
         name: one
         for module in modules
@@ -49,19 +49,19 @@ class Snapshot:
 
     """
 
-    tournament: EvolutionaryTournament
+    run: Run
     sequence: int
     decision: int
 
 
-def pack(tournament: EvolutionaryTournament) -> dict[str, Any]:
+def pack(run: Run) -> dict[str, Any]:
     """The state as plain data and frozen values, which share nothing that changes with the state machine.
 
     Raises:
         TypeError: something in it has no form here.
 
     """
-    return {key: _pack(value) for key, value in vars(tournament).items() if key not in DERIVED}
+    return {key: _pack(value) for key, value in vars(run).items() if key not in DERIVED}
 
 
 def encode(packed: dict[str, Any], *, sequence: int, decision: int) -> bytes:
@@ -78,16 +78,16 @@ def decode(data: bytes) -> Snapshot | None:
         read = json.loads(zlib.decompress(data), object_hook=lambda one: _unpacked(one, classes))
         if (read["format"], read["version"]) != (FORMAT, _version()):
             return None
-        tournament = EvolutionaryTournament(read["state"]["run_id"])
-        tournament.restore(read["state"])
-        return Snapshot(tournament, read["sequence"], read["decision"])
+        run = Run(read["state"]["run_id"])
+        run.restore(read["state"])
+        return Snapshot(run, read["sequence"], read["decision"])
     except (zlib.error, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
 def _version() -> str:
     """Changes with the package and with the shape of what is kept."""
-    shape = [sorted(vars(EvolutionaryTournament(""))), sorted(vars(race.Race(spec.NO_RACE, (), seed=0)))]
+    shape = [sorted(vars(Run(""))), sorted(vars(race.Race(spec.NO_RACE, (), seed=0)))]
     for name, one in sorted(_classes().items()):
         fields = sorted(f.name for f in dataclasses.fields(one)) if dataclasses.is_dataclass(one) else []
         shape.append([name, *fields])

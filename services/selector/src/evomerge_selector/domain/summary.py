@@ -1,4 +1,4 @@
-"""What is told of a run: counts, best, champion. Small enough to be kept of every run that ever was."""
+"""What is kept of a run: counts, best, champion. Small enough to be kept of every run that ever was."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from evomerge_selector.domain.tournament import EvolutionaryTournament, Phase
+from evomerge_selector.domain.run import Phase, Run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,26 +28,26 @@ class RunSummary:
     message: str = ""
 
     @classmethod
-    def of(cls, tournament: EvolutionaryTournament) -> RunSummary:
-        """Of a state machine."""
-        scored = tournament.has_champion
+    def of(cls, run: Run) -> RunSummary:
+        """Summarises a run."""
+        scored = run.has_champion
         return cls(
-            run_id=tournament.run_id,
-            phase=tournament.phase,
-            paused=tournament.paused,
-            proposed=len(tournament.candidates),
-            evaluated=tournament.evaluated,
-            failed=tournament.failed,
-            budget=tournament.spec.search.evaluations if tournament.spec else 0,
-            generation=tournament.generation,
-            best_fitness=(tournament.champion.fitness or 0.0) if scored else 0.0,
-            mean_fitness=tournament.mean_fitness(),
-            champion_digest=tournament.final_champion.proposed.recipe_digest if scored else "",
-            message=f"{tournament.error.type}: {tournament.error.message}" if tournament.error else "",
+            run_id=run.run_id,
+            phase=run.phase,
+            paused=run.paused,
+            proposed=len(run.candidates),
+            evaluated=run.evaluated,
+            failed=run.failed,
+            budget=run.spec.search.evaluations if run.spec else 0,
+            generation=run.generation,
+            best_fitness=(run.champion.fitness or 0.0) if scored else 0.0,
+            mean_fitness=run.mean_fitness,
+            champion_digest=run.final_champion.proposed.recipe_digest if scored else "",
+            message=f"{run.error.type}: {run.error.message}" if run.error else "",
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data."""
+        """Turns it into plain data."""
         return {**dataclasses.asdict(self), "phase": self.phase.value}
 
     @classmethod
@@ -75,7 +75,7 @@ class RunEntry:
     snapshot: str = ""
 
     def to_bytes(self) -> bytes:
-        """JSON."""
+        """Writes JSON."""
         data: dict[str, Any] = {"state": self.state}
         if self.summary is not None:
             data["summary"] = self.summary.to_dict()

@@ -27,7 +27,7 @@ from evomerge_common.domain.messages import (
 from evomerge_common.domain.spec import RunSpec
 from evomerge_common.errors import Unavailable
 from evomerge_common.runtime.ports_factory import Ports
-from evomerge_selector.domain.tournament import EvolutionaryTournament
+from evomerge_selector.domain.run import Run
 
 Score = Callable[[EvaluateJob], tuple[float, Sequence[TaskScore]]]
 """Fitness and scores of a candidate."""
@@ -60,22 +60,22 @@ def answer(job: Job, score: Score, *, layers: int = 6) -> Result:
             )
 
 
-def play(tournament: EvolutionaryTournament, spec: RunSpec, respond: Callable[[Job], Result]) -> None:
+def play(run: Run, spec: RunSpec, respond: Callable[[Job], Result]) -> None:
     """A fresh run from its start to its end, without a holdout."""
 
     def tell(payload: Decision | Result) -> None:
-        tournament.apply(Event(run_id=tournament.run_id, payload=payload))
+        run.apply(Event(run_id=run.run_id, payload=payload))
 
     done: set[str] = set()
     tell(RunStarted(spec_json=spec.to_json()))
-    while not tournament.phase.is_terminal:
-        while (decision := tournament.next_decision()) is not None:
+    while not run.phase.is_terminal:
+        while (decision := run.next_decision()) is not None:
             tell(decision)
-        for job in tournament.jobs():
+        for job in run.jobs():
             if job.job_id not in done:
                 done.add(job.job_id)
                 tell(respond(job))
-        tournament.discarded.clear()
+        run.discarded.clear()
 
 
 @contextlib.asynccontextmanager

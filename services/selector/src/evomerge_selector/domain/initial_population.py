@@ -1,4 +1,4 @@
-"""What every run starts from: the sources, their average, and the 2³ combinations of the classic command line."""
+"""The initial population: the sources, their average, and the 2³ combinations of the classic command line."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from evomerge_common.domain.recipe import Recipe
 from evomerge_common.domain.spec import DFS_TECHNIQUES, PS_TECHNIQUES_1, PS_TECHNIQUES_2, ClassicSpec
 
 
-def population_zero(space: SearchSpace, classic: ClassicSpec) -> list[tuple[str, Genome]]:
-    """(operator, genome) of the fixed first merges; the sources themselves go before them, random genomes after."""
+def initial_population(space: SearchSpace, classic: ClassicSpec) -> list[tuple[str, Genome]]:
+    """Makes the fixed first merges, as (operator, genome); the sources go before them, random genomes after."""
     found: list[tuple[str, Genome]] = [("average", space.uniform("linear", weight=1.0))]
     # Task vectors scaled together: 1/n is the average again, 1 is plain addition; what is best lies between.
     for method, weight in (("task_arithmetic", _weight(space)), ("task_arithmetic", 1.0), ("ties", 1.0)):
@@ -22,7 +22,7 @@ def population_zero(space: SearchSpace, classic: ClassicSpec) -> list[tuple[str,
 
 
 def classic_population(space: SearchSpace, classic: ClassicSpec) -> list[Genome]:
-    """{linear, slerp} × {ties, dare} × {frankenmerge, dfs}.
+    """Makes {linear, slerp} × {ties, dare} × {frankenmerge, dfs}.
 
     The first technique merges the models into one, the second into another; the third draws its layers from the
     two in turn. A technique that the spec names leaves the other of its kind out, and a method that the spec does
@@ -69,7 +69,7 @@ def _weight(space: SearchSpace) -> float:
 
 
 def _path(space: SearchSpace, technique: str) -> tuple[Hop, ...]:
-    """Layers in turn from both (frankenmerge), or the lower half of one under the upper half of the other (dfs)."""
+    """Takes layers in turn from both (frankenmerge), or one's lower half under the other's upper half (dfs)."""
     half = space.num_layers // 2
     return tuple(
         Hop((layer % 2) if technique == "frankenmerge" else int(layer >= half), layer)

@@ -1,51 +1,48 @@
 """CMA-ES, TPE and Gaussian processes by Optuna's ask / tell, over the weights of parameter-space merges.
 
-`cmaes` (Hansen 2016) is continuous: it searches the genome of mergekit-evolve, weights × layer groups of one method,
-the first of the spec's that has weights. `tpe` (Bergstra et al. 2011) and `gp` also choose the method.
-
-Optuna's samplers carry state from question to question, so a strategy that is folded from the log is asked all past
-questions again (`is_stateful`); they are seeded, so the answers are the same.
+They live beside the domain, which imports the standard library alone. Optuna's samplers carry state from proposal to
+proposal, so a strategy that is folded from the log is asked again for all past ones (`is_stateful`); they are seeded,
+so the answers are the same.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import warnings
-from dataclasses import dataclass, field
+from abc import abstractmethod
 from random import Random
 from typing import Any
 
 from evomerge_common.domain.genome import DENSITY_METHODS, PARAMETER_METHODS, RANDOM_METHODS, Genome, SearchSpace
 from evomerge_common.domain.spec import SearchSpec
 from evomerge_common.errors import SpecError
-from evomerge_selector.domain.strategies import Individual, Proposal
+from evomerge_selector.domain.strategy import Individual, Proposal, Strategy
 
 MAX_WEIGHT = 1.5
-SAMPLERS = ("cmaes", "tpe", "gp")
 
 
-@dataclass
-class OptunaSearch:
-    """One study. Candidates that it did not ask for (the sources, population zero) are told where they have weights."""
+class OptunaSearch(Strategy):
+    """One study. Candidates that it did not ask for (sources, initial population) are told where they have weights."""
 
-    space: SearchSpace
-    spec: SearchSpec
-    seed: int
-    is_stateful: bool = True
-    _trials: dict[int, Any] = field(default_factory=dict)
+    is_stateful = True
 
-    def __post_init__(self) -> None:
+    def __init__(self, space: SearchSpace, spec: SearchSpec, *, seed: int = 0) -> None:
+        """Opens the study.
+
+        Raises:
+            SpecError: no method of the space has weights.
+
+        """
         import optuna
 
+        super().__init__(space, spec, seed=seed)
+        self._trials: dict[int, Any] = {}
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._methods = tuple(m for m in self.space.methods if m in PARAMETER_METHODS)
+        self._methods = self._usable(tuple(m for m in space.methods if m in PARAMETER_METHODS))
         if not self._methods:
             raise SpecError(
-                f"{self.spec.strategy} searches weights; add a method that has some: {', '.join(PARAMETER_METHODS)}",
+                f"{spec.strategy} searches weights; add a method that has some: {', '.join(PARAMETER_METHODS)}",
                 ("search", "methods"),
             )
-        if self.spec.strategy == "cmaes":
-            self._methods = self._methods[:1]
         floats = optuna.distributions.FloatDistribution
         self._distributions: dict[str, Any] = {
             f"w{row}_{model}": floats(0.0, MAX_WEIGHT)
@@ -58,9 +55,18 @@ class OptunaSearch:
             self._distributions["method"] = optuna.distributions.CategoricalDistribution(self._methods)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # some of Optuna's samplers call themselves experimental
-            self._study = optuna.create_study(direction="maximize", sampler=self._sampler())
+            self._study = optuna.create_study(direction="maximize", sampler=self._sampler(optuna.samplers))
+
+    @abstractmethod
+    def _sampler(self, samplers: Any) -> Any:
+        """Makes the sampler, one of the module `optuna.samplers`. Called once, when the study is opened."""
+
+    def _usable(self, methods: tuple[str, ...]) -> tuple[str, ...]:
+        """Picks the methods that are searched, of those with weights. Called once, when the study is opened."""
+        return methods
 
     def tell(self, individual: Individual) -> None:
+        """Closes the trial that proposed it, or adds one where its genome has this study's form."""
         import optuna
 
         states = optuna.trial.TrialState
@@ -84,6 +90,7 @@ class OptunaSearch:
             )
 
     def ask(self, index: int, rng: Random) -> Proposal:
+        """Answers with the sampler's next point, as a genome."""
         trial = self._study.ask(self._distributions)
         self._trials[index] = trial
         found = trial.params
@@ -114,18 +121,26 @@ class OptunaSearch:
             found["method"] = genome.method
         return found
 
-    def _sampler(self) -> Any:
-        import optuna
 
-        if self.spec.strategy == "cmaes":
-            return optuna.samplers.CmaEsSampler(seed=self.seed, n_startup_trials=1, sigma0=0.3)
-        if self.spec.strategy == "tpe":
-            return optuna.samplers.TPESampler(seed=self.seed, multivariate=True, n_startup_trials=1)
-        missing = [name for name in ("scipy", "torch") if importlib.util.find_spec(name) is None]
-        if missing:
-            raise SpecError(
-                f"strategy gp needs {' and '.join(missing)} beside the selector: "
-                "pip install 'evomerge-selector[gp]'; or use tpe or cmaes",
-                ("search", "strategy"),
-            )
-        return optuna.samplers.GPSampler(seed=self.seed, n_startup_trials=1, deterministic_objective=True)
+class CmaEs(OptunaSearch):
+    """CMA-ES (Hansen 2016) over mergekit-evolve's genome: weights × layer groups of one method, the first with any."""
+
+    def _usable(self, methods: tuple[str, ...]) -> tuple[str, ...]:
+        return methods[:1]
+
+    def _sampler(self, samplers: Any) -> Any:
+        return samplers.CmaEsSampler(seed=self.seed, n_startup_trials=1, sigma0=0.3)
+
+
+class ParzenTrees(OptunaSearch):
+    """Tree-structured Parzen estimators (Bergstra et al. 2011), which choose the method, too."""
+
+    def _sampler(self, samplers: Any) -> Any:
+        return samplers.TPESampler(seed=self.seed, multivariate=True, n_startup_trials=1)
+
+
+class GaussianProcess(OptunaSearch):
+    """Bayesian optimisation by a Gaussian process, which chooses the method, too."""
+
+    def _sampler(self, samplers: Any) -> Any:
+        return samplers.GPSampler(seed=self.seed, n_startup_trials=1, deterministic_objective=True)

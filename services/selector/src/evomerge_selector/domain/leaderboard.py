@@ -1,4 +1,4 @@
-"""What the results amount to, counted in proposal order: champion, elites, generations, and whether the search ends."""
+"""The leaderboard: results counted in proposal order; champion, elites, generations, and whether the search ends."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 
+from evomerge_common.domain.history import mean_fitness
 from evomerge_common.domain.messages import CandidateSelected, ChampionChanged, Decision, GenerationCompleted
 from evomerge_common.domain.spec import SearchSpec
 from evomerge_selector.domain.candidate import FAILED, Candidate
 
 
 @dataclass
-class Standing:
-    """After the first `seen` candidates, all of which have results.
+class Leaderboard:
+    """Who leads after the first `seen` candidates, all of which have results.
 
     Attributes:
         champion: index of the best; −1 before the first score.
@@ -33,7 +34,7 @@ class Standing:
     generations: int = 0
 
     def count(self, candidate: Candidate, search: SearchSpec) -> ChampionChanged | None:
-        """Takes in the next one. A candidate that was stopped is never compared as if whole."""
+        """Takes in the next candidate; tells of a new champion. One that was stopped is never compared as if whole."""
         index = self.seen
         self.seen += 1
         fitness = candidate.fitness
@@ -50,26 +51,32 @@ class Standing:
         return ChampionChanged(recipe_digest=candidate.proposed.recipe_digest, fitness=fitness, index=index)
 
     def complete_generation(self, candidates: Sequence[Candidate], search: SearchSpec) -> list[Decision]:
-        """What is told of the generation that ends here."""
+        """Closes the generation that ends here; what the log says of it."""
         members = candidates[max(0, self.seen - search.population) : self.seen]
         pairs = list(combinations([one.genome for one in members[:24]], 2))
-        told: list[Decision] = [
+        decisions: list[Decision] = [
             GenerationCompleted(
                 generation=self.generations,
                 evaluated=self.seen,
                 best_fitness=self.fitness if self.champion >= 0 else 0.0,
-                mean_fitness=mean_fitness(members),
+                mean_fitness=self.mean_fitness(candidates, search),
                 diversity=sum(a.distance(b) for a, b in pairs) / len(pairs) if pairs else 0.0,
             )
         ]
         if self.elites:
             digests = tuple(candidates[index].proposed.recipe_digest for _, index in self.elites)
-            told.append(CandidateSelected(generation=self.generations, recipe_digests=digests))
+            decisions.append(CandidateSelected(generation=self.generations, recipe_digests=digests))
         self.generations += 1
-        return told
+        return decisions
+
+    def mean_fitness(self, candidates: Sequence[Candidate], search: SearchSpec) -> float:
+        """Computes the mean over the last generation's places (see `history.mean_fitness`); 0 without a score."""
+        places = range(max(0, self.seen - search.population), self.seen)
+        scored = ((i, candidates[i].fitness or 0.0) for i in places if candidates[i].is_whole)
+        return mean_fitness(scored, last=self.seen - 1, population=search.population) or 0.0
 
     def stop_reason(self, search: SearchSpec, first_generation: int) -> str:
-        """Why the search ends after the candidate counted last; empty: it goes on."""
+        """Tells why the search ends after the candidate counted last; empty: it goes on."""
         index = self.seen - 1
         if search.target is not None and self.champion >= 0 and self.fitness >= search.target:
             return "target"
@@ -78,9 +85,3 @@ class Standing:
         if search.patience and index >= first_generation and index - self.last_improvement >= search.patience:
             return "patience"
         return ""
-
-
-def mean_fitness(candidates: Sequence[Candidate]) -> float:
-    """Of those with a score; 0 without any."""
-    scores = [one.fitness for one in candidates if one.fitness is not None and one.fitness > FAILED]
-    return sum(scores) / len(scores) if scores else 0.0

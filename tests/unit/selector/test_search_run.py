@@ -28,10 +28,13 @@ from evomerge_common.domain.messages import (
 )
 from evomerge_common.domain.pareto import front, hypervolume, knee
 from evomerge_common.domain.recipe import CrossDomain, ModelReference, Recipe
-from evomerge_common.domain.spec import FRONTS, STRATEGIES, RunSpec
+from evomerge_common.domain.spec import RunSpec
+from evomerge_common.domain.strategies import STRATEGIES
 from evomerge_common.errors import SpecError
-from evomerge_selector.domain.strategies import Individual, MapElitesSearch, TournamentSearch
-from evomerge_selector.domain.tournament import EvolutionaryTournament, Phase
+from evomerge_selector.domain.run import Phase, Run
+from evomerge_selector.domain.strategies.map_elites import MapElitesSearch
+from evomerge_selector.domain.strategies.tournament import EvolutionaryTournament
+from evomerge_selector.domain.strategy import Individual
 from helpers.simulation import SUITE, Simulation, adapters_spec, make_spec
 
 SCHEDULES = ("steady", "generational")
@@ -45,7 +48,7 @@ def hold_against_calm(spec: RunSpec, *, workers: int, order: int, replay: int) -
     assert wild.raced == calm.raced
     assert wild.proposals == calm.proposals
     assert wild.events[-1] == calm.events[-1]  # RunFinished: the champion's digest and fitness
-    assert wild.tournament.phase is Phase.FINISHED
+    assert wild.run.phase is Phase.FINISHED
     return calm
 
 
@@ -59,7 +62,7 @@ def hold_against_calm(spec: RunSpec, *, workers: int, order: int, replay: int) -
 def test_order_workers_and_crashes_change_nothing(
     schedule: str, strategy: str, workers: int, order: int, replay: int
 ) -> None:
-    racing = strategy not in FRONTS
+    racing = not STRATEGIES[strategy].several_objectives
     niche = 0.1 if schedule == "generational" else 0.0
     spec = make_spec(schedule=schedule, strategy=strategy, evaluations=30, population=8, racing=racing, niche=niche)
     calm = hold_against_calm(spec, workers=workers, order=order, replay=replay)
@@ -91,7 +94,7 @@ def test_failed_candidates_are_the_worst_and_the_run_goes_on() -> None:
     failed = {e.payload.recipe_digest for e in simulation.events if isinstance(e.payload, CandidateFailed)}
     assert len(failed) >= 5
     assert simulation.champion not in failed
-    assert simulation.tournament.failed == len(failed)
+    assert simulation.run.failed == len(failed)
     assert isinstance(simulation.events[-1].payload, RunFinished)
 
 
@@ -108,15 +111,15 @@ def test_evolution_beats_random_search_on_the_same_budget(schedule: str) -> None
 
     def best(strategy: str, seed: int) -> float:
         spec = make_spec(seed=seed, strategy=strategy, schedule=schedule, evaluations=90, population=12)
-        return Simulation(spec, workers=2, order=3).tournament.champion.fitness or 0.0
+        return Simulation(spec, workers=2, order=3).run.champion.fitness or 0.0
 
     found = median(best("tournament", seed) for seed in range(5))
     assert found > median(best("random", seed) for seed in range(5))
     zero = make_spec(evaluations=16, population=12)
-    assert found > (Simulation(zero, workers=1, order=0).tournament.champion.fitness or 0.0)
+    assert found > (Simulation(zero, workers=1, order=0).run.champion.fitness or 0.0)
 
 
-def test_population_zero_has_the_sources_the_average_and_the_eight_classic_merges() -> None:
+def test_the_initial_population_has_the_sources_the_average_and_the_eight_classic_merges() -> None:
     simulation = Simulation(make_spec(evaluations=16), workers=1, order=0)
     operators = [operator for _, _, operator in simulation.proposals]
     assert operators[:5] == ["source", "source", "source", "source", "average"]
@@ -125,7 +128,7 @@ def test_population_zero_has_the_sources_the_average_and_the_eight_classic_merge
 
 def test_objectives_give_a_front_that_grows_and_its_knee_as_champion() -> None:
     spec = make_spec(strategy="nsga2", evaluations=120, population=16)
-    found = Simulation(spec, workers=3, order=1).tournament
+    found = Simulation(spec, workers=3, order=1).run
     points = [one.scores for one in found.candidates if one.scores]
     volumes = [hypervolume(points[:count], (0.0, 0.0, 0.0)) for count in (16, 40, 80, len(points))]
     assert volumes == sorted(volumes)
@@ -139,8 +142,8 @@ def test_objectives_give_a_front_that_grows_and_its_knee_as_champion() -> None:
 
 def test_map_elites_keeps_the_best_of_every_skill_cell() -> None:
     spec = make_spec(strategy="map_elites", evaluations=100, population=16)
-    search = MapElitesSearch(SPACE, spec.search, sources=3)
-    simulation = Simulation(spec, workers=2, order=0).tournament
+    search = MapElitesSearch(SPACE, spec.search)
+    simulation = Simulation(spec, workers=2, order=0).run
     for one in simulation.candidates:
         search.tell(
             Individual(one.proposed.recipe_digest, one.genome, one.fitness or 0.0, one.proposed.index, one.scores)
@@ -159,7 +162,7 @@ def test_classic_breeding_makes_six_mutants_and_merges_two_triples() -> None:
 
 def test_those_who_are_alike_share_their_chance_to_become_parents() -> None:
     def parents(niche: float) -> Counter[str]:
-        search = TournamentSearch(SPACE, make_spec(niche=niche, population=8).search)
+        search = EvolutionaryTournament(SPACE, make_spec(niche=niche, population=8).search)
         for i in range(8):  # seven of one kind, all fitter, and a loner
             row = (0.1, 0.9, 0.9) if i == 7 else (0.5 + 0.001 * i, 0.5, 0.5)
             genome = Genome("linear", weights=(row,) * SPACE.rows)
@@ -177,7 +180,7 @@ def test_nothing_is_proposed_twice_and_parents_are_known() -> None:
     simulation = Simulation(make_spec(evaluations=80, methods=["frankenmerge"]), workers=4, order=2)
     digests = [digest for _, digest, _ in simulation.proposals]
     assert len(set(digests)) == len(digests)
-    for candidate in simulation.tournament.candidates:
+    for candidate in simulation.run.candidates:
         assert set(candidate.proposed.parents) <= set(digests)
         assert Recipe.from_json(candidate.proposed.recipe_json).digest == candidate.proposed.recipe_digest
 
@@ -213,21 +216,21 @@ def test_champion_and_sources_are_proven_on_the_holdout_only_after_the_search() 
 def test_models_of_different_depth_are_fitted_to_the_base() -> None:
     from helpers.simulation import answer
 
-    tournament = EvolutionaryTournament("r")
+    run = Run("r")
     spec = make_spec()
-    tournament.apply(Event(run_id="r", payload=RunStarted(spec_json=spec.to_json())))
-    for i, job in enumerate(tournament.jobs()):
-        tournament.apply(Event(run_id="r", payload=answer(job, layers=6 + (i == 1))))
+    run.apply(Event(run_id="r", payload=RunStarted(spec_json=spec.to_json())))
+    for i, job in enumerate(run.jobs()):
+        run.apply(Event(run_id="r", payload=answer(job, layers=6 + (i == 1))))
     base = ModelReference("org/base", digest="org/base")
     found = set()
-    while (decision := tournament.next_decision()) is not None and len(tournament.candidates) < 20:
+    while (decision := run.next_decision()) is not None and len(run.candidates) < 20:
         if isinstance(decision, CandidateProposed):
             recipe = Recipe.from_json(decision.recipe_json)
             assert recipe.cross_domain == (None if decision.operator == "source" else CrossDomain(target=base))
             found.add(decision.operator)
-        tournament.apply(Event(run_id="r", payload=decision))
-        for job in tournament.jobs():
-            tournament.apply(Event(run_id="r", payload=answer(job)))
+        run.apply(Event(run_id="r", payload=decision))
+        for job in run.jobs():
+            run.apply(Event(run_id="r", payload=answer(job)))
     assert {"source", "average", "classic"} <= found
 
 
@@ -246,12 +249,12 @@ def test_gp_without_scipy_fails_the_run_and_says_what_to_install(monkeypatch: py
 
 
 def test_a_source_that_cannot_be_had_fails_the_run_at_once() -> None:
-    tournament = EvolutionaryTournament("r")
-    tournament.apply(Event(run_id="r", payload=RunStarted(spec_json=make_spec().to_json())))
-    job = tournament.jobs()[0]
+    run = Run("r")
+    run.apply(Event(run_id="r", payload=RunStarted(spec_json=make_spec().to_json())))
+    job = run.jobs()[0]
     error = ErrorInfo(type="ModelNotFound", message="no such model")
-    tournament.apply(Event(run_id="r", payload=CandidateFailed(job_id=job.job_id, kind="download", error=error)))
-    assert tournament.next_decision() == RunFailed(error=error)
+    run.apply(Event(run_id="r", payload=CandidateFailed(job_id=job.job_id, kind="download", error=error)))
+    assert run.next_decision() == RunFailed(error=error)
 
 
 @pytest.mark.parametrize(
@@ -292,7 +295,7 @@ def test_a_champion_is_handed_back_as_gguf_too_where_that_is_asked_for() -> None
         run = Simulation(one, workers=3, order=1, replay_every=3)
         told = [event.payload for event in run.events if isinstance(event.payload, ArtifactExported)]
         formats[name] = {exported.format for exported in told}
-        assert run.tournament.phase is Phase.FINISHED
+        assert run.run.phase is Phase.FINISHED
         assert isinstance(run.events[-1].payload, RunFinished)
     assert formats == {"plain": {"hf"}, "both": {"hf", "gguf"}}
 
@@ -303,11 +306,11 @@ def test_a_gguf_file_that_cannot_be_written_does_not_cost_the_run(replay: int) -
     spec = RunSpec.from_dict({**data, "export": {"formats": ["hf", "gguf"]}})
     for order in range(6):
         run = Simulation(spec, workers=4, order=order, replay_every=replay, fail_exports=("gguf",))
-        assert run.tournament.phase is Phase.FINISHED
+        assert run.run.phase is Phase.FINISHED
         lost = Simulation(spec, workers=4, order=order, replay_every=replay, fail_exports=("hf",))
-        assert lost.tournament.phase is Phase.FAILED
-        assert lost.tournament.error is not None
-        assert "cannot be written" in lost.tournament.error.message
+        assert lost.run.phase is Phase.FAILED
+        assert lost.run.error is not None
+        assert "cannot be written" in lost.run.error.message
 
 
 def test_linear_merges_of_adapters_of_one_base_are_left_to_the_evaluator() -> None:
@@ -315,27 +318,27 @@ def test_linear_merges_of_adapters_of_one_base_are_left_to_the_evaluator() -> No
     run = Simulation(adapters_spec(*["org/base"] * 3), workers=3, order=1, replay_every=5)
     methods = {
         one.proposed.recipe_digest: Recipe.from_json(one.proposed.recipe_json).method
-        for one in run.tournament.candidates
+        for one in run.run.candidates
         if one.proposed.operator != "source"
     }
     merged = {event.payload.recipe_digest for event in run.events if isinstance(event.payload, CandidateMerged)}
     assert {"linear", "task_arithmetic", "ties"} == set(methods.values())
     assert {methods[digest] for digest in merged} == {"ties"}
     assert merged == {digest for digest, method in methods.items() if method == "ties"}
-    assert set(run.tournament.discarded) == {f"file:///{digest}" for digest in merged}
-    assert run.tournament.phase is Phase.FINISHED
+    assert set(run.run.discarded) == {f"file:///{digest}" for digest in merged}
+    assert run.run.phase is Phase.FINISHED
 
 
 def test_adapters_of_several_bases_are_merged_as_whole_models() -> None:
     run = Simulation(adapters_spec("org/base", "org/other", methods=("linear",)), workers=3, order=1)
-    made = [one for one in run.tournament.candidates if one.proposed.operator != "source"]
+    made = [one for one in run.run.candidates if one.proposed.operator != "source"]
     merged = {event.payload.recipe_digest for event in run.events if isinstance(event.payload, CandidateMerged)}
     assert merged == {one.proposed.recipe_digest for one in made}
 
 
 def test_an_adapter_named_alone_is_fetched_with_the_runs_base() -> None:
     run = Simulation(adapters_spec(*["org/base"] * 2), workers=1, order=1)
-    state = EvolutionaryTournament("r")
+    state = Run("r")
     state.apply(run.events[0])
     wanted = {job.payload.reference: job.payload.base for job in state.jobs() if isinstance(job.payload, DownloadJob)}
     assert wanted == {"org/base+org/m0": "org/base", "org/base+org/m1": "org/base", "org/base": ""}
@@ -345,6 +348,6 @@ def test_an_adapter_named_alone_is_fetched_with_the_runs_base() -> None:
 def test_preserve_instruction_is_in_every_candidates_recipe(preserve: bool | None) -> None:
     spec = replace(make_spec(evaluations=16, population=6), preserve_instruction=preserve)
     assert RunSpec.from_json(spec.to_json(), spec.suite) == spec
-    for one in Simulation(spec, workers=2, order=1).tournament.candidates:
+    for one in Simulation(spec, workers=2, order=1).run.candidates:
         recipe = Recipe.from_json(one.proposed.recipe_json)
         assert recipe.preserve_instruction is (None if one.proposed.operator == "source" else preserve)

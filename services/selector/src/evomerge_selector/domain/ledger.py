@@ -1,0 +1,52 @@
+"""The jobs that a run waits for, and the weights that they leave behind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from evomerge_common.domain.messages import EvaluateJob, Job
+
+
+@dataclass
+class Ledger:
+    """Every job without a result; the first result of a job settles it.
+
+    Attributes:
+        waiting: by job id, oldest first.
+        discarded: URIs of weights that nobody needs any more; the shell takes them off the list and deletes them.
+
+    """
+
+    waiting: dict[str, Job] = field(default_factory=dict)
+    discarded: list[str] = field(default_factory=list)
+
+    def add(self, *jobs: Job) -> None:
+        """Notes jobs to be done."""
+        self.waiting.update((job.job_id, job) for job in jobs)
+
+    def settle(self, job_id: str) -> Job | None:
+        """Takes a job off the list, since its result is there; None when it was not on it (a result may come twice)."""
+        return self.waiting.pop(job_id, None)
+
+    def release(self, job: Job | None) -> None:
+        """Lets go of the merged weights that a job was to score; a source's own files are not ours to delete."""
+        if job is not None and isinstance(job.payload, EvaluateJob):
+            uri = job.payload.artifact_uri
+            if uri and all(model.uri != uri for model in job.payload.sources):
+                self.discarded.append(uri)
+
+    def discard(self, uris: Iterable[str]) -> None:
+        """Lets go of weights that no job was to score."""
+        self.discarded += uris
+
+    def will_score(self, digest: str, uri: str) -> bool:
+        """Tells whether a job is to score these weights."""
+        wanted = [job.payload for job in self.waiting.values()]
+        return any(isinstance(p, EvaluateJob) and (p.recipe_digest, p.artifact_uri) == (digest, uri) for p in wanted)
+
+    def clear(self) -> None:
+        """Waits for nothing any more."""
+        for job in self.waiting.values():
+            self.release(job)
+        self.waiting.clear()

@@ -1,0 +1,1 @@
+"""Strategies of the standard library alone, a file each."""

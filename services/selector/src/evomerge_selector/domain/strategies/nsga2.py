@@ -1,0 +1,58 @@
+"""NSGA-II: every task is an objective."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from random import Random
+
+from evomerge_common.domain.genome import SearchSpace
+from evomerge_common.domain.pareto import crowding, fronts, knee
+from evomerge_common.domain.spec import SearchSpec
+from evomerge_selector.domain.candidate import Candidate
+from evomerge_selector.domain.strategies.evolution import Evolution
+from evomerge_selector.domain.strategy import Individual, Strategy
+
+
+class ParetoSearch(Evolution):
+    """NSGA-II (Deb et al. 2002) in its steady-state form: every task is an objective.
+
+    The pool is what survives non-dominated sorting and, within the last layer that fits in part, crowding. Parents win
+    binary tournaments of layer, then crowding. The run's champion is the front's knee.
+    """
+
+    def __init__(self, space: SearchSpace, spec: SearchSpec, *, seed: int = 0) -> None:
+        """Begins with an empty front."""
+        super().__init__(space, spec, seed=seed)
+        self.layer: dict[str, int] = {}  # digest → front that it is on, 0 the best
+        self.room: dict[str, float] = {}  # digest → crowding distance on its front
+
+    def tell(self, individual: Individual) -> None:
+        """Sorts the pool anew, and lets go of the last and most crowded."""
+        if not individual.scores:
+            return  # a failed candidate has no place among the objectives
+        members = [*self.pool, individual]
+        kept: list[Individual] = []
+        self.layer.clear()
+        self.room.clear()
+        for rank, indices in enumerate(fronts([one.scores for one in members])):
+            one_layer = [members[i] for i in indices]
+            room = dict(zip(indices, crowding([one.scores for one in one_layer]), strict=True))
+            order = sorted(indices, key=lambda i: (-room[i], members[i].index))
+            for i in order[: self.spec.population - len(kept)]:
+                kept.append(members[i])
+                self.layer[members[i].digest], self.room[members[i].digest] = rank, room[i]
+            if len(kept) == self.spec.population:
+                break
+        self.pool = sorted(kept, key=lambda one: one.index)
+
+    @staticmethod
+    def champion(candidates: Sequence[Candidate]) -> int:
+        """Answers with the knee of the front; with the fittest where no task scores are known."""
+        places = [i for i, one in enumerate(candidates) if one.scores]
+        if not places:
+            return Strategy.champion(candidates)
+        return places[knee([candidates[i].scores for i in places])]
+
+    def _parent(self, rng: Random) -> Individual:
+        pair = (rng.choice(self.pool), rng.choice(self.pool))
+        return min(pair, key=lambda one: (self.layer[one.digest], -self.room[one.digest], one.index))
