@@ -22,7 +22,7 @@ test-golden: setup ## the merge engine against mergekit, in an environment of it
 test-lm-eval: setup ## tasks of lm-evaluation-harness, which this installs
 	@$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt --no-build-isolation \
 		-e services/evaluator[lm-eval]
-	@$(BIN)/pytest tests/unit/evaluator/test_lm_eval.py -m lm_eval
+	@$(BIN)/pytest tests/unit/scoring/test_lm_eval.py -m lm_eval
 
 test-llama: setup ## the GGUF files that we write, read by llama.cpp itself
 	@scripts/llama-cpp .llama-cpp

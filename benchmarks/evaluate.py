@@ -31,14 +31,14 @@ import torch
 
 from evomerge_cli.console import Console
 from evomerge_cli.spec_source import resolve_suite
+from evomerge_common.domain.kinds.coherence import orders
+from evomerge_common.domain.kinds.multiple_choice import choose
 from evomerge_common.domain.suite import Suite
-from evomerge_common.domain.task_kinds import lower
 from evomerge_scoring import resident
 from evomerge_scoring.asking import continued, sums_of
 from evomerge_scoring.devices import choose_threads
 from evomerge_scoring.generation import Stop
 from evomerge_scoring.scorer import Scorer
-from evomerge_scoring.tasks import choose
 
 BARS = {"four-choice, 3 examples": 2.0, "four-choice, none": 2.0, "exact match": 1.2}
 """Kind of item → how many times the harness's items a second are to be reached."""
@@ -160,7 +160,7 @@ def four_choices(suite: Suite, limit: int) -> dict[str, list[dict[str, Any]]]:
         choices = [f" {answer}" for answer in (right, *generator.sample(wrong, 3))]
         few_shot.append({"prompt": f"{examples}Question: {question['question']}\nAnswer:", "choices": choices})
     coherence = next(task for task in suite.tasks if task.name == "coherence")
-    endings = [dict(lower("coherence", {}, item.content, ())) for item in coherence.items]
+    endings = [dict(orders(item.content["text"])) for item in coherence.items]
     return {
         "four-choice, 3 examples": few_shot,
         "four-choice, none": of_task(suite, "coding", limit),

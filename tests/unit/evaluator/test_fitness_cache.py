@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from evomerge_common.domain.suite import Suite, Task
+from evomerge_common.domain.suite import Suite
+from evomerge_common.domain.task import Task
 from evomerge_common.runtime.ports_factory import memory_ports
 from evomerge_evaluator.fitness_cache import FitnessCache, Scores, item_digests
+from helpers.every_kind import every_kind
 
 SUITE = Suite.from_dict(
     {"tasks": [{"name": "e", "kind": "exact_match", "items": [{"prompt": str(n), "answer": "x"} for n in range(9)]}]}
@@ -37,6 +40,21 @@ def test_where_items_depend_on_each_other_their_company_counts() -> None:
 
     small, large = task(" x", " y"), task(" x", " y", " z")
     assert item_digests(small, small.items)[0] != item_digests(large, large.items)[0]
+
+
+def test_items_of_every_kind_keep_their_digests() -> None:
+    """Scores that are remembered stay good: a change here means that SCORING must be raised."""
+    found = {
+        task.name: hashlib.sha256(b"".join(item_digests(task, task.items))).hexdigest()[:16]
+        for task in every_kind().tasks
+    }
+    assert found == {
+        "choices": "6d175ce5770c4551", "exact": "03f2d4cb86d94d2f", "bits": "0290bbd70db0c29e",
+        "code": "ece1b906d85966b6", "topics": "d9c6bf4af3916751", "labelled": "474e634d80a2a4cc",
+        "answers": "a795d0c08a347eec", "prose": "98cbb8b7440576f9", "order": "0667a030ee883c69",
+        "rules": "d8ed1a3de27a093f", "harness": "4f657493b98d470e", "own": "c2e88d8f000c934a",
+        "speed": "d90b23bc28472625", "size": "09ffe123baa417dd",
+    }  # fmt: skip
 
 
 def test_scores_survive_as_32_bit_numbers_and_nonsense_is_nothing() -> None:

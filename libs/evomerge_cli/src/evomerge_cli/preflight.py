@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from evomerge_common.domain.kinds import kind_of
 from evomerge_common.domain.recipe import CrossDomain, ModelReference, Recipe
 from evomerge_common.domain.spec import RunSpec
 from evomerge_common.domain.suite import Suite
@@ -69,7 +70,7 @@ def check_code_allowed(suite: Suite, settings: Settings) -> None:
         SuiteError: says how to allow it.
 
     """
-    asking = [task.name for task in suite.tasks if task.kind == "code"]
+    asking = [task.name for task in suite.tasks if kind_of(task.kind).runs_code]
     if asking and not settings.allow_code:
         raise SuiteError(
             f"task {asking[0]!r} runs programs that models write; allow it with EVOMERGE_ALLOW_CODE=true (they run in "

@@ -15,16 +15,16 @@ from typing import Any
 
 from evomerge_cli.arguments import DEFAULT_MODELS
 from evomerge_common.domain.benchmarks import selection_warnings
+from evomerge_common.domain.kinds import kind_of
 from evomerge_common.domain.recipe import check_keys
 from evomerge_common.domain.spec import SPEC_KEYS, RunSpec
 from evomerge_common.domain.suite import Suite
-from evomerge_common.domain.task_kinds import MASKED_NEVER
 from evomerge_common.errors import InvalidInput, SpecError, SuiteError
 from evomerge_common.runtime.documents import LineMap, load_yaml, locate
 from evomerge_common.runtime.suite_file import inline_suite, load_suite
 from evomerge_models.files import is_adapter_folder
 from evomerge_models.reference import base_beside, split_reference
-from evomerge_scoring.expand import expand_task
+from evomerge_scoring.kinds import expand_task
 
 BUILT_IN_SUITES = Path(__file__).parent / "suites"
 ADAPTER_METHODS = ("linear", "task_arithmetic")
@@ -160,7 +160,7 @@ def is_masked(reference: str, folder: Path) -> bool:
 
 def _check_masked(spec: RunSpec) -> None:
     """Candidates are built as the target is; of a masked language model no task may ask for a text."""
-    asking = [task.name for task in spec.suite.tasks if task.kind in MASKED_NEVER]
+    asking = [task.name for task in spec.suite.tasks if kind_of(task.kind).generates]
     if asking and is_masked(spec.target, Path()):
         raise SuiteError(
             f"task {asking[0]!r} asks for a text, which {spec.target}, a masked language model, cannot continue; the "

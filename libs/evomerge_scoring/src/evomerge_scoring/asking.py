@@ -1,9 +1,12 @@
-"""Requests in words, answered in words: for tasks that are not ours (lm-eval's, a user's own)."""
+"""Requests in words, answered by a model: encoded once for a tokenizer, then put to any model that has it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
+from evomerge_common.domain.kinds import Choices, Continuation, Document, Loglikelihood, Request
 from evomerge_scoring.encode import EncodedTask, Encoder
 from evomerge_scoring.generation import Stop, cut
 from evomerge_scoring.model import ScoringModel
@@ -17,55 +20,133 @@ def _nothing(_: int) -> None:
     pass
 
 
-class Asker:
-    """Asks one model. Whatever the order of the requests, contexts are read once and batches go by length."""
+class EncodedRequests:
+    """Requests of any types, encoded. Whatever their order, contexts are read once and batches go by length.
 
-    def __init__(self, model: ScoringModel, encoder: Encoder, size: int, advance: Advance = _nothing) -> None:
-        self.model = model
-        self._encoder = encoder
-        self._size = size
-        self._advance = advance
+    Args:
+        requests: what to ask.
+        encoder: of the tokenizer.
+        name: of the task, for errors.
 
-    def loglikelihoods(self, pairs: Sequence[tuple[str, str]], *, greedy: bool = False) -> list[tuple[float, bool]]:
-        """Of each (context, continuation): natural log-likelihood, and whether greedy decoding would say it.
+    Raises:
+        SuiteError: a masked language model is to continue a text, or a document is too long.
+        ModelError: a request asks for a chat template and the model has none.
 
-        Without `greedy` the second is False.
+    """
+
+    def __init__(self, requests: Sequence[Request], encoder: Encoder, *, name: str = "") -> None:
+        self._count = len(requests)
+        numbered = list(enumerate(requests))
+        self._parts: list[_Part] = []
+        for chat, choices in _grouped((r.chat, (n, r)) for n, r in numbered if isinstance(r, Choices)).items():
+            encoded = encoder.choices([(r.prompt, r.choices) for _, r in choices], chat=chat)
+            self._parts.append(_Choices([n for n, _ in choices], encoded))
+        for greedy, pairs in _grouped((r.greedy, (n, r)) for n, r in numbered if isinstance(r, Loglikelihood)).items():
+            self._parts.append(_Continued.encode(pairs, encoder, greedy=greedy))
+        documents = [(n, r) for n, r in numbered if isinstance(r, Document)]
+        if documents:
+            encoded = encoder.documents([(r.prompt, r.text) for _, r in documents], name=name)
+            self._parts.append(_Documents([n for n, _ in documents], encoded))
+        said = ((r.chat, tuple(r.stop), r.max_new_tokens, n, r) for n, r in numbered if isinstance(r, Continuation))
+        for (chat, strings, limit), prompts in _grouped((tuple(how), (n, r)) for *how, n, r in said).items():
+            encoded = encoder.prompts([r.prompt for _, r in prompts], limit, chat=chat, name=name)
+            self._parts.append(_Continuations([n for n, _ in prompts], encoded, Stop(strings, limit)))
+
+    @property
+    def truncated(self) -> int:
+        """Requests that were cut to fit the context window."""
+        return sum(part.encoded.truncated for part in self._parts)
+
+    def answers(self, model: ScoringModel, size: int, advance: Advance = _nothing) -> list[Any]:
+        """A model's answer to each request, as its type says, `size` rows a batch.
+
+        Raises:
+            NonFiniteScore: the model answered NaN or infinity.
+            OutOfMemory: not even one row fits.
+
         """
-        groups: dict[str, list[list[int]]] = {}
-        for number, (context, _) in enumerate(pairs):
-            of_context = groups.setdefault(context, [[]])
-            if len(of_context[-1]) == GROUP:
-                of_context.append([])
-            of_context[-1].append(number)
-        chosen = [numbers for of_context in groups.values() for numbers in of_context]
-        encoded = self._encoder.choices([(pairs[g[0]][0], [pairs[n][1] for n in g]) for g in chosen])
-        answers = self.model.answers(encoded.rows, self._size, by_item(encoded, self._advance), greedy=greedy)
-        found: list[tuple[float, bool]] = [(0.0, False)] * len(pairs)
-        for numbers, queries in zip(chosen, encoded.groups, strict=True):
-            self._advance(len(numbers) - 1)
-            for number, places in zip(numbers, queries, strict=True):
-                total = sum(answers[row].logprobs[query] for row, query in places)
-                found[number] = (total, greedy and all(answers[row].greedy[query] for row, query in places))
+        found: list[Any] = [None] * self._count
+        for part in self._parts:
+            part.answer(found, model, size, advance)
         return found
 
-    def documents(self, texts: Sequence[str]) -> list[float]:
-        """Natural log-likelihood of each whole text."""
-        encoded = self._encoder.documents([("", text) for text in texts])
-        sums = sums_of(self.model, encoded, self._size, self._advance)
-        return [choices[0] + constant for choices, constant in zip(sums, encoded.constants, strict=True)]
 
-    def continuations(self, prompts: Sequence[tuple[str, Stop]]) -> list[str]:
-        """Greedy continuation of each prompt, up to its stop."""
-        texts = [""] * len(prompts)
-        groups: dict[Stop, list[int]] = {}
-        for number, (_, stop) in enumerate(prompts):
-            groups.setdefault(stop, []).append(number)
-        for stop, numbers in groups.items():
-            encoded = self._encoder.prompts([prompts[n][0] for n in numbers], stop.max_new_tokens)
-            said = continued(self.model, encoded, stop, self._size, self._advance)
-            for number, text in zip(numbers, said, strict=True):
-                texts[number] = text
-        return texts
+def _grouped(pairs: Any) -> dict[Any, list[Any]]:
+    """Values by key, in order of first appearance."""
+    groups: dict[Any, list[Any]] = {}
+    for key, value in pairs:
+        groups.setdefault(key, []).append(value)
+    return groups
+
+
+class _Part(Protocol):
+    """Requests that are encoded together."""
+
+    @property
+    def encoded(self) -> EncodedTask: ...
+    def answer(self, found: list[Any], model: ScoringModel, size: int, advance: Advance) -> None:
+        """Puts the answers to their places among all."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Choices:
+    numbers: list[int]
+    encoded: EncodedTask
+
+    def answer(self, found: list[Any], model: ScoringModel, size: int, advance: Advance) -> None:
+        for number, sums in zip(self.numbers, sums_of(model, self.encoded, size, advance), strict=True):
+            found[number] = sums
+
+
+@dataclass(frozen=True)
+class _Documents:
+    numbers: list[int]
+    encoded: EncodedTask
+
+    def answer(self, found: list[Any], model: ScoringModel, size: int, advance: Advance) -> None:
+        sums = sums_of(model, self.encoded, size, advance)
+        for number, (total,), constant in zip(self.numbers, sums, self.encoded.constants, strict=True):
+            found[number] = total + constant
+
+
+@dataclass(frozen=True)
+class _Continuations:
+    numbers: list[int]
+    encoded: EncodedTask
+    stop: Stop
+
+    def answer(self, found: list[Any], model: ScoringModel, size: int, advance: Advance) -> None:
+        for number, text in zip(self.numbers, continued(model, self.encoded, self.stop, size, advance), strict=True):
+            found[number] = text
+
+
+@dataclass(frozen=True)
+class _Continued:
+    """Continuations whose likelihood is asked; those of one context are encoded as its choices, some at a time."""
+
+    groups: list[list[int]]
+    encoded: EncodedTask
+    greedy: bool
+
+    @classmethod
+    def encode(cls, pairs: Sequence[tuple[int, Loglikelihood]], encoder: Encoder, *, greedy: bool) -> _Continued:
+        some = [
+            of_context[start : start + GROUP]
+            for of_context in _grouped((r.context, (n, r)) for n, r in pairs).values()
+            for start in range(0, len(of_context), GROUP)
+        ]
+        encoded = encoder.choices([(group[0][1].context, [r.continuation for _, r in group]) for group in some])
+        return cls([[n for n, _ in group] for group in some], encoded, greedy)
+
+    def answer(self, found: list[Any], model: ScoringModel, size: int, advance: Advance) -> None:
+        answers = model.answers(self.encoded.rows, size, by_item(self.encoded, advance), greedy=self.greedy)
+        for numbers, queries in zip(self.groups, self.encoded.groups, strict=True):
+            advance(len(numbers) - 1)
+            for number, places in zip(numbers, queries, strict=True):
+                total = sum(answers[row].logprobs[query] for row, query in places)
+                likeliest = self.greedy and all(answers[row].greedy[query] for row, query in places)
+                found[number] = (total, likeliest) if self.greedy else total
 
 
 def sums_of(model: ScoringModel, encoded: EncodedTask, size: int, advance: Advance = _nothing) -> list[list[float]]:

@@ -12,16 +12,18 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from evomerge_common.domain.suite import Item, Suite, Task
+from evomerge_common.domain.kinds import kind_of
+from evomerge_common.domain.suite import Suite
+from evomerge_common.domain.task import Item, Task
 from evomerge_common.errors import ModelError, SuiteError
 from evomerge_scoring.devices import choose_device, choose_threads
 from evomerge_scoring.encode import CHARS_PER_TOKEN, Encoder, chat_text
 from evomerge_scoring.generation import Stop
+from evomerge_scoring.kinds import Prepared, prepare
 from evomerge_scoring.model import ScoringModel
 from evomerge_scoring.report import GenerateResult, ScoreReport
 from evomerge_scoring.resident import Resident
 from evomerge_scoring.sandbox import check_sandbox
-from evomerge_scoring.tasks import Prepared, prepare
 from evomerge_scoring.vllm_model import VllmResident, use_vllm
 
 if TYPE_CHECKING:
@@ -108,7 +110,7 @@ class Scorer:
 
     def _check(self, suite: Suite) -> None:
         """Whether this machine runs what models write, where the suite asks for it."""
-        if any(task.kind == "code" for task in suite.tasks):
+        if any(kind_of(task.kind).runs_code for task in suite.tasks):
             if not self.allow_code:
                 raise SuiteError(NO_CODE)
             check_sandbox()

@@ -21,8 +21,8 @@ from typing import Any
 
 import structlog
 
-from evomerge_common.domain.suite import Item, Task
-from evomerge_common.domain.task_kinds import KINDS
+from evomerge_common.domain.kinds import kind_of
+from evomerge_common.domain.task import Item, Task
 from evomerge_common.ports import KeyValue
 
 SCORING = "1"
@@ -41,10 +41,10 @@ def item_digests(task: Task, items: Sequence[Item]) -> tuple[bytes, ...]:
     """
     names = [one.name for one in fields(task) if one.name not in {"name", "items", "weight"}]
     asked: dict[str, Any] = {name: getattr(task, name) for name in names}
-    if KINDS[task.kind].own_items:
+    kind = kind_of(task.kind)
+    asked |= kind.depends_on(task)
+    if kind.own_items:
         asked["among"] = hashlib.sha256(_text([[one.id, one.content] for one in task.items]).encode()).hexdigest()
-    elif "label" in KINDS[task.kind].fields:
-        asked["labels"] = sorted({str(one.content.get("label")) for one in task.items})
     start = hashlib.sha256(_text([SCORING, asked]).encode())
     found = []
     for item in items:

@@ -10,16 +10,15 @@ import grpc
 
 from evomerge.v1 import evaluator_pb2, evaluator_pb2_grpc
 from evomerge_common.adapters import codec
+from evomerge_common.domain.kinds import KINDS, installed_names
 from evomerge_common.domain.messages import CandidateFailed, EvaluateJob, Event, Job, Model
 from evomerge_common.domain.recipe import ModelReference, Recipe
 from evomerge_common.domain.suite import SPLITS, Suite
-from evomerge_common.domain.task_kinds import KINDS
 from evomerge_common.errors import InvalidInput, ModelNotFound, NotFound, did_you_mean
 from evomerge_common.runtime.child import ChildProcess
 from evomerge_common.runtime.ports_factory import Ports
 from evomerge_common.runtime.settings import Settings
 from evomerge_common.runtime.uris import path_of_uri
-from evomerge_common.runtime.user_tasks import plugin_names
 from evomerge_evaluator.gpu import GpuMonitor
 from evomerge_scoring import child as scoring
 
@@ -98,7 +97,7 @@ class EvaluatorServicer(evaluator_pb2_grpc.EvaluatorServiceServicer):
     ) -> evaluator_pb2.ListTasksResponse:
         """Kinds of task that a suite may hold; a user's own, installed here, are named plugin:NAME."""
         kinds = [evaluator_pb2.TaskKind(name=name, summary=kind.summary) for name, kind in KINDS.items()]
-        for name in plugin_names():
+        for name in installed_names():
             kinds.append(evaluator_pb2.TaskKind(name=f"plugin:{name}", summary="a task of your own"))
         return evaluator_pb2.ListTasksResponse(kinds=kinds)
 

@@ -7,7 +7,8 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 from evomerge_common.domain.messages import EvaluateJob
-from evomerge_common.domain.suite import Item, Suite, Task
+from evomerge_common.domain.suite import Suite
+from evomerge_common.domain.task import Item, Task
 from evomerge_common.errors import InvalidInput
 from evomerge_common.ports import ArtifactStore
 from evomerge_evaluator.fitness_cache import FitnessCache, Scores, item_digests

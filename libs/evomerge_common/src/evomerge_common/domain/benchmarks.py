@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 
+from evomerge_common.domain.kinds import kind_of
 from evomerge_common.domain.suite import Suite
 
 KNOWN = (
@@ -24,21 +25,27 @@ def selection_warnings(suite: Suite) -> tuple[str, ...]:
     """One sentence for each task that looks like a known benchmark's test split, or that measures time."""
     found = []
     for task in suite.tasks:
-        if task.metric == "tokens_per_second":
+        kind = kind_of(task.kind)
+        if kind.measures_time(task):
             found.append(
                 f"task {task.name!r} measures time: a second run with the same seed may end with another champion "
                 "(never one that remembers this one's scores); `parameters` and `bytes` are the same everywhere"
             )
             continue
-        if task.kind == "lm_eval" and not task.options.get("folder"):
-            if task.options.get("split") == "test":
-                found.append(_sentence(task.name, str(task.options["task"])))
-            continue
-        words = re.sub(r"[^a-z0-9]+", "_", task.name.lower())
-        known = next((name for name in KNOWN if re.search(rf"(^|_){name}(_|$)", words)), "")
-        if known and not any(word in words.split("_") for word in FAIR):
-            found.append(_sentence(task.name, known))
+        benchmark = kind.test_split_of(task)
+        if benchmark is None:
+            benchmark = _named_after(task.name)
+        if benchmark:
+            found.append(_sentence(task.name, benchmark))
     return tuple(found)
+
+
+def _named_after(task: str) -> str:
+    """The public benchmark whose test split a task's name speaks of; "" for none."""
+    words = re.sub(r"[^a-z0-9]+", "_", task.lower())
+    if any(word in words.split("_") for word in FAIR):
+        return ""
+    return next((name for name in KNOWN if re.search(rf"(^|_){name}(_|$)", words)), "")
 
 
 def _sentence(task: str, benchmark: str) -> str:

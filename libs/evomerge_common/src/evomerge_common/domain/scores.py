@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import struct
 from collections.abc import Sequence
 
+from evomerge_common.domain.kinds import kind_of
 from evomerge_common.domain.messages import TaskScore
-from evomerge_common.domain.suite import Item, Task
+from evomerge_common.domain.task import Item, Task
 
 __all__ = ["task_score"]
 
@@ -21,25 +21,5 @@ def task_score(task: Task, items: Sequence[Item], values: Sequence[float]) -> Ta
     count = len(values)
     rounded = struct.unpack(f"<{count}f", struct.pack(f"<{count}f", *values))
     mean = sum(rounded) / len(rounded)
-    metric = mean
-    if task.metric == "bits_per_byte":
-        metric = _bits_per_byte(items, rounded)
-    elif task.kind == "efficiency":
-        metric = _cost(task, mean)
+    metric = kind_of(task.kind).metric_value(task, items, rounded)
     return TaskScore(task=task.name, score=mean, metric=task.metric, metric_value=metric, item_scores=rounded)
-
-
-def _cost(task: Task, score: float) -> float:
-    """What a score of 0 to 1 says in tokens a second, parameters or bytes; it is 1/2 at the task's reference."""
-    share = min(1.0 - 1e-9, max(1e-9, score))
-    reference = float(task.options["reference"])
-    if task.metric == "tokens_per_second":
-        return reference * share / (1.0 - share)
-    return float(round(reference * (1.0 - share) / share))
-
-
-def _bits_per_byte(items: Sequence[Item], scores: Sequence[float]) -> float:
-    """Of all documents together; an item's score is 2 to the power of minus its own bits a byte."""
-    sizes = [len(str(item.content["text"]).encode()) for item in items]
-    bits = [-math.log2(max(score, 1e-45)) * size for score, size in zip(scores, sizes, strict=True)]
-    return sum(bits) / sum(sizes)

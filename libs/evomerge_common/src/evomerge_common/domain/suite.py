@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
+from evomerge_common.domain.kinds import Kind, kind_of
 from evomerge_common.domain.recipe import check_keys
-from evomerge_common.domain.task_kinds import KINDS, check_item, check_labels, read_options
+from evomerge_common.domain.task import Item, Task
 from evomerge_common.errors import Path, SuiteError, did_you_mean
 
 SPLITS = ("search", "holdout", "all")
@@ -17,46 +18,8 @@ SPLITS = ("search", "holdout", "all")
 TASK_KEYS = (
     "name", "kind", "data", "items", "weight", "limit", "max_new_tokens", "stop", "metric", "extract", "chat",
 )  # fmt: skip
-"""Keys of a task of every kind; each kind has some of its own (`task_kinds.Kind.options`)."""
+"""Keys of a task of every kind; each kind has some of its own (`Kind.options`)."""
 SUITE_KEYS = ("name", "tasks", "holdout", "seed", "batch_size")
-
-
-@dataclass(frozen=True)
-class Item:
-    """One question. `content` holds the fields of its kind (see `task_kinds.KINDS`)."""
-
-    id: str
-    content: Mapping[str, Any]
-
-    def is_holdout(self, *, seed: int, share: float) -> bool:
-        """A seeded hash of the content decides, so that duplicates fall together, whatever their id."""
-        text = json.dumps([seed, dict(self.content)], sort_keys=True, ensure_ascii=False)
-        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64 < share
-
-
-@dataclass(frozen=True)
-class Task:
-    """Items of one kind and how they are scored.
-
-    Attributes:
-        metric: one of the kind's (see `task_kinds.KINDS`).
-        max_new_tokens, stop, extract: of kinds that generate: generation ends at a stop string (default: the first
-            line break); `extract` is a regular expression whose first group is judged.
-        chat: puts the prompt through the model's chat template.
-        options: the kind's own keys.
-
-    """
-
-    name: str
-    kind: str
-    items: tuple[Item, ...]
-    weight: float = 1.0
-    metric: str = ""
-    max_new_tokens: int = 32
-    stop: tuple[str, ...] = ("\n",)
-    extract: str = ""
-    chat: bool = False
-    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -73,7 +36,7 @@ class Suite:
         """The task's items of a split ("search", "holdout", "all"), in the suite's order."""
         if split not in SPLITS:
             raise SuiteError(f"unknown split {split!r}; {did_you_mean(split, SPLITS)}")
-        if split == "all" or task.kind == "efficiency":  # a model costs the same, whoever asks
+        if split == "all" or not kind_of(task.kind).splits:
             return task.items
         wanted = split == "holdout"
         return tuple(i for i in task.items if i.is_holdout(seed=self.seed, share=self.holdout) == wanted)
@@ -153,23 +116,26 @@ class Suite:
         return suite
 
 
-def check_task_keys(data: Any, path: Path) -> None:
-    """Whether a task has a known kind and no key that its kind does not know.
+def check_task_keys(data: Any, path: Path) -> Kind:
+    """The kind of a task, which must be known, as must be each of the task's keys.
 
     Raises:
         SuiteError: names the nearest valid word.
 
     """
-    kind = data.get("kind") if isinstance(data, Mapping) else None
-    own = KINDS[kind].options if isinstance(kind, str) and kind in KINDS else {}
-    check_keys(data, (*TASK_KEYS, *own), path, SuiteError)
-    if not isinstance(kind, str) or kind not in KINDS:
-        raise SuiteError(f"unknown kind of task {kind or ''!r}; {did_you_mean(str(kind), KINDS)}", (*path, "kind"))
+    name = data.get("kind") if isinstance(data, Mapping) else None
+    try:
+        kind = kind_of(name if isinstance(name, str) else "")
+    except SuiteError as error:
+        check_keys(data, TASK_KEYS, path, SuiteError)
+        raise SuiteError(error.problem, (*path, *error.path)) from error
+    check_keys(data, (*TASK_KEYS, *kind.options), path, SuiteError)
+    return kind
 
 
 def _task(data: Any, path: Path) -> Task:
-    check_task_keys(data, path)
-    name, kind = data.get("name"), KINDS[data["kind"]]
+    kind = check_task_keys(data, path)
+    name = data.get("name")
     if not isinstance(name, str) or not name:
         raise SuiteError("a task needs a name", (*path, "name"))
     metric = data.get("metric") or (kind.metrics[0] if kind.metrics else "")
@@ -178,18 +144,15 @@ def _task(data: Any, path: Path) -> Task:
             f"{data['kind']} has no metric {metric!r}; {did_you_mean(str(metric), kind.metrics)}", (*path, "metric")
         )
     stop = data.get("stop") or kind.stop
-    options = read_options(data["kind"], data, path)
-    items = [{"id": "model"}] if data["kind"] == "efficiency" else data.get("items")
+    options = kind.read_options(data, path)
+    items = kind.fixed_items or data.get("items")
     if not items:
         raise SuiteError(f"task {name!r} has no items", (*path, "items"))
     limit = int(_number(data, "limit", 0, path, low=0)) or len(items)
-    chosen = tuple(_item(item, data["kind"], i, (*path, "items", i)) for i, item in enumerate(items[:limit]))
-    if data["kind"] == "classification":
-        check_labels(options["labels"], [item.content for item in chosen], path)
-    return Task(
+    task = Task(
         name=name,
         kind=data["kind"],
-        items=chosen,
+        items=tuple(_item(item, kind, i, (*path, "items", i)) for i, item in enumerate(items[:limit])),
         weight=_number(data, "weight", 1.0, path, low=0.0),
         metric=metric,
         max_new_tokens=int(_number(data, "max_new_tokens", kind.max_new_tokens, path, low=1, high=4096)),
@@ -198,20 +161,14 @@ def _task(data: Any, path: Path) -> Task:
         chat=bool(data.get("chat", False)),
         options=options,
     )
+    kind.check_task(task, path)
+    return task
 
 
-def _item(data: Any, kind: str, index: int, path: Path) -> Item:
+def _item(data: Any, kind: Kind, index: int, path: Path) -> Item:
     if not isinstance(data, Mapping):
         raise SuiteError(f"an item must be an object, found {data!r}", path)
-    fields = KINDS[kind].fields
-    for key in fields:
-        if key not in data:
-            raise SuiteError(f"an item of {kind} needs {key!r}", path)
-    if kind == "plugin":
-        content = {key: value for key, value in data.items() if key != "id"}
-    else:
-        content = {key: data[key] for key in (*fields, *KINDS[kind].optional) if key in data}
-    check_item(kind, content, path)
+    content = kind.read_item(data, path)
     return Item(str(data.get("id", index)), content)
 
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from evomerge_common.domain.kinds import Kind
 from evomerge_common.domain.recipe import check_keys
 from evomerge_common.domain.suite import SUITE_KEYS, Suite, check_task_keys
-from evomerge_common.domain.task_kinds import KINDS
 from evomerge_common.errors import Path as Place
 from evomerge_common.errors import SpecError, SuiteError
 from evomerge_common.runtime.documents import LineMap, load_yaml, locate
@@ -106,11 +106,11 @@ def _with_items(
     whole = []
     for index, task in enumerate(tasks):
         here = (*path, "tasks", index)
-        check_task_keys(task, here)
-        if task.get("folder"):  # of a lm_eval task: whoever scores stands elsewhere
-            task = {**task, "folder": str((folder / Path(str(task["folder"])).expanduser()).resolve())}  # noqa: PLW2901
+        kind = check_task_keys(task, here)
+        for key in filter(task.get, kind.paths):  # whoever scores stands elsewhere
+            task = {**task, key: str((folder / Path(str(task[key])).expanduser()).resolve())}  # noqa: PLW2901
         if "data" not in task:
-            if expand is not None and "items" not in task and KINDS[task["kind"]].own_items:
+            if expand is not None and "items" not in task and kind.own_items:
                 task = _expanded(task, expand, here)  # noqa: PLW2901
             whole.append(task)
             continue
@@ -119,14 +119,12 @@ def _with_items(
         name = task["data"]
         if not isinstance(name, str) or not name:
             raise SuiteError(f"`data` must be the name of a file, not {name!r}", (*here, "data"))
-        items, read[*here, "items"] = _read(
-            folder / Path(name).expanduser(), str(task.get("kind", "")), (*here, "data")
-        )
+        items, read[*here, "items"] = _read(folder / Path(name).expanduser(), kind, (*here, "data"))
         whole.append({**{key: value for key, value in task.items() if key != "data"}, "items": items})
     return {**data, "tasks": whole}
 
 
-def _read(path: Path, kind: str, place: Place) -> tuple[list[Any], _DataFile]:
+def _read(path: Path, kind: Kind, place: Place) -> tuple[list[Any], _DataFile]:
     name = str(path)
     try:
         size = path.stat().st_size
@@ -144,8 +142,8 @@ def _read(path: Path, kind: str, place: Place) -> tuple[list[Any], _DataFile]:
         raise SuiteError(f"not UTF-8 text ({error.reason})", file=name, line=line) from error
     if path.suffix == ".json":
         return _json_items(text, name)
-    if kind in ("perplexity", "coherence") and path.suffix not in (".jsonl", ".ndjson"):
-        return _documents(text, name)
+    if kind.document_field and path.suffix not in (".jsonl", ".ndjson"):
+        return _documents(text, name, kind.document_field)
     return _json_lines(text, name)
 
 
@@ -173,7 +171,7 @@ def _json_lines(text: str, name: str) -> tuple[list[Any], _DataFile]:
     return items, _DataFile(name, tuple(lines))
 
 
-def _documents(text: str, name: str) -> tuple[list[Any], _DataFile]:
+def _documents(text: str, name: str, field: str) -> tuple[list[Any], _DataFile]:
     """Documents between blank lines; each is named by the line where it starts."""
     items, lines = [], []
     block: list[str] = []
@@ -191,7 +189,7 @@ def _documents(text: str, name: str) -> tuple[list[Any], _DataFile]:
                     file=name,
                     line=start,
                 )
-            items.append({"id": str(start), "text": document})
+            items.append({"id": str(start), field: document})
             lines.append(start)
         block = []
     return items, _DataFile(name, tuple(lines))

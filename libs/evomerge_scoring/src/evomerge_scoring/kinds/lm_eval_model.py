@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from lm_eval import utils
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 
+from evomerge_common.domain.kinds import Continuation, Document, Loglikelihood, Request
 from evomerge_common.errors import SuiteError
-from evomerge_scoring.asking import Advance, Asker, _nothing
+from evomerge_scoring.asking import EncodedRequests
 from evomerge_scoring.encode import Encoder
 from evomerge_scoring.forward import Row
-from evomerge_scoring.generation import Stop
 from evomerge_scoring.model import ScoringModel
 
 MAX_NEW_TOKENS = 256
@@ -22,14 +23,18 @@ MAX_NEW_TOKENS = 256
 class HarnessModel(LM):
     """Also good for `lm_eval.simple_evaluate(model=HarnessModel(…))`."""
 
-    def __init__(self, model: ScoringModel, encoder: Encoder, size: int, advance: Advance = _nothing) -> None:
+    def __init__(self, model: ScoringModel, encoder: Encoder, size: int) -> None:
         super().__init__()
         self.model, self.encoder, self.size = model, encoder, size
-        self._asker = Asker(model, encoder, size, advance)
+
+    def _answers(self, requests: Sequence[Request]) -> list[Any]:
+        return EncodedRequests(requests, self.encoder).answers(self.model, self.size)
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
         """Of each (context, continuation): log-likelihood, and whether greedy decoding would say it."""
-        return self._asker.loglikelihoods([request.args for request in requests], greedy=True)
+        return self._answers(
+            [Loglikelihood(context, said, greedy=True) for context, said in (one.args for one in requests)]
+        )
 
     def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
         """Of each whole text, in the harness's own windows: each as full of context as can be."""
@@ -37,7 +42,7 @@ class HarnessModel(LM):
         rows: list[Row] = []
         places: list[list[int]] = []
         if encoder.masked:
-            return self._asker.documents([request.args[0] for request in requests])
+            return self._answers([Document(request.args[0]) for request in requests])
         prefix = (encoder.start or [0])[0]
         for request in requests:
             tokens = encoder.tokenizer(request.args[0], add_special_tokens=False, verbose=False)["input_ids"]
@@ -56,7 +61,7 @@ class HarnessModel(LM):
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
         """Greedy continuations; a task that samples is refused."""
-        prompts = []
+        prompts: list[Continuation] = []
         for request in requests:
             prompt, options = request.args
             if options.get("do_sample") and options.get("temperature", 1.0) > 0:
@@ -64,8 +69,8 @@ class HarnessModel(LM):
             until = options.get("until") or ()
             count = int(options.get("max_gen_toks") or options.get("max_new_tokens") or MAX_NEW_TOKENS)
             count = max(1, min(count, self.encoder.context - 1))
-            prompts.append((prompt, Stop(tuple([until] if isinstance(until, str) else until), count)))
-        return self._asker.continuations(prompts)
+            prompts.append(Continuation(prompt, [until] if isinstance(until, str) else until, count))
+        return self._answers(prompts)
 
     @property
     def tokenizer_name(self) -> str:

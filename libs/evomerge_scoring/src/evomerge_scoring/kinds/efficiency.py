@@ -1,15 +1,15 @@
-"""What a model costs: tokens per second, parameters, bytes. The other side of a search with several objectives."""
+"""Scoring of efficiency: what a model costs in tokens a second, parameters or bytes."""
 
 from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 from evomerge_common.domain.messages import TaskScore
-from evomerge_common.domain.suite import Task
+from evomerge_common.domain.task import Item, Task
 from evomerge_common.errors import SuiteError
-from evomerge_scoring.asking import Advance
+from evomerge_scoring.encode import Encoder
 from evomerge_scoring.generation import Stop
 from evomerge_scoring.model import ScoringModel
 
@@ -20,7 +20,6 @@ STEPS = 4
 """Of an octave: a speed counts in steps of 19%, so that the noise of measuring seldom decides between two models."""
 
 
-@dataclass(frozen=True)
 class Cost:
     """One pseudo item: 1/2 at the task's `reference`, towards 1 as it gets cheaper.
 
@@ -28,11 +27,13 @@ class Cost:
     the metric's value is what was measured.
     """
 
-    task: Task
-    truncated: int = 0
+    truncated = 0
 
-    def score(self, model: ScoringModel, size: int, advance: Advance) -> TaskScore:
-        """See `tasks.Prepared`; the metric's value is in tokens a second, parameters or bytes."""
+    def __init__(self, task: Task, items: Sequence[Item], encoder: Encoder) -> None:
+        self.task = task
+
+    def score(self, model: ScoringModel, size: int, advance: Callable[[int], None]) -> TaskScore:
+        """See `kinds.Prepared`; the metric's value is in tokens a second, parameters or bytes."""
         reference = float(self.task.options["reference"])
         if self.task.metric == "tokens_per_second":
             value = self._speed(model)

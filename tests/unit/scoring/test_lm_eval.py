@@ -10,7 +10,7 @@ import pytest
 
 from evomerge_common.errors import SuiteError
 from evomerge_common.runtime.suite_file import load_suite
-from evomerge_scoring.expand import expand_task
+from evomerge_scoring.kinds import expand_task
 from evomerge_scoring.scorer import Scorer
 from helpers.tiny_models import make
 
@@ -63,7 +63,7 @@ def test_scores_are_the_harness_own_item_by_item(tmp_path: Path, suite: Path) ->
     import lm_eval
     from lm_eval.tasks import TaskManager
 
-    from evomerge_scoring.lm_eval_model import HarnessModel
+    from evomerge_scoring.kinds.lm_eval_model import HarnessModel
 
     folder = make(tmp_path / "model")
     found = load_suite(suite, expand=expand_task)

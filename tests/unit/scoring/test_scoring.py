@@ -10,6 +10,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer, GenerationConfig
 
+from evomerge_common.domain.kinds.exact_match import extracted
+from evomerge_common.domain.kinds.multiple_choice import choose
 from evomerge_common.domain.suite import Suite
 from evomerge_common.errors import ModelError, NonFiniteScore, SuiteError
 from evomerge_scoring import generate_text, score_folder
@@ -17,8 +19,9 @@ from evomerge_scoring.asking import sums_of
 from evomerge_scoring.batches import pack
 from evomerge_scoring.encode import TREE_TYPES, tree_limit
 from evomerge_scoring.generation import Stop, cut, generate
+from evomerge_scoring.kinds import prepare
+from evomerge_scoring.kinds.requests import Requests
 from evomerge_scoring.scorer import Scorer
-from evomerge_scoring.tasks import Choices, Documents, choose, extracted, prepare
 from helpers.tiny_models import CHOICES, CONTEXT, PROMPTS, TEXTS, make, suite_of, tokenizer
 
 
@@ -27,8 +30,9 @@ def lls(folder: Path, suite: Suite) -> list[list[float]]:
     model = scorer.resident.load_folder(folder)
     (task,) = suite.tasks
     prepared = prepare(task, task.items, scorer.encoder(model))
-    assert isinstance(prepared, Choices | Documents)
-    return sums_of(model, prepared.encoded, suite.batch_size)
+    assert isinstance(prepared, Requests)
+    answers = prepared.encoded.answers(model, suite.batch_size)
+    return [answer if isinstance(answer, list) else [answer] for answer in answers]
 
 
 def logprobs(model: Any, ids: list[int]) -> torch.Tensor:
@@ -164,24 +168,22 @@ def test_the_next_prompts_take_the_rows_of_the_finished(tmp_path: Path, beginnin
 @pytest.mark.parametrize("beginning", ["", "Once upon a time there was a number of people who said: "])
 def test_short_rows_are_read_side_by_side_and_not_padded(tmp_path: Path, beginning: str) -> None:
     folder = make(tmp_path, max_position_embeddings=256)
-    items = [
+    items: list[dict[str, Any]] = [
         {"prompt": f"{beginning}{n}" + " and so on" * (n % 3 * 2), "choices": [" a", " b c", " b d"], "answer": 0}
         for n in range(12)
     ]
-    suite = suite_of("multiple_choice", items, batch_size=12)
     scorer = Scorer(device="cpu")
     model = scorer.resident.load_folder(folder)
-    prepared = prepare(suite.tasks[0], suite.tasks[0].items, scorer.encoder(model))
-    assert isinstance(prepared, Choices)
+    encoded = scorer.encoder(model).choices([(item["prompt"], item["choices"]) for item in items])
     read: list[int] = []
     model.module.register_forward_pre_hook(  # type: ignore[union-attr]
         lambda module, args, kwargs: read.append(kwargs["input_ids"].numel()), with_kwargs=True
     )
-    packed = sums_of(model, prepared.encoded, 12)
+    packed = sums_of(model, encoded, 12)
     tokens = sum(read)
     read.clear()
-    assert flat(packed) == pytest.approx(flat(sums_of(model, prepared.encoded, 1)), abs=1e-4)
-    lengths = [len(row.ids) for row in prepared.encoded.rows]
+    assert flat(packed) == pytest.approx(flat(sums_of(model, encoded, 1)), abs=1e-4)
+    lengths = [len(row.ids) for row in encoded.rows]
     assert tokens <= 0.9 * max(lengths) * len(lengths)
     assert all(sum(lengths[i] for i in some) <= 9 for some in pack(lengths, 9) if len(some) > 1)
 
@@ -200,12 +202,10 @@ def test_exact_match_compares_up_to_the_stop(tmp_path: Path) -> None:
 
 
 def test_extract_takes_the_first_group() -> None:
-    import re
-
-    assert extracted(" so the answer is 42. \n", re.compile(r"answer is (\d+)")) == "42"
-    assert extracted("41 42", re.compile(r"\d+")) == "41"
-    assert extracted("none", re.compile(r"\d+")) is None
-    assert extracted("  plain ", None) == "plain"
+    assert extracted(" so the answer is 42. \n", r"answer is (\d+)") == "42"
+    assert extracted("41 42", r"\d+") == "41"
+    assert extracted("none", r"\d+") is None
+    assert extracted("  plain ", "") == "plain"
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert"])

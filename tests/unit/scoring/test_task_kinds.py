@@ -14,15 +14,15 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from evomerge_common.domain.benchmarks import selection_warnings
-from evomerge_common.domain.judges import judge_answer, judge_instructions
+from evomerge_common.domain.kinds import KINDS, Continuation, Loglikelihood, kind_of
+from evomerge_common.domain.kinds.instruction_following import judge_instructions
+from evomerge_common.domain.kinds.qa import judge_answer
 from evomerge_common.domain.suite import Suite
-from evomerge_common.domain.task_kinds import KINDS, lower
 from evomerge_common.errors import SuiteError
-from evomerge_common.runtime.user_tasks import Continuation, Loglikelihood
 from evomerge_scoring import score_folder
-from evomerge_scoring.efficiency import Cost
-from evomerge_scoring.expand import expand_task
 from evomerge_scoring.generation import Stop, generate
+from evomerge_scoring.kinds import expand_task
+from evomerge_scoring.kinds.efficiency import Cost
 from evomerge_scoring.prefix import WORTH_TOKENS, shared_length
 from evomerge_scoring.sandbox import Sandbox
 from evomerge_scoring.scorer import Scorer
@@ -78,14 +78,18 @@ def test_a_prompt_is_read_and_never_scored(folder: Path) -> None:
 
 
 def test_composed_kinds_become_basic_items() -> None:
-    options = {"template": "{text}\nTopic:"}
-    found = lower("classification", options, {"text": "goal", "label": "sports"}, ["food", "sports"])
+    def lower(kind: str, item: dict[str, Any], **options: Any) -> Any:
+        (task,) = suite_of(kind, [item], **options).tasks
+        return kind_of(kind).contents(task, task.items)[0]
+
+    options = {"template": "{text}\nTopic:", "labels": ["food", "sports"]}
+    found = lower("classification", {"text": "goal", "label": "sports"}, **options)
     assert found == {"prompt": "goal\nTopic:", "choices": [" food", " sports"], "answer": 1}
-    found = lower("coherence", {}, {"text": STORY}, ())
+    found = lower("coherence", {"text": STORY})
     assert found["choices"][found["answer"]] == " He walked back. A shop had found them. He bought a newspaper."
     assert len(set(found["choices"])) == 4
     assert {len(choice) for choice in found["choices"]} == {len(found["choices"][0])}
-    assert lower("coherence", {}, {"text": STORY}, ()) == found, "the text decides the shuffles"
+    assert lower("coherence", {"text": STORY}) == found, "the text decides the shuffles"
 
 
 def test_judges() -> None:

@@ -1,37 +1,15 @@
-"""Whether a generated answer is right. Pure functions of text."""
+"""instruction_following: an answer that keeps to rules which a program can check."""
 
 from __future__ import annotations
 
 import json
 import re
-import string
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from evomerge_common.domain.kinds.exact_match import Generation
+from evomerge_common.domain.task import Content, Task
 from evomerge_common.errors import Path, SuiteError, did_you_mean
-
-
-def normalised(answer: str) -> str:
-    """Lower case, without punctuation, articles and spare spaces (SQuAD's evaluation; Rajpurkar et al. 2016)."""
-    bare = "".join(c for c in answer.lower() if c not in string.punctuation)
-    return " ".join(re.sub(r"\b(a|an|the)\b", " ", bare).split())
-
-
-def token_f1(answer: str, truth: str) -> float:
-    """Harmonic mean of precision and recall over normalised words (SQuAD)."""
-    found, wanted = normalised(answer).split(), normalised(truth).split()
-    if not found or not wanted:
-        return float(found == wanted)
-    common = (Counter(found) & Counter(wanted)).total()
-    return 2 * common / (len(found) + len(wanted))
-
-
-def judge_answer(answer: str, truths: Sequence[str], metric: str) -> float:
-    """SQuAD's exact_match or f1 with the best of the right answers, 0 to 1."""
-    if metric == "f1":
-        return max(token_f1(answer, truth) for truth in truths)
-    return float(any(normalised(answer) == normalised(truth) for truth in truths))
 
 
 def _words(text: str) -> int:
@@ -74,6 +52,25 @@ CHECKS: dict[str, tuple[type, Callable[[str, Any], bool]]] = {
 its value, and whether a text follows it."""
 
 
+class InstructionFollowing(Generation):
+    """An item is a prompt and the checks of what is said."""
+
+    name = "instruction_following"
+    summary = f"greedy answer, checked by rules: {', '.join(CHECKS)}"
+    fields = ("prompt", "checks")
+    metrics = ("instruction_acc", "prompt_acc")
+    stop = ()
+    max_new_tokens = 128
+
+    def check_item(self, content: Content, path: Path) -> None:
+        """See `check_checks`."""
+        check_checks(content["checks"], (*path, "checks"))
+
+    def score(self, task: Task, content: Content, answers: Sequence[Any]) -> float:
+        """See `judge_instructions`."""
+        return judge_instructions(answers[0], content["checks"], task.metric)
+
+
 def check_checks(checks: Any, path: Path) -> None:
     """Whether an item's checks mean something.
 
@@ -99,3 +96,6 @@ def judge_instructions(text: str, checks: Mapping[str, Any], metric: str) -> flo
     """Share of the instructions that a text follows (instruction_acc), or whether it follows all (prompt_acc)."""
     kept = [CHECKS[name][1](text, value) for name, value in checks.items()]
     return float(all(kept)) if metric == "prompt_acc" else sum(kept) / len(kept)
+
+
+KIND = InstructionFollowing()

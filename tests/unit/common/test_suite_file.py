@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from evomerge_common.domain.suite import Item, Suite
+from evomerge_common.domain.suite import Suite
+from evomerge_common.domain.task import Item
 from evomerge_common.errors import SpecError, SuiteError
 from evomerge_common.runtime.documents import load_yaml, locate, parse_yaml
 from evomerge_common.runtime.suite_file import inline_suite, load_suite

@@ -17,15 +17,16 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from evomerge_common.domain.messages import TaskScore
 from evomerge_common.domain.scores import task_score
-from evomerge_common.domain.suite import Item, Task
+from evomerge_common.domain.task import Item, Task
 from evomerge_common.errors import EvoMergeException, ModelError, SuiteError, Unavailable, did_you_mean
-from evomerge_scoring.asking import Advance
-from evomerge_scoring.encode import Encoder
-from evomerge_scoring.model import ScoringModel
+
+if TYPE_CHECKING:
+    from evomerge_scoring.encode import Encoder
+    from evomerge_scoring.model import ScoringModel
 
 FEWSHOT_SEED = 1234
 """The harness's own default."""
@@ -213,9 +214,9 @@ class LmEvalItems:
     def _changed(self) -> SuiteError:
         return SuiteError(f"lm_eval task {self._name!r}: its documents are not those that the suite was made from")
 
-    def score(self, model: ScoringModel, size: int, advance: Advance) -> TaskScore:
-        """See `tasks.Prepared`."""
-        from evomerge_scoring.lm_eval_model import HarnessModel
+    def score(self, model: ScoringModel, size: int, advance: Callable[[int], None]) -> TaskScore:
+        """See `kinds.Prepared`."""
+        from evomerge_scoring.kinds.lm_eval_model import HarnessModel
 
         instances = [i for subtask, number in self._chosen for i in subtask.by_document[number]]
         for instance in instances:

@@ -1,0 +1,51 @@
+"""A task and its items: what a model is asked."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+Content = Mapping[str, Any]
+"""An item's fields, as its kind says (see `kinds.Kind`)."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One item of a task; its `content` holds the fields of the task's kind."""
+
+    id: str
+    content: Content
+
+    def is_holdout(self, *, seed: int, share: float) -> bool:
+        """Whether a seeded hash of the content holds it out: duplicates fall together, whatever their id."""
+        text = json.dumps([seed, dict(self.content)], sort_keys=True, ensure_ascii=False)
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64 < share
+
+
+@dataclass(frozen=True)
+class Task:
+    """Items of one kind and how they are scored.
+
+    Attributes:
+        kind: the name of a kind (see `kinds.kind_of`).
+        metric: one of the kind's.
+        max_new_tokens, stop, extract: of kinds that generate: generation ends at a stop string (default: the first
+            line break); `extract` is a regular expression whose first group is judged.
+        chat: puts the prompt through the model's chat template.
+        options: the kind's own keys.
+
+    """
+
+    name: str
+    kind: str
+    items: tuple[Item, ...]
+    weight: float = 1.0
+    metric: str = ""
+    max_new_tokens: int = 32
+    stop: tuple[str, ...] = ("\n",)
+    extract: str = ""
+    chat: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)

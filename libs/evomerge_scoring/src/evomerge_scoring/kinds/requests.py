@@ -1,0 +1,57 @@
+"""Scoring by requests: a kind says what to ask about each item, and what the answers are worth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import islice
+from typing import Any
+
+from evomerge_common.domain.kinds import kind_of
+from evomerge_common.domain.messages import TaskScore
+from evomerge_common.domain.scores import task_score
+from evomerge_common.domain.task import Item, Task
+from evomerge_common.errors import SuiteError
+from evomerge_scoring.asking import EncodedRequests
+from evomerge_scoring.encode import Encoder
+from evomerge_scoring.kinds import guarded
+from evomerge_scoring.model import ScoringModel
+
+TOLERANCE = 1e-6
+"""How far beyond 0 and 1 a score may be, from rounding."""
+
+
+class Requests:
+    """A task's items with their requests encoded; see `kinds.Prepared`."""
+
+    def __init__(self, task: Task, items: Sequence[Item], encoder: Encoder) -> None:
+        self.task, self.items, self.kind = task, items, kind_of(task.kind)
+        self.contents = guarded(task.name, self.kind.contents, task, items)
+        requests = [tuple(guarded(task.name, self.kind.requests, task, content)) for content in self.contents]
+        self._counts = [len(some) for some in requests]
+        self.encoded = EncodedRequests([one for some in requests for one in some], encoder, name=task.name)
+
+    @property
+    def truncated(self) -> int:
+        """See `kinds.Prepared`."""
+        return self.encoded.truncated
+
+    def score(self, model: ScoringModel, size: int, advance: Callable[[int], None]) -> TaskScore:
+        """See `kinds.Prepared`."""
+        one_each = all(count == 1 for count in self._counts)
+        answers = iter(self.encoded.answers(model, size, advance if one_each else _nothing))
+        scores = self.scores([list(islice(answers, count)) for count in self._counts])
+        for score in scores:
+            if isinstance(score, bool) or not isinstance(score, int | float):
+                raise SuiteError(f"task {self.task.name!r}: a score must be a number from 0 to 1, not {score!r}")
+            if not -TOLERANCE <= score <= 1 + TOLERANCE:
+                raise SuiteError(f"task {self.task.name!r}: a score must be a number from 0 to 1, not {score!r}")
+        return task_score(self.task, self.items, scores)
+
+    def scores(self, answers: Sequence[Sequence[Any]]) -> list[float]:
+        """Each item's score from the answers to its requests."""
+        pairs = zip(self.contents, answers, strict=True)
+        return [guarded(self.task.name, self.kind.score, self.task, content, found) for content, found in pairs]
+
+
+def _nothing(_: int) -> None:
+    pass
