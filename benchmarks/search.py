@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from evomerge_common.domain.genome import PARAMETER_METHODS, Genome
+from evomerge_common.domain.genome import Genome
 from evomerge_common.domain.messages import CandidateProposed, EvaluateJob, TaskScore
 from evomerge_common.domain.spec import RunSpec
 from evomerge_common.domain.suite import Suite
@@ -164,7 +164,7 @@ class Surrogate:
         groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
         for entry in entries:
             genome = Genome.from_json(json.dumps(entry["genome"]))
-            if genome.method in PARAMETER_METHODS and not genome.ingredients:
+            if not genome.traits.is_path and not genome.ingredients:
                 groups[genome.method].append(entry)
             else:
                 self._paths.append((genome, entry))

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evomerge_common.domain.genome import GENES, PATH_METHODS, Genome, Hop, SearchSpace
+from evomerge_common.domain.genome import GENES, Genome, Hop, SearchSpace
+from evomerge_common.domain.methods import DEFAULT_METHODS as METHODS
+from evomerge_common.domain.methods import DFS_TECHNIQUES
 from evomerge_common.domain.recipe import ModelReference, Recipe
-from evomerge_common.domain.spec import METHODS
 from evomerge_common.errors import RecipeError
 from evomerge_selector.domain.operators import crossover, flattened, merge_of_merges, mutate, random_genome
 from evomerge_selector.domain.paths import depths
@@ -50,7 +51,7 @@ def test_every_child_is_a_valid_recipe_and_survives_json(seed: int, layers: int,
 def test_a_path_evolves_order_repeats_and_scales() -> None:
     space, rng = space_of(), Random(5)
     found = {"order": False, "repeat": False, "skip": False, "scale": False, "depth": False}
-    for method in PATH_METHODS:
+    for method in DFS_TECHNIQUES:
         genome = random_genome(space, rng, method=method)
         for _ in range(80):
             genome = mutate(genome, space, rng)

@@ -16,6 +16,7 @@ from typing import Any
 from evomerge_cli.arguments import DEFAULT_MODELS
 from evomerge_common.domain.benchmarks import selection_warnings
 from evomerge_common.domain.kinds import kind_of
+from evomerge_common.domain.methods import DEFAULT_METHODS, traits_of
 from evomerge_common.domain.recipe import check_keys
 from evomerge_common.domain.spec import SPEC_KEYS, RunSpec
 from evomerge_common.domain.suite import Suite
@@ -27,7 +28,7 @@ from evomerge_models.reference import base_beside, split_reference
 from evomerge_scoring.kinds import expand_task
 
 BUILT_IN_SUITES = Path(__file__).parent / "suites"
-ADAPTER_METHODS = ("linear", "task_arithmetic")
+ADAPTER_METHODS = tuple(name for name in DEFAULT_METHODS if traits_of(name).linear)
 """What the search draws from when all models are adapters of one base: methods whose results are such adapters too."""
 CLASSIC_FLAGS = ("ps_technique1", "ps_technique2", "dfs_technique", "weight_mask_rate", "mask_strategy")
 

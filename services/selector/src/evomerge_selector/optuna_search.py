@@ -12,7 +12,8 @@ from abc import abstractmethod
 from random import Random
 from typing import Any
 
-from evomerge_common.domain.genome import DENSITY_METHODS, PARAMETER_METHODS, RANDOM_METHODS, Genome, SearchSpace
+from evomerge_common.domain.genome import Genome, SearchSpace
+from evomerge_common.domain.methods import searchable_methods, traits_of
 from evomerge_common.domain.spec import SearchSpec
 from evomerge_common.errors import SpecError
 from evomerge_selector.domain.strategy import Individual, Proposal, Strategy
@@ -37,11 +38,11 @@ class OptunaSearch(Strategy):
         super().__init__(space, spec, seed=seed)
         self._trials: dict[int, Any] = {}
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._methods = self._usable(tuple(m for m in space.methods if m in PARAMETER_METHODS))
+        self._methods = self._usable(tuple(m for m in space.methods if traits_of(m).weights))
         if not self._methods:
+            known = ", ".join(m for m in searchable_methods() if traits_of(m).weights)
             raise SpecError(
-                f"{spec.strategy} searches weights; add a method that has some: {', '.join(PARAMETER_METHODS)}",
-                ("search", "methods"),
+                f"{spec.strategy} searches weights; add a method that has some: {known}", ("search", "methods")
             )
         floats = optuna.distributions.FloatDistribution
         self._distributions: dict[str, Any] = {
@@ -49,7 +50,7 @@ class OptunaSearch(Strategy):
             for row in range(self.space.rows)
             for model in range(len(self.space.models))
         }
-        if any(m in DENSITY_METHODS for m in self._methods):
+        if any(traits_of(m).density for m in self._methods):
             self._distributions |= {f"d{row}": floats(0.1, 1.0) for row in range(self.space.rows)}
         if len(self._methods) > 1:
             self._distributions["method"] = optuna.distributions.CategoricalDistribution(self._methods)
@@ -95,14 +96,15 @@ class OptunaSearch(Strategy):
         self._trials[index] = trial
         found = trial.params
         method = found.get("method", self._methods[0])
+        traits = traits_of(method)
         rows = range(self.space.rows)
         genome = Genome(
             method,
             weights=tuple(
                 tuple(round(found[f"w{row}_{model}"], 4) for model in range(len(self.space.models))) for row in rows
             ),
-            density=tuple(round(found[f"d{row}"], 4) for row in rows) if method in DENSITY_METHODS else (),
-            seed=rng.randrange(1, 2**31) if method in RANDOM_METHODS else 0,
+            density=tuple(round(found[f"d{row}"], 4) for row in rows) if traits.density else (),
+            seed=rng.randrange(1, 2**31) if traits.random else 0,
         )
         return Proposal(genome, self.spec.strategy)
 

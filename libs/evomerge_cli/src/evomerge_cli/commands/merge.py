@@ -11,8 +11,9 @@ from evomerge_cli.console import Console
 from evomerge_cli.merge_plan import facts, show
 from evomerge_cli.spec_source import classic_models, local_path
 from evomerge_common.domain.genome import SearchSpace, builds_differ
+from evomerge_common.domain.methods import DEFAULT_METHODS
 from evomerge_common.domain.recipe import CrossDomain, ModelReference, Recipe
-from evomerge_common.domain.spec import METHODS, ClassicSpec
+from evomerge_common.domain.spec import ClassicSpec
 from evomerge_common.errors import ModelError
 from evomerge_common.runtime.scratch import scratch_folder
 from evomerge_common.runtime.settings import Settings
@@ -130,7 +131,7 @@ def _classic(args: argparse.Namespace, console: Console) -> Recipe:
         cross_domain = CrossDomain(args.cross_domain or "full", target=target)
     layers = max(1, described[target.key].num_layers)
     space = SearchSpace(
-        models=models, base=base, num_layers=layers, groups=1, methods=METHODS, cross_domain=cross_domain
+        models=models, base=base, num_layers=layers, groups=1, methods=DEFAULT_METHODS, cross_domain=cross_domain
     )
     classic = ClassicSpec(
         ps_technique1=args.ps_technique1 or "linear",

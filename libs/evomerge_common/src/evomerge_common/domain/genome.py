@@ -1,30 +1,26 @@
 """The genome: what evolution changes. `SearchSpace.recipe` turns one into a recipe, purely: two genomes with the same
 recipe are one candidate.
 
-Two shapes share the class. A *parameter-space* genome (linear, slerp, task_arithmetic, ties, dare_*) has a weight for
-each ingredient and a density in each row; row 0 is the embeddings, rows 1 … G are groups of consecutive layers (where
-one ends and the next begins may evolve: `cuts`), and the head follows the last group. Its ingredients may be masked
-before they are merged (`mask`). A *data-flow-space* genome (frankenmerge, dfs) has a path through the ingredients'
-layers, in any order and with repeats (Akiba et al. 2024, "Evolutionary Optimization of Model Merging Recipes").
+Two shapes share the class, and the method's traits (`methods.Traits`) say which it has. A *parameter-space* genome has
+a weight for each ingredient and a density in each row; row 0 is the embeddings, rows 1 … G are groups of consecutive
+layers (where one ends and the next begins may evolve: `cuts`), and the head follows the last group. Its ingredients may
+be masked before they are merged (`mask`). A *data-flow-space* genome has a path through the ingredients' layers, in any
+order and with repeats (Akiba et al. 2024, "Evolutionary Optimization of Model Merging Recipes").
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
+from evomerge_common.domain.methods import Traits, traits_of
 from evomerge_common.domain.recipe import CrossDomain, Input, ModelReference, Recipe, Slice
 from evomerge_common.errors import RecipeError
 
-TASK_VECTOR_METHODS = ("task_arithmetic", "ties", "dare_linear", "dare_ties")
-PARAMETER_METHODS = ("linear", "slerp", *TASK_VECTOR_METHODS)
-PATH_METHODS = ("frankenmerge", "dfs")
-DENSITY_METHODS = ("ties", "dare_linear", "dare_ties")
-RANDOM_METHODS = ("dare_linear", "dare_ties")
 GENES = ("boundaries", "masks", "nesting")
 """Genes that a run may leave out; weights, densities, methods and paths always evolve."""
 EMBEDDING_FILTERS = ("embed_tokens", "wte", "wpe", "embeddings")
@@ -65,6 +61,16 @@ class Genome:
     cuts: tuple[int, ...] = ()
     mask: tuple[float, ...] = ()
 
+    @property
+    def traits(self) -> Traits:
+        """What is known of its method.
+
+        Raises:
+            RecipeError: nobody declares such a method.
+
+        """
+        return traits_of(self.method)
+
     def to_json(self) -> str:
         """Canonical JSON."""
         data: dict[str, Any] = {"method": self.method, "sigma": self.sigma}
@@ -102,10 +108,10 @@ class Genome:
 
     def distance(self, other: Genome) -> float:
         """How different two genomes are: 0 (same) … 1."""
-        if (self.method in PATH_METHODS) != (other.method in PATH_METHODS):
+        if self.traits.is_path != other.traits.is_path:
             return 1.0
         apart = 0.0 if self.method == other.method else 0.25
-        if self.method in PATH_METHODS:
+        if self.traits.is_path:
             length = max(len(self.path), len(other.path), 1)
             same = sum(
                 a.ingredient == b.ingredient and a.layer == b.layer for a, b in zip(self.path, other.path, strict=False)
@@ -206,37 +212,44 @@ class SearchSpace:
 
     def _recipe(self, genome: Genome) -> Recipe:
         ingredients: tuple[ModelReference | Recipe, ...] = genome.ingredients or self.models
-        if genome.method in PATH_METHODS:
+        traits = genome.traits
+        if traits.refusal:
+            raise RecipeError(f"the search cannot draw {genome.method!r}: {traits.refusal}")
+        if traits.is_path:
             return self._path(genome, ingredients)
-        if genome.method not in PARAMETER_METHODS:
-            raise RecipeError(f"the search does not know method {genome.method!r}")
         if len(genome.weights) != self.rows or any(len(row) != len(ingredients) for row in genome.weights):
             raise RecipeError(f"a genome of {self.rows} rows × {len(ingredients)} weights is needed")
-        if genome.method == "linear":
+        if traits.is_mean:
             # A row without any weight would be a tensor of zeros, which no model survives: all count alike in it.
             rows = tuple(row if any(row) else (1.0,) * len(row) for row in genome.weights)
             genome = replace(genome, weights=rows)
         ingredients = tuple(self._masked(genome, ingredients))
-        if genome.method == "slerp":
-            return self._slerp(genome, ingredients)
-        density = genome.density if genome.method in DENSITY_METHODS else (1.0,) * self.rows
-        parts = []
-        for span, row, at_bottom in self._stretches(genome.cuts, list(zip(genome.weights, density, strict=True))):
-            weights = [self._value([one[i] for one in genome.weights], row, at_bottom) for i in range(len(ingredients))]
-            parts.append(
-                Slice(
-                    tuple(Input(m, span, {"weight": w}) for m, w in zip(ingredients, weights, strict=True)),
-                    {"density": self._value(density, row, at_bottom)} if genome.method in DENSITY_METHODS else {},
-                )
-            )
+        if traits.is_pairwise:
+            return self._pairwise(genome, ingredients)
         return Recipe(
             genome.method,
-            tuple(parts),
-            base=None if genome.method == "linear" else self.base,
-            parameters={"normalize": True} if genome.method == "linear" else {"normalize": False},
+            tuple(self._slices(genome, ingredients)),
+            base=self.base if traits.base == "derived" else None,
+            parameters=dict(traits.settings),
             dtype=self.dtype,
-            seed=genome.seed if genome.method in RANDOM_METHODS else 0,
+            seed=genome.seed if traits.random else 0,
         )
+
+    def _slices(self, genome: Genome, ingredients: Sequence[ModelReference | Recipe]) -> Iterator[Slice]:
+        """All ingredients in each stretch of layers, with the weights and the density that the method reads."""
+        traits = genome.traits
+        weights = genome.weights if traits.weights else ((),) * self.rows
+        density = [traits.density.clip(share) for share in genome.density] if traits.density else [1.0] * self.rows
+        for span, row, at_bottom in self._stretches(genome.cuts, list(zip(weights, density, strict=True))):
+            own: list[dict[str, Any]] = [{} for _ in ingredients]
+            if traits.weights:
+                own = [
+                    {"weight": self._value([one[i] for one in weights], row, at_bottom)}
+                    for i in range(len(ingredients))
+                ]
+            inputs = tuple(Input(model, span, each) for model, each in zip(ingredients, own, strict=True))
+            shared = {traits.density.parameter: self._value(density, row, at_bottom)} if traits.density else {}
+            yield Slice(inputs, shared)
 
     def _masked(self, genome: Genome, ingredients: Sequence[ModelReference | Recipe]) -> list[ModelReference | Recipe]:
         """Each ingredient with its mask around it: a nested recipe that drops a share of its changes."""
@@ -271,21 +284,27 @@ class SearchSpace:
             return [*({"filter": name, "value": rows[0]} for name in EMBEDDING_FILTERS), {"value": rows[row]}]
         return rows[row]
 
-    def _slerp(self, genome: Genome, ingredients: tuple[ModelReference | Recipe, ...]) -> Recipe:
-        """Slerp takes two models, so more are folded in one by one: t is the newcomer's share of the weight so far."""
+    def _pairwise(self, genome: Genome, ingredients: tuple[ModelReference | Recipe, ...]) -> Recipe:
+        """A method of two models folds more in one by one: each newcomer has its share of the weight so far."""
+        traits = genome.traits
         merged: ModelReference | Recipe = ingredients[0]
         for index, model in enumerate(ingredients[1:], start=1):
             shares = []
-            for row in genome.weights:
-                total = sum(row[: index + 1])
-                shares.append(row[index] / total if total > 0 else 1 / (index + 1))
-            parts = tuple(
-                Slice((Input(merged, span), Input(model, span)), {"t": self._value(shares, row, at_bottom)})
-                for span, row, at_bottom in self._stretches(genome.cuts, [(share,) for share in shares])
-            )
-            merged = Recipe("slerp", parts, dtype=self.dtype)  # without a base, t = 0 is the first input
+            for weights in genome.weights:
+                total = sum(weights[: index + 1])
+                shares.append(weights[index] / total if total > 0 else 1 / (index + 1))
+            parts = []
+            for span, row, at_bottom in self._stretches(genome.cuts, [(share,) for share in shares]):
+                share = self._value(shares, row, at_bottom)
+                if traits.share:
+                    parts.append(Slice((Input(merged, span), Input(model, span)), {traits.share: share}))
+                else:
+                    rest = self._value([1.0 - one for one in shares], row, at_bottom)
+                    parts.append(Slice((Input(merged, span, {"weight": rest}), Input(model, span, {"weight": share}))))
+            # Without a base, that of slerp is the first input, and nuslerp has none.
+            merged = Recipe(genome.method, tuple(parts), parameters=dict(traits.settings), dtype=self.dtype)
         if not isinstance(merged, Recipe):
-            raise RecipeError("slerp needs two models or more")
+            raise RecipeError(f"{genome.method} needs two models or more")
         return merged
 
     def _path(self, genome: Genome, ingredients: tuple[ModelReference | Recipe, ...]) -> Recipe:
@@ -296,7 +315,7 @@ class SearchSpace:
         for hop in genome.path:
             if not (0 <= hop.ingredient < len(ingredients) and 0 <= hop.layer < self.num_layers):
                 raise RecipeError(f"{hop} leaves the models' layers")
-            scale = hop.scale if genome.method == "dfs" else 1.0
+            scale = hop.scale if genome.traits.scales == "hop" else 1.0
             if runs and runs[-1][0] == hop.ingredient and runs[-1][2] == hop.layer and runs[-1][3] == scale:
                 runs[-1] = (hop.ingredient, runs[-1][1], hop.layer + 1, scale)
             else:
@@ -311,17 +330,17 @@ class SearchSpace:
 
     def uniform(self, method: str, *, weight: float, density: float = 1.0, seed: int = 0) -> Genome:
         """The same weight for every ingredient, everywhere."""
+        traits = traits_of(method)
         return Genome(
             method,
             weights=tuple((weight,) * len(self.models) for _ in range(self.rows)),
-            density=(density,) * self.rows if method in DENSITY_METHODS else (),
-            seed=seed if method in RANDOM_METHODS else 0,
+            density=(density,) * self.rows if traits.density else (),
+            seed=seed if traits.random else 0,
         )
 
     def fitted(self, genome: Genome, method: str) -> Genome:
         """The same parameter-space genome under another method."""
-        return replace(
-            genome,
-            method=method,
-            density=(genome.density or (0.7,) * self.rows) if method in DENSITY_METHODS else genome.density,
-        )
+        gene = traits_of(method).density
+        if gene is None:
+            return replace(genome, method=method)
+        return replace(genome, method=method, density=genome.density or (gene.default,) * self.rows)

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from evomerge_common.domain.genome import GENES, PARAMETER_METHODS, PATH_METHODS
+from evomerge_common.domain.genome import GENES
 from evomerge_common.domain.gguf_types import TYPES
+from evomerge_common.domain.methods import (
+    DEFAULT_METHODS,
+    DFS_TECHNIQUES,
+    PS_TECHNIQUES_1,
+    PS_TECHNIQUES_2,
+    find_traits,
+    searchable_methods,
+    traits_of,
+)
 from evomerge_common.domain.recipe import (
     CROSS_KEYS,
     DTYPES,
@@ -22,13 +31,8 @@ from evomerge_common.domain.strategies import STRATEGIES
 from evomerge_common.domain.suite import Suite
 from evomerge_common.errors import Path, SpecError, did_you_mean
 
-METHODS = (*PARAMETER_METHODS, *PATH_METHODS)
-"""Merge methods that the search draws from."""
 SCHEDULES = ("steady", "generational")
 BREEDING = ("blend", "classic")
-PS_TECHNIQUES_1 = ("linear", "slerp")
-PS_TECHNIQUES_2 = ("ties", "dare")
-DFS_TECHNIQUES = ("frankenmerge", "dfs")
 MASK_STRATEGIES = ("random", "magnitude")
 FORMATS = ("hf", "gguf")
 """In which the champion is handed back."""
@@ -81,7 +85,7 @@ class SearchSpec:
     evaluations: int = 64
     elites: int = 2
     tournament_size: int = 3
-    methods: tuple[str, ...] = METHODS
+    methods: tuple[str, ...] = DEFAULT_METHODS
     layer_groups: int = 4
     genes: tuple[str, ...] = ("boundaries", "nesting")
     breeding: str = "blend"
@@ -204,15 +208,18 @@ class RunSpec:
             ModelReference.parse(model)
             if model in models[:index]:
                 raise SpecError(f"{model!r} is named twice", (*path, "models", index))
+        search = _search(data, path)
+        base = _text(data, "base", path)
+        _check_enough(search, [model for model in models if model != base], path)
         evaluation = _section(data, "evaluation", ("threads",), path)
         export = _section(data, "export", ("dtype", "formats", "gguf_type"), path)
         return cls(
             models=tuple(models),
             suite=suite if suite is not None else Suite(()),
-            base=_text(data, "base", path),
+            base=base,
             seed=_integer(data, "seed", 0, path, low=0),
             dtype=_word(data, "dtype", "", ("", *DTYPES), path),
-            search=_search(data, path),
+            search=search,
             classic=_classic(data, path),
             threads=_integer(evaluation, "threads", 2, (*path, "evaluation"), low=1, high=1024),
             export_dtype=_word(export, "dtype", "", ("", *DTYPES), (*path, "export")),
@@ -245,7 +252,7 @@ def _search(data: Mapping[str, Any], path: Path) -> SearchSpec:
         evaluations=_integer(part, "evaluations", default.evaluations, path, low=1, high=1_000_000),
         elites=_integer(part, "elites", default.elites, path, low=0, high=1_000),
         tournament_size=_integer(part, "tournament_size", default.tournament_size, path, low=1, high=1_000),
-        methods=_words(part, "methods", METHODS, METHODS, path),
+        methods=_methods(part, path),
         layer_groups=_integer(part, "layer_groups", default.layer_groups, path, low=1, high=256),
         genes=_words(part, "genes", default.genes, GENES, path),
         breeding=_word(part, "breeding", default.breeding, BREEDING, path),
@@ -256,11 +263,32 @@ def _search(data: Mapping[str, Any], path: Path) -> SearchSpec:
         niche=_number(part, "niche", default.niche, path, high=1.0),
         racing=_racing(part, strategy, path),
     )
-    if not search.methods:
-        raise SpecError("must be a list of merge methods", (*path, "methods"))
     if search.elites >= search.population:
         raise SpecError(f"must be below the population ({search.population})", (*path, "elites"))
     return search
+
+
+def _methods(data: Mapping[str, Any], path: Path) -> tuple[str, ...]:
+    """The methods that the search draws from: any whose traits allow it."""
+    for index, name in enumerate(data.get("methods") or ()):
+        traits = find_traits(name) if isinstance(name, str) else None
+        if traits is not None and traits.refusal:
+            raise SpecError(f"the search cannot draw {name!r}: {traits.refusal}", (*path, "methods", index))
+    found = _words(data, "methods", DEFAULT_METHODS, searchable_methods(), path)
+    if not found:
+        raise SpecError("must be a list of merge methods", (*path, "methods"))
+    return found
+
+
+def _check_enough(search: SearchSpec, models: Sequence[str], path: Path) -> None:
+    """Refuses a method that needs more models besides the base than the run has."""
+    for index, name in enumerate(search.methods):
+        least = traits_of(name).at_least
+        if len(models) < least:
+            raise SpecError(
+                f"{name} needs at least {least} models besides the base, and the run has {len(models)}",
+                (*path, "search", "methods", index),
+            )
 
 
 def _racing(data: Mapping[str, Any], strategy: str, path: Path) -> RacingSpec:

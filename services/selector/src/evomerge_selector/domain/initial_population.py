@@ -6,17 +6,19 @@ from dataclasses import replace
 from itertools import product
 
 from evomerge_common.domain.genome import Genome, Hop, SearchSpace
+from evomerge_common.domain.methods import DFS_TECHNIQUES, PS_TECHNIQUES_1, PS_TECHNIQUES_2, traits_of
 from evomerge_common.domain.recipe import Recipe
-from evomerge_common.domain.spec import DFS_TECHNIQUES, PS_TECHNIQUES_1, PS_TECHNIQUES_2, ClassicSpec
+from evomerge_common.domain.spec import ClassicSpec
 
 
 def initial_population(space: SearchSpace, classic: ClassicSpec) -> list[tuple[str, Genome]]:
     """Makes the fixed first merges, as (operator, genome); the sources go before them, random genomes after."""
     found: list[tuple[str, Genome]] = [("average", space.uniform("linear", weight=1.0))]
     # Task vectors scaled together: 1/n is the average again, 1 is plain addition; what is best lies between.
-    for method, weight in (("task_arithmetic", _weight(space)), ("task_arithmetic", 1.0), ("ties", 1.0)):
-        if method in space.methods:
-            found.append(("scaled", space.uniform(method, weight=weight, density=0.7)))
+    if "task_arithmetic" in space.methods:
+        found.extend(("scaled", space.uniform("task_arithmetic", weight=weight)) for weight in (_weight(space), 1.0))
+    if "ties" in space.methods:
+        found.append(("scaled", space.uniform("ties", weight=1.0, density=0.7)))
     found.extend(("classic", genome) for genome in classic_population(space, classic))
     return found
 
@@ -33,10 +35,10 @@ def classic_population(space: SearchSpace, classic: ClassicSpec) -> list[Genome]
     seconds = (classic.ps_technique2,) if classic.ps_technique2 else PS_TECHNIQUES_2
     thirds = (classic.dfs_technique,) if classic.dfs_technique else DFS_TECHNIQUES
     for first, second, third in product(firsts, seconds, thirds):
-        needed = {first, "dare_ties" if second == "dare" else second, third}
+        needed = {PS_TECHNIQUES_1[first], PS_TECHNIQUES_2[second], DFS_TECHNIQUES[third]}
         if needed <= set(space.methods):
             ingredients = (_first(space, first, classic), _second(space, second, classic))
-            genomes.append(Genome(third, path=_path(space, third), ingredients=ingredients))
+            genomes.append(Genome(DFS_TECHNIQUES[third], path=_path(space, third), ingredients=ingredients))
     return genomes
 
 
@@ -44,14 +46,13 @@ def _first(space: SearchSpace, technique: str, classic: ClassicSpec) -> Recipe:
     if classic.weight_mask_rate and technique == "linear":
         method = "dare_linear" if classic.mask_strategy == "random" else "ties"
         return _masked(space, method, classic)
-    return space.recipe(space.uniform(technique, weight=1.0))
+    return space.recipe(space.uniform(PS_TECHNIQUES_1[technique], weight=1.0))
 
 
 def _second(space: SearchSpace, technique: str, classic: ClassicSpec) -> Recipe:
-    method = "dare_ties" if technique == "dare" else "ties"
     if classic.weight_mask_rate:
         return _masked(space, "dare_ties" if classic.mask_strategy == "random" else "ties", classic)
-    return space.recipe(space.uniform(method, weight=_weight(space), density=0.5, seed=1))
+    return space.recipe(space.uniform(PS_TECHNIQUES_2[technique], weight=_weight(space), density=0.5, seed=1))
 
 
 def _masked(space: SearchSpace, method: str, classic: ClassicSpec) -> Recipe:
@@ -59,7 +60,7 @@ def _masked(space: SearchSpace, method: str, classic: ClassicSpec) -> Recipe:
     recipe = space.recipe(
         space.uniform(method, weight=_weight(space), density=round(1.0 - classic.weight_mask_rate, 4), seed=1)
     )
-    if method.startswith("dare") and not classic.use_weight_rescale:
+    if traits_of(method).random and not classic.use_weight_rescale:
         recipe = replace(recipe, parameters={**recipe.parameters, "rescale": False})
     return recipe
 

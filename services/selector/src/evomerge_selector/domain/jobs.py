@@ -18,16 +18,15 @@ from evomerge_common.domain.messages import (
     RunStarted,
     TaskItems,
 )
+from evomerge_common.domain.methods import traits_of
 from evomerge_common.domain.recipe import Recipe
 from evomerge_common.domain.spec import RunSpec
-
-_LINEAR = ("linear", "task_arithmetic", "passthrough")
 
 
 def is_linear(recipe: Recipe) -> bool:
     """Whether each tensor is a weighted sum of the sources'."""
     nested = (item for item in recipe.inputs() if isinstance(item, Recipe))
-    return recipe.method in _LINEAR and all(is_linear(item) for item in nested)
+    return traits_of(recipe.method).linear and all(is_linear(item) for item in nested)
 
 
 def _job(run_id: str, kind: str, key: str, payload: JobPayload) -> Job:

@@ -7,15 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from random import Random
 
-from evomerge_common.domain.genome import (
-    DENSITY_METHODS,
-    PARAMETER_METHODS,
-    PATH_METHODS,
-    RANDOM_METHODS,
-    TASK_VECTOR_METHODS,
-    Genome,
-    SearchSpace,
-)
+from evomerge_common.domain.genome import Genome, SearchSpace
+from evomerge_common.domain.methods import traits_of
 from evomerge_selector.domain.paths import cross_paths, mutate_path, random_path
 
 MAX_WEIGHT = 2.0
@@ -27,7 +20,7 @@ MAX_MASK = 0.9
 def random_genome(space: SearchSpace, rng: Random, *, method: str = "") -> Genome:
     """A genome from the whole space: a method, then weights that differ by ingredient more than by row."""
     method = method or rng.choice(space.methods)
-    if method in PATH_METHODS:
+    if traits_of(method).is_path:
         return Genome(method, path=random_path(space, rng, method))
     strength = [rng.uniform(0.1, 1.2) for _ in space.models]
     weights = tuple(
@@ -47,7 +40,7 @@ def random_genome(space: SearchSpace, rng: Random, *, method: str = "") -> Genom
 def mutate(genome: Genome, space: SearchSpace, rng: Random) -> Genome:
     """Gaussian steps on about a third of the genes, a rare change of method; the step size evolves with the genome."""
     sigma = min(MAX_SIGMA, max(MIN_SIGMA, genome.sigma * math.exp(rng.gauss(0.0, 0.3))))
-    if genome.method in PATH_METHODS:
+    if genome.traits.is_path:
         return replace(genome, path=mutate_path(genome, space, rng), sigma=sigma)
     gauss, draw = rng.gauss, rng.random
     # Ingredient by ingredient first: the whole column moves together, then single rows around it.
@@ -63,7 +56,7 @@ def mutate(genome: Genome, space: SearchSpace, rng: Random) -> Genome:
         _clip(value + gauss(0.0, sigma) if draw() < 0.3 else value, 1.0, low=MIN_DENSITY) for value in genome.density
     ])  # fmt: skip
     method = genome.method
-    others = [m for m in space.methods if m in PARAMETER_METHODS and m != method]
+    others = [m for m in space.methods if m != method and not traits_of(m).is_path]
     if others and draw() < 0.06:
         method = rng.choice(others)
     cuts, mask = genome.cuts, genome.mask
@@ -80,14 +73,14 @@ def crossover(first: Genome, second: Genome, space: SearchSpace, rng: Random) ->
 
     Parents of different shape cannot exchange genes: the child is then a mutant of the first.
     """
-    if first.method in PATH_METHODS and second.method in PATH_METHODS and first.ingredients == second.ingredients:
+    if first.traits.is_path and second.traits.is_path and first.ingredients == second.ingredients:
         path = cross_paths(first.path, second.path, space, rng)
-        if first.method == "frankenmerge":  # the other parent may have scaled its layers
+        if first.traits.scales != "hop":  # the other parent may have scaled its layers
             path = tuple(replace(hop, scale=1.0) for hop in path)
         return replace(first, path=path)
     if (
-        first.method in PATH_METHODS
-        or second.method in PATH_METHODS
+        first.traits.is_path
+        or second.traits.is_path
         or first.ingredients != second.ingredients
         or len(first.weights) != len(second.weights)
     ):
@@ -102,9 +95,7 @@ def crossover(first: Genome, second: Genome, space: SearchSpace, rng: Random) ->
             for ours, theirs in zip(first.weights, second.weights, strict=True)
         )
         methods = (
-            [m for m in methods if m in TASK_VECTOR_METHODS]
-            or [m for m in space.methods if m in TASK_VECTOR_METHODS]
-            or methods
+            [m for m in methods if traits_of(m).is_sum] or [m for m in space.methods if traits_of(m).is_sum] or methods
         )
     elif draw < 2 / 3:
         picks = [rng.random() < 0.5 for _ in first.weights]
@@ -139,7 +130,7 @@ def differential(target: Genome, first: Genome, second: Genome, space: SearchSpa
     The pool's own spread sets length and direction of the step. None when the three are not of one shape.
     """
     three = (target, first, second)
-    if any(one.method in PATH_METHODS or one.ingredients for one in three) or len({len(o.weights) for o in three}) > 1:
+    if any(one.traits.is_path or one.ingredients for one in three) or len({len(o.weights) for o in three}) > 1:
         return None
     scale = rng.uniform(0.3, 1.0)
     weights = tuple(
@@ -174,40 +165,42 @@ def flattened(parents: Sequence[Genome], weights: Sequence[float], space: Search
     `linear` is a mean Σ cᵢmᵢ with Σ cᵢ = 1, `task_arithmetic` the sum b + Σ cᵢ(mᵢ − b): with a base, both are of the
     second form, and so is their mean.
     """
-    kinds = {parent.method for parent in parents}
     if any(p.ingredients or any(p.mask) for p in parents) or len({p.cuts for p in parents}) > 1:
         return None
-    if not kinds <= {"linear", "task_arithmetic"} or (space.base is None and len(kinds) > 1):
+    kinds = {parent.method: parent.traits for parent in parents}
+    if not all(traits.linear for traits in kinds.values()) or (space.base is None and len(kinds) > 1):
         return None
     total, rows = sum(weights), []
     for row in range(space.rows):
         terms = [parent.weights[row] for parent in parents]
-        if any(p.method == "linear" and sum(own) <= 0.0 for p, own in zip(parents, terms, strict=True)):
+        if any(p.traits.is_mean and sum(own) <= 0.0 for p, own in zip(parents, terms, strict=True)):
             return None
         terms = [
-            tuple(w / sum(own) for w in own) if p.method == "linear" else own
-            for p, own in zip(parents, terms, strict=True)
+            tuple(w / sum(own) for w in own) if p.traits.is_mean else own for p, own in zip(parents, terms, strict=True)
         ]
         rows.append(
             tuple(_clip(sum(s * w for s, w in zip(weights, column, strict=True)) / total, MAX_WEIGHT)
                   for column in zip(*terms, strict=True))
         )  # fmt: skip
-    method = "task_arithmetic" if "task_arithmetic" in kinds else "linear"
+    method = next((name for name, traits in kinds.items() if traits.is_sum), parents[0].method)
     sigma = math.exp(sum(math.log(parent.sigma) for parent in parents) / len(parents))
     return Genome(method, weights=tuple(rows), cuts=parents[0].cuts, sigma=sigma)
 
 
 def _complete(genome: Genome, rng: Random, space: SearchSpace) -> Genome:
     """Gives a genome what its method needs and takes what it does not read, so that equal models look equal."""
-    density = genome.density if genome.method in DENSITY_METHODS else ()
-    if genome.method in DENSITY_METHODS and not density:
+    traits = genome.traits
+    weights = genome.weights if traits.weights else tuple((1.0,) * len(row) for row in genome.weights)
+    density = genome.density if traits.density else ()
+    if traits.density and not density:
         density = _random_density(space, rng)
     cuts = () if genome.cuts == space.even_cuts else genome.cuts
-    mask = genome.mask if any(genome.mask) and genome.method not in RANDOM_METHODS else ()
-    seed = (genome.seed or rng.randrange(1, 2**31)) if genome.method in RANDOM_METHODS or mask else 0
-    if (density, seed, cuts, mask) == (genome.density, genome.seed, genome.cuts, genome.mask):
+    mask = genome.mask if any(genome.mask) and not traits.random else ()
+    seed = (genome.seed or rng.randrange(1, 2**31)) if traits.random or mask else 0
+    found = (weights, density, seed, cuts, mask)
+    if found == (genome.weights, genome.density, genome.seed, genome.cuts, genome.mask):
         return genome
-    return replace(genome, density=density, seed=seed, cuts=cuts, mask=mask)
+    return replace(genome, weights=weights, density=density, seed=seed, cuts=cuts, mask=mask)
 
 
 def _random_density(space: SearchSpace, rng: Random) -> tuple[float, ...]:

@@ -1,9 +1,9 @@
 """Operators on data-flow paths: which layer of which source comes after which, how often, and how strongly.
 
 A path may take layers in any order, leave some out and repeat others, between three quarters and five quarters of the
-sources' depth. `dfs` also scales a layer's output; `frankenmerge` does not. The moves are those of Akiba et al. 2024
-(arXiv:2403.13187: an order of layers with repeats, and a scale at each) and of sequence-based evolution (swap, move and
-copy of a stretch; Eiben & Smith 2015, chapter 4).
+sources' depth. Where a method scales the hidden state at each hop (dfs), these scales vary too. The moves are those of
+Akiba et al. 2024 (arXiv:2403.13187: an order of layers with repeats, and a scale at each) and of sequence-based
+evolution (swap, move and copy of a stretch; Eiben & Smith 2015, chapter 4).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import replace
 from random import Random
 
 from evomerge_common.domain.genome import Genome, Hop, SearchSpace
+from evomerge_common.domain.methods import traits_of
 
 MIN_SCALE, MAX_SCALE = 0.5, 1.5
 
@@ -24,15 +25,16 @@ def depths(space: SearchSpace) -> tuple[int, int]:
 
 
 def random_path(space: SearchSpace, rng: Random, method: str) -> Path:
-    """The sources' own order of layers, each stretch from one source; dfs also begins with scales and one move."""
+    """The sources' own order of layers, each stretch from one source; with scales and one move where hops scale."""
+    scales = traits_of(method).scales == "hop"
     path: list[Hop] = []
     source = rng.randrange(len(space.models))
     for layer in range(space.num_layers):
         if rng.random() < 0.4:
             source = rng.randrange(len(space.models))
-        scale = 1.0 if method == "frankenmerge" else round(rng.uniform(0.8, 1.2), 3)
+        scale = round(rng.uniform(0.8, 1.2), 3) if scales else 1.0
         path.append(Hop(source, layer, scale))
-    return mutate_path(Genome(method, path=tuple(path)), space, rng) if method == "dfs" else tuple(path)
+    return mutate_path(Genome(method, path=tuple(path)), space, rng) if scales else tuple(path)
 
 
 def mutate_path(genome: Genome, space: SearchSpace, rng: Random) -> Path:
@@ -46,7 +48,7 @@ def mutate_path(genome: Genome, space: SearchSpace, rng: Random) -> Path:
     if move < 0.5:  # a stretch from another source
         source = rng.randrange(choices)
         path[start:stop] = [replace(hop, ingredient=source) for hop in path[start:stop]]
-    elif move < 0.65 and genome.method == "dfs":
+    elif move < 0.65 and genome.traits.scales == "hop":
         scale = path[start].scale + rng.gauss(0.0, 0.1)
         path[start] = replace(path[start], scale=round(min(MAX_SCALE, max(MIN_SCALE, scale)), 3))
     elif move < 0.75 and len(path) > 1:  # two neighbours change places

@@ -19,6 +19,7 @@ from operator import mul
 from statistics import median
 
 from evomerge_common.domain.genome import Genome, SearchSpace
+from evomerge_common.domain.methods import traits_of
 from evomerge_selector.domain.operators import MAX_WEIGHT, MIN_DENSITY
 
 BEST, LATEST = 20, 10
@@ -29,8 +30,6 @@ CURIOSITY = 0.6
 """Worth of one standard deviation of doubt."""
 SCALES = (0.5, 0.8, 1.2, 2.0)
 """Length scales to choose from, in median distances of the window."""
-MEANS = frozenset({"linear", "slerp"})
-"""Methods that know only the shares of the weights."""
 METHOD_APART = 0.5
 DENSITY_APART = 0.5
 ENOUGH = 8
@@ -144,7 +143,7 @@ class Screen:
                 min(DENSITY_APART, max(DENSITY_APART * MIN_DENSITY, x + reach * s))
                 for x, s in zip(best[weights:free], slope[weights:free], strict=True)
             ]
-            if genome.method in MEANS:
+            if genome.traits.is_mean:
                 moved = [w / total for row in _rows(moved, columns) for total in [sum(row) or 1.0] for w in row]
             place = (*moved, *density, *best[free:])
             found, steep = model.slope(place)
@@ -181,12 +180,12 @@ class Screen:
         if not genome.weights or genome.ingredients:
             return None
         rows: Sequence[Sequence[float]] = genome.weights
-        if genome.method in MEANS:
+        if genome.traits.is_mean:
             rows = [[w / (sum(row) or 1.0) for w in row] for row in rows]
         apart = [
             METHOD_APART if genome.method == name else 0.0
             for name in self.space.methods
-            if name not in {"linear", "task_arithmetic"}
+            if not traits_of(name).linear  # linear ones are told apart by their weights
         ]
         density = genome.density or (1.0,) * len(genome.weights)
         cuts = genome.cuts or self.space.even_cuts
