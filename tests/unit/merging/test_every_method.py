@@ -78,8 +78,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> list[ModelReference]:
 def recipe(name: str, models: list[ModelReference], own: Mapping[str, Any], *, base: bool = True) -> Recipe:
     """The first model is the base, the others the inputs, as many as the method takes."""
     how = methods()[name]
-    inputs = models[1:] if how.inputs is None else models[1 : 1 + how.inputs]
-    needed = models[0] if base and how.base != "none" else None
+    inputs = models[1:] if how.traits.inputs is None else models[1 : 1 + how.traits.inputs]
+    needed = models[0] if base and how.traits.base != "none" else None
     pairs = [
         (model, {"statistics": calibrated(model, name)} if "statistics" in how.parameters else {}) for model in inputs
     ]
@@ -156,11 +156,11 @@ def test_a_model_merged_with_itself_is_itself(models: list[ModelReference], name
     copies = [models[0], *(replace(models[0], digest=f"copy {i}") for i in range(3))]
     where = {copy.key: Path(copy.name) for copy in copies}
     same(merged(recipe(name, copies, own), where), source(models[0]), 2e-6)
-    if methods()[name].base == "optional":
+    if methods()[name].traits.base == "optional":
         same(merged(recipe(name, copies, own, base=False), where), source(models[0]), 2e-6)
 
 
-SYMMETRIC = [variant for variant in VARIANTS if methods()[variant[0]].inputs != 1]
+SYMMETRIC = [variant for variant in VARIANTS if methods()[variant[0]].traits.inputs != 1]
 """Methods whose inputs have one part; base and model, or the two ends of an arc, have different ones."""
 
 
@@ -169,7 +169,7 @@ def test_the_order_of_alike_models_does_not_matter(
     models: list[ModelReference], name: str, own: dict[str, Any]
 ) -> None:
     how = methods()[name]
-    swapped = [models[0], *(models[1:][::-1] if how.inputs is None else models[2:0:-1])]
+    swapped = [models[0], *(models[1:][::-1] if how.traits.inputs is None else models[2:0:-1])]
     one, other = merged(recipe(name, models, own)), merged(recipe(name, swapped, own))
     for tensor, value in one.items():
         # Cancelling sums elect another sign when added in another order: hardly ever.

@@ -1,7 +1,8 @@
 """Linear merges of linear merges as one weighted sum.
 
-`linear` and `task_arithmetic` are linear in their sources, so a chain of them is one sum over what is at its leaves,
-each leaf read once, whatever the depth: cheaper, and exact up to float32's rounding. A single merge is left as it is.
+Some methods are linear in their sources (see `Traits.linear`), so a chain of them is one sum over what is at its
+leaves, each leaf read once, whatever the depth: cheaper, and exact up to float32's rounding. A single merge is left as
+it is.
 A merge of one tensor with itself is that tensor: what adapters of one base leave alone costs nothing.
 """
 
@@ -10,19 +11,6 @@ from __future__ import annotations
 from evomerge_merging.engine.expression import Apply, Load, Node, children
 from evomerge_merging.methods.registry import method
 
-_LINEAR = ("linear", "task_arithmetic", "passthrough")
-_SELF = (
-    *_LINEAR,
-    "slerp",
-    "ties",
-    "dare_linear",
-    "dare_ties",
-    "breadcrumbs",
-    "breadcrumbs_ties",
-    "della",
-    "della_linear",
-)
-"""Methods whose merge of one tensor with itself is that tensor (of linear ones: where the weights add up to 1)."""
 _EPSILON = 1e-8
 _ROUNDING = 1e-6
 
@@ -72,7 +60,7 @@ def terms_of(node: Node) -> list[tuple[Node, float]]:
 def _only_leaf(node: Apply) -> Load | None:
     """The source tensor that the node is nothing but, if there is one."""
     leaves = [child for child in children(node) if isinstance(child, Load)]
-    if node.method.name not in _SELF or len(leaves) < max(2, len(children(node))):
+    if not node.method.traits.idempotent or len(leaves) < max(2, len(children(node))):
         return None
     if any(_identity(leaf) != _identity(leaves[0]) for leaf in leaves):
         return None
@@ -86,7 +74,7 @@ def _identity(leaf: Load) -> tuple[object, ...]:
 
 
 def _is_linear(node: Node) -> bool:
-    return isinstance(node, Apply) and node.method.name in _LINEAR
+    return isinstance(node, Apply) and node.method.traits.linear
 
 
 def _terms(node: Node, factor: float) -> list[tuple[Node, float]]:
@@ -94,11 +82,10 @@ def _terms(node: Node, factor: float) -> list[tuple[Node, float]]:
     if isinstance(node, Load) or not _is_linear(node):
         return [(node, factor)]
     own = node.parameters
-    if node.method.name == "passthrough":
-        return _terms(node.inputs[0], factor * own["scale"][0])
-    total = sum(own["weight"])
-    scale = 1.0 / total if own["normalize"] and abs(total) > _EPSILON else 1.0
-    weights = [weight * scale * own.get("lambda", 1.0) for weight in own["weight"]]
+    given = own["weight"] if "weight" in own else own["scale"]
+    total = sum(given)
+    scale = 1.0 / total if own.get("normalize") and abs(total) > _EPSILON else 1.0
+    weights = [weight * scale * own.get("lambda", 1.0) for weight in given]
     found = [term for child, w in zip(node.inputs, weights, strict=True) for term in _terms(child, factor * w)]
     if node.base is not None:
         found = _terms(node.base, factor * (1.0 - sum(weights))) + found

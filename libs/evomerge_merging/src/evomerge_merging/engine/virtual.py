@@ -218,13 +218,13 @@ class Planner:
             told = ", ".join(f"{part.model.label} has {length}" for part, length in parts)
             raise ShapeMismatch(f"models of different depth: {told} layers; give each a layer_range of equal length")
         average = False
-        if how.base == "derived" and base is None:
+        if how.traits.base == "derived" and base is None:
             base, average = self._derived_base(recipe, [part for part, _ in parts], cast)
-        elif how.base == "first" and base is None:
+        elif how.traits.base == "first" and base is None:
             base = parts[0][0].model
         inputs = [part for part, _ in parts]
         layers = parts[0][1]
-        if how.base == "none":
+        if how.traits.base == "none":
             if base is not None and all(part.model.identity != base.identity for part in inputs):
                 self.note(f"{how.name} has no base: {base.label} gives the config and the tokenizer, not weights")
             return _Row(part, tuple(inputs), None, inputs[0], layers)
@@ -347,7 +347,7 @@ class Planner:
         missing = [part for part in row.everyone if nodes[id(part)] is None]
         if missing:
             return self._partial(rest, layer, row, nodes, missing)
-        if how.inputs == 1 and how.base == "none" and how.scales == "hop":
+        if how.traits.scales == "hop":
             return self._scaled(first, factor)
         inputs = [part for part in row.inputs if nodes[id(part)] is not None]
         children = tuple(node for part in inputs if (node := nodes[id(part)]) is not None)
@@ -355,7 +355,7 @@ class Planner:
             return first
         base = nodes[id(row.base)] if row.base else self._average(children) if row.average else None
         parameters = parameters_of(how, recipe, row.part, [part.item for part in inputs], name, depth)
-        if how.name in {"passthrough", "frankenmerge"}:
+        if how.traits.is_path:
             return self._scaled(first, parameters["scale"][0])
         masks = tuple(mask_key(recipe.seed, part.model.identity, name) for part in inputs)
         names = tuple(part.name(rest, layer) for part in inputs)
@@ -394,7 +394,7 @@ class _Hops:
     """The scale of the hidden state along a path through the layers (method dfs)."""
 
     def __init__(self, how: Method) -> None:
-        self._active = how.scales == "hop"
+        self._active = how.traits.scales == "hop"
         self._product = 1.0
         self._scale = 1.0
 

@@ -124,7 +124,7 @@ def _ratio(products: Tensor) -> Tensor:
     return torch.where(singular, 0.0, count * cosine / torch.where(singular, 1.0, divisor))
 
 
-@merge_method("model_stock", at_least=2, statistics=_stock_ratio)
+@merge_method("model_stock", statistics=_stock_ratio)
 def model_stock(tensors: Sequence[Tensor], base: Tensor, block: Block, *, filter_wise: bool = False) -> Tensor:
     """Between base and average, as far as the models' directions agree (Jang et al. 2024, arXiv:2403.19522).
 

@@ -56,19 +56,19 @@ def weighted_sum(tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     return result
 
 
-@merge_method("passthrough", inputs=1, kernel=_scaled_kernel)
+@merge_method("passthrough", kernel=_scaled_kernel)
 def passthrough(tensors: Sequence[Tensor], *, scale: PerModel[float] = (1.0,)) -> Tensor:
     """The one model as it is, or times `scale`: for putting layers of several models on top of each other."""
     return tensors[0] * scale[0] if scale[0] != 1.0 else tensors[0]
 
 
-@merge_method("frankenmerge", inputs=1, kernel=_scaled_kernel)
+@merge_method("frankenmerge", kernel=_scaled_kernel)
 def frankenmerge(tensors: Sequence[Tensor], *, scale: PerModel[float] = (1.0,)) -> Tensor:
     """Layers drawn from different models, slice by slice; the same as passthrough."""
     return passthrough(tensors, scale=scale)
 
 
-@merge_method("dfs", inputs=1, scales="hop", kernel=_scaled_kernel)
+@merge_method("dfs", kernel=_scaled_kernel)
 def dfs(tensors: Sequence[Tensor], *, scale: PerModel[float] = (1.0,)) -> Tensor:
     """A path through the layers of all models; `scale` of a slice multiplies the hidden state that enters it.
 

@@ -53,7 +53,7 @@ def _masked(values: Tensor, block: Block, rate: float, strategy: str, *, rescale
     return result / (1.0 - rate) if rescale and rate < 1.0 else result
 
 
-@merge_method("mask_delta", inputs=1, statistics=_cut, check=_check)
+@merge_method("mask_delta", statistics=_cut, check=_check)
 def mask_delta(
     tensors: Sequence[Tensor],
     base: Tensor,
@@ -69,7 +69,7 @@ def mask_delta(
     return base + _masked(tensors[0] - base, block, rate, strategy, rescale=rescale)
 
 
-@merge_method("mask_weights", inputs=1, statistics=_cut, check=_check)
+@merge_method("mask_weights", statistics=_cut, check=_check)
 def mask_weights(
     tensors: Sequence[Tensor], block: Block, *, rate: float, strategy: str = "random", rescale: bool = True
 ) -> Tensor:

@@ -19,7 +19,7 @@ else:
 _SMALL_TENSOR = 1 << 14
 
 
-@merge_method("nearswap", base="first", inputs=1)
+@merge_method("nearswap")
 def nearswap(tensors: Sequence[Tensor], base: Tensor, *, t: float) -> Tensor:
     """Moves the base towards the other model where both are near: all the way within `t`, less the further away.
 
@@ -29,7 +29,7 @@ def nearswap(tensors: Sequence[Tensor], base: Tensor, *, t: float) -> Tensor:
     return (tensors[0] * share).add_(base * (1.0 - share))
 
 
-@merge_method("expo", base="first", inputs=1)
+@merge_method("expo")
 def expo(tensors: Sequence[Tensor], base: Tensor, *, alpha: float = 0.3) -> Tensor:
     """Extrapolates what a model learned: base + (1 + alpha) (model - base).
 
@@ -81,7 +81,7 @@ def _importance(view: View) -> _Importance | None:
     return _Importance(found.divergence, median + 1.5 * (high - low), row)
 
 
-@merge_method("arcee_fusion", base="first", inputs=1, statistics=_importance)
+@merge_method("arcee_fusion", statistics=_importance)
 def arcee_fusion(tensors: Sequence[Tensor], base: Tensor, block: Block) -> Tensor:
     """Takes from the other model only the changes that stand out, the rest from the base.
 

@@ -32,6 +32,7 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, TypeVar
 
+from evomerge_common.domain.methods import Traits, find_traits
 from evomerge_common.errors import RecipeError, did_you_mean
 from evomerge_merging.numerics.random_words import MaskKey, words
 
@@ -50,6 +51,7 @@ PerModel = Annotated[tuple[T, ...], _PER_MODEL]
 
 Function = TypeVar("Function", bound="Callable[..., Tensor]")
 ENTRY_POINTS = "evomerge.merge_methods"
+_NO_TRAITS = "its package declares no traits for the search (entry point group evomerge.methods)"
 _BUILT_IN = (
     "elementwise",
     "slerp",
@@ -140,36 +142,33 @@ class Method:
     """A registered merge method.
 
     Attributes:
-        base: whether it needs one: "none", or what stands in for a base that the recipe does not name: "first" (the
-            first input), "derived" (the inputs' common ancestor, else their average), "optional" (nothing: the function
-            is given None).
-        inputs: how many inputs besides the base it takes, None for any number of at least `at_least`.
+        traits: what is known of it apart from its code.
         check: called with one tensor's parameters when planning; raises RecipeError if they cannot go together.
-        scales: what a parameter `scale` of a layer means: "tensor", or "hop" (the hidden state on its way in).
         kernel: the same piece by the native kernels; absent, or when it raises NotFinite, the function is called.
 
     """
 
-    name: str
+    traits: Traits
     summary: str
     function: Callable[..., Tensor]
     parameters: Mapping[str, Parameter]
-    base: Literal["none", "first", "derived", "optional"]
-    inputs: int | None
     statistics: Callable[..., Any] | None
     whole: bool
-    scales: Literal["tensor", "hop"]
     wants_block: bool
-    at_least: int = 1
     check: Callable[..., None] | None = None
     kernel: Kernel | None = None
+
+    @property
+    def name(self) -> str:
+        """The word for it in recipes."""
+        return self.traits.name
 
     def __call__(
         self, tensors: Sequence[Tensor], base: Tensor | None, block: Block, parameters: Mapping[str, Any]
     ) -> Tensor:
         """Merges one piece; parameters by their recipe names, per-model ones as tuples."""
         positional: list[Any] = [tensors]
-        if self.base != "none":
+        if self.traits.base != "none":
             positional.append(base)
         if self.wants_block:
             positional.append(block)
@@ -187,19 +186,19 @@ _METHODS: dict[str, Method] = {}
 def merge_method(
     name: str,
     *,
-    base: Literal["first", "derived", "optional"] = "derived",
-    inputs: int | None = None,
-    at_least: int = 1,
     check: Callable[..., None] | None = None,
     statistics: Callable[..., Any] | None = None,
     whole: bool = False,
-    scales: Literal["tensor", "hop"] = "tensor",
     kernel: Kernel | None = None,
 ) -> Callable[[Function], Function]:
     """Registers a function under a name; see the module's text.
 
+    Its traits are those that `evomerge_common.domain.methods` or a package's entry point has under that name. A method
+    without any is for recipes alone: it takes any number of inputs, and a base if the function does.
+
     Raises:
-        ValueError: the name is taken by another function, or the signature says nothing known.
+        ValueError: the name is taken by another function, or the signature says nothing known, or it has a base and the
+            traits have none (or the other way round).
 
     """
 
@@ -208,18 +207,20 @@ def merge_method(
         taken = _METHODS.get(name)
         if taken is not None and taken.function.__module__ != function.__module__:
             raise ValueError(f"two merge methods are named {name!r}: {taken.function.__module__} has one already")
+        has_base = "base" in positional
+        traits = find_traits(name) or Traits(name=name, base="derived" if has_base else "none", refusal=_NO_TRAITS)
+        if (traits.base == "none") == has_base:
+            raise ValueError(f"the traits of {name!r} say base={traits.base!r}, and its function takes {positional}")
+        if traits.linear and not {"weight", "scale"} & set(parameters):
+            raise ValueError(f"the traits of {name!r} say linear, and it has neither a weight nor a scale")
         _METHODS[name] = Method(
-            name=name,
+            traits=traits,
             summary=(inspect.getdoc(function) or "").partition("\n")[0],
             function=function,
             parameters=parameters,
-            base=base if "base" in positional else "none",
-            inputs=inputs,
             statistics=statistics,
             whole=whole,
-            scales=scales,
             wants_block="block" in positional,
-            at_least=at_least,
             check=check,
             kernel=kernel,
         )

@@ -62,7 +62,7 @@ def _slerp_kernel(reader: Reader, block: Block, dtype: ElementType, *, t: float)
     return reader.weighted_sum(block.start, block.stop, [weights.first, weights.second], dtype)
 
 
-@merge_method("slerp", base="first", inputs=1, statistics=_interpolation, kernel=_slerp_kernel)
+@merge_method("slerp", statistics=_interpolation, kernel=_slerp_kernel)
 def slerp(tensors: Sequence[Tensor], base: Tensor, block: Block, *, t: float) -> Tensor:
     """Interpolates along the arc between base (t = 0) and the other model (t = 1), each tensor as one vector.
 

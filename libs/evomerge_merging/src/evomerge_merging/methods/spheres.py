@@ -112,7 +112,7 @@ def _arc_statistics(
     return _Arc(*ends, row=row, columns=nuslerp_row_wise)
 
 
-@merge_method("nuslerp", base="optional", inputs=2, statistics=_arc_statistics)
+@merge_method("nuslerp", statistics=_arc_statistics)
 def nuslerp(
     tensors: Sequence[Tensor],
     base: Tensor | None,
@@ -161,7 +161,7 @@ def _barycentre(view: View, *, weight: Sequence[float], normalize_weights: bool,
     return [float(unit) for unit in units * (float(norms @ shares) / length)]
 
 
-@merge_method("multislerp", base="optional", statistics=_barycentre, check=_check_sum)
+@merge_method("multislerp", statistics=_barycentre, check=_check_sum)
 def multislerp(
     tensors: Sequence[Tensor],
     base: Tensor | None,

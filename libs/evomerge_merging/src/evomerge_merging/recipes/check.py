@@ -49,13 +49,14 @@ def identity(model: ModelReference | Recipe) -> str:
 def _check_slice(how: Method, recipe: Recipe, part: Slice, path: Path, nesting: int) -> None:
     check_parameters(how, part.parameters, (*path, "parameters"), of_model=False)
     ranges = [item.layer_range for item in part.inputs]
-    others = [item for item in part.inputs if not is_base(recipe, item)] if how.base != "none" else list(part.inputs)
-    count = len(others) - (how.base == "first" and recipe.base is None and bool(others))
-    if how.inputs is not None and count != how.inputs:
-        extra = " besides the base" if how.base != "none" else ""
-        raise RecipeError(f"{how.name} takes {how.inputs} model{extra} a slice, not {count}", (*path, "inputs"))
-    if count < how.at_least:
-        least = "one model" if how.at_least == 1 else f"{how.at_least} models"
+    traits = how.traits
+    others = [item for item in part.inputs if traits.base == "none" or not is_base(recipe, item)]
+    count = len(others) - (traits.base == "first" and recipe.base is None and bool(others))
+    if traits.inputs is not None and count != traits.inputs:
+        extra = " besides the base" if traits.base != "none" else ""
+        raise RecipeError(f"{how.name} takes {traits.inputs} model{extra} a slice, not {count}", (*path, "inputs"))
+    if count < traits.at_least:
+        least = "one model" if traits.at_least == 1 else f"{traits.at_least} models"
         raise RecipeError(f"{how.name} needs at least {least} besides the base", (*path, "inputs"))
     if len(recipe.slices) > 1 and any(span is None for span in ranges):
         raise RecipeError("of several slices each input needs a layer_range", (*path, "inputs"))
@@ -69,7 +70,7 @@ def _check_slice(how: Method, recipe: Recipe, part: Slice, path: Path, nesting: 
             if not 0 <= start < stop:
                 raise RecipeError(f"layers {start} to {stop} are none: give [first, last + 1]", (*own, "layer_range"))
             lengths.add(stop - start)
-        base_itself = how.base != "none" and is_base(recipe, item)
+        base_itself = traits.base != "none" and is_base(recipe, item)
         check_parameters(how, item.parameters, (*own, "parameters"), of_model=True)
         if not base_itself:
             _check_required(how, recipe, part, item, own)

@@ -8,33 +8,28 @@ from typing import Any
 
 import yaml
 
+from evomerge_common.domain.methods import find_traits
 from evomerge_common.domain.recipe import Input, Recipe
-
-_OWN_NAME = (
-    "linear", "slerp", "nuslerp", "multislerp", "karcher", "task_arithmetic", "ties", "dare_linear", "dare_ties",
-    "breadcrumbs", "breadcrumbs_ties", "della", "della_linear", "sce", "model_stock", "nearswap", "arcee_fusion",
-    "passthrough",
-)  # fmt: skip
-_TO_MERGEKIT = {**{name: name for name in _OWN_NAME}, "frankenmerge": "passthrough", "dfs": "passthrough"}
-_WITHOUT_BASE = {"linear", "passthrough", "nuslerp", "multislerp", "karcher"}
 
 
 def recipe_to_mergekit(recipe: Recipe) -> str | None:
     """The recipe in mergekit's language, or None where that has no words for it (nested recipes, scaled hops, …)."""
-    name = _TO_MERGEKIT.get(recipe.method)
+    traits = find_traits(recipe.method)
     everything = [item for part in recipe.slices for item in part.inputs]
     models = [item.model for item in everything] + ([recipe.base] if recipe.base is not None else [])
-    if name is None or any(isinstance(m, Recipe) or m.name.startswith("sha256:") for m in models):
+    if traits is None or not traits.mergekit:
+        return None
+    if any(isinstance(model, Recipe) or model.name.startswith("sha256:") for model in models):
         return None
     if recipe.preserve_instruction or recipe.cross_domain is not None:
         return None
-    if recipe.method == "dfs" and any("scale" in level for level in _levels(recipe)):
+    if traits.scales == "hop" and any("scale" in level for level in _levels(recipe)):
         return None
-    if name == "slerp" and recipe.base is None:
-        recipe = _with_base(recipe)
-    if name not in _WITHOUT_BASE and recipe.base is None:
+    if traits.base == "first" and recipe.base is None:
+        recipe = replace(recipe, base=recipe.slices[0].inputs[0].model)
+    if traits.base == "derived" and recipe.base is None:
         return None
-    data: dict[str, Any] = {"merge_method": name}
+    data: dict[str, Any] = {"merge_method": traits.mergekit}
     if recipe.base is not None:
         data["base_model"] = str(recipe.base)
     sliced = len(recipe.slices) > 1 or any(item.layer_range for item in everything)
@@ -75,10 +70,6 @@ def _spoken_tokenizer(recipe: Recipe) -> dict[str, Any]:
         **({"tokens": tokens} if tokens else {}),
         **({"pad_to_multiple_of": recipe.pad_to_multiple_of} if recipe.pad_to_multiple_of else {}),
     }
-
-
-def _with_base(recipe: Recipe) -> Recipe:
-    return replace(recipe, base=recipe.slices[0].inputs[0].model)
 
 
 def _levels(recipe: Recipe) -> list[Mapping[str, Any]]:
