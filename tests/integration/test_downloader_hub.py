@@ -15,7 +15,7 @@ from evomerge_downloader.fetch import Fetcher
 from evomerge_downloader.handlers import DownloadHandler
 from evomerge_models.hub import Hub
 from evomerge_models.pair import read_pair
-from evomerge_models.store import ModelStore
+from evomerge_models.store import WritableModelStore
 from helpers.hub_server import HubServer, write_adapter, write_model_folder
 
 
@@ -33,12 +33,12 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> ModelStore:
-    return ModelStore(tmp_path / "store")
+def store(tmp_path: Path) -> WritableModelStore:
+    return WritableModelStore(tmp_path / "store")
 
 
 @pytest.fixture
-def fetcher(hub: HubServer, store: ModelStore) -> Fetcher:
+def fetcher(hub: HubServer, store: WritableModelStore) -> Fetcher:
     return Fetcher(store, Hub(hub.endpoint))
 
 
@@ -48,7 +48,7 @@ def commit(hub: HubServer, name: str = "org/small") -> str:
     return repository.commit
 
 
-async def test_hub_id_downloads_pinned(hub: HubServer, store: ModelStore, fetcher: Fetcher) -> None:
+async def test_hub_id_downloads_pinned(hub: HubServer, store: WritableModelStore, fetcher: Fetcher) -> None:
     job = Job(job_id="j", run_id="r", payload=DownloadJob(reference="org/small"))
     ready = await DownloadHandler(fetcher)(job)
     model = ready.model
@@ -57,7 +57,9 @@ async def test_hub_id_downloads_pinned(hub: HubServer, store: ModelStore, fetche
     assert sorted(path.name for path in entry.iterdir()) == ["config.json", "model.safetensors", "tokenizer.json"]
     assert sorted(hub.files_fetched()) == ["config.json", "model.safetensors", "tokenizer.json"]
     assert all(f"/resolve/{model.commit}/" in line for line in hub.requests if "/resolve/" in line)
-    local = Fetcher(ModelStore(store.root.parent / "other"), Hub(hub.endpoint)).fetch(str(hub.root / "org" / "small"))
+    local = Fetcher(WritableModelStore(store.root.parent / "other"), Hub(hub.endpoint)).fetch(
+        str(hub.root / "org" / "small")
+    )
     assert local.digest == model.digest
 
 
@@ -79,7 +81,7 @@ def test_second_time_fetches_no_file(hub: HubServer, fetcher: Fetcher) -> None:
     assert (pinned.digest, hub.requests) == (first.digest, [])
 
 
-def test_new_commit_is_another_model(hub: HubServer, store: ModelStore, fetcher: Fetcher) -> None:
+def test_new_commit_is_another_model(hub: HubServer, store: WritableModelStore, fetcher: Fetcher) -> None:
     first = fetcher.fetch("org/small")
     (hub.root / "org" / "small" / "tokenizer.json").write_text('{"v": 2}')
     second = fetcher.fetch("org/small")
@@ -89,7 +91,7 @@ def test_new_commit_is_another_model(hub: HubServer, store: ModelStore, fetcher:
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
-def test_wrong_hash_is_refused(hub: HubServer, store: ModelStore, fetcher: Fetcher, name: str) -> None:
+def test_wrong_hash_is_refused(hub: HubServer, store: WritableModelStore, fetcher: Fetcher, name: str) -> None:
     real = (hub.root / "org" / "small" / name).read_bytes()
     hub.lie[name] = real[:-1] + b"X"
     with pytest.raises(UnsafeFile, match="the hub says"):
@@ -106,7 +108,7 @@ def test_broken_connection_is_resumed(hub: HubServer, fetcher: Fetcher) -> None:
     assert model.parameters == 320
 
 
-def test_interrupted_download_goes_on(hub: HubServer, store: ModelStore, fetcher: Fetcher) -> None:
+def test_interrupted_download_goes_on(hub: HubServer, store: WritableModelStore, fetcher: Fetcher) -> None:
     hub.break_next = 100
     with pytest.raises(Unavailable):
         fetcher.fetch("org/small")
@@ -148,7 +150,7 @@ def test_repository_that_is_no_model(hub: HubServer, fetcher: Fetcher) -> None:
     assert hub.files_fetched() == []
 
 
-def test_unreachable_hub(hub: HubServer, store: ModelStore, fetcher: Fetcher) -> None:
+def test_unreachable_hub(hub: HubServer, store: WritableModelStore, fetcher: Fetcher) -> None:
     first = fetcher.fetch("org/small")
     hub.down = True
     assert fetcher.fetch("org/small") == first, "the commit fetched before serves"
@@ -159,12 +161,12 @@ def test_unreachable_hub(hub: HubServer, store: ModelStore, fetcher: Fetcher) ->
 
 
 @pytest.mark.slow
-def test_hf_endpoint_in_the_environment(hub: HubServer, store: ModelStore) -> None:
+def test_hf_endpoint_in_the_environment(hub: HubServer, store: WritableModelStore) -> None:
     code = (
         "import sys, json, dataclasses, pathlib\n"
         "from evomerge_downloader.fetch import Fetcher\nfrom evomerge_models.hub import Hub\n"
-        "from evomerge_models.store import ModelStore\n"
-        "model = Fetcher(ModelStore(pathlib.Path(sys.argv[1])), Hub()).fetch('org/small')\n"
+        "from evomerge_models.store import WritableModelStore\n"
+        "model = Fetcher(WritableModelStore(pathlib.Path(sys.argv[1])), Hub()).fetch('org/small')\n"
         "print(json.dumps(dataclasses.asdict(model)))\n"
     )
     environment = os.environ | {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(store.root.parent / "home")}
@@ -190,7 +192,7 @@ def test_no_url_reaches_the_log(
     assert "http://" not in caplog.text + capfd.readouterr().err
 
 
-async def test_adapters_of_the_hub(hub: HubServer, store: ModelStore, fetcher: Fetcher, tmp_path: Path) -> None:
+async def test_adapters_of_the_hub(hub: HubServer, store: WritableModelStore, fetcher: Fetcher, tmp_path: Path) -> None:
     write_adapter(hub.root / "org" / "adapter", base="org/small")
     job = Job(job_id="j", run_id="r", payload=DownloadJob(reference="org/adapter"))
     model = (await DownloadHandler(fetcher)(job)).model

@@ -30,13 +30,14 @@ from evomerge_common.errors import (
     NonFiniteScore,
     NotFound,
     Unavailable,
+    UnservedScheme,
     WorkerCrashed,
 )
 from evomerge_common.runtime.child import ChildProcess
 from evomerge_common.runtime.grpc_server import GrpcServer, client_channel, error_from_rpc
-from evomerge_common.runtime.ports_factory import Ports, memory_ports
+from evomerge_common.runtime.ports_factory import Ports, memory_ports, model_store
 from evomerge_common.runtime.settings import Settings
-from evomerge_common.runtime.uris import model_folders
+from evomerge_common.runtime.sources import source_folders
 from evomerge_evaluator.bootstrap import bootstrap
 from evomerge_evaluator.fitness_cache import FitnessCache
 from evomerge_evaluator.handlers import EvaluateHandler
@@ -129,7 +130,7 @@ async def test_a_recipe_without_weights_is_executed_in_memory(
             artifact_uri=(tmp_path / "artifacts" / "scratch" / recipe.digest).as_uri(),
         )  # fmt: skip
         result = await handler(job)
-        with plan_merge(recipe, model_folders(sources)) as plan:
+        with plan_merge(recipe, source_folders(sources, ports.models)) as plan:
             execute(plan, tmp_path / f"merged-{weight}")
         assert result.scores == score_folder(tmp_path / f"merged-{weight}", SUITE, "search", threads=1).scores
 
@@ -141,6 +142,8 @@ async def test_what_a_handler_refuses(tmp_path: Path, models: Path, child: Child
         await handler(a_job(ports, models / "nan"))
     with pytest.raises(Unavailable, match="neither the candidate's weights nor its source"):
         await handler(a_job(ports, models / "one", sources=()))
+    with pytest.raises(UnservedScheme, match="s3://bucket/one"):
+        await handler(a_job(ports, models / "one", artifact_uri="s3://bucket/one"))
     with pytest.raises(InvalidInput, match="has digest"):
         await handler(a_job(ports, models / "one", suite_digest="b" * 64))
     with pytest.raises(NotFound):
@@ -176,6 +179,7 @@ async def test_a_crash_of_the_child_is_typed_and_the_next_call_works(
 async def test_the_service_end_to_end(tmp_path: Path, models: Path) -> None:
     ports = memory_ports(tmp_path)
     settings = Settings(model_store=tmp_path / "store", device="cpu")
+    ports.models = model_store(settings)
     (tmp_path / "store").mkdir()
     (tmp_path / "store" / ("a" * 64)).symlink_to(models / "one")
     service = await bootstrap(settings, ports)

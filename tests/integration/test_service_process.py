@@ -214,3 +214,12 @@ def test_a_bad_setting_is_told_without_a_traceback(tmp_path: Path) -> None:
         said = process.output.read_text()
     assert said.startswith("evomerge-selector: unknown setting EVOMERGE_NATS_ULR; did you mean 'EVOMERGE_NATS_URL'?")
     assert "Traceback" not in said
+
+
+def test_a_store_that_nobody_serves_is_refused_at_start(tmp_path: Path) -> None:
+    with python_process(SERVICE, cwd=tmp_path, EVOMERGE_ARTIFACT_STORE="s3://bucket/x") as process:
+        assert process.wait(30) == 2
+        said = process.output.read_text()
+    assert said.startswith("evomerge-selector: EVOMERGE_ARTIFACT_STORE=s3://bucket/x: no store serves s3:// URIs")
+    assert "Traceback" not in said
+    assert not (tmp_path / "s3:").exists()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from evomerge_common.errors import InvalidInput
+from evomerge_common.errors import InvalidInput, UnservedScheme
 from evomerge_common.runtime.settings import SERVICES, Settings
 
 
@@ -57,6 +57,9 @@ def test_values_are_parsed_by_type() -> None:
         ("EVOMERGE_LOG_FORMAT", "jsn", "did you mean 'json'"),
         ("EVOMERGE_DEVICE", "cuda:x", "device|DEVICE"),
         ("EVOMERGE_SHUTDOWN_GRACE", "-1", "zero or more"),
+        ("EVOMERGE_ARTIFACT_STORE", "s3://b/x", "^EVOMERGE_ARTIFACT_STORE=s3://b/x: no store serves s3:// .*file://"),
+        ("EVOMERGE_MODEL_STORE", "s3://b/x", "^EVOMERGE_MODEL_STORE=s3://b/x: no store serves s3:// .*file://"),
+        ("EVOMERGE_STATE_DIR", "file://elsewhere/x", "^EVOMERGE_STATE_DIR=file://elsewhere/x: .*another host"),
         ("EVOMERGE_TLS_CERT", "/no/such/file", "no such file|belong together"),
         ("EVOMERGE_TOKEN_FILE", "/no/such/file", "cannot be read"),
     ],
@@ -103,3 +106,16 @@ def test_every_field_can_be_set_from_the_environment(tmp_path: Path) -> None:
     unchanged = {f.name for f in fields(Settings) if getattr(settings, f.name) == getattr(Settings(), f.name)}
     assert unchanged == set()
     assert replace(settings) == settings
+
+
+def test_a_folder_may_be_a_file_uri(tmp_path: Path) -> None:
+    folder = tmp_path / "my store"
+    settings = Settings.from_env({"EVOMERGE_MODEL_STORE": folder.as_uri(), "EVOMERGE_ARTIFACT_STORE": folder.as_uri()})
+    assert (settings.model_store, settings.artifact_store) == (folder, str(folder))
+
+
+def test_a_store_of_a_scheme_that_nobody_serves_is_refused_in_code_too() -> None:
+    with pytest.raises(UnservedScheme, match="EVOMERGE_ARTIFACT_STORE=s3://b/x"):
+        Settings(artifact_store="s3://b/x")
+    with pytest.raises(UnservedScheme, match="EVOMERGE_MODEL_STORE=s3:/b/x"):
+        Settings(model_store=Path("s3://b/x"))

@@ -20,7 +20,7 @@ from evomerge_downloader.fetch import Fetcher
 from evomerge_models import hashes
 from evomerge_models.hub import Hub, RemoteModel
 from evomerge_models.pair import read_pair
-from evomerge_models.store import ModelStore
+from evomerge_models.store import WritableModelStore
 from helpers.hub_server import write_adapter, write_model_folder
 
 
@@ -37,12 +37,12 @@ class DeadHub(Hub):
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> ModelStore:
-    return ModelStore(tmp_path / "store")
+def store(tmp_path: Path) -> WritableModelStore:
+    return WritableModelStore(tmp_path / "store")
 
 
 @pytest.fixture
-def fetcher(store: ModelStore) -> Fetcher:
+def fetcher(store: WritableModelStore) -> Fetcher:
     return Fetcher(store, NoHub())
 
 
@@ -52,7 +52,7 @@ def old(folder: Path) -> None:
         os.utime(path, (1_000_000, 1_000_000))
 
 
-def test_local_folder_is_linked(tmp_path: Path, store: ModelStore, fetcher: Fetcher) -> None:
+def test_local_folder_is_linked(tmp_path: Path, store: WritableModelStore, fetcher: Fetcher) -> None:
     folder = write_model_folder(tmp_path / "a b+c@d")
     model = fetcher.fetch(str(folder))
     entry = store.root / model.digest.removeprefix("sha256:")
@@ -72,7 +72,7 @@ def test_digest_is_the_content(tmp_path: Path, fetcher: Fetcher) -> None:
     assert fetcher.fetch(str(write_model_folder(tmp_path / "c", fill=1))).digest != one.digest
 
 
-def test_copies_when_asked(tmp_path: Path, store: ModelStore) -> None:
+def test_copies_when_asked(tmp_path: Path, store: WritableModelStore) -> None:
     folder = write_model_folder(tmp_path / "a")
     linked = Fetcher(store, NoHub()).fetch(str(folder))
     copied = Fetcher(store, NoHub(), link=False).fetch(str(folder))
@@ -105,7 +105,7 @@ def test_second_time_reads_nothing(tmp_path: Path, fetcher: Fetcher, monkeypatch
     assert read[3:] == ["tokenizer.json"]
 
 
-def test_link_follows_the_files_not_the_name(tmp_path: Path, store: ModelStore, fetcher: Fetcher) -> None:
+def test_link_follows_the_files_not_the_name(tmp_path: Path, store: WritableModelStore, fetcher: Fetcher) -> None:
     first = write_model_folder(tmp_path / "a")
     model = fetcher.fetch(str(first))
     (first / "tokenizer.json").write_text('{"changed": 1}')
@@ -128,7 +128,9 @@ def test_what_is_neither_folder_nor_hub_id(fetcher: Fetcher, reference: str) -> 
         fetcher.fetch(reference)
 
 
-def test_an_adapter_on_its_base_is_an_entry_of_its_own(tmp_path: Path, store: ModelStore, fetcher: Fetcher) -> None:
+def test_an_adapter_on_its_base_is_an_entry_of_its_own(
+    tmp_path: Path, store: WritableModelStore, fetcher: Fetcher
+) -> None:
     base = write_model_folder(tmp_path / "base")
     adapter = write_adapter(tmp_path / "adapter", base="../base")
     model = fetcher.fetch(f"{base}+{adapter}")
@@ -171,7 +173,9 @@ def test_what_is_no_pair_is_refused(tmp_path: Path, fetcher: Fetcher) -> None:
         fetcher.fetch(str(adapter))
 
 
-def test_disk_full_names_need_and_free(tmp_path: Path, store: ModelStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_disk_full_names_need_and_free(
+    tmp_path: Path, store: WritableModelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = write_model_folder(tmp_path / "a")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=5_000_000))
     with pytest.raises(DiskFull, match=r"needs 0\.00 GB .* has 0\.01 GB free"):
@@ -179,7 +183,7 @@ def test_disk_full_names_need_and_free(tmp_path: Path, store: ModelStore, monkey
     assert store.list() == []
 
 
-def test_evict(tmp_path: Path, store: ModelStore, fetcher: Fetcher) -> None:
+def test_evict(tmp_path: Path, store: WritableModelStore, fetcher: Fetcher) -> None:
     folder = write_model_folder(tmp_path / "a")
     linked = fetcher.fetch(str(folder))
     assert store.evict(linked.digest) == 0
@@ -191,11 +195,11 @@ def test_evict(tmp_path: Path, store: ModelStore, fetcher: Fetcher) -> None:
 
 
 @pytest.mark.parametrize("digest", ["", "sha256:../../x", "sha256:" + "g" * 64])
-def test_digest_is_checked_before_it_becomes_a_path(store: ModelStore, digest: str) -> None:
+def test_digest_is_checked_before_it_becomes_a_path(store: WritableModelStore, digest: str) -> None:
     with pytest.raises(InvalidInput):
         store.get(digest)
 
 
-def test_dead_hub_without_a_copy(store: ModelStore) -> None:
+def test_dead_hub_without_a_copy(store: WritableModelStore) -> None:
     with pytest.raises(Unavailable):
         Fetcher(store, DeadHub()).fetch("org/name")

@@ -24,7 +24,7 @@ from evomerge_models.describe import describe_model
 from evomerge_models.dtypes import TYPES
 from evomerge_models.headers import header_bytes, read_header
 from evomerge_models.hub import Hub
-from evomerge_models.store import ModelStore
+from evomerge_models.store import WritableModelStore
 from helpers.headers import CASES, Case, entry
 from helpers.hub_server import write_model_folder
 
@@ -79,8 +79,10 @@ def test_preflight_downloader_and_merger_judge_alike(
     judges = {
         "preflight": lambda: describe_model(folder),
         "merge --dry-run": lambda: merge.fetch([source], Console()),
-        "downloader, linked": lambda: Fetcher(ModelStore(tmp_path / "s1"), Hub()).fetch(str(folder)),
-        "downloader, copied": lambda: Fetcher(ModelStore(tmp_path / "s2"), Hub(), link=False).fetch(str(folder)),
+        "downloader, linked": lambda: Fetcher(WritableModelStore(tmp_path / "s1"), Hub()).fetch(str(folder)),
+        "downloader, copied": lambda: Fetcher(WritableModelStore(tmp_path / "s2"), Hub(), link=False).fetch(
+            str(folder)
+        ),
         "reader of tensors": lambda: SafetensorsFile(folder / "model.safetensors").close(),
         "merger": lambda: plan_merge(Recipe.of_source(source)).close(),
     }

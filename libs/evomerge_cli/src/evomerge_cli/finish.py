@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from evomerge_cli.console import Console
-from evomerge_cli.run_folder import RunFolder, write_atomically
+from evomerge_cli.run_folder import RunFolder
 from evomerge_common.domain.suite import Suite
 from evomerge_common.ports import Recorded
+from evomerge_common.runtime.files import write_atomically
 
 
 def finish(folder: RunFolder, console: Console, *, out: Path | None = None) -> dict[str, Any]:

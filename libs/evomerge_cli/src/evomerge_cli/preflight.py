@@ -156,7 +156,7 @@ def _check_hub(references: Sequence[str], store: Path | None) -> None:
     if not references:
         return
     from evomerge_models.hub import HUB_ID, Hub
-    from evomerge_models.store import ModelStore
+    from evomerge_models.store import WritableModelStore
 
     wanted = [ModelReference.parse(reference) for reference in references]
     for reference in wanted:
@@ -164,7 +164,7 @@ def _check_hub(references: Sequence[str], store: Path | None) -> None:
             raise ModelNotFound(
                 f"there is no folder {reference.name}; give an existing model folder or a hub id (org/name)"
             )
-    known = ModelStore(store) if store is not None and store.is_dir() else None
+    known = WritableModelStore(store) if store is not None and store.is_dir() else None
     errors: dict[str, EvoMergeException] = {}
 
     def ask(reference: ModelReference) -> None:

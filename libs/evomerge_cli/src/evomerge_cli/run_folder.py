@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import logging
@@ -16,9 +15,10 @@ from typing import Any
 
 from evomerge_common.adapters.codec import from_json_line, to_json_line
 from evomerge_common.domain.suite import Suite
-from evomerge_common.errors import InvalidInput, NotFound
+from evomerge_common.errors import InvalidInput, NotFound, UnservedScheme
 from evomerge_common.ports import Recorded
-from evomerge_common.runtime.uris import path_of_uri
+from evomerge_common.runtime.files import lock_file, remove, write_atomically
+from evomerge_common.runtime.ports_factory import open_artifact
 
 HIDDEN = ".evomerge"
 RESULTS = ("model", "gguf", "report", "result.json", "events.jsonl")
@@ -97,16 +97,16 @@ class RunFolder:
 
         """
         self.hidden.mkdir(parents=True, exist_ok=True)
-        handle = os.open(self.hidden / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        path = self.hidden / "lock"
         try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                pid = os.read(handle, 32).decode(errors="replace").strip()
-                raise InvalidInput(
-                    f"another evomerge command{f' (pid {pid})' if pid else ''} is at work in {self.out}; "
-                    "wait for it, stop it, or choose another --out"
-                ) from error
+            handle = lock_file(path, wait=False)
+        except BlockingIOError as error:
+            pid = path.read_text(errors="replace").strip()
+            raise InvalidInput(
+                f"another evomerge command{f' (pid {pid})' if pid else ''} is at work in {self.out}; "
+                "wait for it, stop it, or choose another --out"
+            ) from error
+        try:
             os.ftruncate(handle, 0)
             os.write(handle, str(os.getpid()).encode())
             yield
@@ -179,25 +179,20 @@ class RunFolder:
 
         """
         target = self.out / name
-        source = path_of_uri(uri)
-        if source is None or not source.is_dir():
+        try:
+            source = open_artifact(uri)
+        except (NotFound, UnservedScheme) as error:
             if move and target.is_dir() and any(target.iterdir()):
                 return target  # an earlier command moved it already
-            raise NotFound(f"the champion is at {uri}, which cannot be reached from here; fetch it from there")
+            raise NotFound(
+                f"the champion is at {uri}, which cannot be reached from here; fetch it from there"
+            ) from error
         fresh = self.out / f".{name}.part"
-        shutil.rmtree(fresh, ignore_errors=True)
+        remove(fresh)
         if move:
             shutil.move(source, fresh)
         else:
             shutil.copytree(source, fresh)
-        if target.exists():
-            shutil.rmtree(target)
+        remove(target)
         fresh.rename(target)
         return target
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """All of it or nothing."""
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)

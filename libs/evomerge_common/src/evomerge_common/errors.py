@@ -12,7 +12,8 @@ EvoMergeException
 │   │   ├── UnsafeFile          a pickle, a lying header, a path that leaves its folder
 │   │   ├── ShapeMismatch       models whose tensors do not fit each other
 │   │   └── NonFiniteWeights    NaN or infinity in the weights
-│   └── NotFound                no such run, model, job or artifact
+│   ├── NotFound                no such run, model, job or artifact
+│   └── UnservedScheme          a URI whose scheme no store serves
 ├── ResourceExhausted           this machine lacks something
 │   ├── DiskFull
 │   └── OutOfMemory
@@ -52,6 +53,7 @@ __all__ = [
     "SuiteError",
     "Unavailable",
     "UnsafeFile",
+    "UnservedScheme",
     "WorkFailed",
     "WorkerCrashed",
     "did_you_mean",
@@ -129,6 +131,10 @@ class NonFiniteWeights(ModelError):
 
 class NotFound(InvalidInput):
     """No such run, model, job or artifact."""
+
+
+class UnservedScheme(InvalidInput):
+    """A URI whose scheme no store of this version serves."""
 
 
 class ResourceExhausted(EvoMergeException):

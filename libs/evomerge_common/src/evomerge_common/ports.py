@@ -138,7 +138,8 @@ class ArtifactStore(Protocol):
         """One file's bytes.
 
         Raises:
-            NotFound: no such artifact.
+            NotFound: no such artifact, or a folder.
+            UnservedScheme: a URI of a scheme that no store serves.
 
         """
         ...
@@ -148,12 +149,36 @@ class ArtifactStore(Protocol):
 
         Raises:
             NotFound: no such artifact, or out of this machine's reach.
+            UnservedScheme: a URI of a scheme that no store serves.
 
         """
         ...
 
     def delete(self, uri: str) -> None:
         """Removes it; nothing happens when it is gone already."""
+        ...
+
+
+class ModelStore(Protocol):
+    """Models by URI, read only: the downloader alone writes the store, and checks what it writes."""
+
+    def uri(self, digest: str) -> str:
+        """The URI of the model with a digest ("sha256:<hex>"), whether the store has it or not.
+
+        Raises:
+            InvalidInput: not a digest.
+
+        """
+        ...
+
+    def open(self, uri: str) -> Path:
+        """A local folder with the model's files (a copy where the store is remote).
+
+        Raises:
+            ModelNotFound: no such model, or out of this machine's reach.
+            UnservedScheme: a URI of a scheme that no store serves.
+
+        """
         ...
 
 

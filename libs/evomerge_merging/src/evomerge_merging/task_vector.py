@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evomerge_common.errors import ShapeMismatch
+from evomerge_common.runtime.files import replacing
 from evomerge_merging.io.dtypes import element_type
 from evomerge_merging.io.model_folder import open_weights
 from evomerge_merging.io.safetensors_file import SafetensorsFile
@@ -98,20 +98,14 @@ class TaskVector(Mapping[str, "Tensor"]):
 
     def save(self, path: Path | str) -> None:
         """Writes a safetensors file, atomically."""
-        path = Path(path)
-        temporary = path.with_name(f".{path.name}.partial-{os.getpid()}")
-        temporary.unlink(missing_ok=True)
         specs = [(name, tuple(delta.shape), element_type(delta.dtype)) for name, delta in self.items()]
-        try:
-            writer = SafetensorsWriter(temporary, specs, {"format": "pt", "kind": "task_vector"})
+        with replacing(Path(path)) as fresh:
+            writer = SafetensorsWriter(fresh, specs, {"format": "pt", "kind": "task_vector"})
             try:
                 for name, delta in self.items():
                     writer.write(name, 0, delta.contiguous())
             finally:
                 writer.close()
-            temporary.rename(path)
-        finally:
-            temporary.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: Path | str) -> TaskVector:

@@ -12,34 +12,33 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import fcntl
 import hashlib
 import json
-import os
 import re
 import shutil
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
+from evomerge_common.adapters.filesystem import FilesystemModelStore, hex_digest
 from evomerge_common.domain.messages import Model
-from evomerge_common.errors import DiskFull, InvalidInput, NotFound
+from evomerge_common.errors import DiskFull, NotFound
+from evomerge_common.runtime.files import locked, remove, sync, unique_sibling, write_atomically
 from evomerge_models.files import ADAPTER_CONFIG, CONFIG
-from evomerge_models.hashes import HashCache, folder_digest, write_atomically
+from evomerge_models.hashes import HashCache, folder_digest
 from evomerge_models.pair import write_pair
 
 _HEX = re.compile(r"[0-9a-f]{64}")
 _SPARE_BYTES = 64 * 1024 * 1024
 
 
-class ModelStore:
-    """Entries by digest. All methods block; they are called beside the event loop."""
+class WritableModelStore(FilesystemModelStore):
+    """The store as the downloader has it. All methods block; they are called beside the event loop."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root
-        self.hashes = HashCache(root / ".hashes.json")
+        super().__init__(root)
+        self.hashes = HashCache(self.root / ".hashes.json")
 
     # ---- entries ----
 
@@ -51,7 +50,7 @@ class ModelStore:
             NotFound: no such entry.
 
         """
-        found = self._read(_hex(digest))
+        found = self._read(hex_digest(digest))
         if found is None:
             raise NotFound(f"no model {digest} in the store {self.root}; download it first")
         return found
@@ -69,7 +68,7 @@ class ModelStore:
             NotFound: no such entry.
 
         """
-        model, name = self.get(digest), _hex(digest)
+        model, name = self.get(digest), hex_digest(digest)
         path = self.root / name
         freed = 0 if path.is_symlink() else model.bytes
         (self.root / f"{name}.json").unlink(missing_ok=True)  # first: without its record an entry does not exist
@@ -101,7 +100,8 @@ class ModelStore:
         elif path.is_symlink() or not path.exists():
             if path.is_symlink():  # files of our own serve better than somebody's folder
                 path.unlink()
-            _sync(folder, names)
+            for changed in (*(folder / name for name in names), folder):
+                sync(changed)
             try:
                 folder.rename(path)
             except OSError as error:
@@ -109,7 +109,7 @@ class ModelStore:
                     raise
         if not link:
             remove(folder)  # the store had these files already
-        record = dataclasses.replace(model, digest=f"sha256:{digest}", uri=path.absolute().as_uri())
+        record = dataclasses.replace(model, digest=f"sha256:{digest}", uri=self.uri(digest))
         write_atomically(self.root / f"{digest}.json", json.dumps(dataclasses.asdict(record), indent=1).encode())
         return record
 
@@ -120,11 +120,10 @@ class ModelStore:
             The record with digest and uri.
 
         """
-        parts = [_hex(one.digest) for one in (base, adapter)]
+        parts = [hex_digest(one.digest) for one in (base, adapter)]
         digest = hashlib.sha256("+".join(parts).encode()).hexdigest()
         path = self.root / digest
-        fresh = self.root / f".{digest}.{os.getpid()}.{threading.get_ident()}"  # beside it: the links are relative
-        remove(fresh)
+        fresh = unique_sibling(path)  # beside it: the links are relative
         fresh.mkdir()
         write_pair(fresh, *(Path("..") / part for part in parts))
         try:
@@ -133,13 +132,13 @@ class ModelStore:
             remove(fresh)
             if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
                 raise
-        record = dataclasses.replace(model, digest=f"sha256:{digest}", uri=path.absolute().as_uri())
+        record = dataclasses.replace(model, digest=f"sha256:{digest}", uri=self.uri(digest))
         write_atomically(self.root / f"{digest}.json", json.dumps(dataclasses.asdict(record), indent=1).encode())
         return record
 
     def folder(self, model: Model) -> Path:
         """Where an entry's files are."""
-        return self.root / _hex(model.digest)
+        return self.root / hex_digest(model.digest)
 
     def _link(self, path: Path, folder: Path, digest: str, names: tuple[str, ...]) -> None:
         """A link whose folder has changed since is pointed to the one that has these files."""
@@ -149,9 +148,8 @@ class ModelStore:
             there = all((path / name).is_file() for name in names)
             if there and folder_digest(self.hashes.hashes(path, names)) == digest:
                 return
-        fresh = self.root / ".incoming" / f"{digest}.{os.getpid()}.link"
-        fresh.parent.mkdir(parents=True, exist_ok=True)
-        fresh.unlink(missing_ok=True)
+        fresh = unique_sibling(path)
+        self.root.mkdir(parents=True, exist_ok=True)
         fresh.symlink_to(folder.resolve(), target_is_directory=True)
         fresh.replace(path)
 
@@ -210,31 +208,6 @@ class ModelStore:
         """A folder for one download, kept when it fails; a second process or thread waits for the first."""
         folder = self.root / ".incoming" / quote(name, safe="")
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with (folder.parent / f"{folder.name}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with locked(folder.parent / f"{folder.name}.lock"):
             folder.mkdir(exist_ok=True)
             yield folder
-
-
-def remove(path: Path) -> None:
-    """A link, a file or a whole folder; nothing happens when it is gone."""
-    if path.is_symlink() or path.is_file():
-        path.unlink(missing_ok=True)
-    else:
-        shutil.rmtree(path, ignore_errors=True)
-
-
-def _sync(folder: Path, names: tuple[str, ...]) -> None:
-    for path in (*(folder / name for name in names), folder):
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
-def _hex(digest: str) -> str:
-    name = digest.removeprefix("sha256:")
-    if not _HEX.fullmatch(name):
-        raise InvalidInput(f"{digest!r} is no digest; give sha256: and 64 hex digits, as ListModels shows them")
-    return name

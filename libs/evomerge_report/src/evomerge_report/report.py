@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from markupsafe import Markup
 from evomerge_common.adapters.codec import to_json_line
 from evomerge_common.domain.suite import Suite
 from evomerge_common.ports import Recorded
+from evomerge_common.runtime.files import write_atomically
 from evomerge_report.card import model_card, notes_of
 from evomerge_report.formats import FILTERS
 from evomerge_report.history import History, history_of, short_name
@@ -52,13 +52,15 @@ def write_report(events: Iterable[Recorded], suite: Suite, out_dir: Path) -> dic
     folder = out_dir / "report"
     folder.mkdir(parents=True, exist_ok=True)
     draw_all(history, result, folder)
-    _write(folder / "lineage.svg", lineage_svg(history))
-    _write(folder / "timeline.svg", timeline_svg(trace))
+    write_atomically(folder / "lineage.svg", lineage_svg(history))
+    write_atomically(folder / "timeline.svg", timeline_svg(trace))
     page = report_page(history, result)
-    _write(folder / "index.html", page)
-    _write(folder / "benchmark_report.html", page)
-    _write(out_dir / "events.jsonl", "".join(to_json_line(item.event, item.sequence) + "\n" for item in recorded))
-    _write(out_dir / "result.json", json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+    write_atomically(folder / "index.html", page)
+    write_atomically(folder / "benchmark_report.html", page)
+    write_atomically(
+        out_dir / "events.jsonl", "".join(to_json_line(item.event, item.sequence) + "\n" for item in recorded)
+    )
+    write_atomically(out_dir / "result.json", json.dumps(result, indent=2, ensure_ascii=False) + "\n")
     return result
 
 
@@ -90,12 +92,3 @@ def environment(*folders: Path) -> jinja2.Environment:
     )
     made.filters.update(FILTERS)
     return made
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

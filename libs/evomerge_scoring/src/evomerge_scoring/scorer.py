@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from cachetools import LRUCache
 
 from evomerge_common.domain.kinds import kind_of
 from evomerge_common.domain.suite import Suite
@@ -49,7 +49,7 @@ class Scorer:
         if use_vllm(backend, chosen.type):
             self.resident = VllmResident(chosen)
         self.allow_code = allow_code
-        self._prepared: OrderedDict[tuple[object, ...], list[Prepared]] = OrderedDict()
+        self._prepared: LRUCache[tuple[object, ...], list[Prepared]] = LRUCache(PREPARED_KEPT)
 
     def score_folder(
         self, folder: Path, suite: Suite, split: str, *, threads: int = 2, progress: Progress | None = None,
@@ -161,9 +161,6 @@ class Scorer:
         )  # fmt: skip
         if key not in self._prepared:
             self._prepared[key] = [prepare(task, items, encoder) for task, items in chosen]
-            while len(self._prepared) > PREPARED_KEPT:
-                self._prepared.popitem(last=False)
-        self._prepared.move_to_end(key)
         return self._prepared[key]
 
     @staticmethod

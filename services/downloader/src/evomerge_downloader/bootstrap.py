@@ -11,12 +11,12 @@ from evomerge_downloader.fetch import Fetcher
 from evomerge_downloader.grpc_api import DownloaderServicer
 from evomerge_downloader.handlers import DownloadHandler
 from evomerge_models.hub import Hub
-from evomerge_models.store import ModelStore
+from evomerge_models.store import WritableModelStore
 
 
 async def bootstrap(settings: Settings, ports: Ports) -> Service:
     """A store, the hub, one worker and the gRPC API."""
-    store = ModelStore(settings.model_store)
+    store = WritableModelStore(settings.model_store)
     fetcher = Fetcher(store, Hub(), link=settings.link_models)
     servicer = DownloaderServicer(fetcher, store)
     return Service(

@@ -12,11 +12,12 @@ import structlog
 from evomerge_common.domain.messages import Model
 from evomerge_common.domain.recipe import ModelReference
 from evomerge_common.errors import InvalidInput, ModelError, ModelNotFound, RecipeError, Unavailable
+from evomerge_common.runtime.files import remove
 from evomerge_models.describe import ModelDescription, describe_model, describe_pair
 from evomerge_models.files import ADAPTER_CONFIG, is_adapter_folder
 from evomerge_models.hub import COMMIT, HUB_ID, Hub, RemoteModel
 from evomerge_models.reference import base_beside, split_reference
-from evomerge_models.store import ModelStore, remove
+from evomerge_models.store import WritableModelStore
 
 log = structlog.get_logger(__name__)
 
@@ -29,7 +30,7 @@ class Fetcher:
 
     """
 
-    def __init__(self, store: ModelStore, hub: Hub, *, link: bool = True) -> None:
+    def __init__(self, store: WritableModelStore, hub: Hub, *, link: bool = True) -> None:
         self._store = store
         self._hub = hub
         self._link = link

@@ -12,13 +12,13 @@ from evomerge_common.domain.messages import Model
 from evomerge_common.errors import InvalidInput
 from evomerge_downloader.fetch import Fetcher
 from evomerge_downloader.threads import in_daemon_thread
-from evomerge_models.store import ModelStore
+from evomerge_models.store import WritableModelStore
 
 
 class DownloaderServicer(downloader_pb2_grpc.DownloaderServiceServicer):
     """See proto/evomerge/v1/downloader.proto."""
 
-    def __init__(self, fetcher: Fetcher, store: ModelStore) -> None:
+    def __init__(self, fetcher: Fetcher, store: WritableModelStore) -> None:
         self._fetcher = fetcher
         self._store = store
 

@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import fcntl
 import hashlib
 import json
-import os
 import struct
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -24,6 +21,7 @@ import structlog
 from evomerge_common.domain.kinds import kind_of
 from evomerge_common.domain.task import Item, Task
 from evomerge_common.ports import KeyValue
+from evomerge_common.runtime.files import locked, write_atomically
 
 SCORING = "1"
 """Part of every item's digest: raise it when the same model and item would be scored otherwise."""
@@ -151,24 +149,12 @@ class FitnessCache:
         path = self._path(recipe_digest)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with _locked(path.parent):
+            with locked(path.parent / ".lock"):
                 whole = self._read(recipe_digest)
                 if whole.add(scores):
-                    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-                    temporary.write_bytes(whole.encode())
-                    temporary.replace(path)
+                    write_atomically(path, whole.encode())
         except OSError as error:
             log.warning("scores could not be kept for other runs", path=str(path), error=str(error))
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
 
 
 def _key(recipe_digest: str) -> str:

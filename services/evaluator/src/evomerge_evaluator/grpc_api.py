@@ -14,11 +14,10 @@ from evomerge_common.domain.kinds import KINDS, installed_names
 from evomerge_common.domain.messages import CandidateFailed, EvaluateJob, Event, Job, Model
 from evomerge_common.domain.recipe import ModelReference, Recipe
 from evomerge_common.domain.suite import SPLITS, Suite
-from evomerge_common.errors import InvalidInput, ModelNotFound, NotFound, did_you_mean
+from evomerge_common.errors import InvalidInput, NotFound, did_you_mean
 from evomerge_common.runtime.child import ChildProcess
 from evomerge_common.runtime.ports_factory import Ports
 from evomerge_common.runtime.settings import Settings
-from evomerge_common.runtime.uris import path_of_uri
 from evomerge_evaluator.gpu import GpuMonitor
 from evomerge_scoring import child as scoring
 
@@ -142,24 +141,14 @@ class EvaluatorServicer(evaluator_pb2_grpc.EvaluatorServiceServicer):
 
         """
         if model.uri:
-            found = path_of_uri(model.uri)
-            if found is None:
-                raise ModelNotFound(f"{model.uri} is not a path of this machine; download the model here first")
-            folder = found
+            uri = model.uri
         elif model.digest:
-            name = model.digest.removeprefix("sha256:")
-            if not name.isalnum():
-                raise InvalidInput(f"{model.digest!r} is no digest; expected sha256:<hex>")
-            folder = self._settings.model_store / name
+            uri = self._ports.models.uri(model.digest)
         elif model.reference:
-            folder = Path(model.reference).expanduser()
+            uri = str(Path(model.reference).expanduser())
         else:
             raise InvalidInput("model is empty; give its uri, its digest, or a folder as its reference")
-        if not folder.is_dir():
-            raise ModelNotFound(
-                f"{folder} is not on this machine; download the model first (DownloaderService.Download)"
-            )
-        return folder.absolute()
+        return self._ports.models.open(uri)
 
 
 def _device(name: str, kind: str, dtype: str, memory: int, used: int) -> evaluator_pb2.Device:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import replace
 
 import structlog
+from cachetools import LRUCache
 
 from evomerge_common.domain.messages import CandidateEvaluated, EvaluateJob, Job
 from evomerge_common.domain.scores import task_score
@@ -15,7 +15,7 @@ from evomerge_common.domain.suite import Suite
 from evomerge_common.errors import EvoMergeException, InvalidInput, Unavailable
 from evomerge_common.runtime.child import ChildProcess
 from evomerge_common.runtime.ports_factory import Ports
-from evomerge_common.runtime.uris import model_folders
+from evomerge_common.runtime.sources import source_folders
 from evomerge_evaluator.fitness_cache import FitnessCache, Scores
 from evomerge_evaluator.metrics import EVALUATOR_METRICS, EvaluatorMetrics
 from evomerge_evaluator.questions import Asked, Part, Questions
@@ -50,8 +50,9 @@ class EvaluateHandler:
         self._metrics = metrics
         self._cache = cache or FitnessCache(ports.kv)
         self._questions = Questions(ports.artifacts, self._cache)
-        self._weights = Weights(ports.artifacts, executor)
-        self._prepared: OrderedDict[str, Asked] = OrderedDict()
+        self._models = ports.models
+        self._weights = Weights(ports.artifacts, ports.models, executor)
+        self._prepared: LRUCache[str, Asked] = LRUCache(PREPARED_KEPT)
         self._fresh: dict[str, tuple[Asked, Scores]] = {}
         self._log = structlog.get_logger("evomerge.evaluator")
 
@@ -66,8 +67,6 @@ class EvaluateHandler:
             return
         try:
             asked = self._prepared[job.job_id] = await self._questions.of(payload)
-            while len(self._prepared) > PREPARED_KEPT:
-                self._prepared.popitem(last=False)
             if asked.missing():
                 await self._weights.prepare(payload)
         except (EvoMergeException, OSError) as error:
@@ -127,7 +126,7 @@ class EvaluateHandler:
         request = scoring.ScoreRequest(
             folder=folder,
             recipe_json=payload.recipe_json,
-            models={} if folder else model_folders(payload.sources),
+            models={} if folder else source_folders(payload.sources, self._models),
             suite=suite,
             suite_digest=payload.suite_digest,
             split=payload.split,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
 from dataclasses import dataclass
+
+from cachetools import LRUCache
 
 from evomerge_common.domain.messages import EvaluateJob
 from evomerge_common.domain.suite import Suite
@@ -52,8 +53,8 @@ class Questions:
     def __init__(self, artifacts: ArtifactStore, cache: FitnessCache) -> None:
         self._artifacts = artifacts
         self._cache = cache
-        self._suites: OrderedDict[str, Suite] = OrderedDict()
-        self._splits: OrderedDict[tuple[str, str], tuple[Part, ...]] = OrderedDict()
+        self._suites: LRUCache[str, Suite] = LRUCache(SUITES_KEPT)
+        self._splits: LRUCache[tuple[str, str], tuple[Part, ...]] = LRUCache(SUITES_KEPT)
 
     async def of(self, payload: EvaluateJob) -> Asked:
         """What a job asks.
@@ -75,9 +76,6 @@ class Questions:
             self._splits[key] = tuple(
                 Part(task, items, tuple(range(len(items))), item_digests(task, items)) for task, items in chosen
             )
-            while len(self._splits) > SUITES_KEPT:
-                self._splits.popitem(last=False)
-        self._splits.move_to_end(key)
         return self._splits[key]
 
     async def _suite(self, payload: EvaluateJob) -> Suite:
@@ -89,9 +87,6 @@ class Questions:
                     f"the suite at {payload.suite_uri} has digest {suite.digest}, not {payload.suite_digest}"
                 )
             self._suites[payload.suite_digest] = suite
-            while len(self._suites) > SUITES_KEPT:
-                self._suites.popitem(last=False)
-        self._suites.move_to_end(payload.suite_digest)
         return self._suites[payload.suite_digest]
 
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import shutil
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import TypeVar
+
+from cachetools import LRUCache
 
 from evomerge_common.domain.messages import ArtifactExported, CandidateMerged, ExportJob, Job, MergeJob, Model
 from evomerge_common.domain.spec import FORMATS
 from evomerge_common.errors import InvalidInput, NotFound, UnsafeFile
+from evomerge_common.ports import ModelStore
 from evomerge_common.runtime.child import ChildProcess
 from evomerge_common.runtime.ports_factory import Ports
-from evomerge_common.runtime.uris import model_folders
+from evomerge_common.runtime.sources import source_folders
 from evomerge_merger import engine
 
 Result = TypeVar("Result")
@@ -48,8 +50,8 @@ class MergeHandler(_Handler):
 
     def __init__(self, *, ports: Ports, child: ChildProcess) -> None:
         super().__init__(ports=ports, child=child)
-        self._made: OrderedDict[str, tuple[str, int]] = OrderedDict()
-        self._told: OrderedDict[str, set[str]] = OrderedDict()
+        self._made: LRUCache[str, tuple[str, int]] = LRUCache(REMEMBERED)
+        self._notes: LRUCache[str, set[str]] = LRUCache(REMEMBERED)
 
     def _still_there(self, digest: str) -> tuple[str, int] | None:
         found = self._made.get(digest)
@@ -71,12 +73,15 @@ class MergeHandler(_Handler):
         notes: tuple[str, ...] = ()
         if stored is None:
             uri, (size, found) = await self._store(
-                f"scratch/{digest}", engine.merge, payload.recipe_json, folders(payload.sources), FOLDER, THREADS
+                f"scratch/{digest}",
+                engine.merge,
+                payload.recipe_json,
+                folders(payload.sources, self._ports.models),
+                FOLDER,
+                THREADS,
             )
             notes = self._new(job.run_id, found)
             self._made[digest] = stored = (uri, size)
-            while len(self._made) > REMEMBERED:
-                self._made.popitem(last=False)
         uri, size = stored
         return CandidateMerged(
             job_id=job.job_id,
@@ -88,12 +93,10 @@ class MergeHandler(_Handler):
         )
 
     def _new(self, run_id: str, notes: tuple[str, ...]) -> tuple[str, ...]:
-        """Notes that have not been told in this run: a thousand candidates have the same ones."""
-        told = self._told.setdefault(run_id, set())
-        found = tuple(note for note in notes if note not in told)
-        told.update(found)
-        while len(self._told) > REMEMBERED:
-            self._told.popitem(last=False)
+        """Returns the notes that no candidate of this run has had: a thousand candidates have the same ones."""
+        known = self._notes.setdefault(run_id, set())
+        found = tuple(note for note in notes if note not in known)
+        known.update(found)
         return found
 
 
@@ -118,7 +121,7 @@ class ExportHandler(_Handler):
             f"exports/{job.run_id}/{payload.destination}",
             work,
             payload.recipe_json,
-            folders(payload.sources),
+            folders(payload.sources, self._ports.models),
             FOLDER,
             THREADS,
             wish,
@@ -134,14 +137,15 @@ class ExportHandler(_Handler):
         )
 
 
-def folders(models: tuple[Model, ...]) -> dict[str, str]:
+def folders(models: tuple[Model, ...], store: ModelStore) -> dict[str, str]:
     """Digest → folder of each source.
 
     Raises:
         NotFound: a source is not on this machine.
+        UnservedScheme: a source's URI is of a scheme that no store serves.
 
     """
-    found = model_folders(models)
+    found = source_folders(models, store)
     for model in models:
         if model.digest not in found:
             raise NotFound(f"{model.reference} is not at {model.uri}: the merger must see the downloader's model store")

@@ -12,11 +12,11 @@ from evomerge_cli.commands.merge import fetch
 from evomerge_cli.console import Console
 from evomerge_cli.preflight import check_code_allowed
 from evomerge_cli.progress import stages
-from evomerge_cli.run_folder import write_atomically
 from evomerge_cli.spec_source import resolve_suite
 from evomerge_common.domain.recipe import ModelReference
 from evomerge_common.domain.statistics import mean_interval
 from evomerge_common.domain.suite import Suite
+from evomerge_common.runtime.files import write_atomically
 from evomerge_scoring.report import ScoreReport
 
 

@@ -17,7 +17,6 @@ from evomerge_common.domain.spec import ClassicSpec
 from evomerge_common.errors import ModelError
 from evomerge_common.runtime.scratch import scratch_folder
 from evomerge_common.runtime.settings import Settings
-from evomerge_common.runtime.uris import path_of_uri
 from evomerge_models.describe import check_model_folder, describe_pair
 from evomerge_models.files import is_adapter_folder
 from evomerge_models.pair import PAIRS, write_pair
@@ -101,13 +100,11 @@ def _paired(base: Path, adapter: Path) -> Path:
 def _download(reference: str, base: str, settings: Settings, console: Console) -> Path:
     from evomerge_downloader.fetch import Fetcher
     from evomerge_models.hub import Hub
-    from evomerge_models.store import ModelStore
+    from evomerge_models.store import WritableModelStore
 
     console.say(f"fetching {reference}")
-    model = Fetcher(ModelStore(settings.model_store), Hub(), link=settings.link_models).fetch(reference, base)
-    path = path_of_uri(model.uri)
-    assert path is not None
-    return path
+    store = WritableModelStore(settings.model_store)
+    return store.open(Fetcher(store, Hub(), link=settings.link_models).fetch(reference, base).uri)
 
 
 def _classic(args: argparse.Namespace, console: Console) -> Recipe:

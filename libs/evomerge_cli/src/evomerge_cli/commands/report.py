@@ -10,9 +10,9 @@ from evomerge_cli.finish import finish, report, show
 from evomerge_cli.run_folder import RunFolder
 from evomerge_common.domain.messages import RunStarted
 from evomerge_common.domain.suite import Suite
-from evomerge_common.errors import InvalidInput, NotFound
+from evomerge_common.errors import InvalidInput, NotFound, UnservedScheme
 from evomerge_common.ports import Recorded
-from evomerge_common.runtime.uris import path_of_uri
+from evomerge_common.runtime.ports_factory import open_artifact
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
@@ -57,7 +57,10 @@ def suite_of(events: list[Recorded]) -> Suite:
 
     """
     started = next(e.event.payload for e in events if isinstance(e.event.payload, RunStarted))
-    path = path_of_uri(started.suite_uri)
-    if path is None or not path.is_file():
-        raise NotFound(f"the run's suite is at {started.suite_uri}, which cannot be reached from here; report it there")
-    return Suite.from_json(path.read_text("utf-8"))
+    try:
+        text = open_artifact(started.suite_uri).read_text("utf-8")
+    except (NotFound, UnservedScheme, OSError) as error:
+        raise NotFound(
+            f"the run's suite is at {started.suite_uri}, which cannot be reached from here; report it there"
+        ) from error
+    return Suite.from_json(text)

@@ -131,8 +131,8 @@ def serve(folder: Path, evaluators: int) -> int:
     import logging
 
     from evomerge_cli.failure import interrupt_on_signals
-    from evomerge_cli.run_folder import write_atomically
     from evomerge_cli.stack.embedded import Stack
+    from evomerge_common.runtime.files import write_atomically
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     interrupt_on_signals()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from evomerge_cli.commands.report import events_of
 from evomerge_cli.console import Console
-from evomerge_cli.run_folder import write_atomically
+from evomerge_common.runtime.files import write_atomically
 
 
 def run(args: argparse.Namespace, console: Console) -> int:

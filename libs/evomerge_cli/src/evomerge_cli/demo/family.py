@@ -10,12 +10,13 @@ from __future__ import annotations
 import copy
 import json
 import os
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from evomerge_common.runtime.files import new_folder
 
 EXPERTS = ("arithmetic", "sentiment", "python")
 VERSION = "4"
@@ -73,15 +74,12 @@ def build_family(folder: Path, *, seed: int = 0, progress: Callable[[str, float]
     """
     home = folder / f"v{VERSION}-{seed}"
     if not home.is_dir():
-        home.parent.mkdir(parents=True, exist_ok=True)
-        fresh = home.with_name(f".{home.name}.{os.getpid()}")
-        shutil.rmtree(fresh, ignore_errors=True)
         try:
-            _make(fresh, seed, progress or (lambda _what, _fraction: None))
-            if not home.is_dir():
-                fresh.rename(home)
-        finally:
-            shutil.rmtree(fresh, ignore_errors=True)
+            with new_folder(home) as fresh:
+                _make(fresh, seed, progress or (lambda _what, _fraction: None))
+        except OSError:
+            if not home.is_dir():  # another command was first
+                raise
     arithmetic, sentiment, python = (home / name for name in EXPERTS)
     return Family(home / "base", (arithmetic, sentiment, python), home / "suite.yaml")
 
@@ -104,7 +102,7 @@ def _train(folder: Path, seed: int, progress: Callable[[str, float], None]) -> N
 
     progress("writing the tasks", 0.0)
     tasks = {task.name: task for task in build_data(seed)}
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "suite.yaml").write_text(SUITE, encoding="utf-8")
     for name, task in tasks.items():
         lines = "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in task.items)

@@ -19,6 +19,7 @@ from evomerge_cli.stack.broker import Broker
 from evomerge_cli.stack.ports import HOST, free_ports
 from evomerge_cli.stack.process import SupervisedProcess
 from evomerge_common.errors import EvoMergeException, Unavailable
+from evomerge_common.runtime.files import write_atomically
 from evomerge_common.runtime.settings import PREFIX, SERVICES, Settings
 
 log = logging.getLogger(__name__)
@@ -229,9 +230,7 @@ class Stack:
             "addresses": self.addresses,
             "processes": {process.name: process.pid for process in (self._broker, *self._services)},
         }
-        temporary = self.folder / f".{STATE_FILE}"
-        temporary.write_text(json.dumps(state, indent=2) + "\n")
-        temporary.replace(self.folder / STATE_FILE)
+        write_atomically(self.folder / STATE_FILE, json.dumps(state, indent=2) + "\n")
 
 
 def is_serving(address: str, timeout: float = 1.0) -> bool:

@@ -1,20 +1,23 @@
-"""Artifacts in a folder that every service of the machine (or of the cluster, on a shared volume) sees."""
+"""Artifacts and models in folders that every service of the machine (or of the cluster, on a shared volume) sees."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import os
-import shutil
+import re
 import socket
 import time
 import uuid
 from pathlib import Path
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote
 
-from evomerge_common.errors import DiskFull, NotFound, Unavailable, UnsafeFile
+from evomerge_common.errors import DiskFull, InvalidInput, ModelNotFound, NotFound, Unavailable, UnsafeFile
+from evomerge_common.runtime.files import remove, sync, sync_tree
+from evomerge_common.runtime.uris import local_path
 
 _STALE = 24 * 3600.0
+_DIGEST = re.compile(r"(?:sha256:)?([0-9a-f]{64})")
 
 
 class FilesystemArtifactStore:
@@ -42,11 +45,7 @@ class FilesystemArtifactStore:
         """Makes a staged folder the artifact `name`."""
         if staged.parent.resolve() != self._staging:
             raise UnsafeFile(f"{staged} was not staged in this store; use the folder that `stage` gave")
-        for folder, _, files in os.walk(staged):
-            for file in files:
-                if not os.path.islink(os.path.join(folder, file)):
-                    _fsync(os.path.join(folder, file))
-            _fsync(folder)
+        sync_tree(staged)
         return self._move(staged, name)
 
     def put(self, name: str, data: bytes) -> str:
@@ -54,10 +53,8 @@ class FilesystemArtifactStore:
         self._path(name)
         staged = self._new()
         try:
-            with staged.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+            staged.write_bytes(data)
+            sync(staged)
         except OSError as error:
             staged.unlink(missing_ok=True)
             if error.errno == errno.ENOSPC:
@@ -82,10 +79,10 @@ class FilesystemArtifactStore:
                     if error.errno not in {errno.EEXIST, errno.ENOTEMPTY, errno.EISDIR, errno.ENOTDIR}:
                         raise
                 finally:
-                    _remove(old)
+                    remove(old)
             else:
                 raise Unavailable(f"{target} is replaced by others all the time; is one name used for two things?")
-        _fsync(target.parent)
+        sync(target.parent)
         return "file://" + quote(str(target))
 
     def get(self, uri: str) -> bytes:
@@ -113,24 +110,17 @@ class FilesystemArtifactStore:
             path.rename(old)
         except FileNotFoundError:
             return
-        _remove(old)
+        remove(old)
 
     def _new(self) -> Path:
         return self._staging / f"{self._prefix}@{uuid.uuid4().hex}"
 
     def _path(self, name: str) -> Path:
-        parts = name.split("/")
-        if any(p in {"", ".", ".."} or p.startswith(".staging") or "\0" in p or "\\" in p for p in parts):
-            raise UnsafeFile(f"artifact name {name!r} leaves its store; use names such as scratch/<digest>")
-        return self.root.joinpath(*parts)
+        return self.root.joinpath(*name_parts(name))
 
     def _from_uri(self, uri: str) -> Path:
-        parts = urlsplit(uri)
-        if parts.scheme != "file" or parts.netloc not in {"", "localhost"} or parts.query or parts.fragment:
-            raise NotFound(f"{uri} is not a file:// URI: this machine's artifact store is the folder {self.root}")
-        path = unquote(parts.path)
-        prefix = f"{self.root}/"
-        if not path.startswith(prefix):
+        path, prefix = str(local_path(uri)), f"{self.root}/"
+        if not uri.startswith("file:") or not path.startswith(prefix):
             raise NotFound(f"{uri} is out of this machine's reach: its artifact store is the folder {self.root}")
         return self._path(path.removeprefix(prefix))
 
@@ -146,7 +136,7 @@ class FilesystemArtifactStore:
                 continue
             dead = host == socket.gethostname() and pid.isdigit() and _started(int(pid)) != started
             if old or dead:
-                _remove(path)
+                remove(path)
 
 
 def _started(pid: int) -> str:
@@ -157,16 +147,48 @@ def _started(pid: int) -> str:
         return ""
 
 
-def _fsync(path: str | Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+class FilesystemModelStore:
+    """`<root>/<digest>` holds a model's files. URIs are `file://` paths; a model may also lie outside the root."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.expanduser().absolute()
+
+    def uri(self, digest: str) -> str:
+        """The URI of the model with a digest, whether the store has it or not."""
+        return (self.root / hex_digest(digest)).as_uri()
+
+    def open(self, uri: str) -> Path:
+        """The folder itself."""
+        try:
+            path = local_path(uri)
+        except NotFound as error:
+            raise ModelNotFound(f"{error}; download the model here first") from error
+        if not path.is_dir():
+            raise ModelNotFound(f"{uri} is not on this machine; download the model here first")
+        return path.absolute()
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+def name_parts(name: str) -> list[str]:
+    """The parts of an artifact's name, such as "scratch/<digest>".
+
+    Raises:
+        UnsafeFile: a name that leads out of its store, or into what a store keeps for itself.
+
+    """
+    parts = name.split("/")
+    if any(p in {"", ".", ".."} or p.startswith(".staging") or "\0" in p or "\\" in p for p in parts):
+        raise UnsafeFile(f"artifact name {name!r} leaves its store; use names such as scratch/<digest>")
+    return parts
+
+
+def hex_digest(digest: str) -> str:
+    """The 64 hex digits of a digest.
+
+    Raises:
+        InvalidInput: not a digest.
+
+    """
+    found = _DIGEST.fullmatch(digest)
+    if found is None:
+        raise InvalidInput(f"{digest!r} is no digest; give sha256: and 64 hex digits, as ListModels shows them")
+    return found[1]

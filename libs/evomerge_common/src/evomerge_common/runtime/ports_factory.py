@@ -7,9 +7,11 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from evomerge_common.adapters.filesystem import FilesystemArtifactStore
-from evomerge_common.ports import ArtifactStore, Clock, EventLog, JobQueue, KeyValue
+from evomerge_common.adapters.filesystem import FilesystemArtifactStore, FilesystemModelStore
+from evomerge_common.errors import NotFound
+from evomerge_common.ports import ArtifactStore, Clock, EventLog, JobQueue, KeyValue, ModelStore
 from evomerge_common.runtime.settings import Settings
+from evomerge_common.runtime.uris import local_path
 
 
 @dataclass
@@ -23,6 +25,7 @@ class Ports:
     log: EventLog
     kv: KeyValue
     artifacts: ArtifactStore
+    models: ModelStore
     clock: Clock
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     closers: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
@@ -33,8 +36,42 @@ class Ports:
             await close()
 
 
+def artifact_store(settings: Settings) -> ArtifactStore:
+    """The store that EVOMERGE_ARTIFACT_STORE names.
+
+    Raises:
+        UnservedScheme: a URI of a scheme that no store serves.
+
+    """
+    return FilesystemArtifactStore(local_path(settings.artifact_store))
+
+
+def model_store(settings: Settings) -> ModelStore:
+    """The store that EVOMERGE_MODEL_STORE names, for reading.
+
+    Raises:
+        UnservedScheme: a URI of a scheme that no store serves.
+
+    """
+    return FilesystemModelStore(local_path(str(settings.model_store)))
+
+
+def open_artifact(uri: str) -> Path:
+    """A local path of an artifact of another process's store, such as a server's, for whoever has no store of his own.
+
+    Raises:
+        NotFound: it is out of this machine's reach.
+        UnservedScheme: a URI of a scheme that no store serves.
+
+    """
+    path = local_path(uri)
+    if not path.exists():
+        raise NotFound(f"no artifact {uri}: it was deleted, or belongs to a store that this machine does not see")
+    return path
+
+
 def memory_ports(tmp: Path, *, ack_wait: float = 60.0, max_deliver: int = 5, max_pending: int = 10_000) -> Ports:
-    """Ports for tests: all in memory, artifacts under `tmp`."""
+    """Ports for tests: all in memory, artifacts and models under `tmp`."""
     from evomerge_common.adapters import memory
 
     clock = memory.MemoryClock()
@@ -43,27 +80,30 @@ def memory_ports(tmp: Path, *, ack_wait: float = 60.0, max_deliver: int = 5, max
         log=memory.MemoryEventLog(clock),
         kv=memory.MemoryKeyValue(),
         artifacts=FilesystemArtifactStore(tmp / "artifacts"),
+        models=FilesystemModelStore(tmp / "models"),
         clock=clock,
     )
 
 
 async def connect_ports(settings: Settings, *, stop: asyncio.Event | None = None, name: str = "evomerge") -> Ports:
-    """NATS and the folder of artifacts. Waits for NATS to come up, and makes streams, consumers and buckets.
+    """NATS and the stores. Waits for NATS to come up, and makes streams, consumers and buckets.
 
     Raises:
         Unavailable: NATS did not answer in time.
+        UnservedScheme: a store is set to a URI of a scheme that none serves.
 
     """
     from evomerge_common.adapters.clock import SystemClock
     from evomerge_common.adapters.nats import connect
 
-    artifacts = FilesystemArtifactStore(Path(settings.artifact_store))
+    artifacts, models = artifact_store(settings), model_store(settings)
     link = await connect(settings, name=name)
     return Ports(
         queue=link.queue,
         log=link.log,
         kv=link.kv,
         artifacts=artifacts,
+        models=models,
         clock=SystemClock(),
         stop=stop or asyncio.Event(),
         closers=[link.close],

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import atexit
-import fcntl
 import os
 import shutil
 import tempfile
 import time
 from pathlib import Path
 
+from evomerge_common.runtime.files import lock_folder, remove_if_abandoned
+
 _YOUNG = 60.0
 """Seconds: a folder of that age may be one that another process has made and not locked yet."""
-_held: dict[Path, tuple[int, int]] = {}
+_owners: dict[Path, tuple[int, int]] = {}
 """Process and open handle of each: a forked child is no owner."""
 
 
 def scratch_folder(prefix: str) -> Path:
-    """A new, empty folder among the temporary files, until `drop` or the process's end.
+    """Makes a new, empty folder among the temporary files, which stays until `drop` or the process's end.
 
     A lock on the folder says that somebody needs it. A kill lets the lock go, and the next call with this prefix
     removes what was left so.
@@ -26,36 +27,20 @@ def scratch_folder(prefix: str) -> Path:
         if _age(stale) > _YOUNG:
             remove_if_abandoned(stale)
     folder = Path(tempfile.mkdtemp(prefix=prefix))
-    handle = os.open(folder, os.O_RDONLY)
-    fcntl.flock(handle, fcntl.LOCK_EX)
-    _held[folder] = os.getpid(), handle
+    _owners[folder] = os.getpid(), lock_folder(folder)
     return folder
 
 
 def drop(folder: Path) -> None:
     """Removes a folder that `scratch_folder` made in this process; one that is gone already is no error."""
-    process, handle = _held.pop(folder, (0, -1))
+    process, handle = _owners.pop(folder, (0, -1))
     if process == os.getpid():
         shutil.rmtree(folder, ignore_errors=True)
         os.close(handle)
 
 
-def remove_if_abandoned(folder: Path) -> None:
-    """Removes a folder that no process holds a lock on."""
-    try:
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    except OSError:
-        return
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        shutil.rmtree(folder, ignore_errors=True)
-    except OSError:
-        pass
-    finally:
-        os.close(handle)
-
-
 def _age(path: Path) -> float:
+    """Seconds since the folder changed; 0 where it is gone."""
     try:
         return time.time() - path.lstat().st_mtime
     except OSError:
@@ -64,5 +49,5 @@ def _age(path: Path) -> float:
 
 @atexit.register
 def _drop_all() -> None:
-    for folder in list(_held):
+    for folder in list(_owners):
         drop(folder)

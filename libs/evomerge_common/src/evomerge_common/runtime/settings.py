@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from evomerge_common.errors import InvalidInput, did_you_mean
+from evomerge_common.errors import EvoMergeException, InvalidInput, did_you_mean
+from evomerge_common.runtime.uris import local_path
 
 PREFIX = "EVOMERGE_"
 SERVICES = ("downloader", "merger", "evaluator", "selector", "reporter")
@@ -18,6 +19,8 @@ LOG_FORMATS = ("console", "json")
 _CACHE = Path("~/.cache/evomerge").expanduser()
 _STATE = Path("~/.local/state/evomerge").expanduser()
 BACKENDS = ("auto", "torch", "vllm")
+FOLDERS = ("model_store", "artifact_store", "state_dir", "score_cache")
+"""Settings that name a folder, by its path or its file:// URI."""
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
@@ -109,6 +112,8 @@ class Settings:
         for name, valid in (("log_level", LOG_LEVELS), ("log_format", LOG_FORMATS), ("backend", BACKENDS)):
             if getattr(self, name) not in valid:
                 raise _bad(name, getattr(self, name), did_you_mean(getattr(self, name), valid))
+        for name in FOLDERS:
+            _folder(name, str(getattr(self, name)) or ".")
         device, _, index = self.device.partition(":")
         if device not in DEVICES or (index and not (device == "cuda" and index.isdigit())):
             raise _bad("device", self.device, did_you_mean(device, DEVICES))
@@ -135,6 +140,7 @@ class Settings:
 
         Raises:
             InvalidInput: an unknown variable (names the nearest valid one) or a bad value.
+            UnservedScheme: a folder is given as a URI of a scheme that no store serves.
 
         """
         environ = os.environ if environ is None else environ
@@ -187,8 +193,9 @@ def _secret(name: str, path: str) -> str:
 
 
 def _parse(name: str, kind: str, text: str) -> Any:
-    if kind == "Path":
-        return Path(text).expanduser()
+    if name in FOLDERS:
+        folder = _folder(name, text)
+        return folder if kind == "Path" else str(folder)
     if kind == "bool":
         word = text.strip().lower()
         if word not in {"true", "false", "1", "0", "yes", "no", "on", "off"}:
@@ -199,4 +206,11 @@ def _parse(name: str, kind: str, text: str) -> Any:
             return int(text) if kind == "int" else float(text)
         except ValueError as error:
             raise _bad(name, text, f"expected a{'n integer' if kind == 'int' else ' number'}") from error
-    return str(Path(text).expanduser()) if name in {"artifact_store", "score_cache"} and "://" not in text else text
+    return text
+
+
+def _folder(name: str, text: str) -> Path:
+    try:
+        return local_path(text).expanduser()
+    except EvoMergeException as error:
+        raise type(error)(f"{PREFIX}{name.upper()}={error}") from error

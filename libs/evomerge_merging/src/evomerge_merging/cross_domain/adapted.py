@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 import threading
-from collections import OrderedDict
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
+from cachetools import LRUCache
 
 from evomerge_common.domain.recipe import CrossDomain
 from evomerge_merging.cross_domain.alignment import LayerMaps, hidden_map, layer_maps, leading_maps, one_thread
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 else:
     from evomerge_merging.torch_later import torch
 
-_KEPT_BYTES = 64 << 20
+_CACHE_NUMBERS = 16 << 20  # 64 MB
 _ALIGNMENTS_KEPT = 4
 _VOCABULARY = frozenset({"token embedding", "head"})
 
 Known = dict[object, AxisMap | LayerMaps]
-_known: OrderedDict[object, Known] = OrderedDict()
+_known: LRUCache[object, Known] = LRUCache(_ALIGNMENTS_KEPT)
 _known_lock = threading.Lock()
 
 
@@ -74,17 +74,15 @@ class AdaptedStore:
         self._own_vocabulary = own_vocabulary
         self._store, self._own = source.source.store, target.source.store
         self._locks = {i: threading.Lock() for i in (-1, *range(target.depth))}
-        self._made: OrderedDict[str, Tensor] = OrderedDict()
         self._lock = threading.Lock()
         with _known_lock:
             self._known = _known.setdefault((identity, how.width), {})
-            _known.move_to_end((identity, how.width))
-            while len(_known) > _ALIGNMENTS_KEPT:
-                _known.popitem(last=False)
         self.kept = frozenset(name for name in self._own.tensors if not self._has(name))
         self.tensors: Mapping[str, TensorInfo] = {
             name: self._info(name, info) for name, info in self._own.tensors.items()
         }
+        largest = max((info.numel for name, info in self.tensors.items() if not self._is_rows(name)), default=0)
+        self._made: LRUCache[str, Tensor] = LRUCache(max(_CACHE_NUMBERS, largest), getsizeof=lambda made: made.numel())
 
     # ---- what it has ----
 
@@ -169,14 +167,11 @@ class AdaptedStore:
         with self._locks[-1 if parts[0].layer is None else parts[0].layer]:
             with self._lock:
                 if name in self._made:
-                    self._made.move_to_end(name)
                     return self._made[name]
             with one_thread():
                 made = self._weighted(self._make(name), name)
             with self._lock:
                 self._made[name] = made
-                while sum(4 * one.numel() for one in self._made.values()) > _KEPT_BYTES and len(self._made) > 1:
-                    self._made.popitem(last=False)
             return made
 
     def _weighted(self, made: Tensor, name: str) -> Tensor:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import fcntl
 import functools
 import json
-import os
 import shutil
 import threading
 import time
@@ -21,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evomerge_common.errors import DiskFull, InvalidInput, NonFiniteWeights
-from evomerge_common.runtime.scratch import remove_if_abandoned
+from evomerge_common.runtime.files import new_folder
 from evomerge_merging.engine.expression import Evaluation, Load, needs_statistics, whole_bytes
 from evomerge_merging.engine.plan import WHOLE_TENSOR_BYTES, OutputTensor, Plan
 from evomerge_merging.io.dtypes import torch_dtype
@@ -149,39 +147,10 @@ def workplace(out_dir: Path, *, staged: bool) -> Iterator[Path]:
     if staged:
         yield out_dir
         return
-    out_dir = out_dir.absolute()
     if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
         raise InvalidInput(f"{out_dir} exists and is not empty; give another folder, or remove it first")
-    made = [parent for parent in out_dir.parents if not parent.exists()]
-    out_dir.parent.mkdir(parents=True, exist_ok=True)
-    for stale in out_dir.parent.glob(f".{out_dir.name}.partial-*"):
-        remove_if_abandoned(stale)
-    folder = out_dir.parent / f".{out_dir.name}.partial-{os.getpid()}-{time.monotonic_ns()}"
-    folder.mkdir()
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        # The lock says that this folder is in work; a kill lets it go, and the next merge to this place tidies up.
-        fcntl.flock(handle, fcntl.LOCK_EX)
+    with new_folder(out_dir) as folder:
         yield folder
-        os.fsync(handle)
-        folder.rename(out_dir)
-        _sync_folder(out_dir.parent)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        for parent in made:
-            with contextlib.suppress(OSError):
-                parent.rmdir()
-        raise
-    finally:
-        os.close(handle)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _write_weights(

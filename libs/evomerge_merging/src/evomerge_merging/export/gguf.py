@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import errno
 import math
-import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +26,7 @@ from gguf.quants import quantize
 
 from evomerge_common.domain.gguf_types import K_TYPES
 from evomerge_common.errors import DiskFull, InvalidInput, ModelError, NonFiniteWeights, WorkFailed
+from evomerge_common.runtime.files import replacing
 from evomerge_merging.engine.architecture import is_tied
 from evomerge_merging.io.model_folder import TensorStore, open_weights
 from evomerge_models.files import check_whole, read_json_object
@@ -105,8 +104,7 @@ def export_gguf(
     try:
         model = _Model(folder, config, architecture, store)
         plain = kind if kind in PLAIN_TYPES else _own_type(store, lossless=kind in K_TYPES)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with _partial(out) as partial:
+        with replacing(out) as partial:
             first = partial if kind not in K_TYPES else partial.with_suffix(".whole")
             try:
                 notes = _write(model, first, plain, name or folder.name, threads, progress)
@@ -116,8 +114,6 @@ def export_gguf(
             finally:
                 if first != partial:
                     first.unlink(missing_ok=True)
-            _sync(partial)
-            partial.rename(out)
     finally:
         store.close()
     return GgufReport(
@@ -334,21 +330,3 @@ def _larger(model: _Model, kind: str) -> list[str]:
     """A K-quant's blocks have 256 numbers: of tensors that those do not fill, llama-quantize makes something larger."""
     odd = sum(len(shape) == 2 and shape[-1] % _K_BLOCK > 0 for shape in map(model.shape, model.names))
     return [f"{odd} matrices whose rows are no multiple of {_K_BLOCK} are of a larger type than {kind}"] if odd else []
-
-
-@contextmanager
-def _partial(out: Path) -> Iterator[Path]:
-    path = out.with_name(f".{out.name}.partial-{os.getpid()}")
-    path.unlink(missing_ok=True)
-    try:
-        yield path
-    finally:
-        path.unlink(missing_ok=True)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -17,6 +17,7 @@ import numpy as np
 from gguf import GGMLQuantizationType
 
 from evomerge_common.errors import DiskFull, InvalidInput, ModelError, NonFiniteWeights, UnsafeFile
+from evomerge_common.runtime.files import new_folder
 from evomerge_models.dtypes import BF16, F16, F32, F64, ElementType
 from evomerge_models.gguf import configs
 from evomerge_models.gguf.architectures import Architecture, of_gguf, unpair
@@ -167,20 +168,11 @@ def write_model_folder(path: Path, out: Path, *, threads: int = 2, progress: Pro
         needed, free = sum(one.bytes for one in model.weights), shutil.disk_usage(out.parent).free
         if needed > free:
             raise DiskFull(f"{path} needs {needed:,} bytes as a folder, and {out.parent} has {free:,} left: free some")
-        staged = out.with_name(f".{out.name}.partial-{os.getpid()}")
-        shutil.rmtree(staged, ignore_errors=True)
-        staged.mkdir()
-        try:
+        with new_folder(out) as staged:
             write_tokenizer(file.metadata, model.architecture.name, staged, str(path))
             text = json.dumps(model.config, indent=2, ensure_ascii=False) + "\n"
             (staged / "config.json").write_text(text, "utf-8")
             _write_weights(file, model, staged / "model.safetensors", threads, progress)
-            if out.exists():
-                out.rmdir()
-            staged.rename(out)
-        except BaseException:
-            shutil.rmtree(staged, ignore_errors=True)
-            raise
 
 
 def _write_weights(file: GgufFile, model: GgufModel, path: Path, threads: int, progress: Progress | None) -> None:
