@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import math
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,6 @@ from evomerge_scoring.generation import Stop, generate
 from evomerge_scoring.kinds import expand_task
 from evomerge_scoring.kinds.efficiency import Cost
 from evomerge_scoring.prefix import WORTH_TOKENS, shared_length
-from evomerge_scoring.sandbox import Sandbox
 from evomerge_scoring.scorer import Scorer
 from helpers.tiny_models import PROMPTS, make, suite_of
 
@@ -119,39 +117,6 @@ def test_judges() -> None:
 def test_mistakes(kind: str, items: list[dict[str, Any]], options: dict[str, Any], message: str) -> None:
     with pytest.raises(SuiteError, match=message):
         suite_of(kind, items, **options)
-
-
-def test_programs_stay_in_the_sandbox(tmp_path: Path) -> None:
-    """One at a time what a program must not do; each is checked inside by the error that it gets."""
-    box = Sandbox(seconds=20, memory_bytes=256 << 20)
-    target = tmp_path / "written"
-    assert box.run("assert sum(range(10)) == 45\nimport math, re, json, collections").passed
-    for program in (
-        f"open({str(target)!r}, 'w')",
-        "open('here', 'w')",
-        "import os; os.unlink('/etc/hostname')",
-        "import socket; socket.socket()",
-        "import os; os.fork()",
-        "import subprocess; subprocess.run(['true'])",
-        "import threading; threading.Thread(target=print).start()",
-        "import os; os.kill(os.getppid(), 9)",
-        "import resource; resource.setrlimit(resource.RLIMIT_AS, (-1, -1))",
-        "x = bytearray(1 << 30)",
-    ):
-        caught = (
-            f"try:\n    {program}\nexcept (OSError, RuntimeError, MemoryError, ValueError):\n    pass\nelse:\n    1/0"
-        )
-        assert box.run(caught).passed, program
-        assert not box.run(program).passed, program
-    for program in ("assert False", "def", "raise SystemExit(0)", "import os; os._exit(0)", "print('x' * 10**7); 1/0"):
-        assert box.run(program).outcome == "failed", program
-    assert not target.exists()
-
-
-def test_a_hanging_program_is_ended() -> None:
-    start = time.monotonic()
-    assert Sandbox(seconds=0.5).run("while True: pass").outcome == "timeout"
-    assert time.monotonic() - start < 15
 
 
 def test_code_needs_a_permission_and_is_judged_by_its_tests(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,6 @@
 """Runs programs that a model wrote: in a process of their own, with limits, without files, network and children.
 
-Linux only: the kernel's seccomp filter (see `sandboxed.py`) is what keeps a program inside. The limits are CPU seconds,
+Linux only: the kernel's seccomp filter (see `seccomp.py`) is what keeps a program inside. The limits are CPU seconds,
 memory, wall time, open files; writing any file, starting any process or thread, and any socket are refused.
 """
 
@@ -10,6 +10,7 @@ import contextlib
 import functools
 import json
 import os
+import platform
 import secrets
 import signal
 import subprocess
@@ -19,10 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evomerge_common.errors import Unavailable
+from evomerge_scoring.seccomp import build_filter
 
 LAUNCHER = Path(__file__).with_name("sandboxed.py")
 NO_SANDBOX = 97
 """Exit code of a launcher that could not lock itself in; it ran nothing."""
+NO_SECCOMP = "this machine cannot lock a process in (Linux on x86_64 or aarch64, with seccomp): no code is run"
 START_SECONDS = 5.0
 """Wall time beyond the program's own: the interpreter has to start, on a machine that may be busy."""
 
@@ -53,7 +56,9 @@ class Sandbox:
 
         """
         word = secrets.token_hex(16)
-        request = {"program": program, "word": word, "seconds": self.seconds, "memory": self.memory_bytes}
+        request = {
+            "program": program, "word": word, "seconds": self.seconds, "memory": self.memory_bytes, "rules": _rules(),
+        }  # fmt: skip
         reader, writer = os.pipe()
         with tempfile.TemporaryDirectory(prefix="evomerge-sandbox-") as folder:
             process = subprocess.Popen(
@@ -73,10 +78,19 @@ class Sandbox:
                 with os.fdopen(reader, "rb") as file:
                     said = file.read(64)
         if process.returncode == NO_SANDBOX:
-            raise Unavailable("this machine cannot lock a process in (Linux with seccomp is needed): no code is run")
+            raise Unavailable(NO_SECCOMP)
         if process.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
             return Verdict("timeout")
         return Verdict("passed" if said == word.encode() else "failed")
+
+
+@functools.cache
+def _rules() -> str:
+    """The seccomp filter for this machine, in hex."""
+    try:
+        return build_filter(platform.machine()).hex()
+    except KeyError:
+        raise Unavailable(NO_SECCOMP) from None
 
 
 @functools.cache
