@@ -15,7 +15,9 @@ from evomerge_common.domain.messages import (
     Event,
     ExportJob,
     Job,
+    JobPostponed,
     Result,
+    RunResumed,
     RunStarted,
     TaskItems,
     TaskScore,
@@ -132,7 +134,7 @@ def by_items(job: EvaluateJob) -> tuple[float, tuple[TaskScore, ...]]:
 
 
 class Simulation:
-    """Runs a run to its end with `workers` jobs in hand, answered in random order."""
+    """Plays a run to its end with `workers` jobs in hand, answered in random order."""
 
     def __init__(
         self,
@@ -146,6 +148,7 @@ class Simulation:
         tells_items: bool = True,
         fail_at_rung: int = 0,
         fail_exports: tuple[str, ...] = (),
+        full: float = 0.0,
     ) -> None:
         self.events: list[Event] = []
         self.run = Run("r")
@@ -161,13 +164,22 @@ class Simulation:
             while (decision := self.run.next_decision()) is not None:
                 self._append(decision)
             for job in self.run.jobs():
-                if job.job_id not in known:
-                    known.add(job.job_id)
+                if job.message_id not in known:
+                    known.add(job.message_id)
                     queued.append(job)
             if self.run.phase.is_terminal:
                 break
+            if self.run.paused and (not queued or rng.random() < 0.2):
+                self._append(RunResumed(reason="there is room"))
+                continue
             assert queued, "the run waits for nothing"
             job = queued.pop(rng.randrange(min(workers, len(queued))))
+            if rng.random() < full:
+                lack = ErrorInfo(type="DiskFull", message="the model needs 9 bytes, and /x has 5 left")
+                postponed = JobPostponed(job_id=job.job_id, kind=job.kind, attempt=job.attempt, error=lack)
+                self._append(postponed)
+                results.append(postponed)
+                continue
             result = answer(
                 job, fail=fail, items=items and tells_items, fail_at_rung=fail_at_rung, fail_exports=fail_exports
             )

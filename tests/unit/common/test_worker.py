@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,21 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from evomerge_common.adapters import codec
-from evomerge_common.domain.messages import CandidateFailed, EvaluateJob, Event, Job, Model, ModelReady, Result
+from evomerge_common.domain.messages import (
+    ADHOC,
+    CandidateFailed,
+    EvaluateJob,
+    Event,
+    Job,
+    JobPostponed,
+    MergeJob,
+    Model,
+    ModelReady,
+    Result,
+)
 from evomerge_common.errors import (
     DeadlineExceeded,
+    DiskFull,
     EvoMergeException,
     InvalidInput,
     ModelNotFound,
@@ -192,6 +206,58 @@ async def test_a_passing_error_is_tried_again_then_a_dead_letter(
     ((dead, reason),) = ports.queue.dead  # type: ignore[attr-defined]
     assert dead == job
     assert str(error) in reason
+
+
+@pytest.mark.parametrize(
+    ("kind", "error", "named"),
+    [
+        ("merge", DiskFull("the model needs 9 bytes, and /x has 5 left: free some"), "DiskFull"),
+        ("merge", OutOfMemory("small"), "OutOfMemory"),
+        ("merge", OSError(errno.ENOSPC, "No space left on device", "/x/model.safetensors"), "DiskFull"),
+        ("evaluate", DiskFull("full"), "DiskFull"),
+    ],
+)
+async def test_what_the_machine_lacks_postpones_a_job_of_a_run(
+    ports: Ports, registry: CollectorRegistry, kind: str, error: Exception, named: str
+) -> None:
+    """It is no result, and the next attempt is queued although the same job was queued a moment ago."""
+    lacks = True
+
+    async def handler(job: Job) -> Result:
+        if lacks:
+            raise error
+        return await ready(job)
+
+    payload = MergeJob(recipe_digest="d") if kind == "merge" else EvaluateJob(recipe_digest="d", split="search")
+    job = Job(job_id="a", run_id="r", payload=payload)
+    await ports.queue.publish(job)
+    async with working(ports, registry, handler, kind=kind):
+        await assert_eventually(lambda: count(registry, "postponed", kind) == 1)
+        (told,) = await results(ports)
+        assert isinstance(told, JobPostponed)
+        assert (told.job_id, told.kind, told.attempt, told.error.type) == ("a", kind, 0, named)
+        assert str(getattr(error, "filename", None) or error) in told.error.message
+        assert await ports.kv.get("results", "a") is None
+        assert await ports.queue.depth(kind) == 0
+        assert ports.queue.dead == []  # type: ignore[attr-defined]
+        lacks = False
+        await ports.queue.publish(job)
+        assert await ports.queue.depth(kind) == 0, "this attempt has been queued"
+        await ports.queue.publish(replace(job, attempt=1))
+        await assert_eventually(lambda: count(registry, "done", kind) == 1)
+    assert await ports.kv.get("results", "a") is not None
+
+
+async def test_without_a_run_that_waits_a_lack_fails_the_job(ports: Ports, registry: CollectorRegistry) -> None:
+    async def handler(job: Job) -> Result:
+        raise DiskFull("full")
+
+    await ports.queue.publish(Job(job_id="a", run_id=ADHOC, payload=MergeJob(recipe_digest="d")))
+    async with working(ports, registry, handler, kind="merge"):
+        await assert_eventually(lambda: count(registry, "dead_letter", "merge") == 1)
+    (result,) = await results(ports)
+    assert isinstance(result, CandidateFailed)
+    assert result.error.type == "DiskFull"
 
 
 async def test_trouble_that_passes_leaves_one_good_result(ports: Ports, registry: CollectorRegistry) -> None:

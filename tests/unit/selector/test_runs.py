@@ -4,18 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
 
+from evomerge_common.adapters import codec
 from evomerge_common.adapters.memory import MemoryClock
-from evomerge_common.domain.messages import CandidateProposed, RunCancelled, SearchEnded
-from evomerge_common.errors import InvalidInput, NotFound
+from evomerge_common.domain.messages import (
+    JOB_KINDS,
+    CandidateMerged,
+    CandidateProposed,
+    Event,
+    Job,
+    JobPostponed,
+    Result,
+    RunCancelled,
+    SearchEnded,
+)
+from evomerge_common.errors import DiskFull, InvalidInput, NotFound
 from evomerge_common.ports import Recorded
+from evomerge_common.runtime.metrics import WorkerMetrics
 from evomerge_common.runtime.ports_factory import Ports, memory_ports
+from evomerge_common.runtime.settings import Settings
+from evomerge_common.runtime.worker import Worker
 from evomerge_selector.domain.run import Phase
 from evomerge_selector.domain.summary import RunEntry
 from evomerge_selector.fake_workers import workers
@@ -207,6 +222,85 @@ async def test_pause_resume_and_finish_now(ports: Ports) -> None:
         assert (await runs.find(run_id)).champion_digest
         with pytest.raises(InvalidInput, match="has ended"):
             await runs.pause(run_id)
+
+
+class SmallDisk:
+    """A disk that holds so many merged models; deleting one makes room. The workers' other jobs need none of it."""
+
+    def __init__(self, ports: Ports, room: int) -> None:
+        self.room = room
+        self.held: set[str] = set()
+        delete = ports.artifacts.delete
+
+        def deleted(uri: str) -> None:
+            self.held.discard(uri)
+            delete(uri)
+
+        ports.artifacts.delete = deleted  # type: ignore[method-assign]
+
+    async def work(self, job: Job) -> Result:
+        result = answer(job)
+        if isinstance(result, CandidateMerged):
+            if len(self.held) >= self.room:
+                raise DiskFull("the model needs 9 bytes, and /x has 5 left: free some")
+            self.held.add(result.uri)
+        return result
+
+
+@asynccontextmanager
+async def real_workers(ports: Ports, work: Callable[[Job], Any]) -> AsyncIterator[None]:
+    stop, settings = asyncio.Event(), Settings()
+    metrics = WorkerMetrics(CollectorRegistry())
+    made = [
+        Worker(kind=kind, handler=work, ports=ports, settings=settings, metrics=metrics, retry_delays=(0.0,))
+        for kind in JOB_KINDS.values()
+    ]
+    tasks = [asyncio.create_task(worker.run(stop)) for worker in made]
+    try:
+        yield
+    finally:
+        stop.set()
+        await asyncio.gather(*tasks)
+
+
+@pytest.mark.parametrize("how", ["by itself", "resume", "the same command"])
+async def test_a_full_disk_pauses_the_run_until_there_is_room(
+    ports: Ports, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """It says what is full, fails no candidate, and ends as a run does that never met a full disk."""
+    spec = make_spec(evaluations=30, population=8)
+    calm_ports = memory_ports(tmp_path / "calm")
+    async with workers(calm_ports, answer), selector(calm_ports) as runs:
+        run_id = await runs.start(spec, "one")
+        await until(runs, run_id, Phase.FINISHED)
+        calm = await runs.find(run_id)
+    if how == "by itself":
+        monkeypatch.setattr("evomerge_selector.run_actor.RETRY", 0.5)
+    disk = SmallDisk(ports, room=0)
+    async with real_workers(ports, disk.work), selector(ports) as runs:
+        await runs.start(spec, "one")
+        async with asyncio.timeout(20):
+            while not (found := await runs.find(run_id)).paused:
+                await asyncio.sleep(0.02)
+        assert (found.phase, found.failed) == (Phase.RUNNING, 0)
+        assert found.message == "DiskFull: the model needs 9 bytes, and /x has 5 left: free some"
+        disk.room = 100
+        if how == "resume":
+            await runs.resume(run_id)
+        elif how == "the same command":
+            assert await runs.start(spec, "one") == run_id
+        else:
+            await assert_eventually(lambda: ports.clock.advance(1.0) is None and bool(disk.held), 10)  # type: ignore[attr-defined]
+        await until(runs, run_id, Phase.FINISHED)
+        assert await runs.find(run_id) == calm
+    assert await proposals(ports, run_id) == await proposals(calm_ports, run_id)
+    postponed = {
+        one.event.payload.job_id async for one in ports.log.read(run_id) if isinstance(one.event.payload, JobPostponed)
+    }
+    assert postponed
+    for job_id in postponed:
+        stored, _ = await ports.kv.get("results", job_id) or (b"", 0)
+        assert isinstance(codec.decode(Event, stored).payload, CandidateMerged), "no lack is the result of a job"
 
 
 async def test_when_its_hours_are_over_a_run_ends_with_the_best_so_far(ports: Ports) -> None:

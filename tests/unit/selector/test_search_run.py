@@ -18,11 +18,16 @@ from evomerge_common.domain.messages import (
     CandidateFailed,
     CandidateMerged,
     CandidateProposed,
+    Decision,
     DownloadJob,
     ErrorInfo,
     Event,
+    JobPostponed,
+    Result,
     RunFailed,
     RunFinished,
+    RunPaused,
+    RunResumed,
     RunStarted,
     SearchEnded,
 )
@@ -96,6 +101,47 @@ def test_failed_candidates_are_the_worst_and_the_run_goes_on() -> None:
     assert simulation.champion not in failed
     assert simulation.run.failed == len(failed)
     assert isinstance(simulation.events[-1].payload, RunFinished)
+
+
+@pytest.mark.parametrize("racing", [False, True])
+@pytest.mark.parametrize("replay", [0, 1])
+def test_a_full_disk_pauses_the_run_and_changes_neither_proposals_nor_champion(replay: int, racing: bool) -> None:
+    """Downloads, merges, scores and export alike: the job stays to be done, however often it is postponed."""
+    spec = make_spec(evaluations=30, population=8, racing=racing)
+    calm = Simulation(spec, workers=1, order=0, items=True)
+    kinds: set[str] = set()
+    for order in range(3):
+        full = Simulation(spec, workers=4, order=order, replay_every=replay, items=True, full=0.3)
+        paused = [event.payload for event in full.events if isinstance(event.payload, RunPaused)]
+        assert len(paused) > 5
+        assert {one.lack.type for one in paused} == {"DiskFull"}
+        kinds |= {one.reason.partition(": ")[0] for one in paused}
+        assert all("needs 9 bytes" in one.reason for one in paused)
+        assert full.run.failed == 0
+        assert full.proposals == calm.proposals
+        assert full.events[-1] == calm.events[-1]
+    assert kinds >= {"download", "merge", "evaluate"}
+
+
+def test_no_room_resumes_what_a_person_has_paused() -> None:
+    def event(payload: Decision | Result) -> Event:
+        return Event(run_id="r", payload=payload)
+
+    lack = ErrorInfo(type="DiskFull", message="full")
+    run = Run("r")
+    run.apply(event(RunStarted(spec_json=make_spec().to_json())))
+    job, other = run.jobs()[:2]
+    run.apply(event(JobPostponed(job_id=job.job_id, kind=job.kind, error=lack)))
+    assert run.next_decision() == RunPaused(reason="download: full", lack=lack)
+    run.apply(event(RunPaused(reason="download: full", lack=lack)))
+    assert (run.paused, run.lack, run.jobs(), run.next_decision()) == (True, lack, [], None)
+    run.apply(event(RunPaused(reason="asked")))
+    run.apply(event(JobPostponed(job_id=other.job_id, kind=other.kind, error=lack)))
+    assert (run.paused, run.lack, run.next_decision()) == (True, None, None)
+    run.apply(event(RunResumed(reason="asked")))
+    assert [one.attempt for one in run.jobs()[:2]] == [1, 1]
+    run.apply(event(JobPostponed(job_id=job.job_id, kind=job.kind, error=lack)))
+    assert run.next_decision() is None, "what came twice is of an attempt that is over"
 
 
 def test_a_run_whose_candidates_all_fail_says_so() -> None:

@@ -22,6 +22,7 @@ class RunView:
 
     budget: int = 0
     phase: str = "preparing"
+    lack: str = ""  # why it is paused, when a machine lacks something
     scored: set[str] = field(default_factory=set)
     failed: set[str] = field(default_factory=set)
     total_fitness: float = 0.0
@@ -75,10 +76,10 @@ class RunView:
                 self.exported[event.payload.format] = event.payload
             case m.CandidateFailed(kind="export"):
                 self.export_failures.append(event.payload)
-            case m.RunPaused():
-                self.phase = "paused"
+            case m.RunPaused(reason=reason, lack=lack):
+                self.phase, self.lack = "paused", reason if lack.type else ""
             case m.RunResumed():
-                self.phase = "searching"
+                self.phase, self.lack = "searching" if self._methods else "preparing", ""
             case m.RunFinished() | m.RunCancelled() | m.RunFailed():
                 self.phase = "finished" if isinstance(event.payload, m.RunFinished) else "stopped"
                 self.end = event.payload
@@ -147,7 +148,7 @@ class LineProgress:
     def show(self, view: RunView, recorded: Recorded | None) -> None:
         left = self._rate.remaining(view, recorded)
         tenth = view.done * 10 // view.budget if view.budget else 0
-        state = (view.phase, view.champion, tenth)
+        state = (view.phase, view.lack, view.champion, tenth)
         if state != self._shown:
             self._shown = state
             self._console.say(describe(view, left))
@@ -219,7 +220,8 @@ def stages(console: Console, title: str) -> Iterator[Callable[[str, float], None
 
 def describe(view: RunView, left: float | None) -> str:
     """One line: where the run is."""
-    return f"{view.phase}: {view.done}/{view.budget or '?'} {_words(view, left)}".rstrip()
+    lack = f"  {view.lack}; the run goes on by itself then" if view.lack else ""
+    return f"{view.phase}: {view.done}/{view.budget or '?'} {_words(view, left)}".rstrip() + lack
 
 
 def _words(view: RunView, left: float | None) -> str:

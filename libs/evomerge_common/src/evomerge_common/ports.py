@@ -53,7 +53,7 @@ class JobQueue(Protocol):
         ...
 
     async def publish(self, job: Job) -> None:
-        """Queues it. The same job id within two minutes is queued once.
+        """Queues it. The same job and attempt within two minutes is queued once.
 
         Raises:
             BackPressure: the queue is full.

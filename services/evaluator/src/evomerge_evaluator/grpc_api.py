@@ -11,7 +11,7 @@ import grpc
 from evomerge.v1 import evaluator_pb2, evaluator_pb2_grpc
 from evomerge_common.adapters import codec
 from evomerge_common.domain.kinds import KINDS, installed_names
-from evomerge_common.domain.messages import CandidateFailed, EvaluateJob, Event, Job, Model
+from evomerge_common.domain.messages import ADHOC, CandidateFailed, EvaluateJob, Event, Job, Model
 from evomerge_common.domain.recipe import ModelReference, Recipe
 from evomerge_common.domain.suite import SPLITS, Suite
 from evomerge_common.errors import InvalidInput, NotFound, did_you_mean
@@ -21,7 +21,6 @@ from evomerge_common.runtime.settings import Settings
 from evomerge_evaluator.gpu import GpuMonitor
 from evomerge_scoring import child as scoring
 
-RUN_ID = "adhoc"
 MAX_NEW_TOKENS = 2048
 MAX_PROMPT_CHARS = 1_000_000
 GENERATE_SECONDS = 120.0
@@ -51,7 +50,7 @@ class EvaluatorServicer(evaluator_pb2_grpc.EvaluatorServiceServicer):
         suite = Suite.from_json(request.suite_json)
         uri = self._folder(model).as_uri()
         recipe = Recipe.of_source(ModelReference(model.reference or model.digest, digest=model.digest))
-        job_id = f"evaluate-{recipe.digest[:32]}-{suite.digest[:16]}-{split}-{RUN_ID}"
+        job_id = f"evaluate-{recipe.digest[:32]}-{suite.digest[:16]}-{split}-{ADHOC}"
         suite_uri = await asyncio.to_thread(
             self._ports.artifacts.put, f"suites/{suite.digest}.json", suite.to_json().encode()
         )
@@ -66,7 +65,7 @@ class EvaluatorServicer(evaluator_pb2_grpc.EvaluatorServiceServicer):
         )
         if await self._ports.kv.get("results", job_id) is None:
             await self._ports.kv.create("results", _queued(job_id), b"queued")
-            await self._ports.queue.publish(Job(job_id=job_id, run_id=RUN_ID, payload=payload))
+            await self._ports.queue.publish(Job(job_id=job_id, run_id=ADHOC, payload=payload))
         return await self._evaluation(job_id)
 
     async def GetEvaluation(

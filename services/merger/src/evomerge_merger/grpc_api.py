@@ -11,6 +11,7 @@ import grpc
 from evomerge.v1 import merger_pb2, merger_pb2_grpc, types_pb2
 from evomerge_common.adapters import codec
 from evomerge_common.domain.messages import (
+    ADHOC,
     ArtifactExported,
     CandidateFailed,
     CandidateMerged,
@@ -27,7 +28,6 @@ from evomerge_common.runtime.child import ChildProcess
 from evomerge_common.runtime.ports_factory import Ports
 from evomerge_merger import engine
 
-ADHOC = "adhoc"
 """Run id of jobs that no run asked for."""
 
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import structlog
 
-from evomerge_common.domain.messages import TERMINAL, Decision, Event
+from evomerge_common.domain.messages import TERMINAL, Decision, Event, JobPostponed, RunPaused, RunResumed
 from evomerge_common.errors import BackPressure, EvoMergeException, Fenced, NotFound, Unavailable
 from evomerge_common.ports import Recorded
 from evomerge_common.runtime.ports_factory import Ports
@@ -26,6 +26,8 @@ log = structlog.get_logger()
 
 STANDBY = 20.0
 """Seconds without a decision after which a fenced-off selector takes a run over again."""
+RETRY, LONGEST_RETRY = 15.0, 600.0
+"""Seconds after which a run that lacks something tries again: at first, and at most, since each time they double."""
 SNAPSHOT_EVENTS = 500
 """Events after which a snapshot is worth its while; the next one waits until the log has grown by a quarter besides."""
 
@@ -45,6 +47,8 @@ class RunActor:
         self._blocked = False  # the queue refused a job: try again soon
         self._folded = self._kept = 0  # events in the state, and in the newest snapshot
         self._keeping: asyncio.Task[None] | None = None
+        self._retry = RETRY
+        self._paused_at = float("-inf")  # for want of something; a run that was left so tries again at once
 
     async def drive(self) -> None:
         """Until the run has ended; survives every broker outage."""
@@ -171,6 +175,8 @@ class RunActor:
         self._sequence = max(self._sequence, recorded.sequence)
         self._folded += 1
         self.run.apply(recorded.event)
+        if not isinstance(recorded.event.payload, JobPostponed):
+            self._retry = RETRY
         await self._settle()
         self._keep()
 
@@ -181,7 +187,7 @@ class RunActor:
             await self._append(decision)
         self._blocked = False
         for job in run.jobs():
-            if job.job_id in self._dispatched:
+            if job.message_id in self._dispatched:
                 continue
             try:
                 await self._ports.queue.publish(job)
@@ -189,7 +195,7 @@ class RunActor:
                 log.warning("the work queue is full; trying again", run_id=self._run_id, error=str(error))
                 self._blocked = True
                 break
-            self._dispatched.add(job.job_id)
+            self._dispatched.add(job.message_id)
         while run.discarded:
             uri = run.discarded.pop()
             if uri:
@@ -204,18 +210,24 @@ class RunActor:
         self._decision = sequence
         self._folded += 1
         self.run.apply(event)
+        if isinstance(decision, RunPaused):
+            self._paused_at = event.time
 
     async def _tick(self) -> None:
-        """What only time brings: the limit in hours, and another try at a full queue."""
+        """What only time brings: the limit in hours, and another try at a full queue or at what a machine lacked."""
         while True:
             await asyncio.sleep(1.0)
             spec, run = self.run.spec, self.run
             hours = spec.search.hours if spec else None
             late = hours is not None and self._ports.clock.now() - run.started_at > hours * 3600
-            if (late and run.phase is Phase.RUNNING) or self._blocked:
+            retry = run.lack is not None and self._ports.clock.now() - self._paused_at >= self._retry
+            if (late and run.phase is Phase.RUNNING) or self._blocked or retry:
                 async with self._lock:
                     if late and run.phase is Phase.RUNNING:
                         await self._append(run.end_search("hours"))
+                    if retry and run.lack is not None:
+                        self._retry = min(LONGEST_RETRY, 2 * self._retry)
+                        await self._append(RunResumed(reason="trying again"))
                     await self._settle()
 
     async def _stand_by(self) -> None:

@@ -54,7 +54,10 @@ class Runs:
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
     async def start(self, spec: RunSpec, request_id: str) -> str:
-        """Starts a run and returns its id; the same request id always means the same run."""
+        """Starts a run and returns its id; the same request id always means the same run.
+
+        One that is paused since a machine lacks something tries again.
+        """
         request_id = request_id or uuid.uuid4().hex
         run_id = "run-" + hashlib.sha256(request_id.encode()).hexdigest()[:12]
         suite = spec.suite
@@ -85,6 +88,8 @@ class Runs:
                     "use another request id for another run"
                 ) from None
         await self._drive_if_active(run_id)
+        if actor := self._actors.get(run_id):
+            await actor.decide(lambda run: RunResumed(reason="started again") if run.lack else None)
         return run_id
 
     async def _started(self, run_id: str) -> RunStarted:
@@ -138,11 +143,11 @@ class Runs:
 
     async def pause(self, run_id: str) -> RunSummary:
         """Nothing new is proposed or queued until `resume`."""
-        return await self._ask(run_id, lambda t: None if t.paused else RunPaused(reason="asked"))
+        return await self._ask(run_id, lambda run: None if run.paused and not run.lack else RunPaused(reason="asked"))
 
     async def resume(self, run_id: str) -> RunSummary:
         """Goes on after `pause`."""
-        return await self._ask(run_id, lambda t: RunResumed(reason="asked") if t.paused else None)
+        return await self._ask(run_id, lambda run: RunResumed(reason="asked") if run.paused else None)
 
     async def cancel(self, run_id: str, *, finish: bool, reason: str) -> RunSummary:
         """Ends the run at once, or, with `finish`, with the best candidate so far as champion."""

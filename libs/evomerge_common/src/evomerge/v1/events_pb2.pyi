@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Event(_message.Message):
-    __slots__ = ("run_id", "time", "worker", "began", "run_started", "candidate_proposed", "candidate_selected", "generation_completed", "champion_changed", "run_paused", "run_resumed", "run_cancelled", "run_failed", "run_finished", "search_ended", "candidate_raced", "model_ready", "candidate_merged", "candidate_evaluated", "candidate_failed", "artifact_exported")
+    __slots__ = ("run_id", "time", "worker", "began", "run_started", "candidate_proposed", "candidate_selected", "generation_completed", "champion_changed", "run_paused", "run_resumed", "run_cancelled", "run_failed", "run_finished", "search_ended", "candidate_raced", "model_ready", "candidate_merged", "candidate_evaluated", "candidate_failed", "artifact_exported", "job_postponed")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     TIME_FIELD_NUMBER: _ClassVar[int]
     WORKER_FIELD_NUMBER: _ClassVar[int]
@@ -30,6 +30,7 @@ class Event(_message.Message):
     CANDIDATE_EVALUATED_FIELD_NUMBER: _ClassVar[int]
     CANDIDATE_FAILED_FIELD_NUMBER: _ClassVar[int]
     ARTIFACT_EXPORTED_FIELD_NUMBER: _ClassVar[int]
+    JOB_POSTPONED_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     time: float
     worker: str
@@ -51,7 +52,8 @@ class Event(_message.Message):
     candidate_evaluated: CandidateEvaluated
     candidate_failed: CandidateFailed
     artifact_exported: ArtifactExported
-    def __init__(self, run_id: _Optional[str] = ..., time: _Optional[float] = ..., worker: _Optional[str] = ..., began: _Optional[float] = ..., run_started: _Optional[_Union[RunStarted, _Mapping]] = ..., candidate_proposed: _Optional[_Union[CandidateProposed, _Mapping]] = ..., candidate_selected: _Optional[_Union[CandidateSelected, _Mapping]] = ..., generation_completed: _Optional[_Union[GenerationCompleted, _Mapping]] = ..., champion_changed: _Optional[_Union[ChampionChanged, _Mapping]] = ..., run_paused: _Optional[_Union[RunPaused, _Mapping]] = ..., run_resumed: _Optional[_Union[RunResumed, _Mapping]] = ..., run_cancelled: _Optional[_Union[RunCancelled, _Mapping]] = ..., run_failed: _Optional[_Union[RunFailed, _Mapping]] = ..., run_finished: _Optional[_Union[RunFinished, _Mapping]] = ..., search_ended: _Optional[_Union[SearchEnded, _Mapping]] = ..., candidate_raced: _Optional[_Union[CandidateRaced, _Mapping]] = ..., model_ready: _Optional[_Union[ModelReady, _Mapping]] = ..., candidate_merged: _Optional[_Union[CandidateMerged, _Mapping]] = ..., candidate_evaluated: _Optional[_Union[CandidateEvaluated, _Mapping]] = ..., candidate_failed: _Optional[_Union[CandidateFailed, _Mapping]] = ..., artifact_exported: _Optional[_Union[ArtifactExported, _Mapping]] = ...) -> None: ...
+    job_postponed: JobPostponed
+    def __init__(self, run_id: _Optional[str] = ..., time: _Optional[float] = ..., worker: _Optional[str] = ..., began: _Optional[float] = ..., run_started: _Optional[_Union[RunStarted, _Mapping]] = ..., candidate_proposed: _Optional[_Union[CandidateProposed, _Mapping]] = ..., candidate_selected: _Optional[_Union[CandidateSelected, _Mapping]] = ..., generation_completed: _Optional[_Union[GenerationCompleted, _Mapping]] = ..., champion_changed: _Optional[_Union[ChampionChanged, _Mapping]] = ..., run_paused: _Optional[_Union[RunPaused, _Mapping]] = ..., run_resumed: _Optional[_Union[RunResumed, _Mapping]] = ..., run_cancelled: _Optional[_Union[RunCancelled, _Mapping]] = ..., run_failed: _Optional[_Union[RunFailed, _Mapping]] = ..., run_finished: _Optional[_Union[RunFinished, _Mapping]] = ..., search_ended: _Optional[_Union[SearchEnded, _Mapping]] = ..., candidate_raced: _Optional[_Union[CandidateRaced, _Mapping]] = ..., model_ready: _Optional[_Union[ModelReady, _Mapping]] = ..., candidate_merged: _Optional[_Union[CandidateMerged, _Mapping]] = ..., candidate_evaluated: _Optional[_Union[CandidateEvaluated, _Mapping]] = ..., candidate_failed: _Optional[_Union[CandidateFailed, _Mapping]] = ..., artifact_exported: _Optional[_Union[ArtifactExported, _Mapping]] = ..., job_postponed: _Optional[_Union[JobPostponed, _Mapping]] = ...) -> None: ...
 
 class RunStarted(_message.Message):
     __slots__ = ("spec_json", "request_id", "version", "suite_uri", "suite_digest", "has_holdout", "tasks")
@@ -170,10 +172,12 @@ class RungEstimate(_message.Message):
     def __init__(self, fitness: _Optional[float] = ..., low: _Optional[float] = ..., high: _Optional[float] = ...) -> None: ...
 
 class RunPaused(_message.Message):
-    __slots__ = ("reason",)
+    __slots__ = ("reason", "lack")
     REASON_FIELD_NUMBER: _ClassVar[int]
+    LACK_FIELD_NUMBER: _ClassVar[int]
     reason: str
-    def __init__(self, reason: _Optional[str] = ...) -> None: ...
+    lack: _types_pb2.ErrorInfo
+    def __init__(self, reason: _Optional[str] = ..., lack: _Optional[_Union[_types_pb2.ErrorInfo, _Mapping]] = ...) -> None: ...
 
 class RunResumed(_message.Message):
     __slots__ = ("reason",)
@@ -282,6 +286,18 @@ class CandidateFailed(_message.Message):
     reference: str
     error: _types_pb2.ErrorInfo
     def __init__(self, job_id: _Optional[str] = ..., kind: _Optional[str] = ..., recipe_digest: _Optional[str] = ..., split: _Optional[str] = ..., reference: _Optional[str] = ..., error: _Optional[_Union[_types_pb2.ErrorInfo, _Mapping]] = ...) -> None: ...
+
+class JobPostponed(_message.Message):
+    __slots__ = ("job_id", "kind", "attempt", "error")
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    job_id: str
+    kind: str
+    attempt: int
+    error: _types_pb2.ErrorInfo
+    def __init__(self, job_id: _Optional[str] = ..., kind: _Optional[str] = ..., attempt: _Optional[int] = ..., error: _Optional[_Union[_types_pb2.ErrorInfo, _Mapping]] = ...) -> None: ...
 
 class ArtifactExported(_message.Message):
     __slots__ = ("job_id", "recipe_digest", "format", "uri", "bytes", "seconds", "notes")

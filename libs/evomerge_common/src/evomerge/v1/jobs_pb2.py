@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from evomerge.v1 import types_pb2 as evomerge_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x65vomerge/v1/jobs.proto\x12\x0b\x65vomerge.v1\x1a\x17\x65vomerge/v1/types.proto\"\xde\x01\n\x03Job\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12,\n\x08\x64ownload\x18\n \x01(\x0b\x32\x18.evomerge.v1.DownloadJobH\x00\x12&\n\x05merge\x18\x0b \x01(\x0b\x32\x15.evomerge.v1.MergeJobH\x00\x12,\n\x08\x65valuate\x18\x0c \x01(\x0b\x32\x18.evomerge.v1.EvaluateJobH\x00\x12(\n\x06\x65xport\x18\r \x01(\x0b\x32\x16.evomerge.v1.ExportJobH\x00\x42\t\n\x07payload\".\n\x0b\x44ownloadJob\x12\x11\n\treference\x18\x01 \x01(\t\x12\x0c\n\x04\x62\x61se\x18\x02 \x01(\t\"[\n\x08MergeJob\x12\x13\n\x0brecipe_json\x18\x01 \x01(\t\x12\x15\n\rrecipe_digest\x18\x02 \x01(\t\x12#\n\x07sources\x18\x03 \x03(\x0b\x32\x12.evomerge.v1.Model\"\xf2\x01\n\x0b\x45valuateJob\x12\x13\n\x0brecipe_json\x18\x01 \x01(\t\x12\x15\n\rrecipe_digest\x18\x02 \x01(\t\x12#\n\x07sources\x18\x03 \x03(\x0b\x32\x12.evomerge.v1.Model\x12\x14\n\x0c\x61rtifact_uri\x18\x04 \x01(\t\x12\x11\n\tsuite_uri\x18\x05 \x01(\t\x12\x14\n\x0csuite_digest\x18\x06 \x01(\t\x12\r\n\x05split\x18\x07 \x01(\t\x12\x0f\n\x07threads\x18\x08 \x01(\x05\x12%\n\x05items\x18\t \x03(\x0b\x32\x16.evomerge.v1.TaskItems\x12\x0c\n\x04rung\x18\n \x01(\x05\"\xa2\x01\n\tExportJob\x12\x13\n\x0brecipe_json\x18\x01 \x01(\t\x12\x15\n\rrecipe_digest\x18\x02 \x01(\t\x12#\n\x07sources\x18\x03 \x03(\x0b\x32\x12.evomerge.v1.Model\x12\x0e\n\x06\x66ormat\x18\x04 \x01(\t\x12\x13\n\x0b\x64\x65stination\x18\x05 \x01(\t\x12\x0c\n\x04\x63\x61rd\x18\x06 \x01(\t\x12\x11\n\tgguf_type\x18\x07 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x65vomerge/v1/jobs.proto\x12\x0b\x65vomerge.v1\x1a\x17\x65vomerge/v1/types.proto\"\xef\x01\n\x03Job\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\x05\x12,\n\x08\x64ownload\x18\n \x01(\x0b\x32\x18.evomerge.v1.DownloadJobH\x00\x12&\n\x05merge\x18\x0b \x01(\x0b\x32\x15.evomerge.v1.MergeJobH\x00\x12,\n\x08\x65valuate\x18\x0c \x01(\x0b\x32\x18.evomerge.v1.EvaluateJobH\x00\x12(\n\x06\x65xport\x18\r \x01(\x0b\x32\x16.evomerge.v1.ExportJobH\x00\x42\t\n\x07payload\".\n\x0b\x44ownloadJob\x12\x11\n\treference\x18\x01 \x01(\t\x12\x0c\n\x04\x62\x61se\x18\x02 \x01(\t\"[\n\x08MergeJob\x12\x13\n\x0brecipe_json\x18\x01 \x01(\t\x12\x15\n\rrecipe_digest\x18\x02 \x01(\t\x12#\n\x07sources\x18\x03 \x03(\x0b\x32\x12.evomerge.v1.Model\"\xf2\x01\n\x0b\x45valuateJob\x12\x13\n\x0brecipe_json\x18\x01 \x01(\t\x12\x15\n\rrecipe_digest\x18\x02 \x01(\t\x12#\n\x07sources\x18\x03 \x03(\x0b\x32\x12.evomerge.v1.Model\x12\x14\n\x0c\x61rtifact_uri\x18\x04 \x01(\t\x12\x11\n\tsuite_uri\x18\x05 \x01(\t\x12\x14\n\x0csuite_digest\x18\x06 \x01(\t\x12\r\n\x05split\x18\x07 \x01(\t\x12\x0f\n\x07threads\x18\x08 \x01(\x05\x12%\n\x05items\x18\t \x03(\x0b\x32\x16.evomerge.v1.TaskItems\x12\x0c\n\x04rung\x18\n \x01(\x05\"\xa2\x01\n\tExportJob\x12\x13\n\x0brecipe_json\x18\x01 \x01(\t\x12\x15\n\rrecipe_digest\x18\x02 \x01(\t\x12#\n\x07sources\x18\x03 \x03(\x0b\x32\x12.evomerge.v1.Model\x12\x0e\n\x06\x66ormat\x18\x04 \x01(\t\x12\x13\n\x0b\x64\x65stination\x18\x05 \x01(\t\x12\x0c\n\x04\x63\x61rd\x18\x06 \x01(\t\x12\x11\n\tgguf_type\x18\x07 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,13 +33,13 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'evomerge.v1.jobs_pb2', _glo
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_JOB']._serialized_start=65
-  _globals['_JOB']._serialized_end=287
-  _globals['_DOWNLOADJOB']._serialized_start=289
-  _globals['_DOWNLOADJOB']._serialized_end=335
-  _globals['_MERGEJOB']._serialized_start=337
-  _globals['_MERGEJOB']._serialized_end=428
-  _globals['_EVALUATEJOB']._serialized_start=431
-  _globals['_EVALUATEJOB']._serialized_end=673
-  _globals['_EXPORTJOB']._serialized_start=676
-  _globals['_EXPORTJOB']._serialized_end=838
+  _globals['_JOB']._serialized_end=304
+  _globals['_DOWNLOADJOB']._serialized_start=306
+  _globals['_DOWNLOADJOB']._serialized_end=352
+  _globals['_MERGEJOB']._serialized_start=354
+  _globals['_MERGEJOB']._serialized_end=445
+  _globals['_EVALUATEJOB']._serialized_start=448
+  _globals['_EVALUATEJOB']._serialized_end=690
+  _globals['_EXPORTJOB']._serialized_start=693
+  _globals['_EXPORTJOB']._serialized_end=855
 # @@protoc_insertion_point(module_scope)

@@ -8,20 +8,22 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Job(_message.Message):
-    __slots__ = ("job_id", "run_id", "download", "merge", "evaluate", "export")
+    __slots__ = ("job_id", "run_id", "attempt", "download", "merge", "evaluate", "export")
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     DOWNLOAD_FIELD_NUMBER: _ClassVar[int]
     MERGE_FIELD_NUMBER: _ClassVar[int]
     EVALUATE_FIELD_NUMBER: _ClassVar[int]
     EXPORT_FIELD_NUMBER: _ClassVar[int]
     job_id: str
     run_id: str
+    attempt: int
     download: DownloadJob
     merge: MergeJob
     evaluate: EvaluateJob
     export: ExportJob
-    def __init__(self, job_id: _Optional[str] = ..., run_id: _Optional[str] = ..., download: _Optional[_Union[DownloadJob, _Mapping]] = ..., merge: _Optional[_Union[MergeJob, _Mapping]] = ..., evaluate: _Optional[_Union[EvaluateJob, _Mapping]] = ..., export: _Optional[_Union[ExportJob, _Mapping]] = ...) -> None: ...
+    def __init__(self, job_id: _Optional[str] = ..., run_id: _Optional[str] = ..., attempt: _Optional[int] = ..., download: _Optional[_Union[DownloadJob, _Mapping]] = ..., merge: _Optional[_Union[MergeJob, _Mapping]] = ..., evaluate: _Optional[_Union[EvaluateJob, _Mapping]] = ..., export: _Optional[_Union[ExportJob, _Mapping]] = ...) -> None: ...
 
 class DownloadJob(_message.Message):
     __slots__ = ("reference", "base")

@@ -90,11 +90,11 @@ class MemoryJobQueue:
         """Queues a job."""
         subjects.work_subject(job.kind)
         now = self.clock.now()
-        if now - self._seen.get(job.job_id, -1e18) < subjects.DEDUPE_WINDOW:
+        if now - self._seen.get(job.message_id, -1e18) < subjects.DEDUPE_WINDOW:
             return
         if len(self._entries) >= self._max_pending:
             raise BackPressure(f"the work queue holds {self._max_pending} jobs; wait until workers have done some")
-        self._seen[job.job_id] = now
+        self._seen[job.message_id] = now
         self._entries.append(_Entry(codec.encode(job), job.kind))
         self._changed.notify()
 

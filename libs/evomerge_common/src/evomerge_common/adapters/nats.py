@@ -68,7 +68,7 @@ class NatsJobQueue:
 
     async def publish(self, job: Job) -> None:
         """Queues a job."""
-        headers = {api.Header.MSG_ID.value: job.job_id}
+        headers = {api.Header.MSG_ID.value: job.message_id}
         await self.link.publish(f"job {job.job_id}", subjects.work_subject(job.kind), codec.encode(job), headers)
 
     async def fetch(self, kind: str, timeout: float) -> NatsDelivery | None:

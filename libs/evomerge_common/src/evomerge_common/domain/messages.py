@@ -83,6 +83,8 @@ class ExportJob:
     gguf_type: str = ""
 
 
+ADHOC = "adhoc"
+"""Run id of the jobs that a service's own API queues: they belong to no run, and no selector waits for them."""
 JobPayload = DownloadJob | MergeJob | EvaluateJob | ExportJob
 JOB_KINDS: dict[type, str] = {
     DownloadJob: "download",
@@ -97,6 +99,12 @@ class Job:
     job_id: str
     run_id: str
     payload: JobPayload
+    attempt: int = 0
+
+    @property
+    def message_id(self) -> str:
+        """Names this attempt: the same one is queued once, a later one again."""
+        return f"{self.job_id}+{self.attempt}" if self.attempt else self.job_id
 
     @property
     def kind(self) -> str:
@@ -184,6 +192,7 @@ class CandidateRaced:
 @dataclass(frozen=True, kw_only=True)
 class RunPaused:
     reason: str = ""
+    lack: ErrorInfo = field(default_factory=ErrorInfo)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,6 +271,14 @@ class CandidateFailed:
 
 
 @dataclass(frozen=True, kw_only=True)
+class JobPostponed:
+    job_id: str = ""
+    kind: str = ""
+    attempt: int = 0
+    error: ErrorInfo = field(default_factory=ErrorInfo)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ArtifactExported:
     job_id: str = ""
     recipe_digest: str = ""
@@ -286,7 +303,7 @@ Decision = (
     | SearchEnded
     | RunFinished
 )
-Result = ModelReady | CandidateMerged | CandidateEvaluated | CandidateFailed | ArtifactExported
+Result = ModelReady | CandidateMerged | CandidateEvaluated | CandidateFailed | JobPostponed | ArtifactExported
 TERMINAL = (RunFinished, RunCancelled, RunFailed)
 """A run ends with one of these: no decision follows it."""
 

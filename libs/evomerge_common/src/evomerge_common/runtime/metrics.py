@@ -15,7 +15,7 @@ ProcessCollector(namespace="evomerge", registry=REGISTRY)
 _JOB_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
 
 
-OUTCOMES = ("done", "failed", "retried", "dead_letter", "given_back", "duplicate")
+OUTCOMES = ("done", "failed", "retried", "dead_letter", "given_back", "duplicate", "postponed")
 
 
 class WorkerMetrics:

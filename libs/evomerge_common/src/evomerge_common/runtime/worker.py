@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import socket
 import time
@@ -19,17 +20,21 @@ import structlog
 
 from evomerge_common.adapters import codec
 from evomerge_common.domain.messages import (
+    ADHOC,
     CandidateFailed,
     DownloadJob,
     ErrorInfo,
     EvaluateJob,
     Event,
     Job,
+    JobPostponed,
     Result,
 )
 from evomerge_common.errors import (
+    DiskFull,
     EvoMergeException,
     InvalidInput,
+    OutOfMemory,
     ResourceExhausted,
     Unavailable,
     WorkerCrashed,
@@ -50,6 +55,8 @@ _GLANCE_SECONDS = (
 )
 _BETWEEN_GLANCES = 0.05
 _RETRY_DELAYS = (1.0, 5.0, 15.0, 30.0)
+_LACK_ATTEMPTS = 3
+"""Attempts after which a lack is no passing one: others have had six seconds to make room."""
 _TRANSIENT = (Unavailable, ResourceExhausted, WorkerCrashed, OSError)
 
 
@@ -63,7 +70,8 @@ class Worker:
 
     The handler raises InvalidInput or WorkFailed (but not WorkerCrashed) when the job can never succeed: the result
     is CandidateFailed at once. Anything else is tried again after a delay; at the last attempt the job is a dead
-    letter and the result CandidateFailed.
+    letter and the result CandidateFailed. But what the machine lacks (`lack_of`) is no fault of the job: after a few
+    attempts it is JobPostponed, which is no result, so that the run can ask for it again when there is room.
     """
 
     def __init__(
@@ -190,6 +198,10 @@ class Worker:
         if isinstance(error, InvalidInput | WorkFailed) and not isinstance(error, WorkerCrashed):
             await self._finish_failed(delivery, error, dead=False)
             return
+        lack = lack_of(error, delivery.job)
+        if lack is not None and (delivery.attempt >= _LACK_ATTEMPTS or delivery.is_last_attempt):
+            await self._postpone(delivery, lack)
+            return
         if not isinstance(error, _TRANSIENT):
             self._log.error("bug in the handler", error=str(error), exc_info=error)
         await self._again(delivery, error)
@@ -260,6 +272,20 @@ class Worker:
         self._log.warning("job failed, will be tried again", error=str(error), type=type(error).__name__, delay=delay)
         await delivery.retry(delay)
 
+    async def _postpone(self, delivery: Delivery, lack: ResourceExhausted) -> None:
+        """Tells the run what is lacking, and takes the job off the queue; bucket `results` hears nothing of it."""
+        job = delivery.job
+        error = ErrorInfo(type=type(lack).__name__, message=str(lack))
+        event = Event(
+            run_id=job.run_id,
+            time=self._ports.clock.now(),
+            payload=JobPostponed(job_id=job.job_id, kind=job.kind, attempt=job.attempt, error=error),
+        )
+        self._log.error("this machine lacks something; the job is postponed", error=str(lack), type=error.type)
+        await self._ports.log.append_result(event, message_id=f"{job.message_id}-postponed")
+        await self._ack(delivery)
+        self._count("postponed")
+
     async def _finish_failed(self, delivery: Delivery, error: BaseException, *, dead: bool) -> None:
         """The result first, then the queue: a run never waits for a job that has vanished."""
         job = delivery.job
@@ -294,6 +320,20 @@ class Worker:
 
     def _count(self, outcome: str) -> None:
         self._metrics.jobs.labels(self.kind, outcome).inc()
+
+
+def lack_of(error: Exception, job: Job) -> ResourceExhausted | None:
+    """Tells what the machine lacks for a job of a run; None where the job itself is to blame, or no run waits for it.
+
+    A candidate that is too large to be scored is a fact about the candidate: that alone its evaluation may say.
+    """
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        error = DiskFull(f"no room left for {error.filename or 'a file'}: free some space")
+    elif isinstance(error, MemoryError):
+        error = OutOfMemory(f"this machine's memory is too small: {error}")
+    if job.run_id == ADHOC or not isinstance(error, ResourceExhausted):
+        return None
+    return None if job.kind == "evaluate" and isinstance(error, OutOfMemory) else error
 
 
 def failure_of(job: Job, error: ErrorInfo) -> CandidateFailed:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from evomerge_common.domain.messages import EvaluateJob, Job
 
@@ -28,6 +28,14 @@ class Ledger:
     def settle(self, job_id: str) -> Job | None:
         """Takes a job off the list, since its result is there; None when it was not on it (a result may come twice)."""
         return self.waiting.pop(job_id, None)
+
+    def postpone(self, job_id: str, attempt: int) -> bool:
+        """Puts a job up for another attempt; False when that attempt is not the one that is waited for."""
+        job = self.waiting.get(job_id)
+        if job is None or job.attempt != attempt:
+            return False
+        self.waiting[job_id] = replace(job, attempt=attempt + 1)
+        return True
 
     def release(self, job: Job | None) -> None:
         """Lets go of the merged weights that a job was to score; a source's own files are not ours to delete."""

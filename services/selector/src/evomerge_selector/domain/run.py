@@ -30,6 +30,7 @@ from evomerge_common.domain.messages import (
     Event,
     GenerationCompleted,
     Job,
+    JobPostponed,
     Model,
     ModelReady,
     Result,
@@ -80,6 +81,7 @@ class Run:
         self.run_id = run_id
         self.phase = Phase.NEW
         self.paused = False
+        self.lack: ErrorInfo | None = None  # why it is paused, where no person asked for it: what a machine lacks
         self.spec: RunSpec | None = None
         self.started = RunStarted()
         self.started_at = 0.0
@@ -191,10 +193,12 @@ class Run:
                 self._queue_first_job(decision)
             case SearchEnded():
                 self._begin_proof(decision)
-            case RunPaused():
+            case RunPaused(lack=lack):
+                if not self.paused or self.lack is not None:  # whom a person has paused, no lack of room resumes
+                    self.lack = lack if lack.type else None
                 self.paused = True
             case RunResumed():
-                self.paused = False
+                self.paused, self.lack = False, None
             case RunCancelled(reason=reason):
                 self._close(Phase.CANCELLED, ErrorInfo(type="RunCancelled", message=reason))
             case RunFailed(error=error):
@@ -216,6 +220,8 @@ class Run:
                 self._take_scores(result)
             case CandidateFailed():
                 self._take_failure(result)
+            case JobPostponed():
+                self._postpone(result)
             case ArtifactExported():
                 self._ledger.settle(result.job_id)
                 self._prove(export_part(result.format))
@@ -327,6 +333,13 @@ class Run:
         self.failed += 1
         self.candidates[index] = replace(self.candidates[index], fitness=FAILED, error=event.error)
         self._count()
+
+    def _postpone(self, event: JobPostponed) -> None:
+        """A machine lacks something, which is no candidate's fault: the job stays to be done, and the run pauses."""
+        if not self._ledger.postpone(event.job_id, event.attempt) or self.paused:
+            return
+        if not any(isinstance(one, RunPaused) for one in self._pending):
+            self._pending.append(RunPaused(reason=f"{event.kind}: {event.error.message}", lack=event.error))
 
     # ---- racing ----
 
@@ -455,7 +468,7 @@ class Run:
 
     def _close(self, phase: Phase, error: ErrorInfo | None) -> None:
         self._drop_jobs()
-        self.phase, self.error = phase, error
+        self.phase, self.error, self.lack = phase, error, None
         self._pending.clear()
 
     def _drop_jobs(self) -> None:

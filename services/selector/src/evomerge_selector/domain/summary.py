@@ -12,7 +12,7 @@ from evomerge_selector.domain.run import Phase, Run
 
 @dataclass(frozen=True, kw_only=True)
 class RunSummary:
-    """A run's state for people. `message` says why it failed."""
+    """A run's state for people. `message` says why it failed, or what a machine lacks."""
 
     run_id: str
     phase: Phase
@@ -30,7 +30,7 @@ class RunSummary:
     @classmethod
     def of(cls, run: Run) -> RunSummary:
         """Summarises a run."""
-        scored = run.has_champion
+        scored, trouble = run.has_champion, run.error or run.lack
         return cls(
             run_id=run.run_id,
             phase=run.phase,
@@ -43,7 +43,7 @@ class RunSummary:
             best_fitness=(run.champion.fitness or 0.0) if scored else 0.0,
             mean_fitness=run.mean_fitness,
             champion_digest=run.final_champion.proposed.recipe_digest if scored else "",
-            message=f"{run.error.type}: {run.error.message}" if run.error else "",
+            message=f"{trouble.type}: {trouble.message}" if trouble else "",
         )
 
     def to_dict(self) -> dict[str, Any]:
