@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -200,3 +201,21 @@ def test_extract_lora_and_export_as_an_adapter(
     )
     assert "nothing for an adapter to hold" in capsys.readouterr().err
     assert not (tmp_path / "no").exists()
+
+
+def test_a_plus_sign_in_a_folders_name(
+    family: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EVOMERGE_MODEL_STORE", str(tmp_path / "store"))
+    shutil.copytree(family / "a", "my+model")
+    words = ("--suite", str(family / "suite.yaml"), "--split", "holdout")
+    plain = answer(capsys, "evaluate", str(family / "a"), *words)
+    assert answer(capsys, "evaluate", "./my+model", *words)["fitness"] == plain["fitness"]
+    assert answer(capsys, "evaluate", r"./my\+model", *words)["fitness"] == plain["fitness"]
+    assert answer(capsys, "generate", "my+model", "--prompt", "x")["tokens"] >= 0
+    Path("recipe.yaml").write_text(RECIPE.format(a="./my+model", b=family / "b"))
+    answer(capsys, "merge", "recipe.yaml", "out")
+    Path("same.yaml").write_text(RECIPE.format(a=family / "a", b=family / "b"))
+    answer(capsys, "merge", "same.yaml", "same")
+    assert Path("out/model.safetensors").read_bytes() == Path("same/model.safetensors").read_bytes()

@@ -20,7 +20,6 @@ from evomerge_common.errors import EvoMergeException, ModelError, ModelNotFound,
 from evomerge_merging import execute, merge_in_memory, merge_into, plan_merge
 from evomerge_merging.engine.execute import PIECE_ELEMENTS
 from evomerge_models.adapter import check_adapter_config
-from evomerge_models.reference import split_reference
 from helpers.tiny_merging import HIDDEN, make_model, weights
 
 transformers.utils.logging.disable_progress_bar()
@@ -356,11 +355,3 @@ def test_an_adapter_whose_base_is_not_here(family: Path, tmp_path: Path) -> None
 
 def test_config_keys_that_change_nothing_are_taken() -> None:
     check_adapter_config({"peft_type": "LORA", "lora_dropout": 0.1, "megatron_config": None, "new": False}, "here")
-
-
-def test_a_plus_sign_in_a_folders_name(tmp_path: Path) -> None:
-    (tmp_path / "c++").mkdir()
-    assert split_reference(str(tmp_path / "c++")) == (str(tmp_path / "c++"), "")
-    assert split_reference("c++ + lora", tmp_path) == ("c++", "lora")
-    assert split_reference("org/base@main+org/lora") == ("org/base@main", "org/lora")
-    assert split_reference("org/base") == ("org/base", "")

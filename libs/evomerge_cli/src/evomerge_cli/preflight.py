@@ -18,8 +18,7 @@ from evomerge_common.runtime.child import ChildProcess
 from evomerge_common.runtime.settings import Settings
 from evomerge_models.adapter import read_adapter
 from evomerge_models.describe import ModelDescription, describe_model, describe_pair, tensor_shapes
-from evomerge_models.files import ADAPTER_CONFIG, is_adapter_folder, read_json_object
-from evomerge_models.reference import split_reference
+from evomerge_models.files import ADAPTER_CONFIG, CONFIG, is_adapter_folder, read_json_object
 
 HUB_SECONDS = 2.0
 
@@ -28,7 +27,7 @@ def check_models(references: Sequence[str], *, hub: bool = True, store: Path | N
     """Checks what can be checked before anything is started.
 
     Args:
-        references: absolute folders and hub ids.
+        references: absolute folders and hub ids, in the canonical text of `ModelReference`.
         hub: also ask the hub for each id, for two seconds at most; a hub that is slower is left to the downloader.
         store: the model store: what it has already is not asked for.
 
@@ -39,28 +38,35 @@ def check_models(references: Sequence[str], *, hub: bool = True, store: Path | N
         ModelNotFound, NotAModel, UnsafeFile, ModelError, Unavailable.
 
     """
-    pairs = [split_reference(reference) for reference in references]
-    for base, adapter in pairs:
-        _check_adapter(base, adapter)
-    wholes = list(dict.fromkeys(base for base, _ in pairs))
-    described = {folder: describe_model(folder) for folder in map(Path, wholes) if folder.is_absolute()}
+    models = [ModelReference.parse(reference) for reference in references]
+    for model in models:
+        _check_adapter(model)
+    wholes = [model.whole for model in models]
+    folders = dict.fromkeys(Path(whole.name) for whole in wholes if _is_here(whole))
+    described = {folder: describe_model(folder) for folder in folders}
     if hub:
-        names = [*wholes, *(adapter for _, adapter in pairs if adapter)]
-        _check_hub([name for name in dict.fromkeys(names) if not name.startswith("/")], store)
+        adapters = [alone for model in models if (alone := model.adapter_alone) is not None]
+        _check_hub([one for one in dict.fromkeys([*wholes, *adapters]) if not _is_here(one)], store)
     return builds_differ(described)
 
 
-def _check_adapter(base: str, adapter: str) -> None:
+def _is_here(model: ModelReference) -> bool:
+    return model.name.startswith("/")
+
+
+def _check_adapter(model: ModelReference) -> None:
     """An adapter that is here: sound, and made for its base where that is here too."""
-    if not adapter.startswith("/"):
+    alone = model.adapter_alone
+    if alone is None or not _is_here(alone):
         return
-    if not is_adapter_folder(Path(adapter)):
-        describe_model(Path(adapter))  # says what is wrong with it, if anything is
-        raise ModelError(f"{adapter} is a whole model; after the plus sign comes a LoRA adapter ({ADAPTER_CONFIG})")
-    if base.startswith("/"):
-        describe_pair(Path(base), Path(adapter))
+    folder = Path(alone.name)
+    if not is_adapter_folder(folder):
+        describe_model(folder)  # says what is wrong with it, if anything is
+        raise ModelError(f"{folder} is a whole model; after the plus sign comes a LoRA adapter ({ADAPTER_CONFIG})")
+    if _is_here(model):
+        describe_pair(Path(model.name), folder)
     else:
-        read_adapter(Path(adapter))
+        read_adapter(folder)
 
 
 def check_code_allowed(suite: Suite, settings: Settings) -> None:
@@ -96,8 +102,8 @@ def check_gguf(spec: RunSpec, *, quantizer: bool = True) -> None:
 
     if quantizer:
         check_type(spec.gguf_type)
-    base, _ = split_reference(spec.target)
-    config = Path(base) / "config.json"
+    base = ModelReference.parse(spec.target).name
+    config = Path(base) / CONFIG
     if config.is_absolute() and config.is_file():  # a hub's comes later; a GGUF file is of such an architecture
         values = read_json_object(config)
         metadata_of(values, of_config(values, base), base)
@@ -151,14 +157,13 @@ def _plan(models: Sequence[str], cross_domain: CrossDomain) -> list[str]:
         return list(plan.notes)
 
 
-def _check_hub(references: Sequence[str], store: Path | None) -> None:
+def _check_hub(wanted: Sequence[ModelReference], store: Path | None) -> None:
     """Asks for all of them at the same time."""
-    if not references:
+    if not wanted:
         return
     from evomerge_models.hub import HUB_ID, Hub
     from evomerge_models.store import WritableModelStore
 
-    wanted = [ModelReference.parse(reference) for reference in references]
     for reference in wanted:
         if not HUB_ID.fullmatch(reference.name):
             raise ModelNotFound(

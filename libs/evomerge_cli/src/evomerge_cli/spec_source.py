@@ -9,7 +9,7 @@ import argparse
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,14 @@ from evomerge_cli.arguments import DEFAULT_MODELS
 from evomerge_common.domain.benchmarks import selection_warnings
 from evomerge_common.domain.kinds import kind_of
 from evomerge_common.domain.methods import DEFAULT_METHODS, traits_of
-from evomerge_common.domain.recipe import check_keys
+from evomerge_common.domain.recipe import ModelReference, check_keys
 from evomerge_common.domain.spec import SPEC_KEYS, RunSpec
 from evomerge_common.domain.suite import Suite
-from evomerge_common.errors import InvalidInput, SpecError, SuiteError
+from evomerge_common.errors import InvalidInput, RecipeError, SpecError, SuiteError
 from evomerge_common.runtime.documents import LineMap, load_yaml, locate
 from evomerge_common.runtime.suite_file import inline_suite, load_suite
 from evomerge_models.files import is_adapter_folder
-from evomerge_models.reference import base_beside, split_reference
+from evomerge_models.reference import absolute, base_beside, local_path, resolve_reference
 from evomerge_scoring.kinds import expand_task
 
 BUILT_IN_SUITES = Path(__file__).parent / "suites"
@@ -132,26 +132,9 @@ def resolve_suite(
     return inline_suite(value, folder, file=file, lines=lines, path=("suite",), expand=expand_task)
 
 
-def local_path(reference: str, folder: Path) -> Path | None:
-    """The folder that a model reference names, if it names one: relative to the spec's folder, else to here.
-
-    None means a hub id. What looks like a path is one, whether it exists or not; a name that exists as a folder is
-    that folder, and is never asked for on the hub.
-    """
-    text = reference.strip()
-    path = Path(text).expanduser()
-    if path.is_absolute():
-        return path
-    for start in (folder, Path()):
-        if (start / path).exists():
-            return start / path
-    looks_like_a_path = text.startswith((".", "~")) or text.endswith("/") or text.count("/") > 1 or "\\" in text
-    return folder / path if looks_like_a_path else None
-
-
 def is_masked(reference: str, folder: Path) -> bool:
     """Whether a local folder's config says that it is a masked language model, which cannot continue a text."""
-    path = local_path(reference, folder)
+    path = local_path(resolve_reference(reference, folder, Path()).name, folder)
     try:
         config = json.loads((path / "config.json").read_bytes()) if path else {}
         return any("ForMaskedLM" in str(name) for name in config.get("architectures") or [])
@@ -175,35 +158,45 @@ def _localise(data: dict[str, Any], folder: Path, notes: list[str]) -> None:
     the base that they belong to: the spec's, else their own.
     """
 
-    def absolute(reference: Any) -> Any:
-        if not isinstance(reference, str) or not reference.strip():
-            return reference
-        parts = (part for part in split_reference(reference, folder, Path()) if part)
-        return "+".join(part if (path := local_path(part, folder)) is None else str(path.resolve()) for part in parts)
+    def travelling(text: Any, *path: str | int) -> Any:
+        if not isinstance(text, str) or not text.strip():
+            return text
+        try:
+            return str(absolute(resolve_reference(text, folder, Path()), folder))
+        except RecipeError as error:
+            raise SpecError(error.problem, path) from error
 
     if data.get("base"):
-        data["base"] = absolute(data["base"])
+        data["base"] = travelling(data["base"], "base")
     if isinstance(data.get("models"), list):
-        data["models"] = [_with_base(absolute(model), data.get("base"), folder, notes) for model in data["models"]]
+        data["models"] = [
+            _with_base(travelling(model, "models", index), data.get("base"), folder, notes)
+            for index, model in enumerate(data["models"])
+        ]
         _stay_in_adapter_space(data, notes)
 
 
 def _with_base(reference: Any, base: Any, folder: Path, notes: list[str]) -> Any:
     """base+adapter for a folder that is an adapter; anything else as it is."""
-    if not isinstance(reference, str) or not reference.startswith("/") or not is_adapter_folder(Path(reference)):
+    if not isinstance(reference, str) or not reference.startswith("/"):
         return reference
-    told = base_beside(Path(reference), folder)
-    own = str(Path(told).resolve()) if Path(told).is_dir() else told
+    alone = ModelReference.parse(reference)
+    if alone.adapter or not is_adapter_folder(Path(alone.name)):
+        return reference
+    named = base_beside(Path(alone.name), folder)
+    own = str(absolute(named, folder)) if Path(named.name).is_dir() else str(named)
     if base and base != own:
-        notes.append(f"{reference} says that it is an adapter of {told}; it is applied to the run's base, {base}")
-    return f"{base or own}+{reference}"
+        notes.append(f"{reference} says that it is an adapter of {named}; it is applied to the run's base, {base}")
+    return str(replace(ModelReference.parse(base or own), adapter=alone.name))
 
 
 def _stay_in_adapter_space(data: dict[str, Any], notes: list[str]) -> None:
     """Of models that are all adapters of one base the base is the run's; sums of updates are small and exact."""
-    pairs = [split_reference(model) if isinstance(model, str) else ("", "") for model in data["models"]]
-    bases = {base for base, adapter in pairs if adapter}
-    if len(bases) != 1 or not all(adapter for _, adapter in pairs) or (data.get("base") or "") not in {"", *bases}:
+    if not all(isinstance(model, str) and model.strip() for model in data["models"]):
+        return
+    models = [ModelReference.parse(model) for model in data["models"]]
+    bases = {str(model.whole) for model in models if model.adapter}
+    if len(bases) != 1 or not all(model.adapter for model in models) or (data.get("base") or "") not in {"", *bases}:
         return
     data["base"] = bases.pop()
     search = data.get("search") or {}

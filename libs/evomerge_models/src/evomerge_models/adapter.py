@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from evomerge_common.domain.recipe import ModelReference
 from evomerge_common.errors import ModelError, NotAModel
 from evomerge_models.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, check_adapter_files, names_in, read_json_object
 from evomerge_models.headers import read_header
@@ -48,13 +49,13 @@ class Adapter:
     tensors: Shapes = field(repr=False)
 
     @property
-    def base(self) -> str:
-        """The model that it says it was trained on, such as "org/name@revision"; "" when it does not say."""
+    def base(self) -> ModelReference | None:
+        """The model that it says it was trained on, such as org/name@revision; None when it does not say."""
         name, revision = self.config.get("base_model_name_or_path"), self.config.get("revision")
-        if not isinstance(name, str):
-            return ""
+        if not isinstance(name, str) or not name:
+            return None
         pinned = isinstance(revision, str) and revision not in {"", "main"} and not name.startswith((".", "/", "~"))
-        return f"{name}@{revision}" if pinned else name
+        return ModelReference(name, str(revision)) if pinned else ModelReference.of_name(name)
 
     @property
     def parameters(self) -> int:

@@ -16,7 +16,7 @@ from evomerge_common.runtime.files import remove
 from evomerge_models.describe import ModelDescription, describe_model, describe_pair
 from evomerge_models.files import ADAPTER_CONFIG, is_adapter_folder
 from evomerge_models.hub import COMMIT, HUB_ID, Hub, RemoteModel
-from evomerge_models.reference import base_beside, split_reference
+from evomerge_models.reference import base_beside, plus_hint, resolve_reference
 from evomerge_models.store import WritableModelStore
 
 log = structlog.get_logger(__name__)
@@ -35,44 +35,50 @@ class Fetcher:
         self._hub = hub
         self._link = link
 
-    def fetch(self, reference: str, base: str = "") -> Model:
+    def fetch(self, reference: str, base: str = "", *, typed: bool = True) -> Model:
         """The entry of a hub id, local folder, or base+adapter of such, fetched only if the store lacks it.
 
         A name that exists as a folder is that folder: a local path is never asked for on the hub.
 
         Args:
-            reference: what to bring.
+            reference: what to bring; the record's `reference` is this text.
             base: what an adapter that is named alone is applied to; "": the base that it names itself.
+            typed: a person wrote both: they are looked up on this machine's disk (`resolve_reference`). False: they
+                travelled, and are read as the canonical text of `ModelReference` alone.
 
         Raises:
             ModelError: it cannot be used (see the classes below it); trying again will not help.
             DiskFull, Unavailable: trying again may help.
 
         """
-        whole, adapter = split_reference(reference)
-        if adapter:
-            return self._pair(reference, self._one(whole), self._one(adapter))
-        model = self._one(reference)
+        read = resolve_reference if typed else ModelReference.parse
+        try:
+            wanted, owner = read(reference), read(base) if base else None
+        except RecipeError as error:
+            raise ModelNotFound(str(error)) from error
+        try:
+            model = self._one(reference if wanted.adapter == "" else str(wanted.whole), wanted.whole)
+        except ModelNotFound as error:
+            hint = plus_hint(wanted)
+            raise (ModelNotFound(f"{error}{hint}") if hint else error) from error
+        if (adapter := wanted.adapter_alone) is not None:
+            return self._pair(reference, model, self._one(str(adapter), adapter))
         folder = self._store.folder(model)
         if not is_adapter_folder(folder):
             return model
-        wanted = base or base_beside(folder, *([place] if (place := local_folder(reference)) else []))
-        return self._pair(reference, self._one(wanted), model)
+        owner = owner or base_beside(folder, *([place] if (place := local_folder(wanted)) else []))
+        return self._pair(reference, self._one(str(owner), owner), model)
 
-    def _one(self, reference: str) -> Model:
-        """A model or an adapter by itself."""
-        folder = local_folder(reference)
+    def _one(self, reference: str, model: ModelReference) -> Model:
+        """A model or an adapter by itself, recorded under the text `reference`."""
+        folder = local_folder(model)
         if folder is not None:
             return self._local(reference, folder)
-        try:
-            parsed = ModelReference.parse(reference)
-        except RecipeError as error:
-            raise ModelNotFound(str(error)) from error
-        if parsed.name.startswith((".", "/", "~")) or not HUB_ID.fullmatch(parsed.name):
+        if model.name.startswith((".", "/", "~")) or not HUB_ID.fullmatch(model.name):
             raise ModelNotFound(
-                f"there is no folder {parsed.name}; give an existing model folder or a hub id such as org/name"
+                f"there is no folder {model.name}; give an existing model folder or a hub id such as org/name"
             )
-        return self._from_hub(reference, parsed.name, parsed.revision)
+        return self._from_hub(reference, model.name, model.revision)
 
     def _pair(self, reference: str, base: Model, adapter: Model) -> Model:
         """The entry of a base with an adapter applied: links, and the proof that they fit each other.
@@ -176,13 +182,10 @@ class Fetcher:
         return None if found is None else dataclasses.replace(found, reference=reference, commit=commit)
 
 
-def local_folder(reference: str) -> Path | None:
-    """The folder or file that a reference names, if there is one. Its text may hold "@" or "+"."""
-    text = reference.strip()
-    if not text:
-        return None
-    path = Path(text).expanduser()
-    return path if path.exists() else None
+def local_folder(model: ModelReference) -> Path | None:
+    """The folder or file that a model's name means, if there is one."""
+    path = Path(model.name).expanduser()
+    return path if not model.revision and path.exists() else None
 
 
 def _record(reference: str, described: ModelDescription, commit: str = "") -> Model:

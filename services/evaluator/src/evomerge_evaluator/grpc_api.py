@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,14 @@ from evomerge.v1 import evaluator_pb2, evaluator_pb2_grpc
 from evomerge_common.adapters import codec
 from evomerge_common.domain.kinds import KINDS, installed_names
 from evomerge_common.domain.messages import ADHOC, CandidateFailed, EvaluateJob, Event, Job, Model
-from evomerge_common.domain.recipe import ModelReference, Recipe
+from evomerge_common.domain.recipe import Recipe
 from evomerge_common.domain.suite import SPLITS, Suite
-from evomerge_common.errors import InvalidInput, NotFound, did_you_mean
+from evomerge_common.errors import InvalidInput, ModelNotFound, NotFound, did_you_mean
 from evomerge_common.runtime.child import ChildProcess
 from evomerge_common.runtime.ports_factory import Ports
 from evomerge_common.runtime.settings import Settings
 from evomerge_evaluator.gpu import GpuMonitor
+from evomerge_models.reference import resolve_reference
 from evomerge_scoring import child as scoring
 
 MAX_NEW_TOKENS = 2048
@@ -49,7 +51,7 @@ class EvaluatorServicer(evaluator_pb2_grpc.EvaluatorServiceServicer):
             raise InvalidInput(f"unknown split {split!r}; {did_you_mean(split, SPLITS)}")
         suite = Suite.from_json(request.suite_json)
         uri = self._folder(model).as_uri()
-        recipe = Recipe.of_source(ModelReference(model.reference or model.digest, digest=model.digest))
+        recipe = Recipe.of_source(replace(resolve_reference(model.reference or model.digest), digest=model.digest))
         job_id = f"evaluate-{recipe.digest[:32]}-{suite.digest[:16]}-{split}-{ADHOC}"
         suite_uri = await asyncio.to_thread(
             self._ports.artifacts.put, f"suites/{suite.digest}.json", suite.to_json().encode()
@@ -144,7 +146,10 @@ class EvaluatorServicer(evaluator_pb2_grpc.EvaluatorServiceServicer):
         elif model.digest:
             uri = self._ports.models.uri(model.digest)
         elif model.reference:
-            uri = str(Path(model.reference).expanduser())
+            named = resolve_reference(model.reference)
+            if named.adapter:
+                raise ModelNotFound(f"{named} is a base with an adapter: download it first")
+            uri = str(Path(named.name).expanduser())
         else:
             raise InvalidInput("model is empty; give its uri, its digest, or a folder as its reference")
         return self._ports.models.open(uri)

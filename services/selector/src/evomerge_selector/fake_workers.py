@@ -24,6 +24,7 @@ from evomerge_common.domain.messages import (
     RunStarted,
     TaskScore,
 )
+from evomerge_common.domain.recipe import ModelReference
 from evomerge_common.domain.spec import RunSpec
 from evomerge_common.errors import Unavailable
 from evomerge_common.runtime.ports_factory import Ports
@@ -39,10 +40,10 @@ def answer(job: Job, score: Score, *, layers: int = 6) -> Result:
     match payload:
         case DownloadJob():
             name = payload.reference
-            base, _, adapter = name.partition("+")
+            wanted = ModelReference.parse(name)
             model = Model(
                 reference=name, digest=name, uri=f"file:///{name}", architecture="llama", num_layers=layers,
-                base=base if adapter else "",
+                base=str(wanted.whole) if wanted.adapter else "",
             )  # fmt: skip
             return ModelReady(job_id=job.job_id, model=model)
         case MergeJob():

@@ -13,10 +13,10 @@ from evomerge_cli.console import Console
 from evomerge_cli.preflight import check_code_allowed
 from evomerge_cli.progress import stages
 from evomerge_cli.spec_source import resolve_suite
-from evomerge_common.domain.recipe import ModelReference
 from evomerge_common.domain.statistics import mean_interval
 from evomerge_common.domain.suite import Suite
 from evomerge_common.runtime.files import write_atomically
+from evomerge_models.reference import resolve_reference
 from evomerge_scoring.report import ScoreReport
 
 
@@ -30,7 +30,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     check_code_allowed(suite, settings)
     if getattr(args, "batch_size", None):
         suite = replace(suite, batch_size=args.batch_size)
-    reference = ModelReference.parse(args.model)
+    reference = resolve_reference(args.model)
     folder = fetch([reference], console)[reference.key]
     with stages(console, "scoring") as progress:
         report = score_folder(

@@ -16,9 +16,10 @@ from evomerge_cli.commands.extract_lora import tell
 from evomerge_cli.commands.merge import fetch
 from evomerge_cli.console import Console
 from evomerge_cli.progress import stages
-from evomerge_common.domain.recipe import ModelReference, Recipe
+from evomerge_common.domain.recipe import Recipe
 from evomerge_common.errors import InvalidInput
 from evomerge_merging.moe.yaml import is_mixture, read_mixture
+from evomerge_models.reference import look_up, resolve_reference
 
 if TYPE_CHECKING:
     from evomerge_merging.export.gguf import GgufReport
@@ -55,7 +56,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
 def _mixture(path: Path, out: Path, console: Console) -> int:
     from evomerge_merging.moe.assemble import assemble
 
-    mixture = read_mixture(path)
+    mixture = read_mixture(path).with_sources(look_up)
     models = fetch(mixture.sources(), console, None)
     with stages(console, "assembling experts") as progress:
         report = assemble(
@@ -80,7 +81,7 @@ def _adapter(args: argparse.Namespace, console: Console) -> int:
     if not found.is_file():
         raise InvalidInput(f"{path} has no recipe.json; give a run's folder, a merged model's, or a recipe file")
     text = found.read_text("utf-8")
-    recipe = Recipe.from_json(text) if found.suffix == ".json" else read_recipe_yaml(found)
+    recipe = Recipe.from_json(text) if found.suffix == ".json" else read_recipe_yaml(found).with_sources(look_up)
     models = fetch(recipe.sources(), console, recipe.base)
     with bytes_bar(console, "exporting") as progress:
         report = export_adapter(recipe, Path(args.out).expanduser(), rank=args.rank, models=models, progress=progress)
@@ -104,7 +105,9 @@ def _recipe(args: argparse.Namespace, path: Path) -> Recipe:
     from evomerge_merging import read_recipe_yaml
 
     is_recipe = path.is_file() and path.suffix != ".gguf"
-    recipe = read_recipe_yaml(path) if is_recipe else Recipe.of_source(ModelReference.parse(args.model))
+    recipe = (
+        read_recipe_yaml(path).with_sources(look_up) if is_recipe else Recipe.of_source(resolve_reference(args.model))
+    )
     return replace(recipe, out_dtype=args.dtype) if args.dtype else recipe
 
 
@@ -137,7 +140,7 @@ def _to_gguf(args: argparse.Namespace, path: Path, out: Path, kind: str, console
         raise InvalidInput(f"{file} exists; give another name, or remove it first")
     recipe = _recipe(args, path)
     models = fetch(recipe.sources(), console, recipe.base)
-    if recipe == Recipe.of_source(ModelReference.parse(args.model)):
+    if recipe == Recipe.of_source(resolve_reference(args.model)):
         report = _write(models[recipe.sources()[0].key], file, kind, name, console)
     else:
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from evomerge_cli.byte_progress import bytes_bar, human
 from evomerge_cli.commands.merge import fetch
 from evomerge_cli.console import Console
-from evomerge_common.domain.recipe import ModelReference
+from evomerge_models.reference import resolve_reference
 
 if TYPE_CHECKING:
     from evomerge_merging import AdapterReport
@@ -22,7 +22,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     """See the module's text."""
     from evomerge_merging import extract_lora
 
-    model, base = ModelReference.parse(args.model), ModelReference.parse(args.base)
+    model, base = resolve_reference(args.model), resolve_reference(args.base)
     models = fetch([model, base], console)
     with bytes_bar(console, "extracting") as progress:
         report = extract_lora(

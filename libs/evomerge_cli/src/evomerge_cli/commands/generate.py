@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 from evomerge_cli.commands.merge import fetch
 from evomerge_cli.console import Console
-from evomerge_common.domain.recipe import ModelReference
+from evomerge_models.reference import resolve_reference
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
@@ -15,7 +15,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from evomerge_common.runtime.settings import Settings
     from evomerge_scoring import generate_text
 
-    reference = ModelReference.parse(args.model)
+    reference = resolve_reference(args.model)
     folder = fetch([reference], console)[reference.key]
     chat = getattr(args, "chat", False)
     result = generate_text(

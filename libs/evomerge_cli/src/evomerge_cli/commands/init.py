@@ -15,13 +15,13 @@ import yaml
 
 from evomerge_cli.arguments import DEFAULT_MODELS
 from evomerge_cli.console import Console
-from evomerge_cli.spec_source import BUILT_IN_SUITES, is_masked, local_path, resolve_suite
+from evomerge_cli.spec_source import BUILT_IN_SUITES, is_masked, resolve_suite
 from evomerge_common.domain.gguf_types import TYPES
-from evomerge_common.domain.recipe import ModelReference
 from evomerge_common.domain.spec import RunSpec
 from evomerge_common.domain.strategies import STRATEGIES
 from evomerge_common.errors import EvoMergeException, InvalidInput, SuiteError, did_you_mean
 from evomerge_models.files import ADAPTER_CONFIG
+from evomerge_models.reference import local_path, resolve_reference
 
 T = TypeVar("T")
 
@@ -188,11 +188,11 @@ def ask(questions: Questions, folder: Path) -> Answers:
 def _model(text: str, known: list[str], folder: Path) -> str:
     if not text:
         return ""
-    ModelReference.parse(text)
+    named = resolve_reference(text, folder, Path())
     if text in known:
         raise InvalidInput(f"{text} is named already")
-    path = local_path(text, folder)
-    if path is None or "+" in text or path.is_file():
+    path = local_path(named.name, folder)
+    if path is None or named.adapter or path.is_file():
         return text
     if not any((path / name).is_file() for name in ("config.json", ADAPTER_CONFIG)):
         raise InvalidInput(f"{path} is no model: there is no config.json in it")

@@ -9,7 +9,7 @@ from pathlib import Path
 from evomerge_cli.byte_progress import bytes_bar, human
 from evomerge_cli.console import Console
 from evomerge_cli.merge_plan import facts, show
-from evomerge_cli.spec_source import classic_models, local_path
+from evomerge_cli.spec_source import classic_models
 from evomerge_common.domain.genome import SearchSpace, builds_differ
 from evomerge_common.domain.methods import DEFAULT_METHODS
 from evomerge_common.domain.recipe import CrossDomain, ModelReference, Recipe
@@ -20,7 +20,7 @@ from evomerge_common.runtime.settings import Settings
 from evomerge_models.describe import check_model_folder, describe_pair
 from evomerge_models.files import is_adapter_folder
 from evomerge_models.pair import PAIRS, write_pair
-from evomerge_models.reference import base_beside
+from evomerge_models.reference import base_beside, local_path, look_up, resolve_reference
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
@@ -28,7 +28,10 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from evomerge_merging import merge_recipe, plan_merge, read_recipe_yaml
     from evomerge_merging.engine.execute import MAX_SHARD_BYTES
 
-    recipe = _classic(args, console) if args.recipe is None else read_recipe_yaml(Path(args.recipe).expanduser())
+    if args.recipe is None:
+        recipe = _classic(args, console)
+    else:
+        recipe = read_recipe_yaml(Path(args.recipe).expanduser()).with_sources(look_up)
     out = Path(args.out or "evomerge-out").expanduser()
     models = fetch(recipe.sources(), console, recipe.base)
     threads = getattr(args, "threads", 2)
@@ -68,16 +71,16 @@ def fetch(
 
 
 def _fetched(source: ModelReference, console: Console, base: ModelReference | Recipe | None) -> Path:
-    whole, adapter = local_path(source.name, Path()), local_path(source.adapter, Path()) if source.adapter else None
+    whole = None if source.revision else local_path(source.name)
+    adapter = local_path(source.adapter) if source.adapter else None
     if whole is None or (source.adapter and adapter is None):
-        told = str(base) if isinstance(base, ModelReference) and base.key != source.key else ""
-        return _download(str(source), told, Settings.from_env(), console)
+        owner = base if isinstance(base, ModelReference) and base.key != source.key else None
+        return _download(source, owner, Settings.from_env(), console)
     if whole.suffix == ".gguf" and whole.is_file():
-        whole = _download(str(whole.absolute()), "", Settings.from_env(), console)
+        whole = _download(ModelReference(str(whole.absolute())), None, Settings.from_env(), console)
     if adapter is None and is_adapter_folder(whole):
-        found = base if isinstance(base, ModelReference) and base.key != source.key else None
-        owner = found or ModelReference.parse(base_beside(whole))
-        return _paired(_fetched(replace(owner, adapter=""), console, None), whole)
+        named = base if isinstance(base, ModelReference) and base.key != source.key else base_beside(whole)
+        return _paired(_fetched(named.whole, console, None), whole)
     if not (whole / "config.json").exists() and (whole / "model" / "config.json").exists():
         whole = whole / "model"  # the output folder of a run: its champion
     if adapter is not None:
@@ -97,14 +100,15 @@ def _paired(base: Path, adapter: Path) -> Path:
     return folder
 
 
-def _download(reference: str, base: str, settings: Settings, console: Console) -> Path:
+def _download(source: ModelReference, base: ModelReference | None, settings: Settings, console: Console) -> Path:
     from evomerge_downloader.fetch import Fetcher
     from evomerge_models.hub import Hub
     from evomerge_models.store import WritableModelStore
 
-    console.say(f"fetching {reference}")
+    console.say(f"fetching {source}")
     store = WritableModelStore(settings.model_store)
-    return store.open(Fetcher(store, Hub(), link=settings.link_models).fetch(reference, base).uri)
+    fetcher = Fetcher(store, Hub(), link=settings.link_models)
+    return store.open(fetcher.fetch(str(replace(source, digest="")), str(base or ""), typed=False).uri)
 
 
 def _classic(args: argparse.Namespace, console: Console) -> Recipe:
@@ -116,10 +120,10 @@ def _classic(args: argparse.Namespace, console: Console) -> Recipe:
     from evomerge_selector.domain.initial_population import classic_population
 
     notes: list[str] = []
-    models = tuple(ModelReference.parse(name) for name in classic_models(args, notes))
+    models = tuple(resolve_reference(name) for name in classic_models(args, notes))
     for note in notes:
         console.say(f"note: {note}")
-    base = ModelReference.parse(args.base) if args.base else None
+    base = resolve_reference(args.base) if args.base else None
     folders = fetch([*models, *([base] if base else [])], console, base)
     target = base or models[0]
     described = {key: describe_model(folder) for key, folder in folders.items()}

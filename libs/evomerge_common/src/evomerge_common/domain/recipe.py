@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,9 +23,25 @@ Parameters = Mapping[str, Any]
 DTYPES = ("float32", "bfloat16", "float16")
 
 
+_PLUS = re.compile(r"(\\*)\+")
+
+
 @dataclass(frozen=True, order=True)
 class ModelReference:
-    """A model as a user names it: a hub id or a folder, perhaps with revision and adapter; `digest` once resolved."""
+    r"""A model as recipes and specs name it; the same on every machine, since no disk is looked at.
+
+    Its text is `name`, `name@revision` or either with `+adapter`: the first plus sign parts base and adapter. One that
+    belongs to a name is written `\+` (and backslashes right before a plus sign are doubled), so that the folder
+    `./my+model` is `./my\+model`. What a person typed is looked up on the disk first, once, where the disk is
+    (`evomerge_models.reference`).
+
+    Attributes:
+        name: a hub id (org/name), or the path of a folder or GGUF file, as it is on the disk.
+        revision: of a hub id: branch, tag or commit; "" is the default branch.
+        adapter: the hub id (perhaps @revision) or folder of a LoRA adapter that is applied to it; "" without.
+        digest: of the content, once the downloader has told it; "" before.
+
+    """
 
     name: str
     revision: str = ""
@@ -36,24 +53,66 @@ class ModelReference:
         """Reads "org/name", "org/name@revision", "./folder", "base+adapter".
 
         Raises:
-            RecipeError: the text is empty.
+            RecipeError: the text names no model, or nothing after its plus sign.
 
         """
-        name, _, adapter = text.strip().partition("+")
-        revision = ""
-        if not name.startswith((".", "/", "~")):
-            name, _, revision = name.partition("@")
-        if not name:
+        whole, adapter = _parted(text.strip())
+        found = cls.of_name(whole)
+        if not found.name:
             raise RecipeError(f"{text!r} names no model; give a hub id (org/name) or a folder")
-        return cls(name, revision, adapter)
+        if adapter == "":
+            raise RecipeError(f"{text!r} names no adapter after its plus sign; one in a name is written \\+")
+        return replace(found, adapter=adapter or "")
+
+    @classmethod
+    def of_name(cls, text: str) -> ModelReference:
+        """One model, perhaps "@revision", in whose name a plus sign means nothing; a path has no revision."""
+        if text.startswith((".", "/", "~")):
+            return cls(text)
+        name, _, revision = text.partition("@")
+        return cls(name, revision)
+
+    @property
+    def whole(self) -> ModelReference:
+        """The model without its adapter."""
+        return ModelReference(self.name, self.revision, digest="" if self.adapter else self.digest)
+
+    @property
+    def adapter_alone(self) -> ModelReference | None:
+        """The adapter without its base; None where there is none."""
+        return ModelReference.of_name(self.adapter) if self.adapter else None
 
     def __str__(self) -> str:
-        return self.name + (f"@{self.revision}" if self.revision else "") + (f"+{self.adapter}" if self.adapter else "")
+        whole = _escaped(self.name + (f"@{self.revision}" if self.revision else ""))
+        if not self.adapter:
+            return whole
+        doubled = whole[len(whole.rstrip("\\")) :]
+        return f"{whole}{doubled}+{_escaped(self.adapter)}"
 
     @property
     def key(self) -> str:
-        """What identifies it: the digest when known, else the text."""
+        """Identifies it where models are looked up (`plan_merge(models=…)`): the digest when known, else the text."""
         return self.digest or str(self)
+
+
+def _parted(text: str) -> tuple[str, str | None]:
+    """Base and adapter of a reference's text, without escapes; None for the adapter where no plus sign parts them."""
+    whole, adapter, at = "", None, 0
+    for match in _PLUS.finditer(text):
+        slashes = len(match[1])
+        piece = text[at : match.start()] + slashes // 2 * "\\"
+        at = match.end()
+        if adapter is None and slashes % 2 == 0:
+            whole, adapter = whole + piece, ""
+        elif adapter is None:
+            whole += piece + "+"
+        else:
+            adapter += piece + "+"
+    return (whole + text[at:], None) if adapter is None else (whole.strip(), (adapter + text[at:]).strip())
+
+
+def _escaped(name: str) -> str:
+    return _PLUS.sub(r"\1\1\\+", name)
 
 
 CROSS_STRATEGIES = ("full", "embedding_only", "adapter")
@@ -232,17 +291,22 @@ class Recipe:
                 raise RecipeError(f"no digest is known for {model}")
             return replace(model, digest=digests[str(model)])
 
-        def resolve(model: ModelReference | Recipe) -> ModelReference | Recipe:
-            return model.with_digests(digests) if isinstance(model, Recipe) else named(model)
+        return self.with_sources(named)
+
+    def with_sources(self, change: Callable[[ModelReference], ModelReference]) -> Recipe:
+        """The same recipe with every source model, of the whole expression, as `change` returns it."""
+
+        def changed(model: ModelReference | Recipe) -> ModelReference | Recipe:
+            return model.with_sources(change) if isinstance(model, Recipe) else change(model)
 
         slices = tuple(
-            replace(part, inputs=tuple(replace(item, model=resolve(item.model)) for item in part.inputs))
+            replace(part, inputs=tuple(replace(item, model=changed(item.model)) for item in part.inputs))
             for part in self.slices
         )
         fitted = self.cross_domain
         if fitted is not None and fitted.target is not None:
-            fitted = replace(fitted, target=named(fitted.target))
-        base = None if self.base is None else resolve(self.base)
+            fitted = replace(fitted, target=change(fitted.target))
+        base = None if self.base is None else changed(self.base)
         return replace(self, slices=slices, base=base, cross_domain=fitted)
 
     # ---- JSON ----

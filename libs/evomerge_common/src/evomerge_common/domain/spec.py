@@ -29,7 +29,7 @@ from evomerge_common.domain.recipe import (
 )
 from evomerge_common.domain.strategies import STRATEGIES
 from evomerge_common.domain.suite import Suite
-from evomerge_common.errors import Path, SpecError, did_you_mean
+from evomerge_common.errors import Path, RecipeError, SpecError, did_you_mean
 
 SCHEDULES = ("steady", "generational")
 BREEDING = ("blend", "classic")
@@ -205,7 +205,10 @@ class RunSpec:
         if len(models) < 2:
             raise SpecError(f"merging needs at least two models, found {len(models)}", (*path, "models"))
         for index, model in enumerate(models):
-            ModelReference.parse(model)
+            try:
+                ModelReference.parse(model)
+            except RecipeError as error:
+                raise SpecError(error.problem, (*path, "models", index)) from error
             if model in models[:index]:
                 raise SpecError(f"{model!r} is named twice", (*path, "models", index))
         search = _search(data, path)

@@ -64,10 +64,9 @@ class Plan:
     def public(self, note: str) -> str:
         """A note without the author's folders: a local source is called by its own name."""
         for source in sorted(self.sources.values(), key=lambda source: -len(source.label)):
-            shown = "+".join(
-                Path(part).name if "/" in part and part[0] in "./~" else part for part in source.label.split("+")
-            )
-            note = note.replace(source.label, shown)
+            whole = ModelReference.parse(source.label)
+            shown = replace(whole, name=_own_name(whole.name), adapter=_own_name(whole.adapter))
+            note = note.replace(source.label, str(shown))
         return note
 
     def kept(self) -> tuple[Source, frozenset[str]] | None:
@@ -139,6 +138,11 @@ class Plan:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _own_name(name: str) -> str:
+    """Of a path the last part; a hub id as it is."""
+    return Path(name).name if "/" in name and name[0] in "./~" else name
 
 
 def plan_merge(recipe: Recipe, models: Mapping[str, Path] | None = None) -> Plan:

@@ -16,7 +16,7 @@ from evomerge_merging.lora.store import open_adapted
 from evomerge_models.files import check_whole, is_adapter_folder, read_json_object
 from evomerge_models.pair import PAIRS, read_pair, write_pair
 from evomerge_models.quantised import check_plain
-from evomerge_models.reference import base_beside
+from evomerge_models.reference import base_beside, plus_hint
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class Source:
     """An open model folder.
 
     Attributes:
+        label: how notes and errors call it: the reference's text without revision.
         base: the folder of the base, of a base with an adapter applied.
         changed: names of the tensors that the adapter changes.
         root: key of the source that the others are tensors of.
@@ -60,9 +61,8 @@ def open_source(reference: ModelReference, models: Mapping[str, Path], base: Mod
 
     """
     folder = models.get(reference.key) or models.get(str(reference))
-    if folder is None and reference.adapter:
-        alone = _folder(ModelReference(reference.adapter), models)
-        return _pair(reference, _folder(replace(reference, adapter="", digest=""), models), alone)
+    if folder is None and (alone := reference.adapter_alone) is not None:
+        return _pair(reference, _folder(reference.whole, models, of=reference), _folder(alone, models))
     if folder is None:
         folder = _folder(reference, models)
     if (pair := read_pair(folder)) is not None:
@@ -70,7 +70,11 @@ def open_source(reference: ModelReference, models: Mapping[str, Path], base: Mod
     if is_adapter_folder(folder):
         return _pair(reference, _base_of(folder, models, base), folder)
     config, weights = _open(folder)
-    return Source(reference.key, reference.name, folder, config, weights)
+    return Source(reference.key, _label(reference), folder, config, weights)
+
+
+def _label(reference: ModelReference) -> str:
+    return str(replace(reference, revision="", digest=""))
 
 
 def _open(folder: Path) -> tuple[dict[str, Any], TensorStore]:
@@ -84,13 +88,15 @@ def _open(folder: Path) -> tuple[dict[str, Any], TensorStore]:
     return config, weights
 
 
-def _folder(reference: ModelReference, models: Mapping[str, Path]) -> Path:
+def _folder(reference: ModelReference, models: Mapping[str, Path], of: ModelReference | None = None) -> Path:
+    """Where a model is; `of` is the pair that it is the base of."""
     known = models.get(reference.key)
     if known is not None:
         return known
     local = Path(reference.name).expanduser()
     if not local.exists():
-        raise ModelNotFound(f"no folder {reference.name!r}, and nobody told where else {reference} is")
+        hint = plus_hint(of) if of is not None else ""
+        raise ModelNotFound(f"no folder {reference.name!r}, and nobody told where else {reference} is{hint}")
     return local
 
 
@@ -99,12 +105,13 @@ def _base_of(adapter: Path, models: Mapping[str, Path], base: ModelReference | N
         folder = models.get(base.key) or _folder(base, models)
         if not is_adapter_folder(folder):
             return folder
-    told = base_beside(adapter)
-    if not Path(told).is_dir():
+    named = base_beside(adapter)
+    if not Path(named.name).is_dir():
         raise ModelNotFound(
-            f"{adapter} is a LoRA adapter of {told!r}, which is no folder here: write base+adapter, or set the base"
+            f"{adapter} is a LoRA adapter of {str(named)!r}, which is no folder here: write base+adapter, or set the "
+            "base"
         )
-    return Path(told)
+    return Path(named.name)
 
 
 def _pair(reference: ModelReference, base: Path, adapter: Path) -> Source:
@@ -128,7 +135,12 @@ def _adapted(reference: ModelReference, folder: Path, base: Path, adapter: Path)
     except BaseException:
         weights.close()
         raise
-    label = f"{reference.name}+{reference.adapter}" if reference.adapter else reference.name
     return Source(
-        reference.key, label, folder, found.config, found.store, base.resolve(), frozenset(found.store.changes)
+        reference.key,
+        _label(reference),
+        folder,
+        found.config,
+        found.store,
+        base.resolve(),
+        frozenset(found.store.changes),
     )

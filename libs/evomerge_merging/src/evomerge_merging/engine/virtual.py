@@ -128,7 +128,9 @@ class Planner:
                 if source.base not in keys:
                     root = keys[source.base] = f"base of {key}"
                     config = read_json_object(source.base / "config.json")
-                    self.sources[root] = Source(root, source.base.name, source.base, config, source.store.base)
+                    self.sources[root] = Source(
+                        root, str(ModelReference(source.base.name)), source.base, config, source.store.base
+                    )
                 self.sources[key] = replace(source, root=keys[source.base])
 
     def _source(self, reference: ModelReference, cast: ElementType | None) -> Virtual:

@@ -14,8 +14,8 @@ seed: 0                              # of random gates
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -70,6 +70,12 @@ class Mixture:
         """Every model that is read, the base first."""
         found = [self.base, *(expert.model for expert in self.experts)]
         return list(dict.fromkeys([*found, self.shared.model] if self.shared else found))
+
+    def with_sources(self, change: Callable[[ModelReference], ModelReference]) -> Mixture:
+        """The same mixture with every model as `change` returns it."""
+        experts = tuple(replace(expert, model=change(expert.model)) for expert in self.experts)
+        shared = None if self.shared is None else replace(self.shared, model=change(self.shared.model))
+        return replace(self, base=change(self.base), experts=experts, shared=shared)
 
 
 def is_mixture(path: FilePath) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from evomerge_common.domain.methods import find_traits
-from evomerge_common.domain.recipe import Input, Recipe
+from evomerge_common.domain.recipe import Input, ModelReference, Recipe
 
 
 def recipe_to_mergekit(recipe: Recipe) -> str | None:
@@ -31,7 +31,7 @@ def recipe_to_mergekit(recipe: Recipe) -> str | None:
         return None
     data: dict[str, Any] = {"merge_method": traits.mergekit}
     if recipe.base is not None:
-        data["base_model"] = str(recipe.base)
+        data["base_model"] = _model(recipe.base)
     sliced = len(recipe.slices) > 1 or any(item.layer_range for item in everything)
     if sliced:
         data["slices"] = [
@@ -81,6 +81,15 @@ def _own(parameters: Mapping[str, Any]) -> dict[str, Any]:
     return {"parameters": dict(parameters)} if parameters else {}
 
 
+def _model(model: Recipe | ModelReference | None) -> Any:
+    """A model as mergekit writes it, which cannot escape a plus sign in a name but has a long form."""
+    assert isinstance(model, ModelReference)
+    if "+" not in model.name + model.adapter:
+        return str(model)
+    path = {"path": model.name, **({"revision": model.revision} if model.revision else {})}
+    return {"model": path, **({"lora": {"path": model.adapter}} if model.adapter else {})}
+
+
 def _entry(item: Input) -> dict[str, Any]:
     layers = {"layer_range": list(item.layer_range)} if item.layer_range else {}
-    return {"model": str(item.model), **layers, **_own(item.parameters)}
+    return {"model": _model(item.model), **layers, **_own(item.parameters)}

@@ -136,7 +136,7 @@ def named_outside(recipe: Recipe) -> ModelReference | None:
     known = {word for item in recipe.sources() for word in (item.name, str(item), item.key)}
     if text in {"", "base", "union", *known} or not Path(text).expanduser().is_dir():
         return None
-    return ModelReference.parse(text)
+    return ModelReference(text)
 
 
 def plan_tokenizer(
