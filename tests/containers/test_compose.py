@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
+from evomerge_common.runtime.settings import SERVICES
 from helpers.containers import BIN, Stack, grpcurl, run, sums, write_models
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(1200)]
 
-SERVICES = ("downloader", "merger", "evaluator", "selector", "reporter")
 PORTS = {"Downloader": 50051, "Merger": 50052, "Selector": 50054, "Reporter": 50055}
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from evomerge_common.runtime.settings import SERVICES
 from helpers.containers import ROOT, Stack
 from helpers.support import assert_eventually_sync
 
@@ -46,10 +47,9 @@ def test_prometheus_finds_every_service_and_each_replica_of_the_evaluator(stack:
     def up() -> list[str]:
         return sorted(one["metric"]["service"] for one in api("query", query="up == 1")["result"])
 
-    services = ["downloader", "evaluator", "merger", "reporter", "selector"]
-    assert_eventually_sync(lambda: up() == services, 40)
+    assert_eventually_sync(lambda: up() == sorted(SERVICES), 40)
     try:
         stack.compose("up", "-d", "--wait", "--no-recreate", "--scale", "evaluator=2", timeout=200)
-        assert_eventually_sync(lambda: up() == sorted([*services, "evaluator"]), 40)
+        assert_eventually_sync(lambda: up() == sorted([*SERVICES, "evaluator"]), 40)
     finally:
         stack.compose("up", "-d", "--wait", "--no-recreate", "--scale", "evaluator=1", timeout=200)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from e2e.test_run import evomerge, finished, start
 
+from e2e.test_run import evomerge, finished, start
 from evomerge_common.domain.recipe import Recipe
 from evomerge_merging import merge_recipe
 from helpers.tiny_family import write_adapters, write_family

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from e2e.test_run import evomerge, finished, start
 from safetensors.torch import load_file
 
+from e2e.test_run import evomerge, finished, start
 from helpers.tiny_family import write_family
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]

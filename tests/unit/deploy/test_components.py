@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import yaml
-from unit.deploy.test_deploy import BIN, KUSTOMIZE, ROOT, container, objects, rendered, run
 
 from evomerge_common.adapters import subjects
 from evomerge_common.runtime.settings import Settings
+from unit.deploy.test_deploy import BIN, KUSTOMIZE, ROOT, container, objects, rendered, run
 
 AUTOSCALED = "overlays/autoscaled"
 CUSTOM = {"ScaledObject", "PodMonitor", "PrometheusRule"}

@@ -12,13 +12,13 @@ import torch
 import transformers
 from peft import PeftModel
 from safetensors.torch import load_file
-from unit.merging.test_lora_sources import load, make_adapter, on
 
 from evomerge_common.domain.recipe import ModelReference, Recipe
 from evomerge_common.errors import InvalidInput, ModelError, ShapeMismatch
 from evomerge_merging import export_adapter, extract_lora, merge_in_memory, plan_merge
 from evomerge_merging.lora.low_rank import decompose, reduce
 from helpers.tiny_merging import make_model, rewrite, set_config, weights
+from unit.merging.test_lora_sources import load, make_adapter, on
 
 transformers.utils.logging.set_verbosity_error()
 UNTIED: dict[str, Any] = {"tie_word_embeddings": False}

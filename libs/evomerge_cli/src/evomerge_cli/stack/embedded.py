@@ -29,7 +29,10 @@ STOP_SECONDS = 6.0
 POLL_SECONDS = 0.1
 ACK_WAIT = 8.0
 """Seconds after which a killed worker's job is done by another: short, since everything here is one machine."""
-KEPT_SETTINGS = ("DEVICE", "LOG_LEVEL", "LOG_FORMAT", "MODEL_STORE", "LINK_MODELS", "MAX_DELIVER", "SCORE_CACHE")
+KEPT_SETTINGS = (
+    *("ALLOW_CODE", "BACKEND", "DEVICE", "LINK_MODELS", "LOG_FORMAT", "LOG_LEVEL", "MAX_DELIVER", "MODEL_STORE"),
+    *("SCORE_CACHE", "SCORE_TIMEOUT"),
+)
 """What the user's EVOMERGE_* variables may say about an embedded stack; addresses and secrets are its own."""
 STATE_FILE = "stack.json"
 
