@@ -18,6 +18,8 @@ from evomerge_cli.arguments import parse
 ROOT = Path(__file__).resolve().parents[3]
 LONGEST_LINE = 129
 LONGEST_NAME = 79
+PRAGMA = r"  # (type: ignore|noqa|fmt: ).*$"
+"""What a tool is told at the end of a line does not make the line long; ruff counts alike."""
 TEXTS = {".md", ".toml", ".yaml", ".yml", ".sh", ".proto", ".html", ".js", ".css", ".py", ".conf", ".cfg", ".ini"}
 GENERATED = ("libs/evomerge_common/src/evomerge/", "LICENSE")
 TREES = ("libs", "services", "docs", "tests", "scripts", "deploy", "proto", "benchmarks", "examples", ".ci", ".github")
@@ -149,6 +151,6 @@ def test_lines_are_short() -> None:
         name = str(path.relative_to(ROOT))
         text = path.suffix in TEXTS or path.name in {"Dockerfile", "Makefile"} or path.parent.name in {"scripts", ".ci"}
         if text and not name.startswith(GENERATED) and not path.is_symlink():
-            lines = enumerate(path.read_text().splitlines(), 1)
+            lines = enumerate(re.sub(PRAGMA, "", path.read_text(), flags=re.MULTILINE).splitlines(), 1)
             long += [f"{name}:{number}: {len(line)}" for number, line in lines if len(line) > LONGEST_LINE]
     assert long == []
