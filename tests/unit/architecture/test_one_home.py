@@ -46,3 +46,22 @@ def test_no_list_of_methods_stands_outside_their_home() -> None:
 )
 def test_such_a_list_is_seen(source: str) -> None:
     assert len(list(method_lists(source))) >= 1
+
+
+def test_no_method_asks_whether_there_are_kernels() -> None:
+    """They are shown a view and give a form; what is behind both is the engine's business."""
+    folder = ROOT / "libs/evomerge_merging/src/evomerge_merging/methods"
+    modules = {
+        f"{path.name}: {module}"
+        for path in folder.glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        for module in _imported(node)
+        if module.startswith(("evomerge_merging.native", "evomerge_merging.engine"))
+    }
+    assert modules == set()
+
+
+def _imported(node: ast.AST) -> list[str]:
+    if isinstance(node, ast.ImportFrom):
+        return [node.module or ""]
+    return [alias.name for alias in node.names] if isinstance(node, ast.Import) else []

@@ -16,8 +16,8 @@ from evomerge_common.domain.recipe import ModelReference, Recipe
 from evomerge_common.errors import RecipeError, ShapeMismatch
 from evomerge_merging import merge_in_memory, plan_merge
 from evomerge_merging.methods import methods
-from evomerge_merging.methods.pruning import kept_by_rank
 from evomerge_merging.numerics.random_words import mask_key, words
+from evomerge_merging.numerics.ranks import kept_by_rank
 from helpers.tiny_merging import random_tensors, raw_model, weights
 
 Tensors = Mapping[str, torch.Tensor]

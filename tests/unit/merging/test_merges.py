@@ -36,7 +36,8 @@ from evomerge_merging import (
     plan_merge,
     read_recipe_yaml,
 )
-from evomerge_merging.engine.expression import Apply, Evaluation, whole_bytes
+from evomerge_merging.engine.expression import Evaluation
+from evomerge_merging.engine.nodes import Apply, whole_bytes
 from evomerge_merging.io.dtypes import torch_dtype
 from helpers.tiny_merging import random_tensors, raw_model, rewrite, set_config, weights
 

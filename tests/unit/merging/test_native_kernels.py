@@ -74,6 +74,18 @@ def test_they_equal_the_definition(name: str, models: list[ModelReference], monk
             assert (fast[tensor] != wanted).float().mean() <= share
 
 
+def test_what_is_not_to_be_rescaled_is_not(models: list[ModelReference], monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = [(model, {"weight": 0.6}) for model in models[1:]]
+    own = {"density": 0.5, "rescale": False}
+    with plan_merge(Recipe.of_models("della_linear", inputs, base=models[0], parameters=own)) as plan:
+        fast = merge_in_memory(plan)
+        monkeypatch.setattr("evomerge_merging.engine.expression.readable", lambda loads: False)
+        slow = merge_in_memory(plan)
+    for tensor, wanted in slow.items():
+        step, near, _ = _TOLERANCES[wanted.dtype]
+        torch.testing.assert_close(fast[tensor], wanted, rtol=step, atol=near)
+
+
 def test_they_leave_it_to_torch_to_say_what_is_not_finite(tmp_path: Path) -> None:
     tensors = random_tensors(0)
     one = raw_model(tmp_path / "a", tensors)

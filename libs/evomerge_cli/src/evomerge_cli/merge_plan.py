@@ -17,7 +17,7 @@ from evomerge_common.errors import EvoMergeException
 
 if TYPE_CHECKING:
     from evomerge_merging import Plan
-    from evomerge_merging.engine.expression import Node
+    from evomerge_merging.engine.nodes import Node
 
 _SAMPLE_BYTES = 32_000_000
 _SAMPLE_ELEMENTS = 4_000_000
@@ -84,7 +84,7 @@ def show(told: Mapping[str, Any], console: Console) -> None:
 
 
 def _words(node: Node, labels: Mapping[str, str]) -> str:
-    from evomerge_merging.engine.expression import Load
+    from evomerge_merging.engine.nodes import Load
 
     if isinstance(node, Load):
         return labels[node.source]

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from evomerge_common.errors import DiskFull, InvalidInput, NonFiniteWeights
 from evomerge_common.runtime.files import new_folder
-from evomerge_merging.engine.expression import Evaluation, Load, needs_statistics, whole_bytes
+from evomerge_merging.engine.expression import Evaluation
+from evomerge_merging.engine.nodes import Load, needs_statistics, whole_bytes
 from evomerge_merging.engine.plan import WHOLE_TENSOR_BYTES, OutputTensor, Plan
 from evomerge_merging.io.dtypes import torch_dtype
 from evomerge_merging.io.writer import SafetensorsWriter, shard, write_text

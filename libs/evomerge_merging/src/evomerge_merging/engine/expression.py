@@ -1,25 +1,26 @@
-"""One output tensor as an expression over source tensors, and its evaluation piece by piece.
+"""The evaluation of one output tensor's expression, piece by piece.
 
-A node is a source's tensor (`Load`) or a method over nodes (`Apply`); nested recipes are just deeper nodes. Evaluation
-first folds the statistics of all methods, inside out, then gives any piece of the result on demand: nothing but
+It first folds the statistics of all methods, inside out, then gives any piece of the result on demand: nothing but
 pieces is held in memory, except for methods that ask for whole tensors.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from evomerge_common.errors import NonFiniteWeights
+from evomerge_merging.engine.kernels import NotFinite, Reader, readable
+from evomerge_merging.engine.nodes import Apply, Load, Node, children, loads
+from evomerge_merging.engine.views import KernelView, TorchView
 from evomerge_merging.io.dtypes import torch_dtype
 from evomerge_merging.io.model_folder import TensorStore, raw_elements
-from evomerge_merging.methods.registry import Block, Method, keywords
-from evomerge_merging.native.reader import NotFinite, Reader, readable
+from evomerge_merging.methods.forms import WeightedSum
+from evomerge_merging.methods.registry import keywords
+from evomerge_merging.methods.view import Block
 from evomerge_merging.numerics.folds import CELL
-from evomerge_merging.numerics.random_words import MaskKey
 from evomerge_models.dtypes import BF16, F16, F32, F64, ElementType
 
 if TYPE_CHECKING:
@@ -31,72 +32,6 @@ else:
 
 _WRITTEN = (BF16, F16, F32)
 """Types that the native kernels write."""
-
-
-@dataclass(frozen=True, eq=False)
-class Load:
-    """A source's tensor. `cast`: the type that its elements are rounded to before anything else (None: as stored)."""
-
-    source: str
-    label: str
-    name: str
-    shape: tuple[int, ...]
-    dtype: ElementType
-    cast: ElementType | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Apply:
-    """A method over nodes of one shape.
-
-    Attributes:
-        parameters: by recipe name; per-model ones as tuples as long as `inputs`.
-        masks: key of each input's random words.
-        dtype: what the result is written in if the recipe names none.
-        names: the tensor's name in each input.
-
-    """
-
-    method: Method
-    inputs: tuple[Node, ...]
-    base: Node | None
-    parameters: Mapping[str, Any]
-    masks: tuple[MaskKey, ...]
-    shape: tuple[int, ...]
-    dtype: ElementType
-    names: tuple[str, ...] = ()
-
-
-Node = Load | Apply
-
-
-def loads(node: Node) -> Iterator[Load]:
-    """Every source tensor of the expression, repeats included."""
-    if isinstance(node, Load):
-        yield node
-        return
-    for child in children(node):
-        yield from loads(child)
-
-
-def children(node: Apply) -> list[Node]:
-    """Base first where there is one, then the inputs."""
-    return ([node.base] if node.base is not None else []) + list(node.inputs)
-
-
-def whole_bytes(node: Node) -> int:
-    """Bytes of the tensors that must be in memory at once because a method asked for them whole."""
-    if isinstance(node, Load):
-        return 0
-    below = sum(whole_bytes(child) for child in children(node))
-    return below + (math.prod(node.shape) * 4 * (len(children(node)) + 2) if node.method.whole else 0)
-
-
-def needs_statistics(node: Node) -> bool:
-    """Whether anything must be known of the whole tensor before its first piece."""
-    if isinstance(node, Load):
-        return False
-    return node.method.statistics is not None or node.method.whole or any(needs_statistics(c) for c in children(node))
 
 
 class Evaluation:
@@ -118,7 +53,7 @@ class Evaluation:
         self._prepare(self.node)
 
     def pieces(self) -> Iterator[tuple[int, int]]:
-        """Ranges of elements that cover the tensor."""
+        """Gives ranges of elements that cover the tensor."""
         for start in range(0, self.size, self._step):
             yield start, min(start + self._step, self.size)
 
@@ -139,10 +74,8 @@ class Evaluation:
             return None
         try:
             if isinstance(node, Load):
-                return reader.weighted_sum(start, stop, [1.0], dtype)
-            assert node.method.kernel is not None
-            block = self._block(node, start, stop)
-            return node.method.kernel(reader, block, dtype, **keywords(node.parameters))
+                return reader.piece(WeightedSum([1.0]), start, stop, dtype)
+            return reader.piece(node.method.form(self._block(node, start, stop), node.parameters), start, stop, dtype)
         except NotFinite:
             return None
 
@@ -157,7 +90,7 @@ class Evaluation:
         inputs = [child for child in node.inputs if isinstance(child, Load)]
         base = [node.base] if isinstance(node.base, Load) else []
         plain = len(inputs) == len(node.inputs) and len(base) == (node.base is not None)
-        if node.method.kernel is None or not plain or not readable([*inputs, *base]):
+        if not node.method.gives_form or not plain or not readable([*inputs, *base]):
             return None
         return Reader(inputs, base[0] if base else None, self._sources)
 
@@ -183,20 +116,29 @@ class Evaluation:
             self._prepare(child)
         self._statistics[id(node)] = self._fold(node)
         if node.method.whole and self.size:
-            tensors, base = _View(self, node, None).read(0, self.size)
+            tensors, base = self._read(node, 0, self.size)
             shaped = [tensor.reshape(node.shape) for tensor in tensors]
             block = self._block(node, 0, self.size)
             result = node.method(shaped, None if base is None else base.reshape(node.shape), block, node.parameters)
             self._whole[id(node)] = result.reshape(-1)
 
     def _fold(self, node: Apply) -> Any:
-        """What the method wants to know of the whole tensor, if anything."""
+        """Finds out what the method wants to know of the whole tensor, if anything."""
         if node.method.statistics is None:
             return None
-        try:
-            return node.method.statistics(_View(self, node, self._reader(node)), **keywords(node.parameters))
-        except NotFinite:
-            return node.method.statistics(_View(self, node, None), **keywords(node.parameters))
+        reader = self._reader(node)
+        view = TorchView(node.shape, self.pieces, partial(self._read, node), partial(self._block, node))
+        if reader is not None:
+            try:
+                return node.method.statistics(KernelView(view, reader), **keywords(node.parameters))
+            except NotFinite:  # torch tells which source it is
+                pass
+        return node.method.statistics(view, **keywords(node.parameters))
+
+    def _read(self, node: Apply, start: int, stop: int) -> tuple[list[Tensor], Tensor | None]:
+        done: dict[int, Tensor] = {}
+        base = None if node.base is None else self._evaluate(node.base, start, stop, done)
+        return [self._evaluate(child, start, stop, done) for child in node.inputs], base
 
     def _block(self, node: Apply, start: int, stop: int) -> Block:
         return Block(start, stop, self.size, node.masks, self._statistics.get(id(node)), node.names)
@@ -231,29 +173,3 @@ class Evaluation:
                 "leave this model out, or get a sound copy of it"
             )
         return values
-
-
-@dataclass(frozen=True)
-class _View:
-    """What a node's statistics are folded over."""
-
-    evaluation: Evaluation
-    node: Apply
-    native: Reader | None
-    size: int = dataclasses.field(init=False)
-    shape: tuple[int, ...] = dataclasses.field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "size", self.evaluation.size)
-        object.__setattr__(self, "shape", self.node.shape)
-
-    def pieces(self) -> Iterator[tuple[int, int]]:
-        return self.evaluation.pieces()
-
-    def read(self, start: int, stop: int) -> tuple[list[Tensor], Tensor | None]:
-        done: dict[int, Tensor] = {}
-        base = None if self.node.base is None else self.evaluation._evaluate(self.node.base, start, stop, done)
-        return [self.evaluation._evaluate(child, start, stop, done) for child in self.node.inputs], base
-
-    def block(self, start: int, stop: int) -> Block:
-        return self.evaluation._block(self.node, start, stop)

@@ -8,10 +8,10 @@ A merge of one tensor with itself is that tensor: what adapters of one base leav
 
 from __future__ import annotations
 
-from evomerge_merging.engine.expression import Apply, Load, Node, children
+from evomerge_merging.engine.nodes import Apply, Load, Node, children
+from evomerge_merging.methods.forms import shares
 from evomerge_merging.methods.registry import method
 
-_EPSILON = 1e-8
 _ROUNDING = 1e-6
 
 
@@ -83,9 +83,8 @@ def _terms(node: Node, factor: float) -> list[tuple[Node, float]]:
         return [(node, factor)]
     own = node.parameters
     given = own["weight"] if "weight" in own else own["scale"]
-    total = sum(given)
-    scale = 1.0 / total if own.get("normalize") and abs(total) > _EPSILON else 1.0
-    weights = [weight * scale * own.get("lambda", 1.0) for weight in given]
+    factors = shares(given, normalize=own.get("normalize", False))
+    weights = [weight * own.get("lambda", 1.0) for weight in factors]
     found = [term for child, w in zip(node.inputs, weights, strict=True) for term in _terms(child, factor * w)]
     if node.base is not None:
         found = _terms(node.base, factor * (1.0 - sum(weights))) + found

@@ -14,8 +14,8 @@ from evomerge_common.domain.recipe import ModelReference, Recipe
 from evomerge_common.errors import ShapeMismatch
 from evomerge_merging.cross_domain import fit_sources
 from evomerge_merging.engine.architecture import text_config
-from evomerge_merging.engine.expression import Load, Node, loads, whole_bytes
 from evomerge_merging.engine.flatten import flatten
+from evomerge_merging.engine.nodes import Load, Node, loads, whole_bytes
 from evomerge_merging.engine.source import Source, open_source
 from evomerge_merging.engine.virtual import Planner
 from evomerge_merging.lora.sum import folded

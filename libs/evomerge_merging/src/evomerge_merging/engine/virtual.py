@@ -16,7 +16,7 @@ from evomerge_common.errors import ModelError, RecipeError, ShapeMismatch
 from evomerge_merging.engine import architecture
 from evomerge_merging.engine.ancestry import common_ancestor
 from evomerge_merging.engine.architecture import LayerStack
-from evomerge_merging.engine.expression import Apply, Load, Node
+from evomerge_merging.engine.nodes import Apply, Load, Node
 from evomerge_merging.engine.source import Source, open_source
 from evomerge_merging.lora.store import LoraStore
 from evomerge_merging.methods.registry import Method, method

@@ -17,7 +17,7 @@ from evomerge_common.domain.recipe import ModelReference, Recipe
 from evomerge_common.errors import InvalidInput, ModelError, ShapeMismatch
 from evomerge_merging.engine import architecture
 from evomerge_merging.engine.execute import Progress, merge_in_memory, workplace
-from evomerge_merging.engine.expression import Load
+from evomerge_merging.engine.nodes import Load
 from evomerge_merging.engine.plan import OutputTensor, Plan, plan_merge
 from evomerge_merging.engine.source import Source, open_source
 from evomerge_merging.io.writer import write_text

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from evomerge_merging.engine.expression import Load, Node
 from evomerge_merging.engine.flatten import terms_of
+from evomerge_merging.engine.nodes import Load, Node
 from evomerge_merging.engine.source import Source
 from evomerge_merging.io.dtypes import torch_dtype
 from evomerge_merging.io.model_folder import TensorStore

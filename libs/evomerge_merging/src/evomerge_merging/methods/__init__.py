@@ -1,5 +1,19 @@
 """The merge methods; `registry` tells what a method is."""
 
-from evomerge_merging.methods.registry import Block, Method, Parameter, PerModel, View, merge_method, method, methods
+from evomerge_merging.methods.forms import Form, TaskVectorSum, WeightedSum
+from evomerge_merging.methods.registry import Method, Parameter, PerModel, merge_method, method, methods
+from evomerge_merging.methods.view import Block, View
 
-__all__ = ["Block", "Method", "Parameter", "PerModel", "View", "merge_method", "method", "methods"]
+__all__ = [
+    "Block",
+    "Form",
+    "Method",
+    "Parameter",
+    "PerModel",
+    "TaskVectorSum",
+    "View",
+    "WeightedSum",
+    "merge_method",
+    "method",
+    "methods",
+]

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from evomerge_common.errors import RecipeError, ShapeMismatch
 from evomerge_merging.io.safetensors_file import SafetensorsFile
-from evomerge_merging.methods.elementwise import linear
-from evomerge_merging.methods.registry import Block, PerModel, merge_method
+from evomerge_merging.methods.forms import shares, weighted_sum
+from evomerge_merging.methods.registry import PerModel, merge_method
+from evomerge_merging.methods.view import Block
 
 if TYPE_CHECKING:
     import torch
@@ -71,7 +72,7 @@ def fisher(
     A statistics file holds the diagonal of the Fisher information matrix: the mean square of the log-likelihood's
     gradient, in each tensor's own shape, not negative. Where all are zero the weights alone count.
     """
-    plain = linear(tensors, weight=weight)
+    plain = weighted_sum(tensors, shares(weight, normalize=True))
     files = _found(statistics, block.names, None, block.size)
     if files is None:
         return plain
@@ -98,7 +99,7 @@ def regmean(
     layer's inputs (in × in); their elements off the diagonal are multiplied by `alpha`. W = sum(W_i G_i) (sum G_i)^-1.
     Everything else is averaged. Layers that store their weights as in × out (GPT-2's) have no place here.
     """
-    plain = linear(tensors, weight=weight)
+    plain = weighted_sum(tensors, shares(weight, normalize=True))
     columns = tensors[0].shape[-1] if tensors[0].dim() == 2 else 0
     files = _found(statistics, block.names, (columns, columns), 0) if columns else None
     if files is None:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from evomerge_merging.methods.registry import Block, View, merge_method
+from evomerge_merging.methods.registry import merge_method
 from evomerge_merging.methods.spheres import gram
-from evomerge_merging.methods.task_vectors import deltas_of
+from evomerge_merging.methods.view import Block, View
 from evomerge_merging.numerics.folds import Sums
 from evomerge_merging.numerics.rows import along_rows, row_length, row_ranges
 from evomerge_merging.numerics.selection import KEEP_ALL, KEEP_NONE, Cut, cuts
@@ -56,16 +56,16 @@ def _select(view: View, *, select_topk: float, **_: Any) -> _Selection | None:
         return None
     cut = KEEP_ALL
     if select_topk < 1.0:
-        varied = sum(int(_variance(deltas_of(view, *piece)).count_nonzero()) for piece in view.pieces())
+        varied = sum(int(_variance(view.changes(*piece)).count_nonzero()) for piece in view.pieces())
         wanted = int(varied * max(select_topk, 0.0))
         cut = KEEP_NONE
         if wanted:
-            (cut,) = cuts(lambda a, b: [_variance(deltas_of(view, a, b))], view.pieces(), view.size, [wanted])
+            (cut,) = cuts(lambda a, b: [_variance(view.changes(a, b))], view.pieces(), view.size, [wanted])
     selection = _Selection(cut, ())
     count = len(view.read(0, 1)[0])
     sums = Sums(*[str(i) for i in range(count)])
     for start, stop in view.pieces():
-        for i, delta in enumerate(selection.apply(deltas_of(view, start, stop), start)):
+        for i, delta in enumerate(selection.apply(view.changes(start, stop), start)):
             sums.add(**{str(i): delta * delta})
     energies = [sums[str(i)] / view.size for i in range(count)]
     whole = sum(energies)
@@ -105,8 +105,8 @@ def _stock_ratio(view: View, *, filter_wise: bool) -> Tensor:
         return _ratio(torch.from_numpy(gram(view)))[None]
     row = row_length(view.shape)
     ratios = []
-    for start, stop in row_ranges(view):
-        rows = torch.stack([delta.reshape(-1, row) for delta in deltas_of(view, start, stop)], dim=1)
+    for start, stop in row_ranges(view.shape):
+        rows = torch.stack([delta.reshape(-1, row) for delta in view.changes(start, stop)], dim=1)
         products = (rows[:, :, None] * rows[:, None]).sum(-1).double()  # rows × models × models
         ratios.append(_ratio(products).to(rows.dtype))
     return torch.cat(ratios)

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from evomerge_common.errors import RecipeError, did_you_mean
-from evomerge_merging.methods.registry import Block, View, merge_method
+from evomerge_merging.methods.registry import merge_method
+from evomerge_merging.methods.view import Block, View
 from evomerge_merging.numerics.random_words import kept
-from evomerge_merging.numerics.selection import Cut, cuts
+from evomerge_merging.numerics.selection import Cut
 
 if TYPE_CHECKING:
     import torch
@@ -32,15 +33,10 @@ def _check(*, rate: float, strategy: str, rescale: bool) -> None:
 
 
 def _cut(view: View, *, rate: float, strategy: str, rescale: bool) -> Cut | None:
-    """Of magnitudes, exactly `int(rate * size)` elements are dropped, the smallest."""
+    """Finds the cut that drops exactly `int(rate * size)` elements, the smallest."""
     if strategy == "random" or rate == 0.0:
         return None
-
-    def magnitudes(start: int, stop: int) -> list[Tensor]:
-        tensors, base = view.read(start, stop)
-        return [(tensors[0] if base is None else tensors[0] - base).abs()]
-
-    return cuts(magnitudes, view.pieces(), view.size, [view.size - int(rate * view.size)])[0]
+    return view.magnitude_cuts([view.size - int(rate * view.size)])[0]
 
 
 def _masked(values: Tensor, block: Block, rate: float, strategy: str, *, rescale: bool) -> Tensor:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from evomerge_merging.methods.registry import Block, View, merge_method
+from evomerge_merging.methods.registry import merge_method
+from evomerge_merging.methods.view import Block, View
 from evomerge_merging.numerics.rows import along_rows, row_length, row_ranges
 from evomerge_merging.numerics.selection import cuts
 
@@ -57,7 +58,7 @@ def _importance(view: View) -> _Importance | None:
     if not view.size:
         return None
     divergences = []
-    for start, stop in row_ranges(view):
+    for start, stop in row_ranges(view.shape):
         (model,), base = view.read(start, stop)
         assert base is not None
         ours, theirs = (torch.softmax(values.reshape(-1, row), -1).add_(1e-8) for values in (model, base))

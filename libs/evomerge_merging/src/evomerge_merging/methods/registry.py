@@ -1,7 +1,7 @@
 """Merge methods by name: a method is a typed function over one tensor's sources.
 
-    @merge_method("linear")
-    def linear(tensors: Sequence[Tensor], *, weight: PerModel[float], normalize: bool = True) -> Tensor:
+    @merge_method("nearer")
+    def nearer(tensors: Sequence[Tensor], base: Tensor, *, weight: PerModel[float], clip: bool = True) -> Tensor:
 
 Its signature is its schema. Positional parameters say what it works on:
 
@@ -13,11 +13,15 @@ Keyword-only parameters are the recipe's: `PerModel[T]` is given for each model,
 are required; a trailing underscore is not part of the name (`lambda_`). A method must not write into its inputs.
 
 It is called for pieces in any order and on any thread, so it must be elementwise. What needs the whole tensor is either
-a fold, given as `statistics(view, **parameters)`, which sees the tensor piece by piece beforehand, or `whole=True`:
-then the only piece is the whole tensor in its own shape.
+a fold, given as `statistics(view, **parameters)`, which sees the tensor piece by piece beforehand (see `View`), or
+`whole=True`: then the only piece is the whole tensor in its own shape.
 
-Other packages register theirs under the entry point group `evomerge.merge_methods`: each entry point is a function
-decorated like this (or a module that holds some); it is loaded when the registry is first asked.
+A method that takes no `tensors` computes nothing: it says what the piece is, as a `Form` (`-> WeightedSum`), which
+torch or the native kernels then make.
+
+What is known of a method apart from its code stands in `evomerge_common.domain.methods`. Other packages register theirs
+under the entry point group `evomerge.merge_methods`: each entry point is a function decorated like this (or a module
+that holds some); it is loaded when the registry is first asked.
 """
 
 from __future__ import annotations
@@ -27,36 +31,32 @@ import importlib
 import inspect
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from evomerge_common.domain.methods import Traits, find_traits
 from evomerge_common.errors import RecipeError, did_you_mean
-from evomerge_merging.numerics.random_words import MaskKey, words
+from evomerge_merging.methods.view import Block
 
 if TYPE_CHECKING:
-    import numpy as np
     from torch import Tensor
 
-    from evomerge_merging.native.reader import Reader
+    from evomerge_merging.methods.forms import Form
 
-Kernel = Callable[..., "np.ndarray[Any, Any]"]
-"""(reader, block, element type, **parameters) → the piece's bytes in that type."""
 T = TypeVar("T")
 _PER_MODEL = "per model"
 PerModel = Annotated[tuple[T, ...], _PER_MODEL]
 """One value for each of `tensors`. A default is written as a tuple of one: `(1.0,)`."""
 
-Function = TypeVar("Function", bound="Callable[..., Tensor]")
+Function = TypeVar("Function", bound="Callable[..., Tensor | Form]")
 ENTRY_POINTS = "evomerge.merge_methods"
 _NO_TRAITS = "its package declares no traits for the search (entry point group evomerge.methods)"
 _BUILT_IN = (
     "elementwise",
     "slerp",
     "task_vectors",
-    "pruning",
     "spheres",
     "consensus",
     "pairs",
@@ -64,66 +64,6 @@ _BUILT_IN = (
     "masks",
     "calibrated",
 )
-
-
-class View(Protocol):
-    """One tensor of all sources, read piece by piece: what statistics are folded over."""
-
-    @property
-    def size(self) -> int:
-        """Number of elements."""
-        ...
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The tensor's shape."""
-        ...
-
-    def pieces(self) -> Iterator[tuple[int, int]]:
-        """Consecutive ranges of elements that cover the tensor; each but the last a multiple of `CELL`."""
-        ...
-
-    def read(self, start: int, stop: int) -> tuple[list[Tensor], Tensor | None]:
-        """The inputs and the base at these elements."""
-        ...
-
-    def block(self, start: int, stop: int) -> Block:
-        """The block of these elements, without statistics."""
-        ...
-
-    @property
-    def native(self) -> Reader | None:
-        """The same tensor for the native kernels, where they can read it."""
-        ...
-
-
-@dataclass(frozen=True)
-class Block:
-    """Where a piece lies.
-
-    Attributes:
-        start, stop: elements of the flattened tensor.
-        size: number of elements of the whole tensor.
-        statistics: what the method's statistics function returned, else None.
-        names: the tensor's name in each input.
-        masks: key of each input's random words.
-
-    """
-
-    start: int
-    stop: int
-    size: int
-    masks: tuple[MaskKey, ...]
-    statistics: Any = None
-    names: tuple[str, ...] = ()
-
-    def words(self, i: int, bits: Literal[16, 32] = 32) -> Tensor:
-        """An int32 for each element (with 16 bits an int16, in half the time), uniform over all values.
-
-        It depends on nothing but the recipe's seed, the i-th input's identity, the tensor's name and each element's
-        place.
-        """
-        return words(self.masks[i], self.start, self.stop, bits)
 
 
 @dataclass(frozen=True)
@@ -143,36 +83,46 @@ class Method:
 
     Attributes:
         traits: what is known of it apart from its code.
+        positional: what its function works on: some of tensors, base, block, in this order.
+        statistics: called once a tensor with its `View` and the parameters; what it returns is `Block.statistics`.
+        whole: whether the only piece is the whole tensor.
         check: called with one tensor's parameters when planning; raises RecipeError if they cannot go together.
-        kernel: the same piece by the native kernels; absent, or when it raises NotFinite, the function is called.
 
     """
 
     traits: Traits
     summary: str
-    function: Callable[..., Tensor]
+    function: Callable[..., Any]
+    positional: Sequence[str]
     parameters: Mapping[str, Parameter]
-    statistics: Callable[..., Any] | None
-    whole: bool
-    wants_block: bool
+    statistics: Callable[..., Any] | None = None
+    whole: bool = False
     check: Callable[..., None] | None = None
-    kernel: Kernel | None = None
 
     @property
     def name(self) -> str:
         """The word for it in recipes."""
         return self.traits.name
 
+    @property
+    def gives_form(self) -> bool:
+        """Whether it says what a piece is (see `form`) instead of computing it."""
+        return "tensors" not in self.positional
+
+    def form(self, block: Block, parameters: Mapping[str, Any]) -> Form:
+        """Says what a piece is; of methods that give forms alone. Parameters as in a call."""
+        found: Form = self.function(*([block] if "block" in self.positional else []), **keywords(parameters))
+        return found
+
     def __call__(
         self, tensors: Sequence[Tensor], base: Tensor | None, block: Block, parameters: Mapping[str, Any]
     ) -> Tensor:
         """Merges one piece; parameters by their recipe names, per-model ones as tuples."""
-        positional: list[Any] = [tensors]
-        if self.traits.base != "none":
-            positional.append(base)
-        if self.wants_block:
-            positional.append(block)
-        return self.function(*positional, **keywords(parameters))
+        if self.gives_form:
+            return self.form(block, parameters).merged(tensors, base, block.start)
+        given = {"tensors": tensors, "base": base, "block": block}
+        merged: Tensor = self.function(*(given[name] for name in self.positional), **keywords(parameters))
+        return merged
 
 
 def keywords(parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -189,50 +139,80 @@ def merge_method(
     check: Callable[..., None] | None = None,
     statistics: Callable[..., Any] | None = None,
     whole: bool = False,
-    kernel: Kernel | None = None,
 ) -> Callable[[Function], Function]:
-    """Registers a function under a name; see the module's text.
-
-    Its traits are those that `evomerge_common.domain.methods` or a package's entry point has under that name. A method
-    without any is for recipes alone: it takes any number of inputs, and a base if the function does.
+    """Registers a function under a name; see the module's text, and `Method` for the arguments.
 
     Raises:
-        ValueError: the name is taken by another function, or the signature says nothing known, or it has a base and the
-            traits have none (or the other way round).
+        ValueError: see `add_method`; or the signature says nothing known.
 
     """
 
     def register(function: Function) -> Function:
         positional, parameters = _schema(function)
-        taken = _METHODS.get(name)
-        if taken is not None and taken.function.__module__ != function.__module__:
-            raise ValueError(f"two merge methods are named {name!r}: {taken.function.__module__} has one already")
-        has_base = "base" in positional
-        traits = find_traits(name) or Traits(name=name, base="derived" if has_base else "none", refusal=_NO_TRAITS)
-        if (traits.base == "none") == has_base:
-            raise ValueError(f"the traits of {name!r} say base={traits.base!r}, and its function takes {positional}")
-        if traits.linear and not {"weight", "scale"} & set(parameters):
-            raise ValueError(f"the traits of {name!r} say linear, and it has neither a weight nor a scale")
-        _METHODS[name] = Method(
-            traits=traits,
-            summary=(inspect.getdoc(function) or "").partition("\n")[0],
-            function=function,
+        add_method(
+            name,
+            function,
+            positional=positional,
             parameters=parameters,
+            summary=(inspect.getdoc(function) or "").partition("\n")[0],
             statistics=statistics,
             whole=whole,
-            wants_block="block" in positional,
             check=check,
-            kernel=kernel,
         )
         return function
 
     return register
 
 
-def _schema(function: Callable[..., Any]) -> tuple[list[str], dict[str, Parameter]]:
+def add_method(
+    name: str,
+    function: Callable[..., Any],
+    *,
+    positional: Sequence[str],
+    parameters: Iterable[Parameter],
+    summary: str,
+    statistics: Callable[..., Any] | None = None,
+    whole: bool = False,
+    check: Callable[..., None] | None = None,
+) -> None:
+    """Registers a function whose schema is given.
+
+    Its traits are those that `evomerge_common.domain.methods` or a package's entry point has under that name. A method
+    without any is for recipes alone: it takes any number of inputs, and a base if the function does.
+
+    Raises:
+        ValueError: the name is taken by another function; or the function has a base and the traits have none, or the
+            other way round; or the traits say linear, and no parameter is weight or scale.
+
+    """
+    taken = _METHODS.get(name)
+    if taken is not None and taken.function.__module__ != function.__module__:
+        raise ValueError(f"two merge methods are named {name!r}: {taken.function.__module__} has one already")
+    has_base = "base" in positional
+    traits = find_traits(name) or Traits(name=name, base="derived" if has_base else "none", refusal=_NO_TRAITS)
+    if "tensors" in positional and (traits.base == "none") == has_base:
+        raise ValueError(f"the traits of {name!r} say base={traits.base!r}, and its function takes {positional}")
+    schema = {parameter.name: parameter for parameter in parameters}
+    if traits.linear and not {"weight", "scale"} & set(schema):
+        raise ValueError(f"the traits of {name!r} say linear, and it has neither a weight nor a scale")
+    _METHODS[name] = Method(traits, summary, function, positional, schema, statistics, whole, check)
+
+
+_POSITIONAL: tuple[list[str], ...] = (
+    [],
+    ["block"],
+    ["tensors"],
+    ["tensors", "base"],
+    ["tensors", "block"],
+    ["tensors", "base", "block"],
+)
+
+
+def _schema(function: Callable[..., Any]) -> tuple[list[str], list[Parameter]]:
+    """What a function works on, and its parameters, from its signature."""
     items = list(inspect.signature(function).parameters.values())
     positional = [item.name for item in items if item.kind is not inspect.Parameter.KEYWORD_ONLY]
-    parameters: dict[str, Parameter] = {}
+    parameters = []
     for item in items[len(positional) :]:
         # One at a time, since the others name tensors, and torch is not imported for a schema.
         alone = types.SimpleNamespace(__annotations__={"hint": item.annotation})
@@ -244,8 +224,8 @@ def _schema(function: Callable[..., Any]) -> tuple[list[str], dict[str, Paramete
         required = item.default is inspect.Parameter.empty
         default = None if required else item.default[0] if per_model else item.default
         recipe_name = item.name.removesuffix("_")
-        parameters[recipe_name] = Parameter(recipe_name, kind, per_model, required, default)
-    if positional not in (["tensors"], ["tensors", "base"], ["tensors", "block"], ["tensors", "base", "block"]):
+        parameters.append(Parameter(recipe_name, kind, per_model, required, default))
+    if positional not in _POSITIONAL:
         raise ValueError(f"a merge method takes (tensors, [base], [block], *, parameters), not {positional}")
     return positional, parameters
 

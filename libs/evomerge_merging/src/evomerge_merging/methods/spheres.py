@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from evomerge_common.errors import RecipeError
-from evomerge_merging.methods.elementwise import weighted_sum
-from evomerge_merging.methods.registry import Block, PerModel, View, merge_method
-from evomerge_merging.methods.task_vectors import deltas_of
+from evomerge_merging.methods.forms import weighted_sum
+from evomerge_merging.methods.registry import PerModel, merge_method
+from evomerge_merging.methods.view import Block, View
 from evomerge_merging.numerics.folds import Sums
 from evomerge_merging.numerics.rows import along_columns, along_rows, ranges_of, row_length, row_ranges
 
@@ -36,7 +36,7 @@ def gram(view: View) -> Matrix:
     sums: Sums | None = None
     count = 0
     for start, stop in view.pieces():
-        tensors = deltas_of(view, start, stop)
+        tensors = view.changes(start, stop)
         count = len(tensors)
         pairs = [(i, j) for i in range(count) for j in range(i, count)]
         sums = sums or Sums(*[f"{i}.{j}" for i, j in pairs])
@@ -101,8 +101,8 @@ def _arc_statistics(
         return _Arc(*ends)
     row = view.size // view.shape[0] if nuslerp_row_wise else row_length(view.shape)
     found: list[tuple[Tensor, ...]] = []
-    for start, stop in ranges_of(view, row) if nuslerp_row_wise else row_ranges(view):
-        one, other = (values.reshape(-1, row).double() for values in deltas_of(view, start, stop))
+    for start, stop in ranges_of(view.size, row) if nuslerp_row_wise else row_ranges(view.shape):
+        one, other = (values.reshape(-1, row).double() for values in view.changes(start, stop))
         axis = 0 if nuslerp_row_wise else 1
         found.append(tuple((a * b).sum(axis) for a, b in ((one, other), (one, one), (other, other))))
         dtype = view.read(start, start + 1)[0][0].dtype

@@ -20,7 +20,7 @@ from evomerge_common.domain.recipe import ModelReference, Recipe
 from evomerge_common.errors import InvalidInput, ModelError, ShapeMismatch
 from evomerge_merging.engine import architecture
 from evomerge_merging.engine.execute import MAX_SHARD_BYTES, MergeReport, Progress, execute
-from evomerge_merging.engine.expression import Load, Node
+from evomerge_merging.engine.nodes import Load, Node
 from evomerge_merging.engine.plan import OutputTensor, Plan, plan_merge
 from evomerge_merging.engine.source import Source
 from evomerge_merging.export.folder import public_name

@@ -6,8 +6,6 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from evomerge_merging.methods.registry import View
-
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
@@ -22,16 +20,16 @@ def row_length(shape: tuple[int, ...]) -> int:
     return max(1, shape[-1]) if shape else 1
 
 
-def row_ranges(view: View) -> Iterator[tuple[int, int]]:
+def row_ranges(shape: tuple[int, ...]) -> Iterator[tuple[int, int]]:
     """Ranges of whole rows that cover the tensor: the same whatever the pieces, so sums over them are too."""
-    yield from ranges_of(view, row_length(view.shape))
+    yield from ranges_of(math.prod(shape), row_length(shape))
 
 
-def ranges_of(view: View, row: int) -> Iterator[tuple[int, int]]:
+def ranges_of(size: int, row: int) -> Iterator[tuple[int, int]]:
     """Ranges of a multiple of eight times `row` elements, each about a piece long."""
     step = max(8, _AT_ONCE // row // 8 * 8) * row
-    for start in range(0, view.size, step):
-        yield start, min(start + step, view.size)
+    for start in range(0, size, step):
+        yield start, min(start + step, size)
 
 
 def along_rows(values: Tensor, row: int, start: int, stop: int) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -22,6 +22,14 @@ _BINS, _BUCKETS = 1 << 16, 1 << 12
 _FEW = 16
 """What is between the ends of an interval is a hundredth of a tensor; from a share of 1 / 16 on many are equals."""
 Array = np.ndarray[Any, Any]
+
+
+class Keep(Protocol):
+    """Which elements of a tensor are kept."""
+
+    def apply(self, values: torch.Tensor, start: int) -> torch.Tensor:
+        """A piece that begins at element `start`, with zeros for what is not kept; `values` may be written into."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -52,8 +60,20 @@ KEEP_NONE = Cut(math.inf, -1)
 
 
 @dataclass(frozen=True)
+class Band:
+    """Keeps what `outer` keeps less what `inner` keeps: the middle of the magnitudes."""
+
+    outer: Cut
+    inner: Cut
+
+    def apply(self, values: torch.Tensor, start: int) -> torch.Tensor:
+        """A piece with zeros for what is not kept; exact, since each element is itself or zero in both."""
+        return self.outer.apply(values, start) - self.inner.apply(values, start)
+
+
+@dataclass(frozen=True)
 class Bits:
-    """What is kept as one bit an element, eight to a byte."""
+    """Keeps the elements whose bit is set: one bit an element, eight to a byte."""
 
     packed: np.ndarray[Any, np.dtype[np.uint8]]
 
@@ -69,7 +89,7 @@ class Bits:
 
 @dataclass(frozen=True)
 class Drawn:
-    """Each element by itself with probability `density`, rounded to multiples of 1 / 65536: DARE's masks."""
+    """Keeps each element by itself with probability `density`, rounded to multiples of 1 / 65536: DARE's masks."""
 
     key: MaskKey
     density: float

@@ -1,14 +1,16 @@
-"""Pieces of a node's sources as the kernels take them, and the kernels over them."""
+"""The native kernels over the sources of one tensor: what they are given is read from the files piece by piece."""
 
 from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from evomerge_merging.engine.nodes import Load
 from evomerge_merging.io.model_folder import TensorStore, place_in_file, raw_elements
+from evomerge_merging.methods.forms import Form, TaskVectorSum, WeightedSum
 from evomerge_merging.native import library
 from evomerge_merging.native.structures import (
     BFLOAT16,
@@ -24,15 +26,12 @@ from evomerge_merging.native.structures import (
     MOST_INPUTS,
     NO_MEMORY,
     Elements,
-    Keep,
 )
+from evomerge_merging.native.structures import Keep as KeepStructure
 from evomerge_merging.numerics.folds import CELL
 from evomerge_merging.numerics.random_words import MaskKey, key_parts, word_limit
-from evomerge_merging.numerics.selection import Bits, Cut, Drawn
+from evomerge_merging.numerics.selection import Band, Bits, Cut, Drawn, Keep
 from evomerge_models.dtypes import BF16, F16, F32, ElementType
-
-if TYPE_CHECKING:
-    from evomerge_merging.engine.expression import Load
 
 Array = np.ndarray[Any, Any]
 _LONG_PIECE = 256 * CELL
@@ -103,7 +102,7 @@ class Reader:
         self._check(status, start, stop)
         return above, [found[:many] for found, many in zip(inside, number.tolist(), strict=True)]
 
-    def thinned_sums(self, start: int, stop: int, keeps: Sequence[Any]) -> Array:
+    def thinned_sums(self, start: int, stop: int, keeps: Sequence[Keep | None]) -> Array:
         """Sums of magnitudes, all and kept: cells × inputs × 2, float64. Starts at a multiple of CELL."""
         inputs, base, _held = self._piece(start, stop)
         sums = np.empty((-(-(stop - start) // CELL), len(inputs), 2))
@@ -145,12 +144,22 @@ class Reader:
 
     # ---- results ----
 
-    def weighted_sum(self, start: int, stop: int, weights: Sequence[float], dtype: ElementType) -> Array:
-        """The sum of `weights[i]` times the base, if there is one, and the inputs, in that order; in bytes."""
+    def piece(self, form: Form, start: int, stop: int, dtype: ElementType) -> Array:
+        """Makes a piece of the result, in bytes of that type.
+
+        Raises:
+            NotFinite: a source has NaN or infinity, or the result is too large for the type.
+
+        """
+        if isinstance(form, WeightedSum):
+            return self._weighted_sum(form, start, stop, dtype)
+        return self._task_vector_sum(form, start, stop, dtype)
+
+    def _weighted_sum(self, form: WeightedSum, start: int, stop: int, dtype: ElementType) -> Array:
         inputs, base, _held = self._piece(start, stop)
         everyone = [*([base] if base is not None else []), *inputs]
         given = (Elements * len(everyone))(*everyone)
-        factors = np.asarray(weights, np.float32)
+        factors = np.asarray(form.weights, np.float32)
         out, place = _output(stop - start, dtype)
         status = self._kernels.evomerge_weighted_sum(
             given, len(everyone), factors.ctypes.data, stop - start, ctypes.byref(place)
@@ -158,28 +167,14 @@ class Reader:
         self._check(status, start, stop)
         return _bytes(out, dtype)
 
-    def task_vectors(
-        self,
-        start: int,
-        stop: int,
-        keeps: Sequence[Any],
-        factors: Sequence[float],
-        weight: Sequence[float],
-        dtype: ElementType,
-        *,
-        scale: float,
-        divide: float,
-        elect: bool,
-        normalize: bool,
-    ) -> Array:
-        """See `methods.task_vectors.merge_task_vectors`; in bytes."""
+    def _task_vector_sum(self, form: TaskVectorSum, start: int, stop: int, dtype: ElementType) -> Array:
         inputs, base, _held = self._piece(start, stop)
-        what, _bits = _keeps(keeps, start)
-        numbers = np.asarray(factors, np.float32), np.asarray(weight, np.float32)
+        what, _bits = _keeps(form.keeps, start)
+        numbers = np.asarray(form.factors, np.float32), np.asarray(form.weight, np.float32)
         out, place = _output(stop - start, dtype)
         status = self._kernels.evomerge_task_vectors(
-            inputs, base, len(inputs), what, numbers[0].ctypes.data, numbers[1].ctypes.data, scale, divide,
-            elect, normalize, start, stop - start, ctypes.byref(place),
+            inputs, base, len(inputs), what, numbers[0].ctypes.data, numbers[1].ctypes.data, form.scale, form.divide,
+            form.elect, form.normalize, start, stop - start, ctypes.byref(place),
         )  # fmt: skip
         self._check(status, start, stop)
         return _bytes(out, dtype)
@@ -228,9 +223,9 @@ def _bytes(out: Array, dtype: ElementType) -> Array:
     return out.view(np.uint8)
 
 
-def _keeps(keeps: Sequence[Any], start: int) -> tuple[Any, list[Any]]:
+def _keeps(keeps: Sequence[Keep | None], start: int) -> tuple[Any, list[Any]]:
     """What is kept, from element `start` on, and what it points into."""
-    result = (Keep * len(keeps))()
+    result = (KeepStructure * len(keeps))()
     for place, given in zip(result, keeps, strict=True):
         place.kind = KEEP_EVERYTHING
         if isinstance(given, Cut):
@@ -239,7 +234,7 @@ def _keeps(keeps: Sequence[Any], start: int) -> tuple[Any, list[Any]]:
             place.kind, place.bits = KEEP_BITS, given.packed.ctypes.data + start // 8
         elif isinstance(given, Drawn):
             place.kind, place.key, place.limit = KEEP_DRAWN, key_parts(given.key), word_limit(given.density, 16)
-        elif given is not None:  # a Band
+        elif isinstance(given, Band):
             place.kind, place.outer, place.outer_last = KEEP_BAND, given.outer.threshold, given.outer.last
             place.inner, place.inner_last = given.inner.threshold, given.inner.last
     return result, list(keeps)
