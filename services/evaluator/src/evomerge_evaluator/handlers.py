@@ -17,13 +17,13 @@ from evomerge_common.runtime.child import ChildProcess
 from evomerge_common.runtime.ports_factory import Ports
 from evomerge_common.runtime.sources import source_folders
 from evomerge_evaluator.fitness_cache import FitnessCache, Scores
+from evomerge_evaluator.job_items import JobItems, JobReader, TaskItems
 from evomerge_evaluator.metrics import EVALUATOR_METRICS, EvaluatorMetrics
-from evomerge_evaluator.questions import Asked, Part, Questions
 from evomerge_evaluator.weights import Weights
 from evomerge_scoring import child as scoring
 from evomerge_scoring.report import ScoreReport
 
-PREPARED_KEPT = 8
+PREPARED = 8
 
 
 class EvaluateHandler:
@@ -49,11 +49,11 @@ class EvaluateHandler:
         self._child = child
         self._metrics = metrics
         self._cache = cache or FitnessCache(ports.kv)
-        self._questions = Questions(ports.artifacts, self._cache)
+        self._reader = JobReader(ports.artifacts, self._cache)
         self._models = ports.models
         self._weights = Weights(ports.artifacts, ports.models, executor)
-        self._prepared: LRUCache[str, Asked] = LRUCache(PREPARED_KEPT)
-        self._fresh: dict[str, tuple[Asked, Scores]] = {}
+        self._prepared: LRUCache[str, JobItems] = LRUCache(PREPARED)
+        self._fresh: dict[str, tuple[JobItems, Scores]] = {}
         self._log = structlog.get_logger("evomerge.evaluator")
 
     async def __call__(self, job: Job) -> CandidateEvaluated:
@@ -66,8 +66,8 @@ class EvaluateHandler:
         if not isinstance(payload, EvaluateJob):
             return
         try:
-            asked = self._prepared[job.job_id] = await self._questions.of(payload)
-            if asked.missing():
+            items = self._prepared[job.job_id] = await self._reader.of(payload)
+            if items.missing():
                 await self._weights.prepare(payload)
         except (EvoMergeException, OSError) as error:
             self._log.info("could not be prepared", job_id=job.job_id, error=str(error))
@@ -85,35 +85,36 @@ class EvaluateHandler:
         payload = job.payload
         if not isinstance(payload, EvaluateJob):
             raise InvalidInput(f"the evaluator got a job of kind {job.kind}")
-        asked = self._prepared.pop(job.job_id, None) or await self._questions.of(payload)
-        missing = asked.missing()
+        items = self._prepared.pop(job.job_id, None) or await self._reader.of(payload)
+        missing = items.missing()
         if not missing:
-            return _result(job.job_id, payload, asked, asked.known)
-        report = await self._score(payload, asked.suite, missing)
+            return _result(job.job_id, payload, items, items.known)
+        report = await self._score(payload, items.suite, missing)
         fresh = Scores(device=report.device)
         for score in report.scores:
             fresh.items.update(zip(missing[score.task], score.item_scores, strict=True))
-        self._fresh[job.job_id] = (asked, fresh)
-        whole = Scores({**asked.known.items, **fresh.items}, report.device)
-        told = _result(job.job_id, payload, asked, whole)
+        self._fresh[job.job_id] = (items, fresh)
+        whole = Scores({**items.known.items, **fresh.items}, report.device)
+        found = _result(job.job_id, payload, items, whole)
         # A metric that was measured is more exact than one that follows from remembered scores.
-        exact = {one.task: one for one in report.scores if len(one.item_scores) == len(_of(asked, one.task).items)}
+        exact = {one.task: one for one in report.scores if len(one.item_scores) == len(_of(items, one.task).items)}
         scores = tuple(
-            replace(one, metric_value=exact[one.task].metric_value) if one.task in exact else one for one in told.scores
+            replace(one, metric_value=exact[one.task].metric_value) if one.task in exact else one
+            for one in found.scores
         )
-        return replace(told, scores=scores, cached=False, seconds=report.seconds, computed=len(fresh.items))
+        return replace(found, scores=scores, cached=False, seconds=report.seconds, computed=len(fresh.items))
 
     async def finish(self, job: Job, result: CandidateEvaluated) -> CandidateEvaluated:
         """Remembers the scores; where another worker was first, its scores count: there is one score for all."""
-        asked, fresh = self._fresh.pop(job.job_id, (None, None))
-        if asked is None or fresh is None or not isinstance(job.payload, EvaluateJob):
+        items, fresh = self._fresh.pop(job.job_id, (None, None))
+        if items is None or fresh is None or not isinstance(job.payload, EvaluateJob):
             return result
         known = await self._cache.add(result.recipe_digest, fresh)
         known.add(fresh)  # where the entry was too long
         if all(known.items[digest] == score for digest, score in fresh.items.items()):
             return result
-        told = _result(job.job_id, job.payload, asked, known)
-        return replace(told, cached=False, seconds=result.seconds, computed=result.computed)
+        found = _result(job.job_id, job.payload, items, known)
+        return replace(found, cached=False, seconds=result.seconds, computed=result.computed)
 
     async def _score(
         self, payload: EvaluateJob, suite: Suite, missing: Mapping[str, Mapping[bytes, int]]
@@ -149,20 +150,20 @@ class EvaluateHandler:
         self._weights.close()
 
 
-def _of(asked: Asked, task: str) -> Part:
-    return next(part for part in asked.parts if part.task.name == task)
+def _of(items: JobItems, task: str) -> TaskItems:
+    return next(part for part in items.parts if part.task.name == task)
 
 
-def _result(job_id: str, payload: EvaluateJob, asked: Asked, scores: Scores) -> CandidateEvaluated:
+def _result(job_id: str, payload: EvaluateJob, items: JobItems, scores: Scores) -> CandidateEvaluated:
     """What the scores say of a job's items; nothing of it was computed."""
     found = tuple(
         replace(
             task_score(part.task, part.items, [scores.items[digest] for digest in part.digests]),
             positions=part.places if payload.items else (),
         )
-        for part in asked.parts
+        for part in items.parts
     )
-    weights = {part.task.name: part.task.weight for part in asked.parts}
+    weights = {part.task.name: part.task.weight for part in items.parts}
     return CandidateEvaluated(
         job_id=job_id,
         recipe_digest=payload.recipe_digest,

@@ -29,7 +29,7 @@ STOP_SECONDS = 6.0
 POLL_SECONDS = 0.1
 ACK_WAIT = 8.0
 """Seconds after which a killed worker's job is done by another: short, since everything here is one machine."""
-KEPT_SETTINGS = (
+USER_SETTINGS = (
     *("ALLOW_CODE", "BACKEND", "DEVICE", "LINK_MODELS", "LOG_FORMAT", "LOG_LEVEL", "MAX_DELIVER", "MODEL_STORE"),
     *("SCORE_CACHE", "SCORE_TIMEOUT"),
 )
@@ -167,8 +167,8 @@ class Stack:
             )
 
     def _service_env(self, name: str, nats: int, grpc: int, metrics: int, page: int) -> dict[str, str]:
-        kept = {PREFIX + key for key in KEPT_SETTINGS}
-        env = {k: v for k, v in self._environ.items() if not k.startswith(PREFIX) or k in kept}
+        theirs = {PREFIX + key for key in USER_SETTINGS}
+        env = {k: v for k, v in self._environ.items() if not k.startswith(PREFIX) or k in theirs}
         ours = {
             "NATS_URL": f"nats://{HOST}:{nats}",
             "GRPC_ADDRESS": f"{HOST}:{grpc}",

@@ -88,7 +88,7 @@ class NatsJobQueue:
     async def depth(self, kind: str) -> int:
         """Jobs waiting or in work.
 
-        Told by the stream, which holds a job until its ack: a consumer's count follows a publish only moments later.
+        The stream says it, which holds a job until its ack: a consumer's count follows a publish only moments later.
         """
         subject = subjects.work_subject(kind)
         info = await self.link.api(f"depth of {kind}", f"STREAM.INFO.{subjects.WORK}", {"subjects_filter": subject})
@@ -111,7 +111,7 @@ class NatsDelivery:
 
     async def heartbeat(self) -> None:
         """Starts `ack_wait` again."""
-        await self._tell(b"+WPI")
+        await self._send(b"+WPI")
 
     async def ack(self) -> None:
         """Takes it off the queue, and waits for the broker's word.
@@ -122,13 +122,13 @@ class NatsDelivery:
 
     async def retry(self, delay: float) -> None:
         """Gives it back."""
-        await self._tell(b'-NAK {"delay": %d}' % int(delay * 1e9) if delay > 0 else b"-NAK")
+        await self._send(b'-NAK {"delay": %d}' % int(delay * 1e9) if delay > 0 else b"-NAK")
 
     async def dead_letter(self, reason: str) -> None:
         """Sets it aside."""
         await _bury(self.link, self._message, self.job.kind, reason, self.job.job_id)
 
-    async def _tell(self, word: bytes) -> None:
+    async def _send(self, word: bytes) -> None:
         try:
             await self.link.client.publish(self._message.reply, word)
             await self.link.client.flush(timeout=2)

@@ -46,7 +46,7 @@ class Link:
         self.on_reconnect: set[Callable[[], None]] = set()
         """Called when the connection is back: what was asked for before is forgotten on the other side."""
         self._last_error = ""
-        self._said: dict[str, float] = {}
+        self._error_times: dict[str, float] = {}
 
     @property
     def js(self) -> JetStreamContext:
@@ -179,8 +179,8 @@ class Link:
 
     async def _on_error(self, error: Exception) -> None:
         self._last_error = str(error) or type(error).__name__
-        if time.monotonic() - self._said.get(self._last_error, -60.0) > 5.0:
-            self._said = {self._last_error: time.monotonic()}
+        if time.monotonic() - self._error_times.get(self._last_error, -60.0) > 5.0:
+            self._error_times = {self._last_error: time.monotonic()}
             self.log.error("NATS error", error=self._last_error, type=type(error).__name__)
 
     async def _on_disconnect(self) -> None:

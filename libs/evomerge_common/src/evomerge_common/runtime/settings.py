@@ -38,7 +38,7 @@ class Settings:
         health_address: a second, plaintext port with the health service alone, for probes that speak no TLS.
         metrics_address: host:port of the Prometheus endpoint; empty: none. Each service has a default port of its own.
         http_address: host:port of the reporter's page.
-        model_store: folder of the source models.
+        model_store: folder of the source models; this and the other folders may be given as file:// URIs.
         artifact_store: a folder for candidates' weights, suites and finished models.
         state_dir: folder of what a service writes for itself: its port file, the reporter's database.
         token: bearer token that gRPC calls must carry; TOKEN_FILE names a file that holds it.

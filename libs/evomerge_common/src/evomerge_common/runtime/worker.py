@@ -46,13 +46,14 @@ from evomerge_common.runtime.ports_factory import Ports
 from evomerge_common.runtime.settings import Settings
 
 Handler = Callable[[Job], Awaitable[Result]]
+"""Called by the worker's loop when it is a job's turn; returns the job's result."""
 Preparation = Callable[[Job], Awaitable[None]]
+"""Called when a job was fetched, while another may be in work; raises nothing: what is wrong, the handler says."""
 Finish = Callable[[Job, Any], Awaitable[Result]]
+"""Called with a job and the handler's result before it is published; returns the result to publish."""
 
 _FETCH_SECONDS = 1.0  # also the longest that an idle worker takes to stop: a fetch is never cut, or its job would hang
-_GLANCE_SECONDS = (
-    0.002  # of a worker that has a job already: it takes what lies there, and leaves the rest to idle ones
-)
+_GLANCE_SECONDS = 0.002  # for a worker with a job: it takes what lies there, and leaves the rest to idle ones
 _BETWEEN_GLANCES = 0.05
 _RETRY_DELAYS = (1.0, 5.0, 15.0, 30.0)
 _LACK_ATTEMPTS = 3
@@ -65,8 +66,7 @@ class Worker:
 
     With `prepare`, the next job is fetched and prepared while one is in work, and a result is published while the next
     is in work already: the handler never waits for the queue. Only a job that no idle worker waits for is taken ahead:
-    a worker with a job just glances at the queue. `prepare` raises nothing (what is wrong with a job, its
-    handler says); `finish` looks at a result before it is published, and may change it.
+    a worker with a job just glances at the queue.
 
     The handler raises InvalidInput or WorkFailed (but not WorkerCrashed) when the job can never succeed: the result
     is CandidateFailed at once. Anything else is tried again after a delay; at the last attempt the job is a dead
@@ -92,7 +92,7 @@ class Worker:
         self._finish = finish
         self._turn = asyncio.Lock()  # fair: whoever fetched first works first
         self._fetching = asyncio.Lock()
-        self._held = 0  # jobs in hand
+        self._jobs_in_hand = 0
         self._name = f"{kind}@{socket.gethostname()}:{os.getpid()}"
         self._ports = ports
         self._settings = settings
@@ -132,16 +132,18 @@ class Worker:
                 except Unavailable as error:  # the broker went away: the job comes again after ack_wait
                     self._log.warning("lost touch with the queue", error=str(error))
                 finally:
-                    self._held -= 1
+                    self._jobs_in_hand -= 1
 
     async def _fetch(self, stop: asyncio.Event) -> Delivery | None:
         async with self._fetching:
-            if self._held:
+            if self._jobs_in_hand:
                 await _wait(stop, _BETWEEN_GLANCES)
             if stop.is_set():
                 return None
-            delivery = await self._ports.queue.fetch(self.kind, _GLANCE_SECONDS if self._held else _FETCH_SECONDS)
-            self._held += delivery is not None
+            delivery = await self._ports.queue.fetch(
+                self.kind, _GLANCE_SECONDS if self._jobs_in_hand else _FETCH_SECONDS
+            )
+            self._jobs_in_hand += delivery is not None
             return delivery
 
     async def _work(self, delivery: Delivery, stop: asyncio.Event) -> None:

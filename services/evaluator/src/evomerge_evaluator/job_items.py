@@ -1,4 +1,4 @@
-"""What a job asks: which items of a suite, and which of their scores are known already."""
+"""Which items of a suite a job names, and which of their scores are known already."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from evomerge_common.errors import InvalidInput
 from evomerge_common.ports import ArtifactStore
 from evomerge_evaluator.fitness_cache import FitnessCache, Scores, item_digests
 
-SUITES_KEPT = 8
+SUITES = 8
 
 
 @dataclass(frozen=True)
-class Part:
-    """Items of one task that a job asks for: their places in the split, and their digests."""
+class TaskItems:
+    """Items of one task that a job names: their places in the split, and their digests."""
 
     task: Task
     items: tuple[Item, ...]
@@ -28,11 +28,11 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Asked:
+class JobItems:
     """A job's items, task by task, and what was known of them when the job was looked at."""
 
     suite: Suite
-    parts: tuple[Part, ...]
+    parts: tuple[TaskItems, ...]
     known: Scores
 
     def missing(self) -> dict[str, dict[bytes, int]]:
@@ -47,17 +47,17 @@ class Asked:
         return found
 
 
-class Questions:
-    """Reads jobs; keeps the last suites, whose items are the same for every candidate of a run."""
+class JobReader:
+    """Reads the items of jobs; remembers the last suites, which are the same for every candidate of a run."""
 
     def __init__(self, artifacts: ArtifactStore, cache: FitnessCache) -> None:
         self._artifacts = artifacts
         self._cache = cache
-        self._suites: LRUCache[str, Suite] = LRUCache(SUITES_KEPT)
-        self._splits: LRUCache[tuple[str, str], tuple[Part, ...]] = LRUCache(SUITES_KEPT)
+        self._suites: LRUCache[str, Suite] = LRUCache(SUITES)
+        self._splits: LRUCache[tuple[str, str], tuple[TaskItems, ...]] = LRUCache(SUITES)
 
-    async def of(self, payload: EvaluateJob) -> Asked:
-        """What a job asks.
+    async def of(self, payload: EvaluateJob) -> JobItems:
+        """Returns a job's items.
 
         Raises:
             InvalidInput: the suite is not what the job says, or has no such items.
@@ -67,14 +67,14 @@ class Questions:
         suite = await self._suite(payload)
         whole = self._split(suite, payload.suite_digest, payload.split)
         known = await self._cache.known(payload.recipe_digest)
-        return Asked(suite, _chosen(payload, whole) if payload.items else whole, known)
+        return JobItems(suite, _chosen(payload, whole) if payload.items else whole, known)
 
-    def _split(self, suite: Suite, digest: str, split: str) -> tuple[Part, ...]:
+    def _split(self, suite: Suite, digest: str, split: str) -> tuple[TaskItems, ...]:
         key = (digest, split)
         if key not in self._splits:
             chosen = [(task, suite.items(task, split)) for task in suite.tasks]
             self._splits[key] = tuple(
-                Part(task, items, tuple(range(len(items))), item_digests(task, items)) for task, items in chosen
+                TaskItems(task, items, tuple(range(len(items))), item_digests(task, items)) for task, items in chosen
             )
         return self._splits[key]
 
@@ -90,7 +90,7 @@ class Questions:
         return self._suites[payload.suite_digest]
 
 
-def _chosen(payload: EvaluateJob, whole: tuple[Part, ...]) -> tuple[Part, ...]:
+def _chosen(payload: EvaluateJob, whole: tuple[TaskItems, ...]) -> tuple[TaskItems, ...]:
     """The items that a job names, of a split."""
     wanted = {one.task: one.positions for one in payload.items}
     parts = []
@@ -102,7 +102,7 @@ def _chosen(payload: EvaluateJob, whole: tuple[Part, ...]) -> tuple[Part, ...]:
             )
         if places:
             items, digests = tuple(part.items[i] for i in places), tuple(part.digests[i] for i in places)
-            parts.append(Part(part.task, items, places, digests))
+            parts.append(TaskItems(part.task, items, places, digests))
     if wanted or not parts:
         raise InvalidInput(f"the suite has no task {next(iter(wanted), '')!r}")
     return tuple(parts)
