@@ -115,7 +115,8 @@ async def test_what_goes_wrong_stays_with_its_candidate(
 
             async def next_is_scored(name: str) -> None:
                 items = [{"prompt": f"{name} {n}", "choices": [" a", " b"], "answer": 0} for n in range(4)]
-                assert (await outcome(one, suite_of(name, "multiple_choice", items))).state == "done"
+                result = await outcome(one, suite_of(name, "multiple_choice", items))
+                assert result.state == "done", result.error
 
             await assert_eventually(up, 60)
             assert not psutil.Process(process.pid).children(), "an idle evaluator holds no torch: no child yet"

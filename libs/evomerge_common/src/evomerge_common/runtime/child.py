@@ -80,7 +80,8 @@ class ChildProcess:
         return result
 
     async def _abandon(self, future: asyncio.Future[Any]) -> None:
-        self._process.kill()
+        if (process := self._process) is not None:
+            process.kill()
         await asyncio.wait({future})
         if not future.cancelled():
             future.exception()  # it is known that it failed
@@ -96,6 +97,7 @@ class ChildProcess:
             code = process.exitcode
             how = f"killed by {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
             hint = " (out of memory?)" if code == -signal.SIGKILL else ""
+            self._process = None  # the next call starts another, even where this one takes its time to go
             raise WorkerCrashed(f"the worker process died in {function.__name__}: {how}{hint}") from error
         return answer
 
