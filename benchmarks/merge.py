@@ -28,7 +28,7 @@ import torch
 import yaml
 
 from evomerge_cli.console import Console
-from evomerge_merging import execute, plan_merge, read_recipe_yaml
+from evomerge_merging import execute, plan_merge, read_recipe_file
 from evomerge_merging.io.writer import SafetensorsWriter
 from evomerge_merging.methods import methods
 from evomerge_models.dtypes import BF16
@@ -45,8 +45,8 @@ BARS = dict.fromkeys(["linear", "slerp"], 4.0) | dict.fromkeys(
 """How many times faster than mergekit each method is to be."""
 PLAN = """
 import sys, pathlib
-from evomerge_merging import plan_merge, read_recipe_yaml
-plan_merge(read_recipe_yaml(pathlib.Path(sys.argv[1]))).close()
+from evomerge_merging import plan_merge, read_recipe_file
+plan_merge(read_recipe_file(pathlib.Path(sys.argv[1]))).close()
 """
 DEFAULT_METHODS = ["linear", "slerp", "ties", "dare_linear", "dare_ties", "della", "breadcrumbs"]
 
@@ -291,7 +291,7 @@ def measure_in_process(models: list[Path], scratch: Path, repeat: int) -> dict[s
     for _ in range(repeat):
         os.sync()
         begun = time.perf_counter()
-        with plan_merge(read_recipe_yaml(recipe)) as plan:
+        with plan_merge(read_recipe_file(recipe)) as plan:
             execute(plan, out, threads=2)
         merges.append(time.perf_counter() - begun)
         shutil.rmtree(out)

@@ -60,7 +60,6 @@ class Landscape:
             {
                 "models": [str(path) for path in self.family.experts],
                 "base": str(self.family.base),
-                "suite": json.loads(self.suite.to_json()),
                 "search": search,
                 "seed": seed,
             }

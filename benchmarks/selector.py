@@ -39,7 +39,7 @@ from evomerge_common.domain.messages import (
     RunStarted,
     TaskScore,
 )
-from evomerge_common.domain.spec import RunSpec
+from evomerge_common.domain.spec import RunRequest
 from evomerge_common.ports import Recorded
 from evomerge_common.runtime.grpc_server import client_channel
 from evomerge_common.runtime.ports_factory import Ports, connect_ports
@@ -161,7 +161,7 @@ async def replay(ports: Ports, run_id: str) -> dict[str, float]:
 
 async def write_log(ports: Ports, run_id: str, count: int) -> None:
     """`count` events of a run in its midst, appended as its selector and its workers would."""
-    spec = RunSpec.from_dict(spec_of(count))
+    spec = RunRequest.from_dict(spec_of(count)).spec
     run, events, last, done = Run(run_id), 0, 0, set()
     await ports.kv.create("runs", run_id, RunEntry().to_bytes())
 

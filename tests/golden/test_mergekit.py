@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from evomerge_merging import merge_recipe, read_recipe_yaml
+from evomerge_merging import merge_recipe, read_recipe_file
 from helpers.golden_cases import CASES, RANDOM
 from helpers.tiny_merging import HIDDEN, make_model, rewrite, weights
 
@@ -79,7 +79,7 @@ def _ours(root: Path, kind: str, number: int) -> tuple[dict[str, torch.Tensor], 
     if str(config) in failed:
         pytest.xfail(f"mergekit itself fails: {failed[str(config)].strip().splitlines()[-1][:200]}")
     out = root / f"{kind}-{number}-evomerge"
-    merge_recipe(read_recipe_yaml(config), {}, out)
+    merge_recipe(read_recipe_file(config), {}, out)
     return weights(out), weights(root / f"{kind}-{number}-mergekit")
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from evomerge_merging import merge_recipe, read_recipe_yaml
+from evomerge_merging import merge_recipe, read_recipe_file
 from helpers.tiny_merging import make_model, weights
 from helpers.tiny_tokenizers import ENGLISH, GERMAN, make_tokenizer, tokens_of
 from helpers.tokenizer_cases import CASES
@@ -61,7 +61,7 @@ def test_each_token_has_mergekits_row(arena: Path, kind: str, name: str) -> None
     config = arena / f"{kind}-{number}.yml"
     assert str(config) not in failed, failed[str(config)]
     out, theirs_at = arena / f"{kind}-{number}-evomerge", arena / f"{kind}-{number}-mergekit"
-    merge_recipe(read_recipe_yaml(config), {}, out)
+    merge_recipe(read_recipe_file(config), {}, out)
     ours, theirs = weights(out), weights(theirs_at)
     assert ours.keys() == theirs.keys()
     tokens, reference = tokens_of(out), tokens_of(theirs_at)

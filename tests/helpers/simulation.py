@@ -24,7 +24,8 @@ from evomerge_common.domain.messages import (
     TaskShape,
 )
 from evomerge_common.domain.recipe import Recipe
-from evomerge_common.domain.spec import RunSpec
+from evomerge_common.domain.spec import RunRequest, RunSpec
+from evomerge_common.domain.suite import Suite
 from evomerge_selector import fake_workers
 from evomerge_selector.domain.run import Run
 
@@ -37,14 +38,19 @@ SUITE = {
 
 def make_spec(models: int = 3, seed: int = 7, **search: Any) -> RunSpec:
     names = [f"org/m{i}" for i in range(models)]
-    return RunSpec.from_dict({"models": names, "base": "org/base", "suite": SUITE, "search": search, "seed": seed})
+    return RunSpec.from_dict({"models": names, "base": "org/base", "search": search, "seed": seed})
+
+
+def make_request(**search: Any) -> RunRequest:
+    """What StartRun is given for `make_spec`."""
+    return RunRequest(make_spec(**search), Suite.from_dict(SUITE))
 
 
 def adapters_spec(*bases: str, methods: tuple[str, ...] = ("linear", "task_arithmetic", "ties")) -> RunSpec:
     """A run over an adapter of each of the bases."""
     models = [f"{base}+org/m{i}" for i, base in enumerate(bases)]
     search = {"evaluations": 30, "population": 8, "methods": list(methods)}
-    return RunSpec.from_dict({"models": models, "base": "org/base", "suite": SUITE, "search": search, "seed": 7})
+    return RunSpec.from_dict({"models": models, "base": "org/base", "search": search, "seed": 7})
 
 
 def landscape(recipe_json: str) -> float:

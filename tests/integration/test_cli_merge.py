@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from evomerge_cli.__main__ import main
-from evomerge_merging import execute, merge_recipe, plan_merge, read_recipe_yaml
+from evomerge_merging import execute, merge_recipe, plan_merge, read_recipe_file
 from helpers.tiny_merging import random_tensors, raw_model, weights
 
 LARGE = 3_000_000
@@ -154,7 +154,7 @@ def test_a_method_of_another_package_is_found_by_its_entry_point(root: Path, tmp
 
 @pytest.mark.parametrize("name", ["ties", "dare"])
 def test_every_file_is_the_same_whatever_the_threads_and_pieces(root: Path, tmp_path: Path, name: str) -> None:
-    recipe = read_recipe_yaml(root / f"{name}.yml")
+    recipe = read_recipe_file(root / f"{name}.yml")
     for threads in (1, 2, 4):
         merge_recipe(recipe, {}, tmp_path / f"threads{threads}", threads=threads)
     first = hashes(tmp_path / "threads1")
@@ -169,7 +169,7 @@ def test_every_file_is_the_same_whatever_the_threads_and_pieces(root: Path, tmp_
 
 @pytest.mark.slow
 def test_after_a_kill_the_next_try_makes_every_file_the_same(root: Path, tmp_path: Path) -> None:
-    merge_recipe(read_recipe_yaml(root / "dare.yml"), {}, tmp_path / "reference", threads=1)
+    merge_recipe(read_recipe_file(root / "dare.yml"), {}, tmp_path / "reference", threads=1)
     out = tmp_path / "killed" / "out"
     process = subprocess.Popen(command(root / "dare.yml", out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:

@@ -114,7 +114,7 @@ def test_init_writes_a_spec_that_runs_would_take(tmp_path: Path, capsys: pytest.
     for words in (["init", str(tmp_path / "one.yaml")], ["--generate-config", "--config", str(tmp_path / "two.yaml")]):
         assert main(words) == 0
     assert prepare(parse(["run", str(tmp_path / "one.yaml")])).spec.models == DEFAULT_MODELS
-    assert prepare(parse(["run", str(tmp_path / "two.yaml")])).spec.suite.name == "general"
+    assert prepare(parse(["run", str(tmp_path / "two.yaml")])).suite.name == "general"
     assert "evomerge run" in capsys.readouterr().out
 
 

@@ -11,7 +11,7 @@ import torch
 
 from evomerge_common.domain.recipe import Input, ModelReference, Recipe, Slice
 from evomerge_common.errors import ModelError, RecipeError
-from evomerge_merging import execute, merge_recipe, plan_merge, read_recipe_yaml
+from evomerge_merging import execute, merge_recipe, plan_merge, read_recipe_text
 from helpers import tiny_merging as tiny
 from helpers.tiny_merging import KINDS, LAYERS, load_model, make_model, rewrite, set_config, weights
 from helpers.tiny_models import make, tokenizer
@@ -181,14 +181,14 @@ def test_tokenizer_template_and_generation_config_come_along(tmp_path: Path) -> 
     assert (tmp_path / "out" / "tokenizer.json").read_bytes() == (one / "tokenizer.json").read_bytes()
     text = f"merge_method: linear\nchat_template: chatml\ntokenizer_source: {two}\nmodels:\n"
     text += "".join(f"- {{model: {path}, parameters: {{weight: 1}}}}\n" for path in (one, two))
-    merge_recipe(read_recipe_yaml(text), {}, tmp_path / "named")
+    merge_recipe(read_recipe_text(text), {}, tmp_path / "named")
     from transformers import AutoTokenizer
 
     loaded = AutoTokenizer.from_pretrained(tmp_path / "named")
     said = loaded.apply_chat_template([{"role": "user", "content": "hi"}], tokenize=False, add_generation_prompt=True)
     assert said == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
     with pytest.raises(RecipeError, match="chat template"):
-        plan_merge(read_recipe_yaml(text.replace("chatml", "chatmi")))
+        plan_merge(read_recipe_text(text.replace("chatml", "chatmi")))
 
 
 def test_vocabularies_are_never_mixed_in_silence(tmp_path: Path) -> None:

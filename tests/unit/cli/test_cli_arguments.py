@@ -76,14 +76,15 @@ def test_classic_flags_become_the_classic_part_of_a_spec() -> None:
         "--run --model1 o/a --model2 o/b --model3 o/c --ps-technique1 slerp --ps-technique2 dare --dfs-technique dfs "
         "--weight-mask-rate 0.3 --use-weight-rescale --mask-strategy magnitude --seed 5 --evaluations 9"
     )
-    spec = prepare(parse(line.split())).spec
+    prepared = prepare(parse(line.split()))
+    spec = prepared.spec
     assert spec.models == ("o/a", "o/b", "o/c")
     assert (spec.seed, spec.search.evaluations) == (5, 9)
     classic = spec.classic
     assert (classic.ps_technique1, classic.ps_technique2, classic.dfs_technique) == ("slerp", "dare", "dfs")
     assert (classic.weight_mask_rate, classic.use_weight_rescale) == (0.3, True)
     assert classic.mask_strategy == "magnitude"
-    assert spec.suite.name == "general"
+    assert prepared.suite.name == "general"
 
 
 def test_the_run_command_knows_the_same_flags() -> None:

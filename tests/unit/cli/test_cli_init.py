@@ -68,12 +68,12 @@ def test_files_of_items_become_tasks_and_what_is_written_is_a_spec_that_runs(
         (tmp_path / name / "config.json").write_text("{}")
     files = " ".join(f"{name}.jsonl" for name in items)
     assert asked(monkeypatch, tmp_path, f"./one: a\n./two\n\n\n{files}\n") == 0
-    spec = prepare(parse(["run", str(tmp_path / "run.yaml")])).spec
-    assert [(task.name, task.kind) for task in spec.suite.tasks] == [
+    prepared = prepare(parse(["run", str(tmp_path / "run.yaml")]))
+    assert [(task.name, task.kind) for task in prepared.suite.tasks] == [
         ("sums", "exact_match"), ("topics", "multiple_choice"), ("style", "perplexity"), ("moods", "classification"),
         ("facts", "qa"),
     ]  # fmt: skip
-    assert spec.models == (str(tmp_path / "one: a"), str(tmp_path / "two"))
+    assert prepared.spec.models == (str(tmp_path / "one: a"), str(tmp_path / "two"))
 
 
 def test_masked_models_are_scored_on_the_suite_for_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

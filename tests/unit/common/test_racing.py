@@ -130,8 +130,7 @@ def test_an_estimate_from_all_items_is_the_score() -> None:
 
 
 def spec(**search: object) -> RunSpec:
-    suite = {"tasks": [{"name": "a", "kind": "exact_match", "items": [{"prompt": "p", "answer": "a"}] * 9}]}
-    return RunSpec.from_dict({"models": ["x", "y"], "suite": suite | {"holdout": 0}, "search": search})
+    return RunSpec.from_dict({"models": ["x", "y"], "search": search})
 
 
 def test_racing_in_a_spec() -> None:
@@ -141,7 +140,7 @@ def test_racing_in_a_spec() -> None:
     assert "racing" not in spec().to_json(), "a run without a race is written as it always was"
     assert spec(racing={"rungs": [0.1], "rank": 2}).search.racing == RacingSpec(rungs=(0.1,), rank=2)
     for one in (spec(), spec(racing=True), spec(racing={"unit": 7, "rungs": [0.2]}), spec(strategy="nsga2")):
-        assert RunSpec.from_json(one.to_json(), one.suite) == one
+        assert RunSpec.from_json(one.to_json()) == one
 
 
 @pytest.mark.parametrize(

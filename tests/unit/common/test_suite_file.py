@@ -10,7 +10,7 @@ import pytest
 from evomerge_common.domain.suite import Suite
 from evomerge_common.domain.task import Item
 from evomerge_common.errors import SpecError, SuiteError
-from evomerge_common.runtime.documents import load_yaml, locate, parse_yaml
+from evomerge_common.runtime.documents import read_file, read_text
 from evomerge_common.runtime.suite_file import inline_suite, load_suite
 
 ARITHMETIC = [{"id": f"a{n}", "prompt": f"{n} + 1 =", "answer": f" {n + 1}"} for n in range(20)]
@@ -132,25 +132,26 @@ def test_bytes_that_are_no_text(tmp_path: Path) -> None:
 
 def test_a_suite_inside_a_run_spec(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text(lines(ARITHMETIC))
-    data, where = parse_yaml("suite:\n  tasks:\n  - {name: a, kind: exact_match, data: a.jsonl}\n", "run.yaml")
+    document = read_text("suite:\n  tasks:\n  - {name: a, kind: exact_match, data: a.jsonl}\n", "run.yaml")
+    data = document.data
     assert len(inline_suite(data["suite"], tmp_path).tasks[0].items) == 20
     data["suite"]["tasks"][0]["metric"] = "acc"
     with pytest.raises(SuiteError, match=r"run\.yaml:3: suite\.tasks\[0\]\.metric: "):
-        inline_suite(data["suite"], tmp_path, file="run.yaml", lines=where, path=("suite",))
+        inline_suite(data["suite"], tmp_path, document, path=("suite",))
     with pytest.raises(SuiteError, match=r"^suite\.tasks\[0\]\.metric: "):
         inline_suite(data["suite"], tmp_path, path=("suite",))
 
 
 def test_yaml_lines(tmp_path: Path) -> None:
-    data, where = parse_yaml("# top\na: &x {b: 1}\nlist:\n  - 1\n  -\n    c: [2]\nd:\n  <<: *x\n  e: 2\n")
-    assert data == {"a": {"b": 1}, "list": [1, {"c": [2]}], "d": {"b": 1, "e": 2}}
-    assert [where.line(p) for p in [(), ("a", "b"), ("list",), ("list", 0), ("list", 1, "c", 0), ("d", "e")]] == [
+    document = read_text("# top\na: &x {b: 1}\nlist:\n  - 1\n  -\n    c: [2]\nd:\n  <<: *x\n  e: 2\n", "x.yaml")
+    assert document.data == {"a": {"b": 1}, "list": [1, {"c": [2]}], "d": {"b": 1, "e": 2}}
+    assert [document.line(p) for p in [(), ("a", "b"), ("list",), ("list", 0), ("list", 1, "c", 0), ("d", "e")]] == [
         2, 2, 3, 4, 6, 9,
     ]  # fmt: skip
-    assert where.line(("list", 1, "missing", 3)) == 6
-    located = locate(SpecError("no", ("d", "f")), "x.yaml", where)
+    assert document.line(("list", 1, "missing", 3)) == 6
+    located = document.located(SpecError("no", ("d", "f")))
     assert str(located) == "x.yaml:7: d.f: no"
-    assert locate(located, "y.yaml", where) is located
+    assert read_text("", "y.yaml").located(located) is located
 
 
 def test_hostile_yaml_is_refused_quickly(tmp_path: Path) -> None:
@@ -159,11 +160,11 @@ def test_hostile_yaml_is_refused_quickly(tmp_path: Path) -> None:
     )
     for text in (laughs, "a: &a [*a]\n", "[" * 3000 + "]" * 3000, "? [1]\n: 2\n"):
         with pytest.raises(SpecError, match=r"too many values|nested too deeply|not YAML|must be a word"):
-            parse_yaml(text, "x.yaml")
+            read_text(text, "x.yaml")
     large = tmp_path / "large.yaml"
     large.write_text("a: " + "x" * 2_000_000)
     with pytest.raises(SpecError, match="bytes; at most"):
-        load_yaml(large)
+        read_file(large)
 
 
 def test_duplicates_fall_into_the_same_split_whatever_their_id() -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from evomerge_common.domain.recipe import CrossDomain, ModelReference, Recipe
 from evomerge_common.errors import ModelError, RecipeError
-from evomerge_merging import merge_recipe, plan_merge, read_recipe_yaml
+from evomerge_merging import merge_recipe, plan_merge, read_recipe_text
 from evomerge_merging.cross_domain import Fitted, adapt
 from evomerge_merging.cross_domain.adapted import layer_at
 from evomerge_merging.engine.source import open_source
@@ -400,21 +400,21 @@ def test_a_build_that_nobody_knows_is_refused_where_it_was_asked_for(root: Path,
 
 def test_the_setting_is_read_and_kept_by_a_recipe() -> None:
     text = "merge_method: linear\nmodels:\n- model: a\n- model: b\nparameters: {weight: 1}\ncross_domain: "
-    recipe = read_recipe_yaml(text + "{strategy: adapter, weight: 0.3, width: pad, target: b}\n")
+    recipe = read_recipe_text(text + "{strategy: adapter, weight: 0.3, width: pad, target: b}\n")
     assert recipe.cross_domain == CrossDomain("adapter", "pad", 0.3, ModelReference("b"))
     assert Recipe.from_json(recipe.to_json()) == recipe
     resolved = recipe.with_digests({"a": "sha256:a", "b": "sha256:b"})
     assert resolved.cross_domain is not None
     assert resolved.cross_domain.target == ModelReference("b", digest="sha256:b")
     assert resolved.digest != replace(resolved, cross_domain=None).digest
-    assert read_recipe_yaml(text + "embedding_only\n").cross_domain == CrossDomain("embedding_only")
+    assert read_recipe_text(text + "embedding_only\n").cross_domain == CrossDomain("embedding_only")
     for mistake, words in (
         ("{strategy: fulll}", "did you mean 'full'"),
         ("{widht: pad}", "did you mean 'width'"),
         ("{weight: 2}", "0 to 1"),
     ):
         with pytest.raises(RecipeError, match=words):
-            read_recipe_yaml(text + mistake + "\n")
+            read_recipe_text(text + mistake + "\n")
 
 
 def test_bert_folders_with_and_without_a_pooler_merge(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ from evomerge_merging import (
     merge_in_memory,
     merge_recipe,
     plan_merge,
-    read_recipe_yaml,
+    read_recipe_text,
 )
 from evomerge_merging.engine.expression import Evaluation
 from evomerge_merging.engine.nodes import Apply, whole_bytes
@@ -479,7 +479,7 @@ base_model: {base}
 models: [{{model: {one}, parameters: {{weight: 1}}}}]
 weight_mask: {{rate: 0.3, strategy: {strategy}, on: {on}, exclude: [norm]}}
 """
-    result = merged(read_recipe_yaml(text))
+    result = merged(read_recipe_text(text))
     for name, tensor in result.items():
         origin = source(base)[name] if on == "delta" else torch.zeros(())
         left, whole = tensor - origin, source(one)[name] - origin

@@ -12,8 +12,8 @@ _PLAN = """
 import sys
 from pathlib import Path
 sys.modules["torch"] = None  # an import of it fails
-from evomerge_merging import plan_merge, read_recipe_yaml
-print(plan_merge(read_recipe_yaml(Path(sys.argv[1]))).bytes)
+from evomerge_merging import plan_merge, read_recipe_file
+print(plan_merge(read_recipe_file(Path(sys.argv[1]))).bytes)
 """
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from evomerge_common.domain.recipe import ModelReference, Recipe
 from evomerge_common.errors import ModelNotFound, RecipeError
-from evomerge_merging import read_recipe_yaml, recipe_to_mergekit
+from evomerge_merging import read_recipe_file, read_recipe_text, recipe_to_mergekit
 
 TIES = """\
 models:
@@ -55,7 +55,7 @@ tokenizer:
 
 
 def test_models_with_gradients_filters_and_references() -> None:
-    recipe = read_recipe_yaml(TIES)
+    recipe = read_recipe_text(TIES)
     assert recipe.method == "ties"
     assert recipe.base == ModelReference("org/base")
     assert [str(source) for source in recipe.sources()] == ["org/base", "org/one@v1.0+org/adapter", "./two"]
@@ -67,7 +67,7 @@ def test_models_with_gradients_filters_and_references() -> None:
 
 
 def test_slices_and_tokenizer() -> None:
-    recipe = read_recipe_yaml(SLERP)
+    recipe = read_recipe_text(SLERP)
     assert [item.layer_range for item in recipe.slices[0].inputs] == [(0, 32), (0, 32)]
     assert recipe.tokenizer == "base"
 
@@ -77,14 +77,13 @@ def test_from_a_file_and_in_the_long_form(tmp_path: Path) -> None:
     path.write_text(
         "merge_method: passthrough\nmodels:\n  - model: {model: {path: org/one, revision: abc}, lora: org/adapter}\n"
     )
-    for given in (path, str(path)):
-        assert read_recipe_yaml(given).sources() == [ModelReference("org/one", "abc", "org/adapter")]
+    assert read_recipe_file(path).sources() == [ModelReference("org/one", "abc", "org/adapter")]
     with pytest.raises(ModelNotFound, match=r"nowhere\.yml"):
-        read_recipe_yaml(tmp_path / "nowhere.yml")
+        read_recipe_file(tmp_path / "nowhere.yml")
 
 
 def test_nested_recipes_and_seed() -> None:
-    recipe = read_recipe_yaml("""
+    recipe = read_recipe_text("""
 merge_method: linear
 seed: 7
 models:
@@ -108,10 +107,10 @@ models:
 
 @pytest.mark.parametrize("text", [TIES, SLERP])
 def test_says_in_mergekits_words_what_it_read(text: str) -> None:
-    recipe = read_recipe_yaml(text)
+    recipe = read_recipe_text(text)
     again = recipe_to_mergekit(recipe)
     assert again is not None
-    assert read_recipe_yaml(again).digest == recipe.digest
+    assert read_recipe_text(again).digest == recipe.digest
 
 
 def test_tokenizers_in_the_long_form() -> None:
@@ -128,7 +127,7 @@ tokenizer:
     <d>: {source: {kind: model_token, model: org/b, token: "x"}}
     <e>:
 """
-    recipe = read_recipe_yaml(text)
+    recipe = read_recipe_text(text)
     assert (recipe.tokenizer, recipe.pad_to_multiple_of) == ("org/b", 64)
     assert recipe.tokens == {
         "<a>": {"source": "org/a", "force": True}, "<b>": {"zero": True}, "<c>": {"source": "org/b", "token_id": 7},
@@ -137,7 +136,7 @@ tokenizer:
     assert Recipe.from_json(recipe.to_json()).digest == recipe.digest
     again = recipe_to_mergekit(recipe)
     assert again is not None
-    assert read_recipe_yaml(again).digest == recipe.digest
+    assert read_recipe_text(again).digest == recipe.digest
 
 
 def test_what_mergekit_has_no_words_for() -> None:
@@ -145,10 +144,10 @@ def test_what_mergekit_has_no_words_for() -> None:
     path = (
         "merge_method: {}\nslices:\n  - sources: [{{model: org/one, layer_range: [0, 2], parameters: {{scale: 2}}}}]\n"
     )
-    assert recipe_to_mergekit(read_recipe_yaml(path.format("dfs"))) is None
-    assert "passthrough" in str(recipe_to_mergekit(read_recipe_yaml(path.format("frankenmerge"))))
+    assert recipe_to_mergekit(read_recipe_text(path.format("dfs"))) is None
+    assert "passthrough" in str(recipe_to_mergekit(read_recipe_text(path.format("frankenmerge"))))
     assert recipe_to_mergekit(Recipe.of_models("ties", [(one, {"weight": 1.0})])) is None
-    assert "base_model: org/one" in str(recipe_to_mergekit(read_recipe_yaml(
+    assert "base_model: org/one" in str(recipe_to_mergekit(read_recipe_text(
         "merge_method: slerp\nmodels: [{model: org/one}, {model: org/two}]\nparameters: {t: 0.5}")))  # fmt: skip
 
 
@@ -316,7 +315,7 @@ def test_each_mistake_names_its_line_and_the_nearest_word(what: str, tmp_path: P
     path = tmp_path / "recipe.yml"
     path.write_text(text)
     with pytest.raises(RecipeError) as caught:
-        read_recipe_yaml(path)
+        read_recipe_file(path)
     assert str(caught.value).startswith(f"{path}:{line}: "), str(caught.value)
     assert words in str(caught.value)
 
@@ -325,16 +324,16 @@ def test_a_small_text_does_not_become_a_large_document() -> None:
     bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n"
     bomb += "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 12))
     with pytest.raises(RecipeError, match="too large"):
-        read_recipe_yaml(bomb)
+        read_recipe_text(bomb)
     with pytest.raises(RecipeError, match="longer than"):
-        read_recipe_yaml("x: " + "y" * 1_100_000 + "\n")
+        read_recipe_text("x: " + "y" * 1_100_000 + "\n")
     loop: Any = "a: &a [*a]\n"
     with pytest.raises(RecipeError):
-        read_recipe_yaml(loop)
+        read_recipe_text(loop)
     with pytest.raises(RecipeError):
-        read_recipe_yaml("[" * 5000 + "\n")
+        read_recipe_text("[" * 5000 + "\n")
     deep = "merge_method: linear\nmodels: [{model: a, parameters: {weight: 1}}]\n"
-    recipe = read_recipe_yaml(deep)
+    recipe = read_recipe_text(deep)
     for _ in range(80):
         recipe = Recipe.of_models("linear", [(recipe, {"weight": 1.0})])
     from evomerge_merging import check_recipe
@@ -348,8 +347,8 @@ def test_a_single_module_is_the_recipe_of_that_module() -> None:
     text = "merge_method: linear\nparameters: {weight: 2}\n" + plain
     in_module = "merge_method: linear\nparameters: {weight: 3, normalize: true}\nmodules:\n  text_decoder:\n"
     in_module += "    parameters: {weight: 2}\n    " + plain
-    assert read_recipe_yaml(in_module).slices == read_recipe_yaml(text).slices
-    assert read_recipe_yaml(in_module).parameters == {"weight": 2.0, "normalize": True}
+    assert read_recipe_text(in_module).slices == read_recipe_text(text).slices
+    assert read_recipe_text(in_module).parameters == {"weight": 2.0, "normalize": True}
 
 
 def test_named_recipes_of_one_text_are_nested() -> None:
@@ -368,7 +367,7 @@ base_model: first
 models: [{model: first}, {model: second}]
 parameters: {t: 0.5}
 """
-    recipe = read_recipe_yaml(text)
+    recipe = read_recipe_text(text)
     assert recipe.method == "slerp"
     assert isinstance(recipe.base, Recipe)
     assert recipe.base == recipe.slices[0].inputs[0].model
@@ -380,7 +379,7 @@ parameters: {t: 0.5}
 
 def test_a_weight_mask_is_a_recipe_around_each_input() -> None:
     text = "merge_method: ties\nbase_model: b\nmodels: [{model: b}, {model: m, parameters: {weight: 1}}]\nseed: 3\n"
-    recipe = read_recipe_yaml(text + "weight_mask: {rate: 0.3, strategy: magnitude, rescale: false, exclude: [norm]}\n")
+    recipe = read_recipe_text(text + "weight_mask: {rate: 0.3, strategy: magnitude, rescale: false, exclude: [norm]}\n")
     base, masked = (item.model for item in recipe.slices[0].inputs)
     assert base == ModelReference("b")
     assert isinstance(masked, Recipe)

@@ -22,7 +22,7 @@ from evomerge_common.domain.spec import RunSpec
 from evomerge_common.errors import ModelNotFound, RecipeError, SpecError
 from evomerge_downloader.fetch import Fetcher
 from evomerge_downloader.handlers import DownloadHandler
-from evomerge_merging import plan_merge, read_recipe_yaml
+from evomerge_merging import plan_merge, read_recipe_file, read_recipe_text
 from evomerge_merging.recipes.to_yaml import recipe_to_mergekit
 from evomerge_models.hub import Hub
 from evomerge_models.pair import read_pair
@@ -120,7 +120,7 @@ def test_mergekit_reads_a_plus_sign_in_the_long_form() -> None:
     text = recipe_to_mergekit(recipe)
     assert text is not None
     assert "path: ./a+b" in text
-    assert [str(source) for source in read_recipe_yaml(text).sources()] == [r"./a\+b", r"c@v1+./d\+e"]
+    assert [str(source) for source in read_recipe_text(text).sources()] == [r"./a\+b", r"c@v1+./d\+e"]
 
 
 # ---- what a person typed ----
@@ -183,7 +183,7 @@ def recipe_file(here: Path, *models: str) -> Path:
 
 
 def test_merge_takes_the_folder_and_the_pair(here: Path) -> None:
-    recipe = read_recipe_yaml(recipe_file(here, "./my+model", "./a+base+./lora")).with_sources(look_up)
+    recipe = read_recipe_file(recipe_file(here, "./my+model", "./a+base+./lora")).with_sources(look_up)
     folders = merge.fetch(recipe.sources(), Console())
     whole, pair = (folders[source.key] for source in recipe.sources())
     assert whole == Path("./my+model")

@@ -35,7 +35,7 @@ from evomerge_selector.domain.run import Phase
 from evomerge_selector.domain.summary import RunEntry
 from evomerge_selector.fake_workers import workers
 from evomerge_selector.runs import Runs
-from helpers.simulation import answer, make_spec
+from helpers.simulation import answer, make_request
 from helpers.support import assert_eventually
 
 
@@ -68,7 +68,7 @@ async def proposals(ports: Ports, run_id: str) -> list[str]:
 
 async def test_a_run_goes_from_start_to_champion(ports: Ports) -> None:
     async with workers(ports, answer), selector(ports) as runs:
-        run_id = await runs.start(make_spec(evaluations=24), "one")
+        run_id = await runs.start(make_request(evaluations=24), "one")
         await until(runs, run_id, Phase.FINISHED)
         assert len(await proposals(ports, run_id)) == 24
         assert await ports.queue.depth("evaluate") == 0
@@ -76,22 +76,22 @@ async def test_a_run_goes_from_start_to_champion(ports: Ports) -> None:
 
 async def test_a_request_id_means_one_run_and_another_spec_under_it_is_refused(ports: Ports) -> None:
     async with workers(ports, answer), selector(ports) as runs:
-        first = await runs.start(make_spec(evaluations=12), "same")
-        assert await runs.start(make_spec(evaluations=12), "same") == first
+        first = await runs.start(make_request(evaluations=12), "same")
+        assert await runs.start(make_request(evaluations=12), "same") == first
         with pytest.raises(InvalidInput, match="another spec"):
-            await runs.start(make_spec(evaluations=13), "same")
+            await runs.start(make_request(evaluations=13), "same")
         assert [t.run_id for t in await runs.all()] == [first]
 
 
 async def test_a_selector_that_starts_again_goes_on_with_the_same_sequence(ports: Ports, tmp_path: Path) -> None:
     calm_ports = memory_ports(tmp_path / "calm")
     async with workers(calm_ports, answer), selector(calm_ports) as runs:
-        run_id = await runs.start(make_spec(evaluations=40), "one")
+        run_id = await runs.start(make_request(evaluations=40), "one")
         await until(runs, run_id, Phase.FINISHED)
     async with workers(ports, answer):
         for _ in range(6):
             async with selector(ports) as runs:
-                assert await runs.start(make_spec(evaluations=40), "one") == run_id
+                assert await runs.start(make_request(evaluations=40), "one") == run_id
                 await asyncio.sleep(0.05)
         async with selector(ports) as runs:
             await until(runs, run_id, Phase.FINISHED)
@@ -100,7 +100,7 @@ async def test_a_selector_that_starts_again_goes_on_with_the_same_sequence(ports
 
 async def test_of_two_selectors_one_is_fenced_off_and_nothing_is_doubled(ports: Ports) -> None:
     async with workers(ports, answer), selector(ports) as one:
-        run_id = await one.start(make_spec(evaluations=60), "one")
+        run_id = await one.start(make_request(evaluations=60), "one")
         async with selector(ports):
             await until(one, run_id, Phase.FINISHED)
     found = await proposals(ports, run_id)
@@ -120,11 +120,11 @@ async def test_a_snapshot_spares_the_log_and_changes_nothing(ports: Ports, tmp_p
     monkeypatch.setattr("evomerge_selector.run_actor.SNAPSHOT_EVENTS", 40)
     calm_ports = memory_ports(tmp_path / "calm")
     async with workers(calm_ports, answer), selector(calm_ports) as runs:
-        run_id = await runs.start(make_spec(evaluations=250), "one")
+        run_id = await runs.start(make_request(evaluations=250), "one")
         await until(runs, run_id, Phase.FINISHED)
     async with workers(ports, answer):
         async with selector(ports) as runs:
-            await runs.start(make_spec(evaluations=250), "one")
+            await runs.start(make_request(evaluations=250), "one")
             async with asyncio.timeout(30):
                 while len(await proposals(ports, run_id)) < 60:
                     await asyncio.sleep(0.01)
@@ -154,7 +154,7 @@ async def test_a_snapshot_of_another_version_or_a_damaged_one_is_ignored(
     monkeypatch.setattr("evomerge_selector.run_actor.SNAPSHOT_EVENTS", 40)
     async with workers(ports, answer):
         async with selector(ports) as runs:
-            run_id = await runs.start(make_spec(evaluations=60), "one")
+            run_id = await runs.start(make_request(evaluations=60), "one")
             async with asyncio.timeout(30):
                 while len(await proposals(ports, run_id)) < 40:
                     await asyncio.sleep(0.01)
@@ -171,8 +171,8 @@ async def test_runs_that_have_ended_are_told_without_their_logs_and_leave_memory
     ports: Ports, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with workers(ports, answer), selector(ports) as runs:
-        first = await runs.start(make_spec(evaluations=12), "one")
-        second = await runs.start(make_spec(evaluations=12, seed=3), "two")
+        first = await runs.start(make_request(evaluations=12), "one")
+        second = await runs.start(make_request(evaluations=12, seed=3), "two")
         await until(runs, first, Phase.FINISHED)
         await until(runs, second, Phase.FINISHED)
         async with asyncio.timeout(5):
@@ -193,7 +193,7 @@ async def test_runs_that_have_ended_are_told_without_their_logs_and_leave_memory
 
 async def test_a_run_that_ended_under_an_older_version_is_folded_once(ports: Ports) -> None:
     async with workers(ports, answer), selector(ports) as runs:
-        run_id = await runs.start(make_spec(evaluations=12), "one")
+        run_id = await runs.start(make_request(evaluations=12), "one")
         await until(runs, run_id, Phase.FINISHED)
     entry = await ports.kv.get("runs", run_id)
     assert entry is not None
@@ -206,7 +206,7 @@ async def test_a_run_that_ended_under_an_older_version_is_folded_once(ports: Por
 
 async def test_pause_resume_and_finish_now(ports: Ports) -> None:
     async with workers(ports, answer), selector(ports) as runs:
-        run_id = await runs.start(make_spec(evaluations=2000, population=12), "one")
+        run_id = await runs.start(make_request(evaluations=2000, population=12), "one")
         await asyncio.sleep(0.2)
         assert (await runs.pause(run_id)).paused
         await asyncio.sleep(0.2)
@@ -268,17 +268,17 @@ async def test_a_full_disk_pauses_the_run_until_there_is_room(
     ports: Ports, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     """It says what is full, fails no candidate, and ends as a run does that never met a full disk."""
-    spec = make_spec(evaluations=30, population=8)
+    request = make_request(evaluations=30, population=8)
     calm_ports = memory_ports(tmp_path / "calm")
     async with workers(calm_ports, answer), selector(calm_ports) as runs:
-        run_id = await runs.start(spec, "one")
+        run_id = await runs.start(request, "one")
         await until(runs, run_id, Phase.FINISHED)
         calm = await runs.find(run_id)
     if how == "by itself":
         monkeypatch.setattr("evomerge_selector.run_actor.RETRY", 0.5)
     disk = SmallDisk(ports, room=0)
     async with real_workers(ports, disk.work), selector(ports) as runs:
-        await runs.start(spec, "one")
+        await runs.start(request, "one")
         async with asyncio.timeout(20):
             while not (found := await runs.find(run_id)).paused:
                 await asyncio.sleep(0.02)
@@ -288,7 +288,7 @@ async def test_a_full_disk_pauses_the_run_until_there_is_room(
         if how == "resume":
             await runs.resume(run_id)
         elif how == "the same command":
-            assert await runs.start(spec, "one") == run_id
+            assert await runs.start(request, "one") == run_id
         else:
             await assert_eventually(lambda: ports.clock.advance(1.0) is None and bool(disk.held), 10)  # type: ignore[attr-defined]
         await until(runs, run_id, Phase.FINISHED)
@@ -305,7 +305,7 @@ async def test_a_full_disk_pauses_the_run_until_there_is_room(
 
 async def test_when_its_hours_are_over_a_run_ends_with_the_best_so_far(ports: Ports) -> None:
     async with workers(ports, answer), selector(ports) as runs:
-        run_id = await runs.start(make_spec(evaluations=100_000, hours=1.5), "one")
+        run_id = await runs.start(make_request(evaluations=100_000, hours=1.5), "one")
         async with asyncio.timeout(30):
             while len(await proposals(ports, run_id)) < 20:
                 await asyncio.sleep(0.02)
@@ -320,7 +320,7 @@ async def test_when_its_hours_are_over_a_run_ends_with_the_best_so_far(ports: Po
 
 async def test_cancel_ends_at_once_and_is_in_the_log(ports: Ports) -> None:
     async with workers(ports, answer), selector(ports) as runs:
-        run_id = await runs.start(make_spec(evaluations=2000), "one")
+        run_id = await runs.start(make_request(evaluations=2000), "one")
         await runs.cancel(run_id, finish=False, reason="enough")
         await until(runs, run_id, Phase.CANCELLED)
         events = [one.event.payload async for one in ports.log.read(run_id)]

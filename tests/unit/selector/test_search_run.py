@@ -33,7 +33,7 @@ from evomerge_common.domain.messages import (
 )
 from evomerge_common.domain.pareto import front, hypervolume, knee
 from evomerge_common.domain.recipe import CrossDomain, ModelReference, Recipe
-from evomerge_common.domain.spec import RunSpec
+from evomerge_common.domain.spec import RunRequest, RunSpec
 from evomerge_common.domain.strategies import STRATEGIES
 from evomerge_common.errors import SpecError
 from evomerge_selector.domain.run import Phase, Run
@@ -326,14 +326,14 @@ def test_a_source_that_cannot_be_had_fails_the_run_at_once() -> None:
 def test_spec_mistakes_name_the_key_and_the_nearest_word(change: dict[str, object], words: str) -> None:
     data = {"models": ["a", "b"], "suite": SUITE, **change}
     with pytest.raises(SpecError, match=words):
-        RunSpec.from_dict(data)
+        RunRequest.from_dict(data)
 
 
 def test_a_champion_is_handed_back_as_gguf_too_where_that_is_asked_for() -> None:
-    data = {"models": ["org/a", "org/b"], "suite": SUITE, "search": {"evaluations": 12, "population": 6}}
+    data = {"models": ["org/a", "org/b"], "search": {"evaluations": 12, "population": 6}}
     plain = RunSpec.from_dict(data)
     spec = RunSpec.from_dict({**data, "export": {"formats": ["hf", "gguf"], "gguf_type": "q8_0"}})
-    assert RunSpec.from_json(spec.to_json(), spec.suite) == spec
+    assert RunSpec.from_json(spec.to_json()) == spec
     assert RunSpec.from_dict({**data, "export": {"formats": ["gguf", "hf"]}}).gguf_type == "auto"
     assert "gguf" not in plain.to_json()
     formats = {}
@@ -348,7 +348,7 @@ def test_a_champion_is_handed_back_as_gguf_too_where_that_is_asked_for() -> None
 
 @pytest.mark.parametrize("replay", [0, 1])
 def test_a_gguf_file_that_cannot_be_written_does_not_cost_the_run(replay: int) -> None:
-    data = {"models": ["org/a", "org/b"], "suite": SUITE, "search": {"evaluations": 12, "population": 6}}
+    data = {"models": ["org/a", "org/b"], "search": {"evaluations": 12, "population": 6}}
     spec = RunSpec.from_dict({**data, "export": {"formats": ["hf", "gguf"]}})
     for order in range(6):
         run = Simulation(spec, workers=4, order=order, replay_every=replay, fail_exports=("gguf",))
@@ -393,7 +393,7 @@ def test_an_adapter_named_alone_is_fetched_with_the_runs_base() -> None:
 @pytest.mark.parametrize("preserve", [True, False, None])
 def test_preserve_instruction_is_in_every_candidates_recipe(preserve: bool | None) -> None:
     spec = replace(make_spec(evaluations=16, population=6), preserve_instruction=preserve)
-    assert RunSpec.from_json(spec.to_json(), spec.suite) == spec
+    assert RunSpec.from_json(spec.to_json()) == spec
     for one in Simulation(spec, workers=2, order=1).run.candidates:
         recipe = Recipe.from_json(one.proposed.recipe_json)
         assert recipe.preserve_instruction is (None if one.proposed.operator == "source" else preserve)

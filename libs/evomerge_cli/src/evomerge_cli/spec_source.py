@@ -18,10 +18,10 @@ from evomerge_common.domain.benchmarks import selection_warnings
 from evomerge_common.domain.kinds import kind_of
 from evomerge_common.domain.methods import DEFAULT_METHODS, traits_of
 from evomerge_common.domain.recipe import ModelReference, check_keys
-from evomerge_common.domain.spec import SPEC_KEYS, RunSpec
+from evomerge_common.domain.spec import REQUEST_KEYS, RunRequest, RunSpec
 from evomerge_common.domain.suite import Suite
 from evomerge_common.errors import InvalidInput, RecipeError, SpecError, SuiteError
-from evomerge_common.runtime.documents import LineMap, load_yaml, locate
+from evomerge_common.runtime.documents import Document, read_file
 from evomerge_common.runtime.suite_file import inline_suite, load_suite
 from evomerge_models.files import is_adapter_folder
 from evomerge_models.reference import absolute, base_beside, local_path, resolve_reference
@@ -44,6 +44,7 @@ class Prepared:
     """
 
     spec: RunSpec
+    suite: Suite
     text: str
     notes: tuple[str, ...] = ()
 
@@ -65,50 +66,46 @@ def prepare(args: argparse.Namespace) -> Prepared:
         file = Path(args.spec).expanduser()
         if file.is_dir():
             raise SpecError("is a folder; give a run spec (`evomerge init` writes one)", file=str(file))
-        data, lines = load_yaml(file)
-        folder, name = file.parent, str(file)
-        check_keys_of_spec(data, name, lines)
+        document, folder = read_file(file), file.parent
+        check_keys_of_spec(document)
     else:
-        data, lines, folder, name = {}, LineMap({}), Path(), ""
-        data["models"] = classic_models(args, notes)
-    data = dict(data)
+        document, folder = Document("", {"models": classic_models(args, notes)}), Path()
+    data = dict(document.data)
     if args.spec and any((args.model1, args.model2, args.model3)):
         raise InvalidInput("give models in the spec file or by --model1 … --model3, not both")
     _apply_flags(data, args, notes)
     if not args.spec and not args.suite and all(is_masked(model, folder) for model in data["models"]):
         args.suite = "masked"
         notes.append("masked language models and no --suite: they are scored on the built-in suite `masked`")
-    suite = resolve_suite(args.suite or data.get("suite"), folder, file=name, lines=lines, flag=bool(args.suite))
+    asked = data.pop("suite", None)
+    suite = resolve_suite(args.suite or asked, folder, document, flag=bool(args.suite))
     notes += [f"warning: {text}" for text in selection_warnings(suite)]
-    data["suite"] = json.loads(suite.to_json())
     try:
         _localise(data, folder, notes)
         spec = RunSpec.from_dict(data)
-        _check_masked(spec)
-    except (SpecError, SuiteError) as error:
-        raise (locate(error, name, lines) if name else error) from error
-    whole = {**spec.to_dict(), "suite": data["suite"]}
-    return Prepared(spec, json.dumps(whole, sort_keys=True, separators=(",", ":"), ensure_ascii=False), tuple(notes))
+        _check_masked(spec, suite)
+    except SpecError as error:
+        raise document.located(error) from error
+    return Prepared(spec, suite, RunRequest(spec, suite).to_json(), tuple(notes))
 
 
-def check_keys_of_spec(data: Any, file: str, lines: LineMap) -> None:
+def check_keys_of_spec(document: Document) -> None:
     """Unknown keys first: a misspelt `suite` should not be answered with "a run needs a suite"."""
     try:
-        if data is None:
+        if document.data is None:
             raise SpecError("is empty; `evomerge init` writes a spec to start from")
-        check_keys(data, SPEC_KEYS, (), SpecError)
+        check_keys(document.data, REQUEST_KEYS, (), SpecError)
     except SpecError as error:
-        raise locate(error, file, lines) from error
+        raise document.located(error) from error
 
 
-def resolve_suite(
-    value: Any, folder: Path, *, file: str = "", lines: LineMap | None = None, flag: bool = False
-) -> Suite:
-    """A suite by file name, by the name of a built-in one, or written inside the spec.
+def resolve_suite(value: Any, folder: Path, document: Document | None = None, *, flag: bool = False) -> Suite:
+    """Finds a suite by file name, by the name of a built-in one, or written inside the spec, which is `document`.
 
     File names are relative to `folder`, the spec's; from the command line (`flag`) to where the user stands.
     """
-    if value is None and not file:
+    document = document or Document()
+    if value is None and not document.name:
         value = "general"
     if isinstance(value, str):
         path = (Path() if flag else folder) / Path(value).expanduser()
@@ -124,12 +121,11 @@ def resolve_suite(
                     f"no suite file {path}; give an existing one, or a built-in suite: {names}", ("suite",)
                 )
         except SuiteError as error:
-            raise (locate(error, file, lines) if file and lines and not flag else error) from error
+            raise (error if flag else document.located(error)) from error
         return load_suite(path, expand=expand_task)
     if value is None:
-        missing = SpecError("a run needs a suite: a file, `general`, or tasks written here", ("suite",))
-        raise locate(missing, file, lines) if lines else missing
-    return inline_suite(value, folder, file=file, lines=lines, path=("suite",), expand=expand_task)
+        raise document.located(SpecError("a run needs a suite: a file, `general`, or tasks written here", ("suite",)))
+    return inline_suite(value, folder, document, path=("suite",), expand=expand_task)
 
 
 def is_masked(reference: str, folder: Path) -> bool:
@@ -142,9 +138,9 @@ def is_masked(reference: str, folder: Path) -> bool:
         return False
 
 
-def _check_masked(spec: RunSpec) -> None:
+def _check_masked(spec: RunSpec, suite: Suite) -> None:
     """Candidates are built as the target is; of a masked language model no task may ask for a text."""
-    asking = [task.name for task in spec.suite.tasks if kind_of(task.kind).generates]
+    asking = [task.name for task in suite.tasks if kind_of(task.kind).generates]
     if asking and is_masked(spec.target, Path()):
         raise SuiteError(
             f"task {asking[0]!r} asks for a text, which {spec.target}, a masked language model, cannot continue; the "

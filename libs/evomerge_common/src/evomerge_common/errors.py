@@ -80,13 +80,18 @@ class SpecError(InvalidInput):
     """
 
     def __init__(self, message: str, path: Path = (), *, file: str = "", line: int = 0) -> None:
-        self.problem = message
+        self.problem = _shortened(message, 1000)
         self.path = path
         self.file = file
         self.line = line
-        key = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in path).lstrip(".")
         where = f"{file}:{line}" if file and line else file
-        super().__init__(": ".join(part for part in (where, key, message) if part))
+        super().__init__(": ".join(part for part in (where, self.key, self.problem) if part))
+
+    @property
+    def key(self) -> str:
+        """The path as people write it: models[0].weight."""
+        keys = (f"[{key}]" if isinstance(key, int) else f".{_shortened(key, 100)}" for key in self.path)
+        return _shortened("".join(keys).lstrip("."), 300)
 
     def located(self, file: str, line: int) -> SpecError:
         """The same error, of the same class, with its file and line."""
@@ -180,8 +185,13 @@ class BackPressure(Unavailable):
 def did_you_mean(word: str, valid: Iterable[str]) -> str:
     """A sentence that names the nearest valid word, or all of them when none is near."""
     names = sorted(valid)
-    near = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    near = difflib.get_close_matches(word[:100], names, n=1, cutoff=0.6)
     return f"did you mean {near[0]!r}?" if near else f"valid: {', '.join(names)}"
+
+
+def _shortened(text: str, most: int) -> str:
+    """What a client wrote may be megabytes long, and is quoted in errors."""
+    return text if len(text) <= most else f"{text[:most]}…"
 
 
 def error_from_info(type_name: str, message: str) -> EvoMergeException:

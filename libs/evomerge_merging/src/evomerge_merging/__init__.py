@@ -1,9 +1,9 @@
 """The merge engine of EvoMerge.
 
-    report = merge_recipe(read_recipe_yaml("recipe.yml"), {}, Path("out"))
+    report = merge_recipe(read_recipe_file(Path("recipe.yml")), {}, Path("out"))
 
-or in steps: `read_recipe_yaml` (EvoMerge's or mergekit's YAML) → `plan_merge` (headers only) → `execute` (writes a
-model folder) or `merge_in_memory`.
+or in steps: `read_recipe_file` or `read_recipe_text` (EvoMerge's or mergekit's YAML) → `plan_merge` (headers only) →
+`execute` (writes a model folder) or `merge_in_memory`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from evomerge_merging.export.folder import write_card
 from evomerge_merging.lora.extract import AdapterReport, export_adapter, extract_lora
 from evomerge_merging.masking import mask_input_with_mask_rate, mask_model_weights, mask_task_vector
 from evomerge_merging.recipes.check import check_recipe
-from evomerge_merging.recipes.from_yaml import read_recipe_yaml
+from evomerge_merging.recipes.from_yaml import read_recipe_file, read_recipe_text
 from evomerge_merging.recipes.to_yaml import recipe_to_mergekit
 from evomerge_merging.task_vector import TaskVector
 
@@ -38,7 +38,8 @@ __all__ = [
     "merge_into",
     "merge_recipe",
     "plan_merge",
-    "read_recipe_yaml",
+    "read_recipe_file",
+    "read_recipe_text",
     "recipe_to_mergekit",
     "write_card",
 ]

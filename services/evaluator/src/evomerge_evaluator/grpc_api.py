@@ -15,8 +15,9 @@ from evomerge_common.domain.kinds import KINDS, installed_names
 from evomerge_common.domain.messages import ADHOC, CandidateFailed, EvaluateJob, Event, Job, Model
 from evomerge_common.domain.recipe import Recipe
 from evomerge_common.domain.suite import SPLITS, Suite
-from evomerge_common.errors import InvalidInput, ModelNotFound, NotFound, did_you_mean
+from evomerge_common.errors import InvalidInput, ModelNotFound, NotFound, SuiteError, did_you_mean
 from evomerge_common.runtime.child import ChildProcess
+from evomerge_common.runtime.documents import read_text
 from evomerge_common.runtime.ports_factory import Ports
 from evomerge_common.runtime.settings import Settings
 from evomerge_evaluator.gpu import GpuMonitor
@@ -49,7 +50,7 @@ class EvaluatorServicer(evaluator_pb2_grpc.EvaluatorServiceServicer):
         split = request.split or "search"
         if split not in SPLITS:
             raise InvalidInput(f"unknown split {split!r}; {did_you_mean(split, SPLITS)}")
-        suite = Suite.from_json(request.suite_json)
+        suite = await asyncio.to_thread(_read_suite, request.suite_json)
         uri = self._folder(model).as_uri()
         recipe = Recipe.of_source(replace(resolve_reference(model.reference or model.digest), digest=model.digest))
         job_id = f"evaluate-{recipe.digest[:32]}-{suite.digest[:16]}-{split}-{ADHOC}"
@@ -153,6 +154,15 @@ class EvaluatorServicer(evaluator_pb2_grpc.EvaluatorServiceServicer):
         else:
             raise InvalidInput("model is empty; give its uri, its digest, or a folder as its reference")
         return self._ports.models.open(uri)
+
+
+def _read_suite(text: str) -> Suite:
+    """YAML or JSON into a suite whose tasks carry their items."""
+    document = read_text(text, "suite", error=SuiteError)
+    try:
+        return Suite.from_dict(document.data)
+    except SuiteError as error:
+        raise document.located(error) from error
 
 
 def _device(name: str, kind: str, dtype: str, memory: int, used: int) -> evaluator_pb2.Device:

@@ -8,8 +8,6 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 
-import yaml
-
 from evomerge_common.domain.recipe import Recipe
 from evomerge_models.gguf.quantizer import check_type
 
@@ -79,17 +77,15 @@ def export_gguf(
 
 
 def validate(text: str) -> tuple[str, str, list[str]]:
-    """(JSON, digest, models) of a recipe in EvoMerge's or mergekit's words, checked against the registry.
+    """(JSON, digest, models) of a client's recipe, in EvoMerge's or mergekit's words, checked against the registry.
 
     Raises:
         RecipeError: it means nothing.
 
     """
-    from evomerge_merging import check_recipe, read_recipe_yaml
+    from evomerge_merging import read_recipe_text
 
-    data = yaml.safe_load(text) if text.lstrip().startswith("{") else None
-    recipe = Recipe.from_dict(data) if isinstance(data, dict) and "method" in data else read_recipe_yaml(text)
-    check_recipe(recipe)
+    recipe = read_recipe_text(text)
     return recipe.to_json(), recipe.digest, [str(source) for source in recipe.sources()]
 
 

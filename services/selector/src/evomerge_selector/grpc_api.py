@@ -8,13 +8,13 @@ import dataclasses
 from collections.abc import AsyncIterator
 
 import grpc
-import yaml
 
 from evomerge.v1 import selector_pb2, selector_pb2_grpc
 from evomerge_common.adapters import codec
 from evomerge_common.domain.messages import TERMINAL
-from evomerge_common.domain.spec import RunSpec
+from evomerge_common.domain.spec import RunRequest
 from evomerge_common.errors import SpecError
+from evomerge_common.runtime.documents import read_text
 from evomerge_common.runtime.ports_factory import Ports
 from evomerge_common.runtime.streams import until
 from evomerge_selector.domain.run import Phase
@@ -42,8 +42,8 @@ class SelectorServicer(selector_pb2_grpc.SelectorServiceServicer):
     async def StartRun(
         self, request: selector_pb2.StartRunRequest, context: grpc.aio.ServicerContext
     ) -> selector_pb2.Run:
-        spec = await asyncio.to_thread(_read_spec, request.spec)
-        run_id = await self._runs.start(spec, request.request_id)
+        asked = await asyncio.to_thread(_read_request, request.spec)
+        run_id = await self._runs.start(asked, request.request_id)
         return _run(await self._runs.find(run_id))
 
     async def GetRun(self, request: selector_pb2.GetRunRequest, context: grpc.aio.ServicerContext) -> selector_pb2.Run:
@@ -85,13 +85,13 @@ class SelectorServicer(selector_pb2_grpc.SelectorServiceServicer):
         return _run(await self._runs.cancel(request.run_id, finish=request.finish, reason=request.reason))
 
 
-def _read_spec(text: str) -> RunSpec:
-    """YAML or JSON (which is YAML) into a checked spec."""
+def _read_request(text: str) -> RunRequest:
+    """YAML or JSON into a checked spec and its suite."""
+    document = read_text(text, "spec")
     try:
-        data = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506 - both are safe loaders
-    except yaml.YAMLError as error:
-        raise SpecError(f"the spec is neither YAML nor JSON: {error}") from error
-    return RunSpec.from_dict(data)
+        return RunRequest.from_dict(document.data)
+    except SpecError as error:
+        raise document.located(error) from error
 
 
 def _run(summary: RunSummary) -> selector_pb2.Run:

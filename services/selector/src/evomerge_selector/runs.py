@@ -20,7 +20,7 @@ from evomerge_common.domain.messages import (
     RunStarted,
     TaskShape,
 )
-from evomerge_common.domain.spec import RunSpec
+from evomerge_common.domain.spec import RunRequest
 from evomerge_common.errors import EvoMergeException, Fenced, InvalidInput, NotFound, Unavailable
 from evomerge_common.runtime.ports_factory import Ports
 from evomerge_selector.domain.run import Phase, Run
@@ -53,14 +53,14 @@ class Runs:
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
-    async def start(self, spec: RunSpec, request_id: str) -> str:
+    async def start(self, request: RunRequest, request_id: str) -> str:
         """Starts a run and returns its id; the same request id always means the same run.
 
         One that is paused since a machine lacks something tries again.
         """
         request_id = request_id or uuid.uuid4().hex
         run_id = "run-" + hashlib.sha256(request_id.encode()).hexdigest()[:12]
-        suite = spec.suite
+        spec, suite = request.spec, request.suite
         name = f"suites/{suite.digest}.json"
         uri = await asyncio.to_thread(self._ports.artifacts.put, name, suite.to_json().encode())
         started = RunStarted(

@@ -71,7 +71,7 @@ def _mixture(path: Path, out: Path, console: Console) -> int:
 
 
 def _adapter(args: argparse.Namespace, console: Console) -> int:
-    from evomerge_merging import export_adapter, read_recipe_yaml
+    from evomerge_merging import export_adapter, read_recipe_file
 
     if args.dtype:
         raise InvalidInput("--dtype does not go with --adapter: its factors are float32")
@@ -80,8 +80,9 @@ def _adapter(args: argparse.Namespace, console: Console) -> int:
     found = next((place for place in places if place.is_file()), path)
     if not found.is_file():
         raise InvalidInput(f"{path} has no recipe.json; give a run's folder, a merged model's, or a recipe file")
-    text = found.read_text("utf-8")
-    recipe = Recipe.from_json(text) if found.suffix == ".json" else read_recipe_yaml(found).with_sources(look_up)
+    recipe = read_recipe_file(found)
+    if found.suffix != ".json":
+        recipe = recipe.with_sources(look_up)
     models = fetch(recipe.sources(), console, recipe.base)
     with bytes_bar(console, "exporting") as progress:
         report = export_adapter(recipe, Path(args.out).expanduser(), rank=args.rank, models=models, progress=progress)
@@ -102,11 +103,11 @@ def _gguf_type(args: argparse.Namespace) -> str:
 
 
 def _recipe(args: argparse.Namespace, path: Path) -> Recipe:
-    from evomerge_merging import read_recipe_yaml
+    from evomerge_merging import read_recipe_file
 
     is_recipe = path.is_file() and path.suffix != ".gguf"
     recipe = (
-        read_recipe_yaml(path).with_sources(look_up) if is_recipe else Recipe.of_source(resolve_reference(args.model))
+        read_recipe_file(path).with_sources(look_up) if is_recipe else Recipe.of_source(resolve_reference(args.model))
     )
     return replace(recipe, out_dtype=args.dtype) if args.dtype else recipe
 

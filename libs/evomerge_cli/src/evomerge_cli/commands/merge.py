@@ -25,13 +25,13 @@ from evomerge_models.reference import base_beside, local_path, look_up, resolve_
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """See the module's text."""
-    from evomerge_merging import merge_recipe, plan_merge, read_recipe_yaml
+    from evomerge_merging import merge_recipe, plan_merge, read_recipe_file
     from evomerge_merging.engine.execute import MAX_SHARD_BYTES
 
     if args.recipe is None:
         recipe = _classic(args, console)
     else:
-        recipe = read_recipe_yaml(Path(args.recipe).expanduser()).with_sources(look_up)
+        recipe = read_recipe_file(Path(args.recipe).expanduser()).with_sources(look_up)
     out = Path(args.out or "evomerge-out").expanduser()
     models = fetch(recipe.sources(), console, recipe.base)
     threads = getattr(args, "threads", 2)

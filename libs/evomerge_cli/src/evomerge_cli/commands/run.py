@@ -28,7 +28,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     settings = Settings.from_env()
     prepared = prepare(args)
     if not args.server:  # a server has settings of its own
-        check_code_allowed(prepared.spec.suite, settings)
+        check_code_allowed(prepared.suite, settings)
     if prepared.spec.gguf_type:
         check_gguf(prepared.spec, quantizer=not args.server)
     for note in prepared.notes:
@@ -56,7 +56,7 @@ def execute(prepared: Prepared, out: Path, console: Console, *, evaluators: int 
     with folder.lock(), folder.logging(logging.DEBUG if console.verbose else logging.INFO) as log_file:
         console.log_hint = str(log_file)
         state = folder.claim(prepared.digest)
-        folder.keep_suite(prepared.spec.suite)
+        folder.keep_suite(prepared.suite)
         if state["status"] == "finished":
             console.say(f"the run in {folder.out} is finished: reporting again")
             finish(folder, console)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from evomerge_common.domain.fields import Fields
 from evomerge_common.errors import RecipeError, did_you_mean
 
 Parameters = Mapping[str, Any]
@@ -368,7 +369,7 @@ class Recipe:
         def model(item: Mapping[str, Any]) -> ModelReference | Recipe:
             if "recipe" in item:
                 return cls.from_dict(item["recipe"])
-            digest = item.get("digest", "")
+            digest = Fields(item, (), RecipeError).text("digest")
             if "source" not in item:
                 return ModelReference(digest, digest=digest)
             return replace(ModelReference.parse(item["source"]), digest=digest)
@@ -386,23 +387,24 @@ class Recipe:
                 raise RecipeError("the target of cross_domain must be a source model", ("cross_domain", "target"))
             return replace(read_cross_domain(told, ("cross_domain",)), target=target)
 
+        own = Fields(data, (), RecipeError)
         try:
             return cls(
-                method=data["method"],
+                method=own.text("method"),
                 slices=tuple(
                     Slice(tuple(one(item) for item in part["inputs"]), normal(part.get("parameters", {})))
                     for part in data["slices"]
                 ),
                 base=model(data["base"]) if data.get("base") else None,
                 parameters=normal(data.get("parameters", {})),
-                dtype=data.get("dtype", ""),
-                out_dtype=data.get("out_dtype", ""),
-                tokenizer=data.get("tokenizer", ""),
-                chat_template=data.get("chat_template", ""),
+                dtype=own.text("dtype"),
+                out_dtype=own.text("out_dtype"),
+                tokenizer=own.text("tokenizer"),
+                chat_template=own.text("chat_template"),
                 seed=int(data.get("seed", 0)),
                 tokens={str(token): dict(own) for token, own in data.get("tokens", {}).items()},
                 pad_to_multiple_of=int(data.get("pad_to_multiple_of", 0)),
-                preserve_instruction=data.get("preserve_instruction"),
+                preserve_instruction=own.optional_flag("preserve_instruction"),
                 cross_domain=fitted(data["cross_domain"]) if data.get("cross_domain") else None,
             )
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
@@ -422,7 +424,7 @@ class Recipe:
         """
         try:
             data = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise RecipeError(f"not a recipe: {error}") from error
         return cls.from_dict(data)
 

@@ -1,4 +1,4 @@
-"""What a user asks of a run: models, suite, how to search. Every mistake names its key and the nearest valid word."""
+"""What a user asks of a run: models, how to search, a suite. Every mistake names its key and the nearest valid word."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ class ClassicSpec:
 
 @dataclass(frozen=True)
 class RunSpec:
-    """A whole run.
+    """A whole run, but for the suite, which travels as an artifact of its own: `RunRequest` has both.
 
     Attributes:
         base: the model that the others were fine-tuned from; task vectors are taken against it.
@@ -125,7 +125,6 @@ class RunSpec:
     """
 
     models: tuple[str, ...]
-    suite: Suite
     base: str = ""
     seed: int = 0
     dtype: str = ""
@@ -148,7 +147,7 @@ class RunSpec:
         return self.models + ((self.base,) if self.base and self.base not in self.models else ())
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data in the form that `from_dict` reads, without the suite."""
+        """Plain data in the form that `from_dict` reads."""
         search = {key: value for key, value in asdict(self.search).items() if value is not None}
         search |= {"methods": list(self.search.methods), "genes": list(self.search.genes)}
         if not search["niche"]:
@@ -173,31 +172,22 @@ class RunSpec:
         }
 
     def to_json(self) -> str:
-        """Canonical JSON without the suite, which travels as an artifact of its own."""
+        """Canonical JSON: what the run's log begins with."""
         return json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
 
     @classmethod
-    def from_json(cls, text: str, suite: Suite) -> RunSpec:
+    def from_json(cls, text: str) -> RunSpec:
         """Reads what `to_json` wrote."""
-        return cls._read(json.loads(text), suite, ())
+        return cls.from_dict(json.loads(text))
 
     @classmethod
     def from_dict(cls, data: Any, path: Path = ()) -> RunSpec:
-        """Reads a spec whose suite carries its items.
+        """Reads a spec without its suite.
 
         Raises:
             SpecError: unknown key or word, a number out of range, too few models.
-            SuiteError: the suite cannot score.
 
         """
-        check_keys(data, SPEC_KEYS, path, SpecError)
-        if "suite" not in data:
-            raise SpecError("a run needs a suite: tasks to score candidates on", (*path, "suite"))
-        cls._read({key: value for key, value in data.items() if key != "suite"}, None, path)  # cheap checks first
-        return cls._read(data, Suite.from_dict(data["suite"], (*path, "suite")), path)
-
-    @classmethod
-    def _read(cls, data: Any, suite: Suite | None, path: Path) -> RunSpec:
         check_keys(data, SPEC_KEYS, path, SpecError)
         models = data.get("models")
         if not isinstance(models, list) or not all(isinstance(m, str) and m.strip() for m in models):
@@ -218,7 +208,6 @@ class RunSpec:
         export = _section(data, "export", ("dtype", "formats", "gguf_type"), path)
         return cls(
             models=tuple(models),
-            suite=suite if suite is not None else Suite(()),
             base=base,
             seed=_integer(data, "seed", 0, path, low=0),
             dtype=_word(data, "dtype", "", ("", *DTYPES), path),
@@ -234,10 +223,39 @@ class RunSpec:
         )
 
 
+@dataclass(frozen=True)
+class RunRequest:
+    """What StartRun is given: a spec, and the suite that its candidates are scored on."""
+
+    spec: RunSpec
+    suite: Suite
+
+    @classmethod
+    def from_dict(cls, data: Any) -> RunRequest:
+        """Reads a spec whose `suite` carries its items; the spec first, which takes no time.
+
+        Raises:
+            SpecError: see `RunSpec.from_dict`; there is no suite.
+            SuiteError: the suite cannot score.
+
+        """
+        check_keys(data, REQUEST_KEYS, (), SpecError)
+        if "suite" not in data:
+            raise SpecError("a run needs a suite: tasks to score candidates on", ("suite",))
+        spec = RunSpec.from_dict({key: value for key, value in data.items() if key != "suite"})
+        return cls(spec, Suite.from_dict(data["suite"], ("suite",)))
+
+    def to_json(self) -> str:
+        """JSON in the form that `from_dict` reads."""
+        whole = {**self.spec.to_dict(), "suite": self.suite.to_dict()}
+        return json.dumps(whole, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
 SPEC_KEYS = (
-    "models", "base", "suite", "seed", "dtype", "search", "classic", "evaluation", "export", "preserve_instruction",
+    "models", "base", "seed", "dtype", "search", "classic", "evaluation", "export", "preserve_instruction",
     "cross_domain",
 )  # fmt: skip
+REQUEST_KEYS = (*SPEC_KEYS, "suite")
 SEARCH_KEYS = tuple(SearchSpec.__dataclass_fields__)
 CLASSIC_KEYS = tuple(ClassicSpec.__dataclass_fields__)
 

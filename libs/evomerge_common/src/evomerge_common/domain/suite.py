@@ -45,8 +45,8 @@ class Suite:
         """Weighted mean of the tasks' scores."""
         return sum(t.weight * scores[t.name] for t in self.tasks) / sum(t.weight for t in self.tasks)
 
-    def to_json(self) -> str:
-        """Canonical JSON, items included."""
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data in the form that `from_dict` reads, items included."""
         tasks = [
             {
                 "name": t.name, "kind": t.kind, "weight": t.weight, "metric": t.metric, "stop": list(t.stop),
@@ -55,11 +55,14 @@ class Suite:
             }
             for t in self.tasks
         ]  # fmt: skip
-        whole = {
+        return {
             "name": self.name, "tasks": tasks, "holdout": self.holdout, "seed": self.seed,
             "batch_size": self.batch_size,
         }  # fmt: skip
-        return json.dumps(whole, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+    def to_json(self) -> str:
+        """Canonical JSON, items included."""
+        return json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
     @property
     def digest(self) -> str:
@@ -76,7 +79,7 @@ class Suite:
         """
         try:
             data = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise SuiteError(f"not a suite: {error}") from error
         return cls.from_dict(data)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import grpc
@@ -21,6 +22,8 @@ from evomerge_common.errors import (
 )
 
 DOMAIN = "evomerge"
+MAX_MESSAGE = 2000
+"""Bytes of an error's message in the trailers, of which gRPC reads 8 KB in all, details included."""
 _CODES: tuple[tuple[type[EvoMergeException], grpc.StatusCode], ...] = (
     (NotFound, grpc.StatusCode.NOT_FOUND),
     (InvalidInput, grpc.StatusCode.INVALID_ARGUMENT),
@@ -47,15 +50,22 @@ def to_status(error: BaseException) -> Any:
     message = str(error) if ours else f"bug: {type(error).__name__}: {error}; the service's log has the traceback"
     details: list[Any] = [error_details_pb2.ErrorInfo(reason=type(error).__name__, domain=DOMAIN)]
     if isinstance(error, SpecError):
-        field = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in error.path).lstrip(".")
-        violation = error_details_pb2.BadRequest.FieldViolation(field=field, description=error.problem)
+        description = _cut(error.problem, MAX_MESSAGE // 2)
+        violation = error_details_pb2.BadRequest.FieldViolation(field=error.key, description=description)
         details.append(error_details_pb2.BadRequest(field_violations=[violation]))
     packed = [any_pb2.Any() for _ in details]
     for box, detail in zip(packed, details, strict=True):
         box.Pack(detail)
     return rpc_status.to_status(
-        status_pb2.Status(code=status_code(error).value[0], message=message[:4000], details=packed)
+        status_pb2.Status(code=status_code(error).value[0], message=_cut(message, MAX_MESSAGE), details=packed)
     )
+
+
+def _cut(text: str, most: int) -> str:
+    """As much of a text as takes `most` bytes in a trailer, where what is not ASCII takes three times its bytes."""
+    text = text.encode("utf-8", "replace").decode()
+    lengths = itertools.accumulate(1 if " " <= one <= "~" and one != "%" else 3 * len(one.encode()) for one in text)
+    return text[: sum(1 for _ in itertools.takewhile(lambda length: length <= most, lengths))]
 
 
 def error_from_rpc(error: grpc.RpcError) -> EvoMergeException:

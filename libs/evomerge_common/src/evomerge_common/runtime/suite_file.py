@@ -12,8 +12,8 @@ from evomerge_common.domain.kinds import Kind
 from evomerge_common.domain.recipe import check_keys
 from evomerge_common.domain.suite import SUITE_KEYS, Suite, check_task_keys
 from evomerge_common.errors import Path as Place
-from evomerge_common.errors import SpecError, SuiteError
-from evomerge_common.runtime.documents import LineMap, load_yaml, locate
+from evomerge_common.errors import SuiteError
+from evomerge_common.runtime.documents import Document, read_bytes, read_file
 
 __all__ = ["inline_suite", "load_suite"]
 
@@ -35,32 +35,27 @@ def load_suite(path: Path, *, expand: Expand | None = None) -> Suite:
         SuiteError: a file is missing, or says something that cannot work; with file and line.
 
     """
-    try:
-        data, lines = load_yaml(path)
-    except SpecError as error:
-        raise SuiteError(error.problem, error.path, file=error.file, line=error.line) from error
-    return inline_suite(data, path.parent, file=str(path), lines=lines, expand=expand)
+    document = read_file(path, error=SuiteError)
+    return inline_suite(document.data, path.parent, document, expand=expand)
 
 
 def inline_suite(
     data: Any,
     folder: Path,
+    document: Document | None = None,
     *,
-    file: str = "",
-    lines: LineMap | None = None,
     path: Place = (),
     expand: Expand | None = None,
 ) -> Suite:
-    """A suite written inside another document (such as a run spec); `path` is its place there.
+    """Reads a suite that is the `data` at the place `path` of a document (such as a run spec).
 
-    `data` files are relative to `folder`. `file` and `lines` tell where the document came from. `expand` fetches the
-    items of tasks that bring their own; without it such tasks must have theirs already.
+    Data files are relative to `folder`. Errors name the document's lines. `expand` fetches the items of tasks that
+    bring their own; without it such tasks must have theirs already.
 
     Raises:
         SuiteError: see `load_suite`.
 
     """
-    lines = lines or LineMap({})
     read: dict[Place, _DataFile] = {}
     try:
         if data is None:
@@ -71,9 +66,7 @@ def inline_suite(
         source = read.get(error.path[:depth])
         if source is not None and len(error.path) > depth:
             raise source.locate(error, error.path[depth:]) from error
-        if not file:
-            raise
-        raise locate(error, file, lines) from error
+        raise (document or Document()).located(error) from error
 
 
 @dataclass(frozen=True)
@@ -127,10 +120,7 @@ def _with_items(
 def _read(path: Path, kind: Kind, place: Place) -> tuple[list[Any], _DataFile]:
     name = str(path)
     try:
-        size = path.stat().st_size
-        if size > MAX_DATA_BYTES:
-            raise SuiteError(f"{name} has {size} bytes; at most {MAX_DATA_BYTES} are read", place)
-        raw = path.read_bytes()
+        raw = read_bytes(path, MAX_DATA_BYTES)
     except OSError as error:
         raise SuiteError(
             f"{name} cannot be read: {error.strerror or error}; `data` is relative to the suite", place

@@ -19,11 +19,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path as FilePath
 from typing import Any
 
-import yaml
-
 from evomerge_common.domain.recipe import DTYPES, ModelReference, check_keys
-from evomerge_common.errors import ModelNotFound, Path, RecipeError, did_you_mean
-from evomerge_merging.recipes.lines import read_yaml
+from evomerge_common.errors import Path, RecipeError, did_you_mean
+from evomerge_common.runtime.documents import read_file
 from evomerge_merging.recipes.values import dtype_word, listed, whole_number, word
 
 GATES = ("hidden", "cheap_embed", "random")
@@ -81,8 +79,8 @@ class Mixture:
 def is_mixture(path: FilePath) -> bool:
     """Whether a YAML file speaks of experts: then it is no recipe."""
     try:
-        data = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        data = read_file(path, several=True, error=RecipeError).data
+    except RecipeError:
         return False
     return isinstance(data, Mapping) and "experts" in data
 
@@ -92,18 +90,13 @@ def read_mixture(path: FilePath) -> Mixture:
 
     Raises:
         RecipeError: with file, line and key.
-        ModelNotFound: the path leads to no file.
 
     """
-    try:
-        text = path.read_text("utf-8")
-    except OSError as error:
-        raise ModelNotFound(f"{path} cannot be read: {error.strerror}") from error
-    document = read_yaml(text, str(path))
+    document = read_file(path, error=RecipeError)
     try:
         return _mixture(document.data)
     except RecipeError as error:
-        raise (error if error.file else document.locate(error)) from None
+        raise document.located(error) from None
 
 
 def _mixture(data: Any) -> Mixture:

@@ -16,9 +16,9 @@ from typing import Any
 
 from evomerge_common.domain.recipe import Input, ModelReference, Recipe, Slice, check_keys, read_cross_domain
 from evomerge_common.errors import ModelNotFound, Path, RecipeError
+from evomerge_common.runtime.documents import Document, read_file, read_text
 from evomerge_merging.methods import methods
 from evomerge_merging.recipes.check import check_recipe
-from evomerge_merging.recipes.lines import read_yaml
 from evomerge_merging.recipes.values import (
     dtype_word,
     layer_range,
@@ -42,38 +42,45 @@ _SOURCE_KEYS = ("model", "layer_range", "parameters")
 _SLICE_KEYS = ("sources", "parameters")
 
 
-def read_recipe_yaml(path_or_text: str | FilePath) -> Recipe:
-    """Reads a recipe from a file (a `Path`, or a text of one line that names an existing file) or from YAML text.
+def read_recipe_text(text: str) -> Recipe:
+    """Reads a recipe from text: mergekit's YAML, or the JSON that `Recipe.to_json` writes. It never opens a file.
+
+    Raises:
+        RecipeError: with line and key.
+
+    """
+    return _recipe(read_text(text, "recipe", several=True, error=RecipeError))
+
+
+def read_recipe_file(path: FilePath) -> Recipe:
+    """Reads a recipe from a file on this machine, for whoever may read it. A service has `read_recipe_text`.
 
     Raises:
         RecipeError: with file, line and key.
         ModelNotFound: the path leads to no file.
 
     """
-    text, file = _text(path_or_text)
-    document = read_yaml(text, file)
-    reader = _Reader()
+    if not path.exists():
+        raise ModelNotFound(f"the recipe {path} cannot be read: there is no such file")
+    return _recipe(read_file(path, several=True, error=RecipeError))
+
+
+def _recipe(document: Document) -> Recipe:
+    reader, data = _Reader(), document.data
     try:
-        recipe = reader.documents(document.data) if document.several else reader.recipe(document.data, (), ())
+        if document.several:
+            recipe = reader.documents(data)
+        elif isinstance(data, Mapping) and "method" in data:
+            recipe = Recipe.from_dict(data)
+        else:
+            recipe = reader.recipe(data, (), ())
+        try:
+            check_recipe(recipe)
+        except RecipeError as error:
+            raise RecipeError(error.problem, reader.place(error.path)) from None
     except RecipeError as error:
-        raise (error if error.file else document.locate(error)) from None
-    try:
-        check_recipe(recipe)
-    except RecipeError as error:
-        raise document.locate(RecipeError(error.problem, reader.place(error.path))) from None
+        raise document.located(error) from None
     return recipe
-
-
-def _text(given: str | FilePath) -> tuple[str, str]:
-    if isinstance(given, str) and ("\n" in given or (":" in given and not FilePath(given).is_file())):
-        return given, "recipe"
-    path = FilePath(given)
-    try:
-        return path.read_text("utf-8"), str(path)
-    except UnicodeDecodeError as error:
-        raise RecipeError("not a text in UTF-8", file=str(path), line=1) from error
-    except OSError as error:
-        raise ModelNotFound(f"the recipe {path} cannot be read: {error.strerror}") from error
 
 
 class _Reader:

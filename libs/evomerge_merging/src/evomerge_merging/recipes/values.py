@@ -1,4 +1,4 @@
-"""The parts of a recipe's YAML, each checked: what `recipe_yaml` puts together."""
+"""The parts of a recipe's YAML, each checked: what `from_yaml` puts together."""
 
 from __future__ import annotations
 

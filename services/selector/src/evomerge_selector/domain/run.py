@@ -45,7 +45,6 @@ from evomerge_common.domain.messages import (
 )
 from evomerge_common.domain.recipe import Recipe
 from evomerge_common.domain.spec import RunSpec
-from evomerge_common.domain.suite import Suite
 from evomerge_common.errors import SpecError
 from evomerge_selector.domain import jobs
 from evomerge_selector.domain.candidate import FAILED, Candidate
@@ -167,7 +166,7 @@ class Run:
         """Takes over the attributes of another one's state (`snapshot`), and makes anew what follows from them."""
         vars(self).update(state)
         if self.started.spec_json:
-            self.spec = RunSpec.from_json(self.started.spec_json, Suite(()))
+            self.spec = RunSpec.from_json(self.started.spec_json)
         if self.spec and self.phase is Phase.RUNNING:
             self._proposer = Proposer(self.spec, self.models)
 
@@ -232,7 +231,7 @@ class Run:
 
     def _start(self, event: RunStarted, time: float) -> None:
         self.started, self.started_at = event, time
-        self.spec = RunSpec.from_json(event.spec_json, Suite(()))
+        self.spec = RunSpec.from_json(event.spec_json)
         self.phase = Phase.PREPARING
         if self.spec.search.racing.rungs and event.tasks:
             self._race = Race(self.spec.search.racing, event.tasks, seed=self.spec.seed)
