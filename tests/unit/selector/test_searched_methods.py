@@ -20,7 +20,7 @@ from evomerge_common.errors import RecipeError, SpecError
 from evomerge_merging import check_recipe, merge_in_memory, plan_merge
 from evomerge_merging.methods import methods
 from evomerge_selector.domain.operators import random_genome
-from helpers.simulation import SUITE, Simulation, make_spec
+from helpers.simulation import Simulation, make_spec
 from helpers.tiny_merging import random_tensors, raw_model, weights
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -95,7 +95,7 @@ def test_a_method_that_cannot_be_searched_is_refused_with_the_reason(name: str) 
 def test_a_method_that_needs_more_models_than_there_are_is_refused() -> None:
     with pytest.raises(SpecError, match="model_stock needs at least 2 models besides the base, and the run has 1"):
         RunSpec.from_dict({
-            "models": ["base", "one"], "base": "base", "suite": SUITE, "search": {"methods": ["model_stock"]},
+            "models": ["base", "one"], "base": "base", "search": {"methods": ["model_stock"]},
         })  # fmt: skip
 
 
