@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -13,9 +14,13 @@ from pathlib import Path
 import psutil
 import pytest
 
+from evomerge_cli.console import Console
+from evomerge_cli.failure import FAILED, guarded
+from evomerge_cli.stack.embedded import Stack
 from evomerge_cli.stack.ports import free_ports, is_free
 from evomerge_cli.stack.process import MAX_QUICK_DEATHS, SupervisedProcess
-from evomerge_common.errors import WorkerCrashed
+from evomerge_cli.stack.room import PATIENCE, RESERVE, Room
+from evomerge_common.errors import DiskFull, WorkerCrashed
 from helpers.support import assert_eventually_sync
 
 
@@ -108,3 +113,50 @@ def test_a_child_of_a_parent_that_is_gone_ends_at_once() -> None:
         [sys.executable, "-m", "evomerge_cli.stack.child", "1", "this"], timeout=20, check=False, capture_output=True
     )
     assert done.returncode == 0
+
+
+def test_too_little_room_is_said_in_seconds_and_a_moment_of_it_is_forgiven(tmp_path: Path) -> None:
+    free, now = RESERVE - 1, 100.0
+    room = Room(tmp_path, tmp_path / "nats.log", free=lambda _: free, clock=lambda: now)
+    room.check()
+    now += PATIENCE / 2
+    free = RESERVE
+    room.check()
+    free, now = 17, now + PATIENCE
+    room.check()
+    now += PATIENCE
+    with pytest.raises(DiskFull, match=r"17 bytes are left.*free some space and run the same command again"):
+        room.check()
+
+
+@pytest.mark.parametrize("words", ["write 1.blk: no space left on device", "resource limits exceeded for server"])
+def test_what_the_broker_says_of_its_full_store_counts_even_if_there_is_room_again(tmp_path: Path, words: str) -> None:
+    log = tmp_path / "nats.log"
+    log.write_text(f"[ERR] {words}\n")  # of an earlier stack
+    room = Room(tmp_path, log, free=lambda _: 10**9)
+    room.check()
+    with log.open("a") as file:
+        file.write("[INF] Server is ready\n")
+    room.check()
+    with log.open("a") as file:
+        file.write(f"[ERR] JetStream {words}\n")
+    with pytest.raises(DiskFull, match="the disk of"):
+        room.check()
+
+
+def test_a_stack_without_room_does_not_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = type("Usage", (), {"free": 4096})
+    monkeypatch.setattr("evomerge_cli.stack.room.shutil.disk_usage", lambda _: usage)
+    with pytest.raises(DiskFull, match="4,096 bytes are left"), Stack(tmp_path / "stack"):
+        raise AssertionError("it has started")
+    assert not (tmp_path / "stack" / "nats" / "jetstream").exists()
+
+
+def test_a_full_disk_is_no_bug(capsys: pytest.CaptureFixture[str]) -> None:
+    def command() -> int:
+        raise OSError(errno.ENOSPC, "No space left on device", "/x/events.jsonl")
+
+    assert guarded(command, Console()) == FAILED
+    said = capsys.readouterr().err
+    assert "error: no room is left on the disk for /x/events.jsonl: free some" in said
+    assert "Traceback" not in said

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 
 from evomerge_cli.console import Console
-from evomerge_common.errors import EvoMergeException, InvalidInput
+from evomerge_common.errors import EvoMergeException, InvalidInput, is_disk_full
 
 OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -60,6 +60,10 @@ def guarded(command: Callable[[], int], console: Console) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
     except Exception as error:
+        if isinstance(error, OSError) and is_disk_full(error):
+            where = f" for {error.filename}" if error.filename else ""
+            console.error(f"error: no room is left on the disk{where}: free some and run the same command again")
+            return FAILED
         console.traceback()
         console.error(f"error: this is a bug in EvoMerge: {type(error).__name__}: {error}")
         if console.log_hint:

@@ -119,6 +119,7 @@ class RunFolder:
         self.out.mkdir(parents=True, exist_ok=True)
         file = self.out / "evomerge.log"
         handler = logging.handlers.RotatingFileHandler(file, maxBytes=LOG_BYTES, backupCount=3, encoding="utf-8")
+        handler.handleError = lambda record: None  # type: ignore[method-assign]  # a full disk: the console says so
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         logger = logging.getLogger("evomerge_cli")
         logger.addHandler(handler)

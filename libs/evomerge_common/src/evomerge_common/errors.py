@@ -29,6 +29,7 @@ EvoMergeException
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
 
 __all__ = [
@@ -58,6 +59,7 @@ __all__ = [
     "WorkerCrashed",
     "did_you_mean",
     "error_from_info",
+    "is_disk_full",
 ]
 
 
@@ -180,6 +182,11 @@ class Fenced(Unavailable):
 
 class BackPressure(Unavailable):
     """The work queue is full."""
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Tells whether an operating system's error, or one of ours, means that a disk or a quota is full."""
+    return isinstance(error, DiskFull) or (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT))
 
 
 def did_you_mean(word: str, valid: Iterable[str]) -> str:

@@ -99,8 +99,11 @@ def _evolve(
             watched = Watched(started.run_id)
             try:
                 watch_to_end(client, started.run_id, make_progress(console), check=check, watched=watched)
-            finally:
-                folder.write_events(watched.events)
+            except BaseException:
+                with contextlib.suppress(OSError):  # what went wrong first is what is said
+                    folder.write_events(watched.events)
+                raise
+            folder.write_events(watched.events)
         end = watched.view.end
         if isinstance(end, RunFailed):
             folder.save({**state, "status": "failed"})

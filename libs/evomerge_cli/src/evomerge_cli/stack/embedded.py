@@ -18,6 +18,7 @@ from pathlib import Path
 from evomerge_cli.stack.broker import Broker
 from evomerge_cli.stack.ports import HOST, free_ports
 from evomerge_cli.stack.process import SupervisedProcess
+from evomerge_cli.stack.room import Room
 from evomerge_common.errors import EvoMergeException, Unavailable
 from evomerge_common.runtime.files import write_atomically
 from evomerge_common.runtime.settings import PREFIX, SERVICES, Settings
@@ -101,6 +102,7 @@ class Stack:
         Raises:
             WorkerCrashed: one of them keeps dying.
             Unavailable: one of them is not ready in time.
+            DiskFull: there is no room to work in.
 
         """
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -205,10 +207,13 @@ class Stack:
     def _supervise(self) -> None:
         assert self._broker is not None
         everything = [self._broker, *self._services]
+        room = Room(self.folder, self._broker.log)
+        room.check(patience=0.0)
         for process in everything:
             process.start()
         self._write_state()
         while not self._stopping.wait(POLL_SECONDS):
+            room.check()
             for process in everything:
                 if process.supervise():
                     log.warning("%s died and was started again (restart %d)", process.name, process.restarts)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import os
 import socket
 import time
@@ -39,6 +38,7 @@ from evomerge_common.errors import (
     Unavailable,
     WorkerCrashed,
     WorkFailed,
+    is_disk_full,
 )
 from evomerge_common.ports import Delivery
 from evomerge_common.runtime.metrics import WORKER_METRICS, WorkerMetrics
@@ -329,7 +329,7 @@ def lack_of(error: Exception, job: Job) -> ResourceExhausted | None:
 
     A candidate that is too large to be scored is a fact about the candidate: that alone its evaluation may say.
     """
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if isinstance(error, OSError) and is_disk_full(error):
         error = DiskFull(f"no room left for {error.filename or 'a file'}: free some space")
     elif isinstance(error, MemoryError):
         error = OutOfMemory(f"this machine's memory is too small: {error}")
