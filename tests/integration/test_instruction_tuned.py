@@ -17,8 +17,8 @@ from evomerge_common.domain.recipe import ModelReference, Recipe
 from evomerge_common.errors import RecipeError
 from evomerge_merging import merge_recipe, plan_merge
 from evomerge_merging.engine.source import open_source
+from evomerge_merging.tokens.files import vocabulary
 from evomerge_merging.tokens.instruction import instruction_of
-from evomerge_merging.tokens.tokenizer import vocabulary
 from helpers.tiny_merging import set_config
 from helpers.tiny_tokenizers import make_tokenizer, tokens_of
 

@@ -16,11 +16,11 @@ from evomerge_merging.engine.execute import MAX_SHARD_BYTES, MergeReport, Progre
 from evomerge_merging.engine.plan import Plan, plan_merge
 from evomerge_merging.export.folder import write_card
 from evomerge_merging.lora.extract import AdapterReport, export_adapter, extract_lora
-from evomerge_merging.masking import mask_input_with_mask_rate, mask_model_weights, mask_task_vector
 from evomerge_merging.recipes.check import check_recipe
 from evomerge_merging.recipes.from_yaml import read_recipe_file, read_recipe_text
 from evomerge_merging.recipes.to_yaml import recipe_to_mergekit
-from evomerge_merging.task_vector import TaskVector
+from evomerge_merging.state_dicts.masking import mask_input_with_mask_rate, mask_model_weights, mask_task_vector
+from evomerge_merging.state_dicts.task_vector import TaskVector
 
 __all__ = [
     "AdapterReport",

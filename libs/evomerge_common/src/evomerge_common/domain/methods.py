@@ -204,6 +204,9 @@ BUILT_IN: Mapping[str, Traits] = MappingProxyType({traits.name: traits for trait
 DEFAULT_METHODS = tuple(traits.name for traits in _TABLE if traits.default)
 """What the search draws from when a spec names no methods."""
 
+MASK_STRATEGIES = ("random", "magnitude")
+"""How a mask chooses what it drops: each element with the same probability, or the smallest magnitudes first."""
+
 # ---- the classic command line ----
 
 PS_TECHNIQUES_1 = {"linear": "linear", "slerp": "slerp"}

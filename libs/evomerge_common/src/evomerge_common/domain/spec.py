@@ -12,6 +12,7 @@ from evomerge_common.domain.gguf_types import TYPES
 from evomerge_common.domain.methods import (
     DEFAULT_METHODS,
     DFS_TECHNIQUES,
+    MASK_STRATEGIES,
     PS_TECHNIQUES_1,
     PS_TECHNIQUES_2,
     find_traits,
@@ -33,7 +34,6 @@ from evomerge_common.errors import Path, RecipeError, SpecError, did_you_mean
 
 SCHEDULES = ("steady", "generational")
 BREEDING = ("blend", "classic")
-MASK_STRATEGIES = ("random", "magnitude")
 FORMATS = ("hf", "gguf")
 """In which the champion is handed back."""
 

@@ -14,7 +14,8 @@ from evomerge_merging.cross_domain.tokens import token_rows
 from evomerge_merging.cross_domain.words import told
 from evomerge_merging.engine import architecture
 from evomerge_merging.engine.source import Source
-from evomerge_merging.tokens.tokenizer import disagreement, vocabulary
+from evomerge_merging.tokens.files import vocabulary
+from evomerge_merging.tokens.tokenizer import disagreement
 from evomerge_merging.tokens.vocabulary import is_vocabulary
 
 _WEIGHTS = (".safetensors", ".bin", ".json", ".txt", ".model")

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evomerge_merging.tokens.tokenizer import vocabulary
+from evomerge_merging.tokens.files import vocabulary
 from evomerge_models.files import read_json_or_nothing
 
 MAX_PARTS, LETTERS_A_PART = 4, 2

@@ -20,7 +20,8 @@ from evomerge_merging.engine.source import Source, open_source
 from evomerge_merging.engine.virtual import Planner
 from evomerge_merging.lora.sum import folded
 from evomerge_merging.recipes.check import check_recipe
-from evomerge_merging.tokens.tokenizer import TokenizerPlan, named_outside, plan_tokenizer
+from evomerge_merging.tokens.files import TokenizerPlan
+from evomerge_merging.tokens.tokenizer import named_outside, plan_tokenizer
 from evomerge_models.dtypes import RECIPE_NAMES, ElementType
 
 WHOLE_TENSOR_BYTES = 1 << 30

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from evomerge_common.domain.recipe import Input, ModelReference, Recipe, Slice
 from evomerge_common.errors import ModelError, RecipeError, ShapeMismatch
@@ -17,12 +16,13 @@ from evomerge_merging.engine import architecture
 from evomerge_merging.engine.ancestry import common_ancestor
 from evomerge_merging.engine.architecture import LayerStack
 from evomerge_merging.engine.nodes import Apply, Load, Node
+from evomerge_merging.engine.slices import Hops, Part, ResolvedSlice, Virtual
 from evomerge_merging.engine.source import Source, open_source
 from evomerge_merging.lora.store import LoraStore
 from evomerge_merging.methods.registry import Method, method
 from evomerge_merging.numerics.random_words import mask_key
 from evomerge_merging.recipes.check import identity
-from evomerge_merging.recipes.parameters import parameters_of, value_at
+from evomerge_merging.recipes.parameters import parameters_of
 from evomerge_merging.tokens.vocabulary import AlignedStore, is_vocabulary
 from evomerge_models.dtypes import RECIPE_NAMES, ElementType
 from evomerge_models.files import read_json_object
@@ -32,61 +32,6 @@ _TOLD = (
     "num_attention_heads", "num_key_value_heads", "head_dim",
 )  # fmt: skip
 """Config fields that change what the same weights mean: a difference between inputs is told."""
-
-
-@dataclass(frozen=True)
-class Virtual:
-    """A model that need not exist as files. `donor` is the source that its config and tokenizer come from."""
-
-    label: str
-    identity: str
-    config: Mapping[str, Any]
-    tensors: Mapping[str, Node]
-    stack: LayerStack | None
-    tied: bool
-    donor: Source
-
-    def head(self) -> Node | None:
-        """What a tied model uses as its head: the input embedding."""
-        name = architecture.input_embedding(self.tensors)
-        return self.tensors[name] if self.tied and name else None
-
-
-@dataclass(frozen=True)
-class _Part:
-    """One input in a slice; of the base, when the slice does not list it, `item` has no parameters."""
-
-    item: Input
-    model: Virtual
-    start: int = 0
-
-    def name(self, rest: str, layer: int | None) -> str:
-        if layer is None:
-            return rest
-        assert self.model.stack is not None
-        return self.model.stack.name(self.start + layer, rest)
-
-    def node(self, rest: str, layer: int | None) -> Node | None:
-        found = self.model.tensors.get(self.name(rest, layer))
-        if found is None and layer is None and architecture.is_head(rest):
-            return self.model.head()
-        return found
-
-
-@dataclass(frozen=True)
-class _Row:
-    """A slice, resolved: `inputs` without the base where the method has one; `reference` gives names and types."""
-
-    part: Slice
-    inputs: tuple[_Part, ...]
-    base: _Part | None
-    reference: _Part
-    layers: int
-    average: bool = False
-
-    @property
-    def everyone(self) -> tuple[_Part, ...]:
-        return (*([self.base] if self.base else []), *self.inputs)
 
 
 @dataclass
@@ -176,14 +121,14 @@ class Planner:
             for name in self._outside(row, heads, before=before):
                 tensors[name] = self._tensor(how, recipe, row, name, None, name, self._depth_outside(row, name))
         depth = 0
-        hops = _Hops(how)
+        hops = Hops(how)
         if stack is not None:
             for index, row in enumerate(rows):
                 hops.enter(row, index)
                 for layer in range(row.layers):
                     at = layer / (row.layers - 1) if row.layers > 1 else 1.0
                     factors = hops.factors(row, layer, index)
-                    for rest in self._rests(row, layer):
+                    for rest in row.rests(layer):
                         name = stack.name(depth, rest)
                         tensors[name] = self._tensor(
                             how, recipe, row, rest, layer, name, at, factor=factors.get(rest, 1.0)
@@ -202,7 +147,7 @@ class Planner:
 
     def _row(
         self, how: Method, recipe: Recipe, base: Virtual | None, part: Slice, cast: ElementType | None, index: int
-    ) -> _Row:
+    ) -> ResolvedSlice:
         path = ("slices", index, "inputs")
         parts = []
         for i, item in enumerate(part.inputs):
@@ -214,7 +159,7 @@ class Planner:
                     f"has layers 0 to {depth} (end not included)" if depth else "has no layers that can be told apart"
                 )
                 raise RecipeError(f"layers {start} to {stop} are asked for, but {model.label} {have}", (*path, i))
-            parts.append((_Part(item, model, start), stop - start))
+            parts.append((Part(item, model, start), stop - start))
         lengths = {length for _, length in parts}
         if len(lengths) > 1:
             told = ", ".join(f"{part.model.label} has {length}" for part, length in parts)
@@ -229,9 +174,9 @@ class Planner:
         if how.traits.base == "none":
             if base is not None and all(part.model.identity != base.identity for part in inputs):
                 self.note(f"{how.name} has no base: {base.label} gives the config and the tokenizer, not weights")
-            return _Row(part, tuple(inputs), None, inputs[0], layers)
+            return ResolvedSlice(part, tuple(inputs), None, inputs[0], layers)
         if base is None:
-            return _Row(part, tuple(inputs), None, inputs[0], layers, average)
+            return ResolvedSlice(part, tuple(inputs), None, inputs[0], layers, average)
         own = next((item for item in inputs if item.model.identity == base.identity), None)
         if own is None:
             starts = {item.start for item in inputs}
@@ -239,14 +184,14 @@ class Planner:
                 raise RecipeError(
                     f"the inputs' layer ranges differ, so list the base ({base.label}) with its own", path
                 )
-            own = _Part(Input(inputs[0].item.model), base, starts.pop())
+            own = Part(Input(inputs[0].item.model), base, starts.pop())
             if layers and own.start + layers > (base.stack.depth if base.stack else 0):
                 raise ShapeMismatch(f"the base {base.label} has too few layers for this slice")
         others = tuple(item for item in inputs if item is not own)
-        return _Row(part, others, own, own, layers)
+        return ResolvedSlice(part, others, own, own, layers)
 
     def _derived_base(
-        self, recipe: Recipe, parts: Sequence[_Part], cast: ElementType | None
+        self, recipe: Recipe, parts: Sequence[Part], cast: ElementType | None
     ) -> tuple[Virtual | None, bool]:
         """The inputs' common ancestor; else None and True: their average."""
         references = [part.item.model for part in parts]
@@ -287,7 +232,7 @@ class Planner:
                 if key in theirs and key in ours and theirs[key] != ours[key]:
                     self.note(f"{key} is {theirs[key]} in {model.label}; {donor.label}'s {ours[key]} is kept")
 
-    def _outside(self, row: _Row, heads: Sequence[str], *, before: bool) -> list[str]:
+    def _outside(self, row: ResolvedSlice, heads: Sequence[str], *, before: bool) -> list[str]:
         """Names outside the stack that come before (or after) the layers; `heads`: the result's, none if tied."""
         reference = row.reference.model
 
@@ -307,7 +252,7 @@ class Planner:
         return names
 
     @staticmethod
-    def _depth_outside(row: _Row, name: str) -> float:
+    def _depth_outside(row: ResolvedSlice, name: str) -> float:
         place = architecture.numbered(name)
         if place is None:
             return 0.0  # a gradient's first value counts for all that is in no layer, head included, as in mergekit
@@ -315,20 +260,13 @@ class Planner:
         last = max((number for prefix, number in numbered if prefix == place[0]), default=0)
         return place[1] / last if last else 0.0
 
-    @staticmethod
-    def _rests(row: _Row, layer: int) -> list[str]:
-        stack = row.reference.model.stack
-        assert stack is not None
-        wanted = row.reference.start + layer
-        return [split[1] for name in row.reference.model.tensors if (split := stack.split(name)) and split[0] == wanted]
-
     # ---- one tensor ----
 
     def _tensor(
         self,
         how: Method,
         recipe: Recipe,
-        row: _Row,
+        row: ResolvedSlice,
         rest: str,
         layer: int | None,
         name: str,
@@ -375,7 +313,12 @@ class Planner:
         return Apply(method("passthrough"), (node,), None, {"scale": (scale,)}, (), node.shape, node.dtype)
 
     def _partial(
-        self, rest: str, layer: int | None, row: _Row, nodes: Mapping[int, Node | None], missing: Sequence[_Part]
+        self,
+        rest: str,
+        layer: int | None,
+        row: ResolvedSlice,
+        nodes: Mapping[int, Node | None],
+        missing: Sequence[Part],
     ) -> Node:
         """What becomes of a tensor that some inputs lack: optional parts are kept, anything else does not fit."""
         lacking = ", ".join(part.model.label for part in missing)
@@ -390,41 +333,6 @@ class Planner:
             )
             self.note(f"{rest} is missing in {lacking}: it {kept}")
         return present[0] if len(present) == 1 else self._average(present)
-
-
-class _Hops:
-    """The scale of the hidden state along a path through the layers (method dfs)."""
-
-    def __init__(self, how: Method) -> None:
-        self._active = how.traits.scales == "hop"
-        self._product = 1.0
-        self._scale = 1.0
-
-    def enter(self, row: _Row, index: int) -> None:
-        """Goes on to the next slice."""
-        if not self._active:
-            return
-        settings = (row.inputs[0].item.parameters.get("scale"), row.part.parameters.get("scale"))
-        told = next((value for setting in settings if (value := value_at(setting, "", 0.0)) is not None), 1.0)
-        if not told > 0.0:
-            raise RecipeError(f"the scale of a hop must be above zero, not {told:g}", ("slices", index))
-        self._scale = float(told)
-        self._product *= self._scale
-
-    def factors(self, row: _Row, layer: int, index: int) -> Mapping[str, float]:
-        """Factors of the layer's tensors by the rest of their names."""
-        if not self._active or (self._product == 1.0 and self._scale == 1.0):
-            return {}
-        rests = Planner._rests(row, layer)
-        scale = self._scale if layer == 0 else 1.0
-        found = architecture.hop_factors(rests, scale, self._product, post_norm=architecture.is_post_norm(rests))
-        if found is None:
-            raise RecipeError(
-                f"this version cannot scale the hidden state of {row.reference.model.donor.model_type!r} models: leave "
-                "`scale` out",
-                ("slices", index),
-            )
-        return found
 
 
 def _mismatch(name: str, one: str, first: Node, other: str, node: Node) -> str:

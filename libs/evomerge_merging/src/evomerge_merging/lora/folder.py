@@ -58,39 +58,18 @@ def write_adapter(
         tied: the result's head is its embedding, as the base's is.
 
     """
-    conv = config.get("model_type") in CONV1D_TYPES
-    tensors: dict[str, Tensor] = {}
-    ranks: dict[str, int] = {}
-    for name, product in parts.products.items():
-        module = name.removesuffix(".weight")
-        ranks[module] = product.rank
-        left, right = product.left, product.right
-        if architecture.is_token_embedding(name):
-            tensors[f"{_PREFIX}{module}.lora_embedding_A"] = left.T
-            tensors[f"{_PREFIX}{module}.lora_embedding_B"] = right.T
-            continue
-        if conv and not architecture.is_head(name):
-            left, right = right.T, left.T
-        tensors[f"{_PREFIX}{module}.lora_A.weight"] = right
-        tensors[f"{_PREFIX}{module}.lora_B.weight"] = left
-    saved = set()
-    biases = False
-    for name, tensor in parts.whole.items():
-        module, _, part = name.rpartition(".")
-        if module in ranks or (part == "bias" and f"{module}.weight" not in parts.whole):
-            biases = True
-            tensors[f"{_PREFIX}{module}.{'base_layer.' if module in ranks else ''}{part}"] = tensor
-        else:
-            saved.add(module)
-            tensors[_PREFIX + name] = tensor
-    rank = max(ranks.values(), default=1)
-    odd = {module: value for module, value in sorted(ranks.items()) if value != rank}
-    modules = {name.rpartition(".")[0] for name in base}
+    tensors = _factors(parts, transposed=config.get("model_type") in CONV1D_TYPES)
+    whole, saved, has_biases = _whole(parts)
+    tensors |= whole
     embedding = next((name for name in parts.whole if architecture.is_token_embedding(name)), "")
     causal = any(kind in str(config.get("architectures")) for kind in ("CausalLM", "LMHead"))
     together = bool(tied and embedding and causal)
     if together:  # PEFT wants both names of the one tensor
         tensors[f"{_PREFIX}lm_head.weight"] = parts.whole[embedding]
+    ranks = _ranks(parts)
+    rank = max(ranks.values(), default=1)
+    odd = {module: value for module, value in sorted(ranks.items()) if value != rank}
+    modules = {name.rpartition(".")[0] for name in base}
     data = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM" if "CausalLM" in str(config.get("architectures")) else None,
@@ -102,24 +81,67 @@ def write_adapter(
         "modules_to_save": _short(saved, modules) or None,
         "rank_pattern": odd,
         "alpha_pattern": odd,
-        "bias": "all" if biases else "none",
-        "fan_in_fan_out": conv,
+        "bias": "all" if has_biases else "none",
+        "fan_in_fan_out": config.get("model_type") in CONV1D_TYPES,
         "ensure_weight_tying": together,
         "inference_mode": True,
         "init_lora_weights": True,
         "use_dora": False,
         "use_rslora": False,
     }
+    _write_tensors(folder / ADAPTER_WEIGHTS, tensors)
+    write_text(folder / ADAPTER_CONFIG, json.dumps(data, indent=2) + "\n")
+    return (folder / ADAPTER_WEIGHTS).stat().st_size
+
+
+def _ranks(parts: AdapterParts) -> dict[str, int]:
+    """Rank of the change of each module."""
+    return {name.removesuffix(".weight"): product.rank for name, product in parts.products.items()}
+
+
+def _factors(parts: AdapterParts, *, transposed: bool) -> dict[str, Tensor]:
+    """Both factors of each product under PEFT's names; `transposed`: layers store their weights as in × out."""
+    tensors: dict[str, Tensor] = {}
+    for name, product in parts.products.items():
+        module = name.removesuffix(".weight")
+        left, right = product.left, product.right
+        if architecture.is_token_embedding(name):
+            tensors[f"{_PREFIX}{module}.lora_embedding_A"] = left.T
+            tensors[f"{_PREFIX}{module}.lora_embedding_B"] = right.T
+            continue
+        if transposed and not architecture.is_head(name):
+            left, right = right.T, left.T
+        tensors[f"{_PREFIX}{module}.lora_A.weight"] = right
+        tensors[f"{_PREFIX}{module}.lora_B.weight"] = left
+    return tensors
+
+
+def _whole(parts: AdapterParts) -> tuple[dict[str, Tensor], set[str], bool]:
+    """What is kept whole, under PEFT's names; the modules of which that is said; whether there are biases."""
+    ranks = _ranks(parts)
+    tensors: dict[str, Tensor] = {}
+    saved: set[str] = set()
+    has_biases = False
+    for name, tensor in parts.whole.items():
+        module, _, part = name.rpartition(".")
+        if module in ranks or (part == "bias" and f"{module}.weight" not in parts.whole):
+            has_biases = True
+            tensors[f"{_PREFIX}{module}.{'base_layer.' if module in ranks else ''}{part}"] = tensor
+        else:
+            saved.add(module)
+            tensors[_PREFIX + name] = tensor
+    return tensors, saved, has_biases
+
+
+def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     specs = [(name, tuple(tensor.shape), element_type(tensor.dtype)) for name, tensor in tensors.items()]
-    writer = SafetensorsWriter(folder / ADAPTER_WEIGHTS, specs, {"format": "pt"})
+    writer = SafetensorsWriter(path, specs, {"format": "pt"})
     try:
         for name, tensor in tensors.items():
             writer.write(name, 0, tensor.contiguous().reshape(-1))
         writer.close()
     finally:
         writer.abort()
-    write_text(folder / ADAPTER_CONFIG, json.dumps(data, indent=2) + "\n")
-    return (folder / ADAPTER_WEIGHTS).stat().st_size
 
 
 def _short(wanted: Collection[str], modules: Collection[str]) -> list[str]:

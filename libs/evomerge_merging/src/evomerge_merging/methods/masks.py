@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from evomerge_common.domain.methods import MASK_STRATEGIES
 from evomerge_common.errors import RecipeError, did_you_mean
 from evomerge_merging.methods.registry import merge_method
 from evomerge_merging.methods.view import Block, View
@@ -21,14 +22,12 @@ if TYPE_CHECKING:
 else:
     from evomerge_merging.torch_later import torch
 
-STRATEGIES = ("random", "magnitude")
-
 
 def _check(*, rate: float, strategy: str, rescale: bool) -> None:
     if not 0.0 <= rate <= 1.0:
         raise RecipeError(f"a mask's rate is a share from 0 to 1, not {rate:g}", ("parameters", "rate"))
-    if strategy not in STRATEGIES:
-        hint = did_you_mean(strategy, STRATEGIES)
+    if strategy not in MASK_STRATEGIES:
+        hint = did_you_mean(strategy, MASK_STRATEGIES)
         raise RecipeError(f"unknown mask strategy {strategy!r}; {hint}", ("parameters", "strategy"))
 
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import functools
-import json
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,76 +11,14 @@ from evomerge_common.domain.recipe import ModelReference, Recipe
 from evomerge_common.errors import ModelError, RecipeError, did_you_mean
 from evomerge_merging.engine.architecture import text_config
 from evomerge_merging.engine.source import Source
-from evomerge_merging.io.writer import write_text
 from evomerge_merging.tokens.chat_templates import chat_template, template_of
+from evomerge_merging.tokens.files import TokenizerPlan, added_tokens, tokenizer_json, vocabulary
 from evomerge_merging.tokens.instruction import Instruction, instruction_of, renumbered
 from evomerge_merging.tokens.union import unite
 from evomerge_merging.tokens.vocabulary import Target, align, embedding_rows, known_rows, origins
-from evomerge_models.files import MAX_SMALL_BYTES, read_json_or_nothing
 
-_SLOW = (
-    "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model",
-    "sentencepiece.bpe.model",
-)  # fmt: skip
-FILES = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", *_SLOW, "chat_template.jinja",
-    "chat_template.json", "generation_config.json",
-)  # fmt: skip
-_VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt")
 MAX_DIFFERENCE = 0.01
 """Share of token ids that may stand for different tokens (added special tokens, say); more is no one vocabulary."""
-
-
-@dataclass(frozen=True)
-class TokenizerPlan:
-    """Where the files come from, and what is put in their place.
-
-    Attributes:
-        folder: of the source whose files are copied.
-        template: the chat template, where it is not the folder's own.
-        tokenizer: content of tokenizer.json, where it is not the folder's own; files of older formats are left out.
-        config: fields of the model's config that follow the vocabulary.
-        generation: content of generation_config.json, where it is not the folder's own.
-        end: the tokenizer's end token, where it is not the folder's own.
-        kept: what stays of an instruction-tuned source, in words.
-        default: nothing speaks for another source than the one that gives the config.
-
-    """
-
-    folder: Path
-    template: str = ""
-    tokenizer: Mapping[str, Any] = field(default_factory=dict)
-    config: Mapping[str, Any] = field(default_factory=dict)
-    generation: Mapping[str, Any] = field(default_factory=dict)
-    end: str = ""
-    kept: tuple[str, ...] = ()
-    default: bool = False
-
-    def write(self, out: Path) -> None:
-        """Copies the files, and puts in what differs."""
-        for name in FILES:
-            if (self.folder / name).is_file() and not (self.tokenizer and name in _SLOW):
-                shutil.copyfile(self.folder / name, out / name)
-        config = read_json_or_nothing(self.folder / "tokenizer_config.json")
-        before = json.dumps(config)
-        if self.template:
-            write_text(out / "chat_template.jinja", self.template)
-            (out / "chat_template.json").unlink(missing_ok=True)
-            config.pop("chat_template", None)
-        if self.generation:
-            write_text(out / "generation_config.json", json.dumps(dict(self.generation), indent=2) + "\n")
-        if self.end:
-            config["eos_token"] = self.end
-            (out / "special_tokens_map.json").unlink(missing_ok=True)  # it would say otherwise
-        if self.tokenizer:
-            write_text(out / "tokenizer.json", json.dumps(self.tokenizer, ensure_ascii=False) + "\n")
-            if "added_tokens_decoder" in config:
-                config["added_tokens_decoder"] = {
-                    str(entry["id"]): {key: value for key, value in entry.items() if key != "id"}
-                    for entry in self.tokenizer["added_tokens"]
-                }
-        if json.dumps(config) != before:
-            write_text(out / "tokenizer_config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
 
 
 @dataclass
@@ -192,7 +127,7 @@ def _implicit(choice: _Choice) -> tuple[TokenizerPlan, dict[str, Source]]:
         tuned = next((source for source in choice.everyone if template_of(source.folder)), None)
     if tuned is not None and donor.key not in choice.instructions and choice.vocabularies[tuned.key]:
         chosen = tuned
-        special = [token for token in _added(tuned.folder) if token not in choice.vocabularies[donor.key]]
+        special = [token for token in added_tokens(tuned.folder) if token not in choice.vocabularies[donor.key]]
         told = f" and its own tokens {', '.join(map(repr, special[:6]))}" if special else ""
         choice.notes.append(
             f"the tokenizer of {tuned.label}, which is instruction-tuned, is kept with its chat template{told}"
@@ -305,7 +240,7 @@ def _explicit(choice: _Choice) -> tuple[TokenizerPlan, dict[str, Source]]:
     tokens = _extended(tokens, own)
     united: dict[str, Any] = {}
     if len(files) > 1 or own or lost:
-        united = unite([(source.label, _tokenizer_json(source)) for source in files], tokens, own)
+        united = unite([(source.label, tokenizer_json(source)) for source in files], tokens, own)
     plan, aligned = _aligned(choice, chosen, Target.of(tokens, rule.pad_to_multiple_of), united, kept)
     first_tuned = next(iter(choice.instructions.values()), None)
     if choice.preserve and first_tuned is not None and chosen.key not in choice.instructions:
@@ -395,7 +330,7 @@ def _with_template(recipe: Recipe, plan: TokenizerPlan, choice: _Choice) -> Toke
             text = template_of(tuned.folder)
             known = plan.tokenizer.get("model", {}).get("vocab") or vocabulary(plan.folder)
             tokens = set(known) if isinstance(known, Mapping) else {entry[0] for entry in known}
-            lost = [token for token in _added(tuned.folder) if token in text and token not in tokens]
+            lost = [token for token in added_tokens(tuned.folder) if token in text and token not in tokens]
             if lost:
                 choice.notes.append(
                     f"the chat template of {tuned.label} is left out: it needs {', '.join(map(repr, lost[:3]))}, which "
@@ -405,54 +340,3 @@ def _with_template(recipe: Recipe, plan: TokenizerPlan, choice: _Choice) -> Toke
             else:
                 choice.notes.append(f"the chat template of {tuned.label} is kept")
     return replace(plan, template=text) if text and text != own else plan
-
-
-def _tokenizer_json(source: Source) -> dict[str, Any]:
-    data = read_json_or_nothing(source.folder / "tokenizer.json")
-    if not isinstance(data.get("model"), dict) or "vocab" not in data["model"]:
-        raise ModelError(
-            f"{source.label} has no tokenizer.json, so its tokenizer cannot be extended or united; load and save it "
-            "once with the tokenizers library"
-        )
-    return data
-
-
-def _added(folder: Path) -> list[str]:
-    entries = read_json_or_nothing(folder / "tokenizer.json").get("added_tokens") or []
-    return [str(entry["content"]) for entry in entries if isinstance(entry, dict) and "content" in entry]
-
-
-def vocabulary(folder: Path) -> dict[str, int]:
-    """Token → row, added tokens included; empty when the folder has no vocabulary that can be read."""
-    stamps = tuple(
-        (name, (folder / name).stat().st_mtime_ns, (folder / name).stat().st_size)
-        for name in _VOCABULARIES
-        if (folder / name).is_file()
-    )
-    return _vocabulary(folder.resolve(), stamps)
-
-
-@functools.lru_cache(maxsize=16)
-def _vocabulary(folder: Path, stamps: tuple[tuple[str, int, int], ...]) -> dict[str, int]:
-    """`stamps` make a changed file another one: a service plans thousands of merges of the same few models."""
-    if (folder / "tokenizer.json").is_file():
-        data = read_json_or_nothing(folder / "tokenizer.json")
-        model = data.get("model")
-        vocab = model.get("vocab") if isinstance(model, dict) else None
-        found: dict[str, int] = {}
-        if isinstance(vocab, dict):
-            found = {str(token): row for token, row in vocab.items() if type(row) is int}
-        elif isinstance(vocab, list):
-            found = {str(entry[0]): row for row, entry in enumerate(vocab) if isinstance(entry, list) and entry}
-        for entry in data.get("added_tokens") or []:
-            if isinstance(entry, dict) and "content" in entry and type(entry.get("id")) is int:
-                found[str(entry["content"])] = entry["id"]
-        return found
-    if (folder / "vocab.json").is_file():
-        return {
-            str(token): row for token, row in read_json_or_nothing(folder / "vocab.json").items() if type(row) is int
-        }
-    if (folder / "vocab.txt").is_file() and (folder / "vocab.txt").stat().st_size < MAX_SMALL_BYTES:
-        lines = (folder / "vocab.txt").read_text("utf-8", errors="replace").splitlines()
-        return {token: row for row, token in enumerate(lines)}
-    return {}

@@ -11,18 +11,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from evomerge_common.domain.methods import MASK_STRATEGIES
 from evomerge_common.errors import InvalidInput, did_you_mean
 from evomerge_merging.numerics.random_words import kept, mask_key, words
 from evomerge_merging.numerics.selection import Cut, cuts
-from evomerge_merging.task_vector import StateDict, TaskVector
+from evomerge_merging.state_dicts.task_vector import StateDict, TaskVector
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 else:
     from evomerge_merging.torch_later import torch
-
-STRATEGIES = ("random", "magnitude")
 
 
 def mask_input_with_mask_rate(
@@ -54,8 +53,8 @@ def mask_input_with_mask_rate(
     """
     if not 0.0 <= mask_rate <= 1.0:
         raise InvalidInput(f"the mask rate is a share from 0 to 1, not {mask_rate:g}")
-    if mask_strategy not in STRATEGIES:
-        raise InvalidInput(f"unknown mask strategy {mask_strategy!r}; {did_you_mean(mask_strategy, STRATEGIES)}")
+    if mask_strategy not in MASK_STRATEGIES:
+        raise InvalidInput(f"unknown mask strategy {mask_strategy!r}; {did_you_mean(mask_strategy, MASK_STRATEGIES)}")
     if not input_tensor.dtype.is_floating_point:
         raise InvalidInput(f"only tensors of floats can be masked, not {input_tensor.dtype}")
     wide = torch.float64 if input_tensor.dtype == torch.float64 else torch.float32

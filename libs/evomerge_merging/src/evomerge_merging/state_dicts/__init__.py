@@ -1,0 +1,1 @@
+"""Task vectors and masks as values, on tensors in memory: for notebooks and other programs."""
