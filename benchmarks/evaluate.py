@@ -37,7 +37,7 @@ from evomerge_common.domain.suite import Suite
 from evomerge_scoring import resident
 from evomerge_scoring.asking import continued, sums_of
 from evomerge_scoring.devices import choose_threads
-from evomerge_scoring.generation import Stop
+from evomerge_scoring.model import Stop
 from evomerge_scoring.scorer import Scorer
 
 BARS = {"four-choice, 3 examples": 2.0, "four-choice, none": 2.0, "exact match": 1.2}

@@ -112,14 +112,12 @@ class RealScores:
         return entry["search"], entry["holdout"]
 
     def _score(self, candidate: CandidateProposed) -> Scores:
-        from evomerge_scoring import child
+        from evomerge_scoring import ScoreRequest, child
 
-        request = child.ScoreRequest(
-            folder=None, recipe_json=candidate.recipe_json, models=self._models, suite=self._suite,
-            suite_digest="bench", split="all", threads=1,
-        )  # fmt: skip
+        model = child.Candidate(folder=None, recipe_json=candidate.recipe_json, models=self._models)
+        request = ScoreRequest(suite=self._suite, suite_digest="bench", split="all", threads=1)
         halves: Scores = ({}, {})
-        for task, result in zip(self._suite.tasks, child.score(request).scores, strict=True):
+        for task, result in zip(self._suite.tasks, child.score(model, request).scores, strict=True):
             for half, held_out in zip(halves, (False, True), strict=True):
                 values = [
                     value

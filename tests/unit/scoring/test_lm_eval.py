@@ -12,6 +12,7 @@ from evomerge_common.errors import SuiteError
 from evomerge_common.runtime.suite_file import load_suite
 from evomerge_scoring.kinds import expand_task
 from evomerge_scoring.scorer import Scorer
+from helpers.scoring import score
 from helpers.tiny_models import make
 
 pytestmark = [pytest.mark.lm_eval, pytest.mark.filterwarnings("ignore")]
@@ -69,7 +70,7 @@ def test_scores_are_the_harness_own_item_by_item(tmp_path: Path, suite: Path) ->
     found = load_suite(suite, expand=expand_task)
     assert [len(task.items) for task in found.tasks] == [20, 20]
     scorer = Scorer(device="cpu")
-    report = scorer.score_folder(folder, found, "all")
+    report = score(scorer, folder, found)
     model = scorer.resident.load_folder(folder)
     ours: Any = HarnessModel(model, scorer.encoder(model), 8)
     import contextlib
@@ -83,7 +84,7 @@ def test_scores_are_the_harness_own_item_by_item(tmp_path: Path, suite: Path) ->
     assert list(report.scores[0].item_scores) == [s["acc_norm"] for s in samples["animals"]]
     assert list(report.scores[1].item_scores) == [s["exact_match"] for s in samples["says"]]
     for split in ("search", "holdout"):
-        part = scorer.score_folder(folder, found, split).scores[0]
+        part = score(scorer, folder, found, split).scores[0]
         chosen = {item.id for item in found.items(found.tasks[0], split)}
         expected = [
             v for v, i in zip(report.scores[0].item_scores, found.tasks[0].items, strict=True) if i.id in chosen

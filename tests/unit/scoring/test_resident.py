@@ -29,6 +29,7 @@ from evomerge_scoring import forward, score_folder
 from evomerge_scoring.batches import compose
 from evomerge_scoring.devices import choose_threads
 from evomerge_scoring.scorer import Scorer
+from helpers.scoring import resident, score, score_plan, score_tensors
 from helpers.tiny_models import CHOICES, PROMPTS, TEXTS, make, suite_of
 
 SUITE = Suite.from_dict(
@@ -44,7 +45,7 @@ SUITE = Suite.from_dict(
 
 
 def fresh(folder: Path) -> tuple[Any, ...]:
-    return Scorer(device="cpu").score_folder(folder, SUITE, "all").scores
+    return score(Scorer(device="cpu"), folder, SUITE).scores
 
 
 @pytest.mark.parametrize("options", [{}, {"tie_word_embeddings": True}, {"kind": "gpt2"}, {"kind": "bert"}])
@@ -53,9 +54,9 @@ def test_a_swap_scores_bit_for_bit_as_a_fresh_load(tmp_path: Path, options: dict
     suite = suite_of("perplexity", [{"text": t.lower()[:40]} for t in TEXTS]) if "kind" in options else SUITE
     scorer = Scorer(device="cpu")
     for folder in [*folders, folders[0]]:
-        assert scorer.score_folder(folder, suite, "all").scores == score_folder(folder, suite, "all").scores
-    assert len({scorer.score_folder(folder, suite, "all").scores for folder in folders}) == 3
-    assert (scorer.resident.loads, scorer.resident.swaps) == (1, 6)
+        assert score(scorer, folder, suite).scores == score_folder(folder, suite, "all").scores
+    assert len({score(scorer, folder, suite).scores for folder in folders}) == 3
+    assert (resident(scorer).loads, resident(scorer).swaps) == (1, 6)
 
 
 def test_bfloat16_weights_swap_too(tmp_path: Path) -> None:
@@ -66,10 +67,10 @@ def test_bfloat16_weights_swap_too(tmp_path: Path) -> None:
         folders.append(folder)
     scorer = Scorer(device="cpu")
     for folder in folders:
-        report = scorer.score_folder(folder, SUITE, "all")
+        report = score(scorer, folder, SUITE)
         assert report.scores == fresh(folder)
         assert report.device == "cpu float32 1 thread"
-    assert scorer.resident.swaps == 1
+    assert resident(scorer).swaps == 1
 
 
 def test_another_config_or_another_tying_is_loaded_afresh(tmp_path: Path) -> None:
@@ -81,15 +82,15 @@ def test_another_config_or_another_tying_is_loaded_afresh(tmp_path: Path) -> Non
         make(tmp_path / "d", tie_word_embeddings=True),
     ]
     for folder in folders:
-        assert scorer.score_folder(folder, SUITE, "all").scores == fresh(folder)
-    assert scorer.resident.loads == 4
+        assert score(scorer, folder, SUITE).scores == fresh(folder)
+    assert resident(scorer).loads == 4
     single = folders[3] / "model.safetensors"
     tensors = load_file(single)
     assert "lm_head.weight" not in tensors
     same = {**tensors, "lm_head.weight": tensors["model.embed_tokens.weight"].clone()}
     save_file(same, single, metadata={"format": "pt"})
-    assert scorer.score_folder(folders[3], SUITE, "all").scores == fresh(folders[3])
-    assert scorer.resident.loads == 4, "both names of a tied tensor, alike"
+    assert score(scorer, folders[3], SUITE).scores == fresh(folders[3])
+    assert resident(scorer).loads == 4, "both names of a tied tensor, alike"
 
 
 def test_tensors_in_memory_score_as_their_folder(tmp_path: Path) -> None:
@@ -97,8 +98,8 @@ def test_tensors_in_memory_score_as_their_folder(tmp_path: Path) -> None:
     scorer = Scorer(device="cpu")
     for folder in (first, second):
         tensors = load_file(folder / "model.safetensors")
-        assert scorer.score_tensors(tensors, first, SUITE, "all").scores == fresh(folder)
-    assert (scorer.resident.loads, scorer.resident.swaps) == (1, 1)
+        assert score_tensors(scorer, tensors, first, SUITE).scores == fresh(folder)
+    assert (resident(scorer).loads, resident(scorer).swaps) == (1, 1)
 
 
 def test_shards_and_pytorch_files_are_read(tmp_path: Path) -> None:
@@ -110,12 +111,12 @@ def test_shards_and_pytorch_files_are_read(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path / "sharded", max_shard_size="20KB")
     assert len(list((tmp_path / "sharded").glob("*.safetensors"))) > 1
     scorer = Scorer(device="cpu")
-    assert scorer.score_folder(folder, SUITE, "all").scores == expected
-    assert scorer.score_folder(tmp_path / "sharded", SUITE, "all").scores == expected
-    assert scorer.resident.swaps == 1
+    assert score(scorer, folder, SUITE).scores == expected
+    assert score(scorer, tmp_path / "sharded", SUITE).scores == expected
+    assert resident(scorer).swaps == 1
     shutil.copytree(folder, tmp_path / "bin", ignore=shutil.ignore_patterns("*.safetensors"))
     torch.save(model.state_dict(), tmp_path / "bin" / "pytorch_model.bin")
-    assert scorer.score_folder(tmp_path / "bin", SUITE, "all").scores == expected
+    assert score(scorer, tmp_path / "bin", SUITE).scores == expected
 
 
 class Bomb:
@@ -161,10 +162,10 @@ def test_what_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     scorer = Scorer(device="cpu")
     for folder, error, message in cases:
         with pytest.raises(error, match=message) as caught:
-            scorer.score_folder(folder, SUITE, "all")
+            score(scorer, folder, SUITE)
         assert str(folder) in str(caught.value)
     assert not (tmp_path / "exploded").exists()
-    assert scorer.score_folder(whole, SUITE, "all").scores == fresh(whole), "the next candidate is not affected"
+    assert score(scorer, whole, SUITE).scores == fresh(whole), "the next candidate is not affected"
 
 
 def test_out_of_memory_halves_the_batch_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,7 +184,7 @@ def test_out_of_memory_halves_the_batch_and_goes_on(tmp_path: Path, monkeypatch:
         return score
 
     monkeypatch.setattr(forward, "_score", small(1))
-    report = Scorer(device="cpu").score_folder(folder, SUITE, "all")
+    report = score(Scorer(device="cpu"), folder, SUITE)
     assert 2 in sizes
     assert report.device.endswith(", batches halved"), "the record says what may show in last bits"
     assert [s.score for s in report.scores] == pytest.approx([s.score for s in expected], abs=1e-5)
@@ -237,25 +238,25 @@ def test_of_adapters_only_what_they_change_is_swapped(tmp_path: Path) -> None:
         expected.append(fresh(tmp_path / f"merged-{i}"))
     assert len(set(expected)) == 3
     scorer = Scorer(device="cpu")
-    resident: Any = scorer.resident
-    assert scorer.score_folder(base, SUITE, "all").scores == fresh(base)
+    backend = resident(scorer)
+    assert score(scorer, base, SUITE).scores == fresh(base)
     total = len(load_file(base / "model.safetensors"))
     for i in (1, 0, 2, 1):
-        before = resident.copied
+        before = backend.copied
         if i:
-            assert scorer.score_folder(pairs[i - 1], SUITE, "all").scores == expected[i]
+            assert score(scorer, pairs[i - 1], SUITE).scores == expected[i]
         else:
             with plan_merge(recipes[0]) as plan:
-                assert scorer.score_plan(plan, SUITE, "all").scores == expected[0]
-        assert resident.copied - before == 4, "two matrices in each of two layers"
-    before = resident.copied
-    assert scorer.score_folder(base, SUITE, "all").scores == fresh(base)
-    assert resident.copied - before == 4
-    assert scorer.score_folder(other, SUITE, "all").scores == fresh(other)
-    before = resident.copied
-    assert scorer.score_folder(pairs[0], SUITE, "all").scores == expected[1]
-    assert resident.copied - before == total
-    assert resident.loads == 1
+                assert score_plan(scorer, plan, SUITE).scores == expected[0]
+        assert backend.copied - before == 4, "two matrices in each of two layers"
+    before = backend.copied
+    assert score(scorer, base, SUITE).scores == fresh(base)
+    assert backend.copied - before == 4
+    assert score(scorer, other, SUITE).scores == fresh(other)
+    before = backend.copied
+    assert score(scorer, pairs[0], SUITE).scores == expected[1]
+    assert backend.copied - before == total
+    assert backend.loads == 1
 
 
 def test_an_adapter_with_a_head_of_its_own_over_a_tied_base(tmp_path: Path) -> None:
@@ -267,7 +268,7 @@ def test_an_adapter_with_a_head_of_its_own_over_a_tied_base(tmp_path: Path) -> N
     scorer = Scorer(device="cpu")
     for folder in (base, tmp_path / "pair", base, tmp_path / "pair"):
         same_as = tmp_path / "merged" if folder.name == "pair" else base
-        assert scorer.score_folder(folder, SUITE, "all").scores == fresh(same_as)
+        assert score(scorer, folder, SUITE).scores == fresh(same_as)
 
 
 def test_a_base_that_changed_under_its_adapter_is_read_again(tmp_path: Path) -> None:
@@ -275,7 +276,7 @@ def test_a_base_that_changed_under_its_adapter_is_read_again(tmp_path: Path) -> 
     (tmp_path / "pair").mkdir()
     write_pair(tmp_path / "pair", base, adapter_of(base, tmp_path / "adapter", 1))
     scorer = Scorer(device="cpu")
-    before = scorer.score_folder(tmp_path / "pair", SUITE, "all").scores
+    before = score(scorer, tmp_path / "pair", SUITE).scores
     make(base, seed=9)
-    after = scorer.score_folder(tmp_path / "pair", SUITE, "all").scores
+    after = score(scorer, tmp_path / "pair", SUITE).scores
     assert after == fresh(tmp_path / "pair") != before

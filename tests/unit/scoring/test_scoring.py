@@ -17,11 +17,13 @@ from evomerge_common.errors import ModelError, NonFiniteScore, SuiteError
 from evomerge_scoring import generate_text, score_folder
 from evomerge_scoring.asking import sums_of
 from evomerge_scoring.batches import pack
-from evomerge_scoring.encode import TREE_TYPES, tree_limit
-from evomerge_scoring.generation import Stop, cut, generate
+from evomerge_scoring.generation import cut, generate
 from evomerge_scoring.kinds import prepare
 from evomerge_scoring.kinds.requests import Requests
+from evomerge_scoring.loaded import TREE_TYPES, tree_limit
+from evomerge_scoring.model import Stop
 from evomerge_scoring.scorer import Scorer
+from helpers.scoring import resident, score
 from helpers.tiny_models import CHOICES, CONTEXT, PROMPTS, TEXTS, make, suite_of, tokenizer
 
 
@@ -71,6 +73,15 @@ def test_choices_that_share_a_prompt_score_as_if_alone(tmp_path: Path, kind: str
         answers = [float(c == i["answer"]) for c, i in zip(chosen, CHOICES, strict=True)]
         assert list(score.item_scores) == answers
         assert score.score == score.metric_value == sum(answers) / len(answers)
+
+
+def test_padding_beside_a_tree_wider_than_the_context_has_a_place(tmp_path: Path) -> None:
+    """A model that looks its positions up in a table has none beyond its context."""
+    folder = make(tmp_path, "gpt2")
+    endings = [f" {word} and so on and on, one two three {word}" for word in ("fox", "dog", "quick", "lazy")]
+    items = [CHOICES[0], {"prompt": "The", "choices": endings, "answer": 0}]
+    together, alone = (lls(folder, suite_of("multiple_choice", items, batch_size=size)) for size in (2, 1))
+    assert flat(together) == pytest.approx(flat(alone), abs=1e-4)
 
 
 def test_a_tokenizer_that_adds_bos_has_it_added_once(tmp_path: Path) -> None:
@@ -173,10 +184,10 @@ def test_short_rows_are_read_side_by_side_and_not_padded(tmp_path: Path, beginni
         for n in range(12)
     ]
     scorer = Scorer(device="cpu")
-    model = scorer.resident.load_folder(folder)
+    model: Any = resident(scorer).load_folder(folder)
     encoded = scorer.encoder(model).choices([(item["prompt"], item["choices"]) for item in items])
     read: list[int] = []
-    model.module.register_forward_pre_hook(  # type: ignore[union-attr]
+    model.module.register_forward_pre_hook(
         lambda module, args, kwargs: read.append(kwargs["input_ids"].numel()), with_kwargs=True
     )
     packed = sums_of(model, encoded, 12)
@@ -276,11 +287,11 @@ def test_company_shows_in_no_score(tmp_path: Path) -> None:
     assert 0.3 < alone[1].score < 0.9, "some answers are right, some are not"
     scorer = Scorer(device="cpu")
     for folder, order in ((two, tasks), (one, tasks), (two, tasks[::-1]), (one, tasks[::-1])):
-        scores = scorer.score_folder(folder, suite(*order), "all").scores
+        scores = score(scorer, folder, suite(*order)).scores
         if folder == one:
             assert sorted(scores, key=lambda score: score.task) == alone
     for size in (1, 7, 64):
-        scores = scorer.score_folder(one, suite(*tasks, size=size), "all").scores
+        scores = score(scorer, one, suite(*tasks, size=size)).scores
         assert [score.item_scores for score in scores[:2]] == [score.item_scores for score in alone[:2]]
         assert list(scores[2].item_scores) == pytest.approx(alone[2].item_scores, abs=1e-6)
 

@@ -19,9 +19,10 @@ from evomerge_common.domain.kinds.qa import judge_answer
 from evomerge_common.domain.suite import Suite
 from evomerge_common.errors import SuiteError
 from evomerge_scoring import score_folder
-from evomerge_scoring.generation import Stop, generate
+from evomerge_scoring.generation import generate
 from evomerge_scoring.kinds import expand_task
 from evomerge_scoring.kinds.efficiency import Cost
+from evomerge_scoring.model import Stop
 from evomerge_scoring.prefix import WORTH_TOKENS, shared_length
 from evomerge_scoring.scorer import Scorer
 from helpers.tiny_models import PROMPTS, make, suite_of

@@ -16,6 +16,7 @@ from evomerge_common.errors import Unavailable
 from evomerge_scoring import score_folder
 from evomerge_scoring.scorer import Scorer
 from evomerge_scoring.vllm_model import VllmModel, VllmResident, use_vllm
+from helpers.scoring import score
 from helpers.tiny_models import CHOICES, PROMPTS, make
 
 SUITE = Suite.from_dict(
@@ -73,7 +74,7 @@ def test_it_scores_as_transformers_does(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setitem(sys.modules, "vllm", vllm)
     monkeypatch.setattr(VllmModel, "describe", lambda self, threads: "GPU float32 vllm")
     scorer.resident = VllmResident(torch.device("cpu"))
-    report = scorer.score_folder(tmp_path, SUITE, "all")
+    report = score(scorer, tmp_path, SUITE)
     assert [s.score for s in report.scores] == pytest.approx([s.score for s in expected.scores], abs=1e-5)
     assert report.device == "GPU float32 vllm"
 

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from evomerge_common.domain.suite import Suite
-from evomerge_scoring.report import GenerateResult, ScoreReport
+from evomerge_scoring.report import GenerateResult, ScoreReport, ScoreRequest
 
-__all__ = ["GenerateResult", "ScoreReport", "generate_text", "score_folder"]
+__all__ = ["GenerateResult", "ScoreReport", "ScoreRequest", "generate_text", "score_folder"]
 
 # Read when torch loads its OpenMP runtime. Threads that spin while they wait make a small model ten times slower as
 # soon as another process (the merger, say) wants the same cores; sleeping ones cost microseconds.
@@ -49,7 +49,8 @@ def score_folder(
     from evomerge_scoring.scorer import Scorer
 
     scorer = Scorer(device=device, backend=backend, allow_code=allow_code)
-    return scorer.score_folder(folder, suite, split, threads=threads, progress=progress)
+    request = ScoreRequest(suite=suite, split=split, threads=threads)
+    return scorer.score(lambda backend: backend.load_folder(folder), request, progress)
 
 
 def generate_text(

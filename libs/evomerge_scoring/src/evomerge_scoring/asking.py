@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 from evomerge_common.domain.kinds import Choices, Continuation, Document, Loglikelihood, Request
 from evomerge_scoring.encode import EncodedTask, Encoder
-from evomerge_scoring.generation import Stop, cut
-from evomerge_scoring.model import ScoringModel
+from evomerge_scoring.generation import cut
+from evomerge_scoring.model import ScoringModel, Stop
 
 GROUP = 32
 """Continuations of one context that share its reading, at most."""

@@ -16,12 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evomerge_common.domain.recipe import Recipe
-from evomerge_common.domain.suite import Suite
 from evomerge_common.errors import OutOfMemory, Unavailable
-from evomerge_scoring.report import DeviceInfo, GenerateResult, ScoreReport
+from evomerge_scoring.report import DeviceInfo, GenerateResult, ScoreReport, ScoreRequest
 
 if TYPE_CHECKING:
-    from evomerge_scoring.scorer import Scorer
+    from evomerge_scoring.scorer import Load, Scorer
 
 DEFAULT_THREADS = 2
 NO_MEMORY = ("not enough memory", "out of memory", "Cannot allocate memory")  # torch's, the device's, a map's words
@@ -30,25 +29,18 @@ _scorer: Scorer | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoreRequest:
-    """One candidate to score.
+class Candidate:
+    """The model to score.
 
     Attributes:
         folder: its weights; None: the recipe is executed in memory.
         models: ModelReference.key of each source → its folder.
-        suite_digest: of `suite`, known already.
-        places: task → which of the split's items, by place; None: all of all tasks.
 
     """
 
     folder: Path | None
     recipe_json: str
     models: Mapping[str, Path]
-    suite: Suite
-    suite_digest: str
-    split: str
-    threads: int
-    places: Mapping[str, tuple[int, ...]] | None = None
 
 
 def initialise(device: str, backend: str = "auto", allow_code: bool = False, warm: bool = False) -> None:
@@ -59,10 +51,12 @@ def initialise(device: str, backend: str = "auto", allow_code: bool = False, war
             _resident()
 
 
-def score(request: ScoreRequest) -> ScoreReport:
-    """Scores one candidate; see `scoring.score_folder`."""
+def score(candidate: Candidate, request: ScoreRequest) -> ScoreReport:
+    """Scores one candidate; see `scorer.Scorer.score`."""
     with _torch_errors():
-        return _score(request, _resident())
+        scorer = _resident()
+        with _loader(candidate, request.threads) as load:
+            return scorer.score(load, request)
 
 
 def execute(recipe_json: str, models: Mapping[str, Path], out: Path, threads: int) -> None:
@@ -113,17 +107,27 @@ def _no_collections() -> Iterator[None]:
         gc.freeze()
 
 
-def _score(request: ScoreRequest, scorer: Scorer) -> ScoreReport:
-    folder = request.folder
-    if folder is None:
-        recipe = Recipe.from_json(request.recipe_json)
-        folder = _plain_source(recipe, request.models)
-        if folder is None:
-            return _score_recipe(recipe, request, scorer)
-    return scorer.score_folder(
-        folder, request.suite, request.split, threads=request.threads, suite_digest=request.suite_digest,
-        places=request.places,
-    )  # fmt: skip
+@contextmanager
+def _loader(candidate: Candidate, threads: int) -> Iterator[Load]:
+    """What makes the candidate the model to score: its folder, or its recipe, executed here.
+
+    Raises:
+        Unavailable: no weights came with the job or this machine cannot reach them, and a source is not here either.
+
+    """
+    recipe = Recipe.from_json(candidate.recipe_json) if candidate.folder is None else None
+    folder = candidate.folder if recipe is None else _plain_source(recipe, candidate.models)
+    if recipe is None or folder is not None:
+        assert folder is not None
+        yield lambda backend: backend.load_folder(folder)
+        return
+    from evomerge_merging import plan_merge
+
+    missing = [str(source) for source in recipe.sources() if source.key not in candidate.models]
+    if missing:
+        raise Unavailable(f"neither the candidate's weights nor its source {missing[0]} are on this machine")
+    with plan_merge(recipe, candidate.models) as plan:
+        yield lambda backend: backend.load_plan(plan, threads=threads)
 
 
 def _plain_source(recipe: Recipe, models: Mapping[str, Path]) -> Path | None:
@@ -132,20 +136,6 @@ def _plain_source(recipe: Recipe, models: Mapping[str, Path]) -> Path | None:
     if len(sources) == 1 and recipe.digest == Recipe.of_source(sources[0]).digest:
         return models.get(sources[0].key)
     return None
-
-
-def _score_recipe(recipe: Recipe, request: ScoreRequest, scorer: Scorer) -> ScoreReport:
-    """Executes the recipe here: no weights came with the job, or this machine cannot reach them."""
-    from evomerge_merging import plan_merge
-
-    missing = [str(source) for source in recipe.sources() if source.key not in request.models]
-    if missing:
-        raise Unavailable(f"neither the candidate's weights nor its source {missing[0]} are on this machine")
-    with plan_merge(recipe, request.models) as plan:
-        return scorer.score_plan(
-            plan, request.suite, request.split, threads=request.threads, suite_digest=request.suite_digest,
-            places=request.places,
-        )  # fmt: skip
 
 
 @contextmanager

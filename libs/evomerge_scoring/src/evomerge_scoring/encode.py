@@ -6,35 +6,18 @@ Depends on the tokenizer and the context window, never on the weights, so one en
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from evomerge_common.errors import ModelError, SuiteError
-from evomerge_scoring.forward import Row
+from evomerge_scoring.model import Row
 
 CHARS_PER_TOKEN = 16
 """A prompt longer than context window × this is cut before it is tokenised, which could take minutes."""
 TREE_TOKENS = 8192
 """Choices share a row no longer than this: its mask is quadratic."""
 MAX_DOCUMENT_CHARS = 4 * 1024 * 1024
-TREE_TYPES = frozenset(
-    ("gemma", "gemma2", "gemma3_text", "gpt2", "gpt_neox", "granite", "llama", "mistral", "olmo2", "phi", "phi3",
-     "qwen2", "qwen3", "smollm3", "stablelm", "starcoder2")
-)  # fmt: skip
-"""Kinds of model that take positions and a mask for each row, so that choices can share a prompt; each is tested."""
-
-
-def tree_limit(config: Any) -> int:
-    """The longest row, in tokens, for which a mask of our own means the same to every layer; 0: never.
-
-    A layer with a sliding window sees less than its mask allows, but only in rows longer than the window.
-    """
-    if config.model_type not in TREE_TYPES or config._attn_implementation not in ("sdpa", "eager"):
-        return 0
-    window = getattr(config, "sliding_window", None)
-    return window if isinstance(window, int) else sys.maxsize
 
 
 @dataclass
@@ -65,7 +48,7 @@ class Encoder:
         context: tokens that the model reads at most.
         masked: a masked language model.
         vocabulary: rows of its embedding.
-        tree: the longest row that choices may share (see `tree_limit`).
+        tree: the longest row that choices may share (see `loaded.tree_limit`).
 
     """
 

@@ -1,26 +1,18 @@
-"""Log-probabilities of chosen tokens, batch by batch.
-
-A `Row` is what the model reads, and the queries that it answers: "at position p, how likely is token t?". Choices of
-one prompt share a row: it is a tree whose paths are the choices, and each token sees its own path only, at the position
-that it would have alone (tree attention, as in SpecInfer, arXiv:2305.09781).
-"""
+"""Log-probabilities of chosen tokens, batch by batch."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
 from evomerge_common.errors import NonFiniteScore, OutOfMemory
 from evomerge_scoring.batches import compose, pack
+from evomerge_scoring.loaded import LoadedModel
+from evomerge_scoring.model import Answer, Row
 from evomerge_scoring.prefix import Prefix, read_prefix, shared_length
-
-if TYPE_CHECKING:
-    from evomerge_scoring.resident import LoadedModel
 
 LOGIT_BUDGET = 1 << 27  # numbers in one batch's logits (512 MiB of float32)
 MASK_BUDGET = 1 << 26  # numbers in one batch's attention mask
@@ -28,106 +20,6 @@ TOKEN_BUDGET = 1 << 16  # tokens in one batch, padding included
 NO_PREFIX = Prefix()
 CHUNK = 1 << 24  # numbers of logits that a softmax works on at once
 PACKING_SAVES = 0.1  # of a batch's tokens, at least: then rows are read side by side instead of padding
-
-
-@dataclass(frozen=True)
-class Row:
-    """Tokens to read and queries to answer.
-
-    Attributes:
-        ids: tokens read: those of a tree, depth first.
-        queries: (place in `ids`, token) pairs: how likely is it that the token follows what ends there?
-        ends: of each token, the end of its subtree: it is seen by the tokens before that place and after its own.
-            Empty: the tree is one path.
-        depths: of each token, the position that it would have in a row of its own path; empty as `ends`.
-
-    """
-
-    ids: tuple[int, ...]
-    queries: tuple[tuple[int, int], ...]
-    ends: tuple[int, ...] = ()
-    depths: tuple[int, ...] = ()
-
-    @classmethod
-    def plain(cls, ids: Sequence[int], queries: Sequence[tuple[int, int]]) -> Row:
-        """A row of one path."""
-        return cls(tuple(ids), tuple(queries))
-
-    @classmethod
-    def forest(cls, rows: Sequence[Row]) -> Row:
-        """Several rows side by side: no token sees another row's. Queries come row by row."""
-        if len(rows) == 1:
-            return rows[0]
-        ids: list[int] = []
-        queries: list[tuple[int, int]] = []
-        ends: list[int] = []
-        depths: list[int] = []
-        for row in rows:
-            start, count = len(ids), len(row.ids)
-            queries += [(start + place, token) for place, token in row.queries]
-            ends += [start + end for end in row.ends or (count,) * count]
-            depths += row.depths or range(count)
-            ids += row.ids
-        return cls(tuple(ids), tuple(queries), tuple(ends), tuple(depths))
-
-    @property
-    def trunk(self) -> int:
-        """How many tokens stand before the first fork."""
-        return next((place for place, end in enumerate(self.ends) if end < len(self.ids)), len(self.ids))
-
-    def behind(self, count: int) -> Row:
-        """The same without its first tokens, of the trunk, which are read already."""
-        queries = tuple((place - count, token) for place, token in self.queries)
-        ends = tuple(end - count for end in self.ends[count:])
-        return Row(self.ids[count:], queries, ends, tuple(depth - count for depth in self.depths[count:]))
-
-
-class Gather:
-    """Lets a model's output layer compute logits of chosen positions alone, whatever the model's class.
-
-    A hook picks the hidden states before the output layer, so whatever the model does to its logits afterwards (soft
-    capping, scaling) still happens.
-    """
-
-    def __init__(self, module: Any) -> None:
-        self._chosen: tuple[torch.Tensor, torch.Tensor] | None = None
-        head = module.get_output_embeddings()
-        if head is not None:
-            head.register_forward_pre_hook(self._hook)
-
-    def _hook(self, _module: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        if self._chosen is None or inputs[0].dim() != 3:
-            return inputs
-        return (inputs[0][self._chosen].unsqueeze(0), *inputs[1:])
-
-    @contextmanager
-    def positions(self, rows: torch.Tensor, columns: torch.Tensor) -> Iterator[Callable[[torch.Tensor], torch.Tensor]]:
-        """Within it, logits come as (1, N, vocabulary) for N (row, column) pairs; yields what makes them (N, …)."""
-
-        def pick(logits: torch.Tensor) -> torch.Tensor:
-            if logits.shape[0] == 1 and logits.shape[1] == len(rows):
-                return logits[0]
-            return logits[rows, columns]
-
-        self._chosen = (rows, columns)
-        try:
-            yield pick
-        finally:
-            self._chosen = None
-
-
-@dataclass(frozen=True)
-class Answer:
-    """A row's queries answered, in their order.
-
-    Attributes:
-        logprobs: natural log-probability of each queried token.
-        greedy: whether it is the likeliest of all tokens; empty unless asked for.
-
-    """
-
-    logprobs: list[float]
-    greedy: list[bool] = field(default_factory=list)
 
 
 def token_answers(
@@ -279,14 +171,16 @@ def _attention(model: LoadedModel, rows: list[Row], width: int, prefix: Prefix) 
         if row.ends:
             ends[index, : len(row.ends)] = torch.tensor(row.ends)
             positions[index, : len(row.depths)] = torch.tensor(row.depths)
+    # padding in a wide tree would stand beyond the last position that the model knows
+    positions = (positions + prefix.length).clamp(max=model.context - 1).to(model.device)
     allowed = ((places[:, None] < ends[:, None, :]) & (places[None, :] <= places[:, None]))[:, None]
     if not prefix.length:
         mask = own_mask(model, allowed)
-        return {"attention_mask": mask, "position_ids": positions.to(model.device), "use_cache": False}
+        return {"attention_mask": mask, "position_ids": positions, "use_cache": False}
     before = torch.ones(len(rows), 1, width, prefix.length, dtype=torch.bool)
     return {
         "attention_mask": own_mask(model, torch.cat([before, allowed], dim=-1)),
-        "position_ids": positions.to(model.device) + prefix.length,
+        "position_ids": positions,
         "past_key_values": prefix.expanded(model, len(rows)),
         "use_cache": True,
     }

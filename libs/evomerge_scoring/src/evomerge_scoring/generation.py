@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from transformers import DynamicCache, GenerationConfig
@@ -16,25 +16,11 @@ from transformers import DynamicCache, GenerationConfig
 from evomerge_common.errors import NonFiniteScore
 from evomerge_scoring.batches import compose
 from evomerge_scoring.forward import MASK_BUDGET, TOKEN_BUDGET, halve, halving, own_mask
+from evomerge_scoring.loaded import LoadedModel
+from evomerge_scoring.model import Stop
 from evomerge_scoring.prefix import Prefix, read_prefix, shared_length
 
-if TYPE_CHECKING:
-    from evomerge_scoring.resident import LoadedModel
-
 RETIRE_SHARE = 0.25  # of a batch's rows finished: then the cache is shrunk, not at every single one
-
-
-@dataclass(frozen=True)
-class Stop:
-    """When a continuation ends: at one of the strings, an end token, or after `max_new_tokens`."""
-
-    strings: tuple[str, ...]
-    max_new_tokens: int
-
-    @property
-    def tail(self) -> int:
-        """Last tokens among which a stop string would show up; a token may be a part of a character."""
-        return 2 * max(map(len, self.strings), default=0) + 8
 
 
 def generate(

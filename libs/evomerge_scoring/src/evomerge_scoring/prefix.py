@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from transformers import DynamicCache
 
-if TYPE_CHECKING:
-    from evomerge_scoring.resident import LoadedModel
+from evomerge_scoring.loaded import LoadedModel
 
 WORTH_TOKENS = 12
 """A shorter beginning costs less to read again than to hand over."""

@@ -1,10 +1,31 @@
-"""What scoring answers: plain values, so that a service holds them without torch."""
+"""What scoring is asked, and what it answers: plain values, so that a service holds them without torch."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from evomerge_common.domain.messages import TaskScore
+from evomerge_common.domain.suite import Suite
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreRequest:
+    """What to ask a model.
+
+    Attributes:
+        split: "search", "holdout" or "all".
+        threads: intra-op threads of torch, at most; scores are bit-stable for one number of threads.
+        suite_digest: of `suite`, where it is known already.
+        places: task → which of the split's items, by place; tasks that it does not name are left out. None: all items.
+
+    """
+
+    suite: Suite
+    split: str = "search"
+    threads: int = 2
+    suite_digest: str = ""
+    places: Mapping[str, Sequence[int]] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from cachetools import LRUCache
@@ -18,20 +17,16 @@ from evomerge_common.domain.task import Item, Task
 from evomerge_common.errors import ModelError, SuiteError
 from evomerge_scoring.devices import choose_device, choose_threads
 from evomerge_scoring.encode import CHARS_PER_TOKEN, Encoder, chat_text
-from evomerge_scoring.generation import Stop
 from evomerge_scoring.kinds import Prepared, prepare
-from evomerge_scoring.model import ScoringModel
-from evomerge_scoring.report import GenerateResult, ScoreReport
+from evomerge_scoring.model import Backend, ScoringModel, Stop
+from evomerge_scoring.report import GenerateResult, ScoreReport, ScoreRequest
 from evomerge_scoring.resident import Resident
 from evomerge_scoring.sandbox import check_sandbox
 from evomerge_scoring.vllm_model import VllmResident, use_vllm
 
-if TYPE_CHECKING:
-    from evomerge_merging import Plan
-
 Progress = Callable[[int, int], None]
-Places = Mapping[str, Sequence[int]]
-"""Task → places of items in the split's order."""
+Load = Callable[[Backend], ScoringModel]
+Chosen = tuple[Task, tuple[Item, ...]]
 PREPARED_KEPT = 16
 """Suites, or parts of them, whose items stay encoded; each rung of a race is one."""
 NO_CODE = (
@@ -45,44 +40,55 @@ class Scorer:
 
     def __init__(self, *, device: str = "auto", backend: str = "auto", allow_code: bool = False) -> None:
         chosen = choose_device(device)
-        self.resident: Resident | VllmResident = Resident(chosen)
-        if use_vllm(backend, chosen.type):
-            self.resident = VllmResident(chosen)
+        self.resident: Backend = VllmResident(chosen) if use_vllm(backend, chosen.type) else Resident(chosen)
         self.allow_code = allow_code
         self._prepared: LRUCache[tuple[object, ...], list[Prepared]] = LRUCache(PREPARED_KEPT)
 
-    def score_folder(
-        self, folder: Path, suite: Suite, split: str, *, threads: int = 2, progress: Progress | None = None,
-        suite_digest: str = "", places: Places | None = None,
-    ) -> ScoreReport:  # fmt: skip
-        """Scores a model folder; see `scoring.score_folder`.
+    def score(self, load: Load, request: ScoreRequest, progress: Progress | None = None) -> ScoreReport:
+        """Scores one model: the only way in, for folders, merge plans and tensors alike.
 
-        `places` picks items by their places in the split, task by task; tasks that it does not name are left out.
+        Args:
+            load: makes the model the backend's, such as `lambda backend: backend.load_folder(folder)`.
+            request: what to ask.
+            progress: called with items done and items in all.
+
+        Raises:
+            ModelError: it is no model, unsafe, or its tensors do not fit its config.
+            SuiteError: the suite asks what this kind of model cannot answer, or what this machine does not allow.
+            NonFiniteScore: the model answered NaN or infinity.
+            OutOfMemory: not even one row fits.
+
         """
         start = time.perf_counter()
-        self._check(suite)
-        model = self.resident.load_folder(folder)
-        return self._score(model, suite, split, threads, progress, suite_digest, start, places)
+        self._check(request.suite)
+        model = load(self.resident)
+        threads = choose_threads(request.threads, parameters=model.parameters)
+        torch.set_num_threads(threads)
+        chosen = chosen_items(request)
+        total = sum(len(items) for _, items in chosen)
+        prepared = self._prepare(model, chosen, request)
+        scores = []
+        done = 0
 
-    def score_tensors(
-        self, tensors: Mapping[str, torch.Tensor], config_folder: Path, suite: Suite, split: str, *, threads: int = 2,
-        progress: Progress | None = None, suite_digest: str = "",
-    ) -> ScoreReport:  # fmt: skip
-        """Scores weights in memory; config and tokenizer come from a folder."""
-        start = time.perf_counter()
-        self._check(suite)
-        model = self.resident.load_tensors(tensors, config_folder)
-        return self._score(model, suite, split, threads, progress, suite_digest, start)
+        def advance(count: int) -> None:
+            nonlocal done
+            done += count
+            if progress:
+                progress(done, total)
 
-    def score_plan(
-        self, plan: Plan, suite: Suite, split: str, *, threads: int = 2, progress: Progress | None = None,
-        suite_digest: str = "", places: Places | None = None,
-    ) -> ScoreReport:  # fmt: skip
-        """Scores the model that a merge plan makes, without writing it anywhere."""
-        start = time.perf_counter()
-        self._check(suite)
-        model = self.resident.load_plan(plan, threads=threads)
-        return self._score(model, suite, split, threads, progress, suite_digest, start, places)
+        for (_, items), task in zip(chosen, prepared, strict=True):
+            before = done
+            scores.append(task.score(model, request.suite.batch_size, advance))
+            advance(len(items) - (done - before))
+        asked = replace(request.suite, tasks=tuple(task for task, _ in chosen))
+        return ScoreReport(
+            fitness=asked.fitness({score.task: score.score for score in scores}),
+            scores=tuple(scores),
+            seconds=time.perf_counter() - start,
+            items=total,
+            device=model.describe(threads),
+            truncated=sum(task.truncated for task in prepared),
+        )
 
     def generate(
         self, folder: Path, prompt: str, max_new_tokens: int, *, threads: int = 2, chat: bool = False
@@ -115,49 +121,12 @@ class Scorer:
                 raise SuiteError(NO_CODE)
             check_sandbox()
 
-    def _score(
-        self, model: ScoringModel, suite: Suite, split: str, threads: int, progress: Progress | None,
-        suite_digest: str, start: float, places: Places | None = None,
-    ) -> ScoreReport:  # fmt: skip
-        threads = choose_threads(threads, parameters=model.parameters)
-        torch.set_num_threads(threads)
-        chosen = [(task, suite.items(task, split)) for task in suite.tasks]
-        if places is not None:
-            chosen = [
-                (task, tuple(items[i] for i in places[task.name])) for task, items in chosen if task.name in places
-            ]
-        total = sum(len(items) for _, items in chosen)
-        part = "" if places is None else json.dumps(places)
-        prepared = self._prepare(model, chosen, suite_digest or suite.digest, f"{split}{part}")
-        scores = []
-        done = 0
-
-        def advance(count: int) -> None:
-            nonlocal done
-            done += count
-            if progress:
-                progress(done, total)
-
-        for (_, items), task in zip(chosen, prepared, strict=True):
-            before = done
-            scores.append(task.score(model, suite.batch_size, advance))
-            advance(len(items) - (done - before))
-        return ScoreReport(
-            fitness=replace(suite, tasks=tuple(task for task, _ in chosen)).fitness({s.task: s.score for s in scores}),
-            scores=tuple(scores),
-            seconds=time.perf_counter() - start,
-            items=total,
-            device=model.describe(threads),
-            truncated=sum(task.truncated for task in prepared),
-        )
-
-    def _prepare(
-        self, model: ScoringModel, chosen: list[tuple[Task, tuple[Item, ...]]], suite_digest: str, part: str
-    ) -> list[Prepared]:
+    def _prepare(self, model: ScoringModel, chosen: Sequence[Chosen], request: ScoreRequest) -> list[Prepared]:
         encoder = self.encoder(model)
+        places = "" if request.places is None else json.dumps(request.places)
         key = (
-            model.tokenizer_digest, suite_digest, part, encoder.context, encoder.masked, encoder.tree,
-            encoder.vocabulary,
+            model.tokenizer_digest, request.suite_digest or request.suite.digest, request.split, places,
+            encoder.context, encoder.masked, encoder.tree, encoder.vocabulary,
         )  # fmt: skip
         if key not in self._prepared:
             self._prepared[key] = [prepare(task, items, encoder) for task, items in chosen]
@@ -169,3 +138,12 @@ class Scorer:
         return Encoder(
             model.tokenizer, context=model.context, masked=model.masked, vocabulary=model.vocabulary, tree=model.tree
         )
+
+
+def chosen_items(request: ScoreRequest) -> list[Chosen]:
+    """Tasks with the items that a request asks for, in the suite's order."""
+    chosen = [(task, request.suite.items(task, request.split)) for task in request.suite.tasks]
+    if request.places is None:
+        return chosen
+    places = request.places
+    return [(task, tuple(items[i] for i in places[task.name])) for task, items in chosen if task.name in places]

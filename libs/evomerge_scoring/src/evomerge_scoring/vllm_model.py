@@ -18,9 +18,7 @@ import torch
 
 from evomerge_common.errors import InvalidInput, ModelError, NonFiniteScore, Unavailable
 from evomerge_models.describe import describe_model
-from evomerge_scoring.forward import Answer, Row
-from evomerge_scoring.generation import Stop
-from evomerge_scoring.model import Progress
+from evomerge_scoring.model import Answer, Progress, Row, Stop
 
 if TYPE_CHECKING:
     from evomerge_merging import Plan

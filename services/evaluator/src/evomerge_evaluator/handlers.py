@@ -21,7 +21,7 @@ from evomerge_evaluator.job_items import JobItems, JobReader, TaskItems
 from evomerge_evaluator.metrics import EVALUATOR_METRICS, EvaluatorMetrics
 from evomerge_evaluator.weights import Weights
 from evomerge_scoring import child as scoring
-from evomerge_scoring.report import ScoreReport
+from evomerge_scoring.report import ScoreReport, ScoreRequest
 
 PREPARED = 8
 
@@ -124,10 +124,12 @@ class EvaluateHandler:
         places = {task.name: tuple(missing[task.name].values()) for task in suite.tasks if task.name in missing}
         sizes = {part.name: len(suite.items(part, payload.split)) for part in suite.tasks}
         everything = places == {name: tuple(range(size)) for name, size in sizes.items()}
-        request = scoring.ScoreRequest(
+        candidate = scoring.Candidate(
             folder=folder,
             recipe_json=payload.recipe_json,
             models={} if folder else source_folders(payload.sources, self._models),
+        )
+        request = ScoreRequest(
             suite=suite,
             suite_digest=payload.suite_digest,
             split=payload.split,
@@ -135,7 +137,7 @@ class EvaluateHandler:
             places=None if everything else places,
         )
         try:
-            report = await self._child.call(scoring.score, request, timeout=self._timeout)
+            report = await self._child.call(scoring.score, candidate, request, timeout=self._timeout)
         except FileNotFoundError as error:
             raise Unavailable(f"the weights went away while they were read: {error}") from error
         kinds = {task.name: task.kind for task in suite.tasks}

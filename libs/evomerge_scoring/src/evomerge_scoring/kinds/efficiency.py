@@ -10,8 +10,7 @@ from evomerge_common.domain.messages import TaskScore
 from evomerge_common.domain.task import Item, Task
 from evomerge_common.errors import SuiteError
 from evomerge_scoring.encode import Encoder
-from evomerge_scoring.generation import Stop
-from evomerge_scoring.model import ScoringModel
+from evomerge_scoring.model import ScoringModel, Stop
 
 PROMPT = "The train left the station at noon, and by the time that it reached the coast"
 TOKENS = 32

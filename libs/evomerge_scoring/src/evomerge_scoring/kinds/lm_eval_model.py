@@ -13,8 +13,7 @@ from evomerge_common.domain.kinds import Continuation, Document, Loglikelihood, 
 from evomerge_common.errors import SuiteError
 from evomerge_scoring.asking import EncodedRequests
 from evomerge_scoring.encode import Encoder
-from evomerge_scoring.forward import Row
-from evomerge_scoring.model import ScoringModel
+from evomerge_scoring.model import Row, ScoringModel
 
 MAX_NEW_TOKENS = 256
 """The harness's default of `max_gen_toks`."""

@@ -1,0 +1,80 @@
+"""What a model folder's config and tokenizer say to whoever scores it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evomerge_common.errors import ModelError
+
+if TYPE_CHECKING:
+    import torch
+
+_TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt", "*.model",
+    "chat_template*")  # fmt: skip
+_NO_EFFECT = ("_name_or_path", "transformers_version", "torch_dtype", "dtype")  # config keys that change no score
+_MASKED_TYPES = frozenset(
+    ("albert", "bert", "camembert", "deberta", "deberta-v2", "distilbert", "electra", "mobilebert", "modernbert",
+     "mpnet", "roberta", "xlm-roberta")
+)  # fmt: skip
+DEFAULT_CONTEXT = 2048
+
+
+def is_masked(config: Any) -> bool:
+    """Whether a config is of a masked language model."""
+    names = config.architectures or [""]
+    if any("ForMaskedLM" in name for name in names):
+        return True
+    causal = any("ForCausalLM" in name or "LMHead" in name for name in names)
+    return config.model_type in _MASKED_TYPES and not causal
+
+
+def config_key(folder: Path, dtype: torch.dtype) -> str:
+    """Equal where the same module serves two folders: a digest of dtype and config."""
+    data = json.loads((folder / "config.json").read_bytes())
+    kept = {key: value for key, value in data.items() if key not in _NO_EFFECT}
+    return hashlib.sha256(json.dumps([kept, str(dtype)], sort_keys=True).encode()).hexdigest()
+
+
+def tokenizer_digest(folder: Path, model_type: str) -> str:
+    """A digest of a folder's tokenizer.
+
+    The same files make another tokenizer under another model type: transformers picks its class by it.
+    """
+    digest = hashlib.sha256()
+    for path in sorted({path for pattern in _TOKENIZER_FILES for path in folder.glob(pattern)}):
+        if path.is_file():
+            digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
+            digest.update(path.read_bytes())
+    return f"{model_type}:{digest.hexdigest()}"
+
+
+def context_of(config: Any, tokenizer: Any) -> int:
+    """Tokens that a model reads at most."""
+    text = config.get_text_config()
+    found = next(
+        (int(getattr(text, key)) for key in ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
+         if isinstance(getattr(text, key, None), int)),
+        0,
+    )  # fmt: skip
+    if found and text.model_type in ("roberta", "xlm-roberta", "camembert", "mpnet"):
+        found -= (text.pad_token_id or 0) + 1  # their positions start after the padding id
+    said = int(min(getattr(tokenizer, "model_max_length", 0) or 0, 10**9))
+    if 0 < said < 10**9:
+        found = min(found, said) if found else said
+    return found if found > 1 else DEFAULT_CONTEXT
+
+
+def end_ids(folder: Path, config: Any, tokenizer: Any) -> frozenset[int]:
+    """End tokens as config, generation config and tokenizer name them."""
+    named = [getattr(config.get_text_config(), "eos_token_id", None), tokenizer.eos_token_id]
+    path = folder / "generation_config.json"
+    if path.is_file():
+        try:
+            named.append(json.loads(path.read_bytes()).get("eos_token_id"))
+        except (ValueError, AttributeError) as error:
+            raise ModelError(f"{path} is no JSON object: {error}") from error
+    flat = [n for item in named for n in (item if isinstance(item, list) else [item])]
+    return frozenset(n for n in flat if isinstance(n, int))

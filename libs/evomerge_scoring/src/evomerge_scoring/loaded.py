@@ -1,0 +1,113 @@
+"""A model that transformers has loaded: its module, its tokenizer, and how to get logits of chosen positions alone."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from evomerge_scoring.devices import describe
+
+TREE_TYPES = frozenset(
+    ("gemma", "gemma2", "gemma3_text", "gpt2", "gpt_neox", "granite", "llama", "mistral", "olmo2", "phi", "phi3",
+     "qwen2", "qwen3", "smollm3", "stablelm", "starcoder2")
+)  # fmt: skip
+"""Kinds of model that take positions and a mask for each row, so that choices can share a prompt; each is tested."""
+
+
+def tree_limit(config: Any) -> int:
+    """The longest row, in tokens, for which a mask of our own means the same to every layer; 0: never.
+
+    A layer with a sliding window sees less than its mask allows, but only in rows longer than the window.
+    """
+    if config.model_type not in TREE_TYPES or config._attn_implementation not in ("sdpa", "eager"):
+        return 0
+    window = getattr(config, "sliding_window", None)
+    return window if isinstance(window, int) else sys.maxsize
+
+
+class Gather:
+    """Lets a model's output layer compute logits of chosen positions alone, whatever the model's class.
+
+    A hook picks the hidden states before the output layer, so whatever the model does to its logits afterwards (soft
+    capping, scaling) still happens.
+    """
+
+    def __init__(self, module: Any) -> None:
+        self._chosen: tuple[torch.Tensor, torch.Tensor] | None = None
+        head = module.get_output_embeddings()
+        if head is not None:
+            head.register_forward_pre_hook(self._hook)
+
+    def _hook(self, _module: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        if self._chosen is None or inputs[0].dim() != 3:
+            return inputs
+        return (inputs[0][self._chosen].unsqueeze(0), *inputs[1:])
+
+    @contextmanager
+    def positions(self, rows: torch.Tensor, columns: torch.Tensor) -> Iterator[Callable[[torch.Tensor], torch.Tensor]]:
+        """Within it, logits come as (1, N, vocabulary) for N (row, column) pairs; yields what makes them (N, …)."""
+
+        def pick(logits: torch.Tensor) -> torch.Tensor:
+            if logits.shape[0] == 1 and logits.shape[1] == len(rows):
+                return logits[0]
+            return logits[rows, columns]
+
+        self._chosen = (rows, columns)
+        try:
+            yield pick
+        finally:
+            self._chosen = None
+
+
+@dataclass
+class LoadedModel:
+    """A model in memory; `torch_model.TorchModel` asks it.
+
+    Attributes:
+        module: in eval mode, on its device; `gather` picks the positions whose logits it computes.
+        context: tokens that it reads at most.
+        masked: a masked language model (BERT and its kin).
+        end_ids: tokens that end a generation.
+        halved: batches so far that did not fit into memory: scores may differ in their last bits from those elsewhere.
+
+    """
+
+    module: Any
+    gather: Gather
+    tokenizer: Any
+    tokenizer_digest: str
+    context: int
+    masked: bool
+    end_ids: frozenset[int]
+    device: torch.device
+    dtype: torch.dtype
+    halved: int = 0
+
+    @property
+    def tree(self) -> int:
+        """See `tree_limit`."""
+        return tree_limit(self.module.config.get_text_config())
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the weights in the dtype that the model is stored in."""
+        stored = getattr(self.module.config, "dtype", None)
+        return self.parameters * int((stored if isinstance(stored, torch.dtype) else torch.float32).itemsize)
+
+    def describe(self, threads: int) -> str:
+        """Where and how it computed."""
+        return describe(self.device, self.dtype, threads) + (", batches halved" if self.halved else "")
+
+    @property
+    def parameters(self) -> int:
+        """Numbers in its weights, tied ones once."""
+        return sum(parameter.numel() for parameter in self.module.parameters())
+
+    @property
+    def vocabulary(self) -> int:
+        return int(self.module.config.get_text_config().vocab_size)
