@@ -34,6 +34,7 @@ TEXTS = {
     "many documents": "---\n" * 250_000,
     "a NUL": "models: [a\0b, c]",
     "a NUL of JSON": json.dumps({"models": ["a\0b", "c"], "suite": {"tasks": []}}),
+    "a NUL in a recipe": '{"merge_method": "linear", "models": [{"model": "a\\u0000b", "parameters": {"weight": 1}}]}',
     "half a pair": '{"models": ["\\ud800", "b"], "suite": {}}',
     "controls": "a: \x07\x1b",
     "a tag of Python": "!!python/object/apply:os.system [true]",

@@ -97,6 +97,13 @@ def test_no_reader_takes_it_and_each_says_so_in_its_own_words(what: str) -> None
         assert len(str(caught.value)) < 3000
 
 
+def test_no_name_of_a_model_has_a_nul_in_it() -> None:
+    with pytest.raises(SpecError, match=r"models\[0\]: .* names no model"):
+        RunSpec.from_dict({"models": ["a\0b", "c"]})
+    with pytest.raises(SpecError, match="base: has a NUL character"):
+        RunSpec.from_dict({"models": ["a", "c"], "base": "b\0"})
+
+
 def test_only_regular_files_are_read(tmp_path: Path) -> None:
     fifo = tmp_path / "fifo.yaml"
     os.mkfifo(fifo)

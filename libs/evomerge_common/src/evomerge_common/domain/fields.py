@@ -8,7 +8,7 @@ from typing import Any
 
 from evomerge_common.errors import Path, SpecError, did_you_mean
 
-__all__ = ["Fields"]
+__all__ = ["Fields", "check_keys"]
 
 UNBOUNDED = 1e18
 MOST = 2**53
@@ -38,12 +38,7 @@ class Fields:
             SpecError (or `error`): it is no mapping; an unknown key, with the nearest valid one.
 
         """
-        if not isinstance(data, Mapping):
-            raise error(f"expected keys and values here, found {data!r}", path)
-        allowed = tuple(keys)
-        for key in data:
-            if key not in allowed:
-                raise error(f"unknown key; {did_you_mean(str(key), allowed)}", (*path, str(key)))
+        check_keys(data, tuple(keys), path, error)
         return cls(data, path, error)
 
     def __contains__(self, key: str) -> bool:
@@ -73,9 +68,16 @@ class Fields:
     def texts(self, key: str, problem: str) -> tuple[str, ...]:
         """A list of texts that are not empty; `problem` says what it must be."""
         values = self._value(key, [])
-        if not isinstance(values, list) or not all(isinstance(v, str) and v.strip() and "\0" not in v for v in values):
+        if not isinstance(values, list) or not all(isinstance(v, str) and v.strip() for v in values):
             raise self.wrong(problem, key)
         return tuple(values)
+
+    def entries(self, key: str) -> list[Any]:
+        """A list with something in it."""
+        values = self.data.get(key)
+        if not isinstance(values, list) or not values:
+            raise self.wrong("must be a list with at least one entry", key)
+        return values
 
     def word(self, key: str, valid: Iterable[str], default: str = "", *, what: str = "word") -> str:
         """One of the valid words; "" is one only where it is the default."""
@@ -118,13 +120,8 @@ class Fields:
         """A finite number within bounds."""
         value = self._value(key, default)
         if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-            bounds = (
-                f" from {low:g} to {high:g}"
-                if high < UNBOUNDED
-                else f" of at least {low:g}"
-                if low > -UNBOUNDED
-                else ""
-            )
+            least = f" of at least {low:g}" if low > -UNBOUNDED else ""
+            bounds = f" from {low:g} to {high:g}" if high < UNBOUNDED else least
             raise self.wrong(f"must be a number{bounds}, not {value!r}", key)
         return float(value)
 
@@ -135,3 +132,12 @@ class Fields:
     def _value(self, key: str, default: Any) -> Any:
         value = self.data.get(key)
         return default if value is None else value
+
+
+def check_keys(data: Any, allowed: tuple[str, ...], path: Path, error: type[SpecError]) -> None:
+    """Refuses anything but a mapping with known keys, naming the nearest valid word."""
+    if not isinstance(data, Mapping):
+        raise error(f"expected keys and values here, found {data!r}", path)
+    for key in data:
+        if key not in allowed:
+            raise error(f"unknown key; {did_you_mean(str(key), allowed)}", (*path, str(key)))

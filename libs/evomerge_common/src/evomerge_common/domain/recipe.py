@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from evomerge_common.domain.fields import Fields
-from evomerge_common.errors import RecipeError, did_you_mean
+from evomerge_common.errors import RecipeError, SpecError
 
 Parameters = Mapping[str, Any]
 """Parameter name → number, bool, word, gradient (list of numbers over depth), or list of {filter, value}."""
@@ -59,7 +59,7 @@ class ModelReference:
         """
         whole, adapter = _parted(text.strip())
         found = cls.of_name(whole)
-        if not found.name:
+        if not found.name or "\0" in text:
             raise RecipeError(f"{text!r} names no model; give a hub id (org/name) or a folder")
         if adapter == "":
             raise RecipeError(f"{text!r} names no adapter after its plus sign; one in a name is written \\+")
@@ -144,7 +144,7 @@ class CrossDomain:
 def read_cross_domain(
     data: Any,
     path: tuple[str | int, ...],
-    error: type[Any] = RecipeError,
+    error: type[SpecError] = RecipeError,
     *,
     keys: tuple[str, ...] = (*CROSS_KEYS, "target"),
 ) -> CrossDomain:
@@ -156,20 +156,15 @@ def read_cross_domain(
     """
     if isinstance(data, str):
         data = {"strategy": data}
-    check_keys(data, keys, path, error)
-    found = {}
-    for key, words in (("strategy", CROSS_STRATEGIES), ("width", CROSS_WIDTHS)):
-        found[key] = data.get(key, words[0])
-        if found[key] not in words:
-            raise error(f"unknown word {found[key]!r}; {did_you_mean(str(found[key]), words)}", (*path, key))
-    weight = data.get("weight", 1.0)
-    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0.0 <= weight <= 1.0:
-        raise error(f"must be a number from 0 to 1, not {weight!r}", (*path, "weight"))
-    target = data.get("target")
+    own = Fields.of(data, keys, path, error)
+    target = own.data.get("target")
     if target is not None and (not isinstance(target, str) or not target.strip()):
-        raise error(f"must be a model, not {target!r}", (*path, "target"))
+        raise own.wrong(f"must be a model, not {target!r}", "target")
     return CrossDomain(
-        found["strategy"], found["width"], float(weight), None if target is None else ModelReference.parse(target)
+        own.word("strategy", CROSS_STRATEGIES, CROSS_STRATEGIES[0]),
+        own.word("width", CROSS_WIDTHS, CROSS_WIDTHS[0]),
+        own.number("weight", 1.0, low=0.0, high=1.0),
+        None if target is None else ModelReference.parse(target),
     )
 
 
@@ -461,17 +456,3 @@ def normal(value: Any, path: tuple[str | int, ...] = ()) -> Any:
     if isinstance(value, list | tuple):
         return [normal(item, (*path, index)) for index, item in enumerate(value)]
     raise RecipeError(f"{value!r} is no number, word or list", path)
-
-
-def check_keys(
-    data: Any,
-    allowed: tuple[str, ...],
-    path: tuple[str | int, ...],
-    error: type[RecipeError] | type[Any] = RecipeError,
-) -> None:
-    """Refuses anything but a mapping with known keys, naming the nearest valid word."""
-    if not isinstance(data, Mapping):
-        raise error(f"expected keys and values here, found {data!r}", path)
-    for key in data:
-        if key not in allowed:
-            raise error(f"unknown key; {did_you_mean(str(key), allowed)}", (*path, str(key)))

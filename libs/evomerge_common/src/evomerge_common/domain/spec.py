@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from evomerge_common.domain.fields import Fields
 from evomerge_common.domain.genome import GENES
 from evomerge_common.domain.gguf_types import TYPES
 from evomerge_common.domain.methods import (
@@ -24,13 +25,12 @@ from evomerge_common.domain.recipe import (
     DTYPES,
     CrossDomain,
     ModelReference,
-    check_keys,
     cross_domain_to_dict,
     read_cross_domain,
 )
 from evomerge_common.domain.strategies import STRATEGIES
 from evomerge_common.domain.suite import Suite
-from evomerge_common.errors import Path, RecipeError, SpecError, did_you_mean
+from evomerge_common.errors import Path, RecipeError, SpecError
 
 SCHEDULES = ("steady", "generational")
 BREEDING = ("blend", "classic")
@@ -188,38 +188,36 @@ class RunSpec:
             SpecError: unknown key or word, a number out of range, too few models.
 
         """
-        check_keys(data, SPEC_KEYS, path, SpecError)
-        models = data.get("models")
-        if not isinstance(models, list) or not all(isinstance(m, str) and m.strip() for m in models):
-            raise SpecError("must be a list of models: hub ids or folders", (*path, "models"))
+        own = Fields.of(data, SPEC_KEYS, path)
+        models = own.texts("models", "must be a list of models: hub ids or folders")
         if len(models) < 2:
-            raise SpecError(f"merging needs at least two models, found {len(models)}", (*path, "models"))
+            raise own.wrong(f"merging needs at least two models, found {len(models)}", "models")
         for index, model in enumerate(models):
             try:
                 ModelReference.parse(model)
             except RecipeError as error:
-                raise SpecError(error.problem, (*path, "models", index)) from error
+                raise SpecError(error.problem, (*own.at("models"), index)) from error
             if model in models[:index]:
-                raise SpecError(f"{model!r} is named twice", (*path, "models", index))
-        search = _search(data, path)
-        base = _text(data, "base", path)
+                raise SpecError(f"{model!r} is named twice", (*own.at("models"), index))
+        base = own.text("base")
+        search = _search(own.section("search", SEARCH_KEYS))
         _check_enough(search, [model for model in models if model != base], path)
-        evaluation = _section(data, "evaluation", ("threads",), path)
-        export = _section(data, "export", ("dtype", "formats", "gguf_type"), path)
+        export = own.section("export", ("dtype", "formats", "gguf_type"))
+        fitted = own.data.get("cross_domain")
         return cls(
-            models=tuple(models),
+            models=models,
             base=base,
-            seed=_integer(data, "seed", 0, path, low=0),
-            dtype=_word(data, "dtype", "", ("", *DTYPES), path),
+            seed=own.integer("seed", 0),
+            dtype=own.word("dtype", DTYPES),
             search=search,
-            classic=_classic(data, path),
-            threads=_integer(evaluation, "threads", 2, (*path, "evaluation"), low=1, high=1024),
-            export_dtype=_word(export, "dtype", "", ("", *DTYPES), (*path, "export")),
-            gguf_type=_gguf_type(export, (*path, "export")),
-            preserve_instruction=_yes_or_no(data, "preserve_instruction", path),
+            classic=_classic(own.section("classic", CLASSIC_KEYS)),
+            threads=own.section("evaluation", ("threads",)).integer("threads", 2, low=1, high=1024),
+            export_dtype=export.word("dtype", DTYPES),
+            gguf_type=_gguf_type(export),
+            preserve_instruction=own.optional_flag("preserve_instruction"),
             cross_domain=None
-            if data.get("cross_domain") is None
-            else read_cross_domain(data["cross_domain"], (*path, "cross_domain"), SpecError, keys=CROSS_KEYS),
+            if fitted is None
+            else read_cross_domain(fitted, own.at("cross_domain"), SpecError, keys=CROSS_KEYS),
         )
 
 
@@ -239,7 +237,7 @@ class RunRequest:
             SuiteError: the suite cannot score.
 
         """
-        check_keys(data, REQUEST_KEYS, (), SpecError)
+        Fields.of(data, REQUEST_KEYS)
         if "suite" not in data:
             raise SpecError("a run needs a suite: tasks to score candidates on", ("suite",))
         spec = RunSpec.from_dict({key: value for key, value in data.items() if key != "suite"})
@@ -260,44 +258,43 @@ SEARCH_KEYS = tuple(SearchSpec.__dataclass_fields__)
 CLASSIC_KEYS = tuple(ClassicSpec.__dataclass_fields__)
 
 
-def _search(data: Mapping[str, Any], path: Path) -> SearchSpec:
-    part = _section(data, "search", SEARCH_KEYS, path)
-    path = (*path, "search")
+def _search(own: Fields) -> SearchSpec:
     default = SearchSpec()
-    strategy = _word(part, "strategy", default.strategy, tuple(STRATEGIES), path)
+    strategy = own.word("strategy", STRATEGIES, default.strategy)
     search = SearchSpec(
         strategy=strategy,
-        schedule=_word(part, "schedule", default.schedule, SCHEDULES, path),
-        population=_integer(part, "population", default.population, path, low=2, high=10_000),
-        in_flight=_integer(part, "in_flight", default.in_flight, path, low=1, high=1_000),
-        evaluations=_integer(part, "evaluations", default.evaluations, path, low=1, high=1_000_000),
-        elites=_integer(part, "elites", default.elites, path, low=0, high=1_000),
-        tournament_size=_integer(part, "tournament_size", default.tournament_size, path, low=1, high=1_000),
-        methods=_methods(part, path),
-        layer_groups=_integer(part, "layer_groups", default.layer_groups, path, low=1, high=256),
-        genes=_words(part, "genes", default.genes, GENES, path),
-        breeding=_word(part, "breeding", default.breeding, BREEDING, path),
-        patience=_integer(part, "patience", default.patience, path, low=0),
-        min_delta=_number(part, "min_delta", default.min_delta, path, low=0.0),
-        target=_optional(part, "target", path),
-        hours=_optional(part, "hours", path, low=0.0),
-        niche=_number(part, "niche", default.niche, path, high=1.0),
-        racing=_racing(part, strategy, path),
+        schedule=own.word("schedule", SCHEDULES, default.schedule),
+        population=own.integer("population", default.population, low=2, high=10_000),
+        in_flight=own.integer("in_flight", default.in_flight, low=1, high=1_000),
+        evaluations=own.integer("evaluations", default.evaluations, low=1, high=1_000_000),
+        elites=own.integer("elites", default.elites, high=1_000),
+        tournament_size=own.integer("tournament_size", default.tournament_size, low=1, high=1_000),
+        methods=_methods(own),
+        layer_groups=own.integer("layer_groups", default.layer_groups, low=1, high=256),
+        genes=own.words("genes", GENES, default.genes),
+        breeding=own.word("breeding", BREEDING, default.breeding),
+        patience=own.integer("patience", default.patience),
+        min_delta=own.number("min_delta", default.min_delta, low=0.0),
+        target=own.optional_number("target"),
+        hours=own.optional_number("hours", low=0.0),
+        niche=own.number("niche", default.niche, low=0.0, high=1.0),
+        racing=_racing(own, strategy),
     )
     if search.elites >= search.population:
-        raise SpecError(f"must be below the population ({search.population})", (*path, "elites"))
+        raise own.wrong(f"must be below the population ({search.population})", "elites")
     return search
 
 
-def _methods(data: Mapping[str, Any], path: Path) -> tuple[str, ...]:
+def _methods(own: Fields) -> tuple[str, ...]:
     """The methods that the search draws from: any whose traits allow it."""
-    for index, name in enumerate(data.get("methods") or ()):
+    named = own.data.get("methods")
+    for index, name in enumerate(named if isinstance(named, list) else ()):
         traits = find_traits(name) if isinstance(name, str) else None
         if traits is not None and traits.refusal:
-            raise SpecError(f"the search cannot draw {name!r}: {traits.refusal}", (*path, "methods", index))
-    found = _words(data, "methods", DEFAULT_METHODS, searchable_methods(), path)
+            raise SpecError(f"the search cannot draw {name!r}: {traits.refusal}", (*own.at("methods"), index))
+    found = own.words("methods", searchable_methods(), DEFAULT_METHODS)
     if not found:
-        raise SpecError("must be a list of merge methods", (*path, "methods"))
+        raise own.wrong("must be a list of merge methods", "methods")
     return found
 
 
@@ -312,126 +309,50 @@ def _check_enough(search: SearchSpec, models: Sequence[str], path: Path) -> None
             )
 
 
-def _racing(data: Mapping[str, Any], strategy: str, path: Path) -> RacingSpec:
+def _racing(search: Fields, strategy: str) -> RacingSpec:
     """`racing: true` (the defaults of `RacingSpec`), its keys, or `false`, which is the default."""
-    value = data.get("racing", False)
+    value = search.data.get("racing", False)
     if value is False:
         return NO_RACE
     if STRATEGIES[strategy].several_objectives:
-        raise SpecError(f"a race compares one fitness, and {strategy} has several: leave it out", (*path, "racing"))
-    part = {} if value is True else value
-    path = (*path, "racing")
-    check_keys(part, tuple(RacingSpec.__dataclass_fields__), path, SpecError)
+        raise search.wrong(f"a race compares one fitness, and {strategy} has several: leave it out", "racing")
+    own = Fields.of({} if value is True else value, RacingSpec.__dataclass_fields__, search.at("racing"))
     default = RacingSpec()
-    rungs = part.get("rungs", list(default.rungs))
+    rungs = own.data.get("rungs", list(default.rungs))
     if not isinstance(rungs, list) or not all(
         isinstance(share, int | float) and not isinstance(share, bool) and low < share < 1
         for low, share in zip([0.0, *rungs], rungs, strict=False)
     ):
-        raise SpecError(f"must be a list of growing shares between 0 and 1, not {rungs!r}", (*path, "rungs"))
+        raise own.wrong(f"must be a list of growing shares between 0 and 1, not {rungs!r}", "rungs")
     if not rungs:
         return NO_RACE
     return RacingSpec(
         rungs=tuple(float(share) for share in rungs),
-        rank=_integer(part, "rank", default.rank, path, low=1, high=1_000),
-        confidence=_number(part, "confidence", default.confidence, path, low=0.5, high=0.9999),
-        margin=_number(part, "margin", default.margin, path, low=0.0, high=10.0),
-        unit=_integer(part, "unit", default.unit, path, low=1, high=1_000_000),
+        rank=own.integer("rank", default.rank, low=1, high=1_000),
+        confidence=own.number("confidence", default.confidence, low=0.5, high=0.9999),
+        margin=own.number("margin", default.margin, low=0.0, high=10.0),
+        unit=own.integer("unit", default.unit, low=1, high=1_000_000),
     )
 
 
-def _classic(data: Mapping[str, Any], path: Path) -> ClassicSpec:
-    part = _section(data, "classic", CLASSIC_KEYS, path)
-    path = (*path, "classic")
-    rescale = part.get("use_weight_rescale", True)
-    if not isinstance(rescale, bool):
-        raise SpecError(f"must be true or false, not {rescale!r}", (*path, "use_weight_rescale"))
+def _classic(own: Fields) -> ClassicSpec:
     return ClassicSpec(
-        ps_technique1=_word(part, "ps_technique1", "", ("", *PS_TECHNIQUES_1), path),
-        ps_technique2=_word(part, "ps_technique2", "", ("", *PS_TECHNIQUES_2), path),
-        dfs_technique=_word(part, "dfs_technique", "", ("", *DFS_TECHNIQUES), path),
-        weight_mask_rate=_number(part, "weight_mask_rate", 0.0, path, low=0.0, high=0.99),
-        use_weight_rescale=rescale,
-        mask_strategy=_word(part, "mask_strategy", "random", MASK_STRATEGIES, path),
+        ps_technique1=own.word("ps_technique1", PS_TECHNIQUES_1),
+        ps_technique2=own.word("ps_technique2", PS_TECHNIQUES_2),
+        dfs_technique=own.word("dfs_technique", DFS_TECHNIQUES),
+        weight_mask_rate=own.number("weight_mask_rate", 0.0, low=0.0, high=0.99),
+        use_weight_rescale=own.flag("use_weight_rescale", True),
+        mask_strategy=own.word("mask_strategy", MASK_STRATEGIES, "random"),
     )
 
 
-def _gguf_type(export: Mapping[str, Any], path: Path) -> str:
-    formats = _words(export, "formats", ("hf",), FORMATS, path)
-    kind = _word(export, "gguf_type", "", ("", *TYPES), path)
+def _gguf_type(export: Fields) -> str:
+    formats = export.words("formats", FORMATS, ("hf",))
+    kind = export.word("gguf_type", TYPES)
     if "hf" not in formats:
-        raise SpecError(
-            "must have hf among them: the folder is the champion, a GGUF file is made from it", (*path, "formats")
+        raise export.wrong(
+            "must have hf among them: the folder is the champion, a GGUF file is made from it", "formats"
         )
     if kind and "gguf" not in formats:
-        raise SpecError(
-            "is of a GGUF file, which is not asked for: say `formats: [hf, gguf]` too", (*path, "gguf_type")
-        )
+        raise export.wrong("is of a GGUF file, which is not asked for: say `formats: [hf, gguf]` too", "gguf_type")
     return kind or "auto" if "gguf" in formats else ""
-
-
-def _section(data: Mapping[str, Any], key: str, allowed: tuple[str, ...], path: Path) -> Mapping[str, Any]:
-    part: Mapping[str, Any] = data.get(key) or {}
-    check_keys(part, allowed, (*path, key), SpecError)
-    return part
-
-
-def _word(data: Mapping[str, Any], key: str, default: str, valid: tuple[str, ...], path: Path) -> str:
-    value = data.get(key, default)
-    if value is None:
-        value = ""
-    if value not in valid:
-        raise SpecError(f"unknown word {value!r}; {did_you_mean(str(value), [v for v in valid if v])}", (*path, key))
-    return str(value)
-
-
-def _words(
-    data: Mapping[str, Any], key: str, default: tuple[str, ...], valid: tuple[str, ...], path: Path
-) -> tuple[str, ...]:
-    values = data.get(key, list(default))
-    if not isinstance(values, list):
-        raise SpecError(f"must be a list of words: {', '.join(valid)}", (*path, key))
-    for index, value in enumerate(values):
-        if value not in valid:
-            raise SpecError(f"unknown word {value!r}; {did_you_mean(str(value), valid)}", (*path, key, index))
-    return tuple(dict.fromkeys(values))
-
-
-def _yes_or_no(data: Mapping[str, Any], key: str, path: Path) -> bool | None:
-    value = data.get(key)
-    if value is not None and not isinstance(value, bool):
-        raise SpecError(f"must be true or false, not {value!r}", (*path, key))
-    return value
-
-
-def _text(data: Mapping[str, Any], key: str, path: Path) -> str:
-    value = data.get(key) or ""
-    if not isinstance(value, str):
-        raise SpecError(f"must be text, not {value!r}", (*path, key))
-    return value
-
-
-def _integer(data: Mapping[str, Any], key: str, default: int, path: Path, *, low: int = 0, high: int = 2**53) -> int:
-    value = data.get(key, default)
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise SpecError(
-            f"must be a whole number {f'from {low} to {high}' if high < 2**53 else f'of {low} or more'}, not {value!r}",
-            (*path, key),
-        )
-    return value
-
-
-def _number(
-    data: Mapping[str, Any], key: str, default: float, path: Path, *, low: float = 0.0, high: float = 1e18
-) -> float:
-    value = data.get(key, default)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-        raise SpecError(
-            f"must be a number {f'from {low:g} to {high:g}' if high < 1e18 else f'of at least {low:g}'}, not {value!r}",
-            (*path, key),
-        )
-    return float(value)
-
-
-def _optional(data: Mapping[str, Any], key: str, path: Path, *, low: float = -1e18) -> float | None:
-    return None if data.get(key) is None else _number(data, key, 0.0, path, low=low)

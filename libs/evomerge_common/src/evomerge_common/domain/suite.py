@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from evomerge_common.domain.fields import Fields, check_keys
 from evomerge_common.domain.kinds import Kind, kind_of
-from evomerge_common.domain.recipe import check_keys
 from evomerge_common.domain.task import Item, Task
 from evomerge_common.errors import Path, SuiteError, did_you_mean
 
@@ -91,17 +91,17 @@ class Suite:
             SuiteError: unknown key or kind, no tasks, no items, a field missing, an empty split.
 
         """
-        check_keys(data, SUITE_KEYS, path, SuiteError)
+        own = Fields.of(data, SUITE_KEYS, path, SuiteError)
         tasks = data.get("tasks")
         if not isinstance(tasks, Sequence) or isinstance(tasks, str) or not tasks:
-            raise SuiteError("a suite needs at least one task", (*path, "tasks"))
-        holdout = _number(data, "holdout", 0.3, path, low=0.0, high=0.95)
+            raise own.wrong("a suite needs at least one task", "tasks")
+        holdout = own.number("holdout", 0.3, low=0.0, high=0.95)
         suite = cls(
             tasks=tuple(_task(task, (*path, "tasks", i)) for i, task in enumerate(tasks)),
             name=str(data.get("name", "")),
             holdout=holdout,
-            seed=int(_number(data, "seed", 0, path)),
-            batch_size=int(_number(data, "batch_size", 32, path, low=1)),
+            seed=int(own.number("seed", 0)),
+            batch_size=int(own.number("batch_size", 32, low=1)),
         )
         names = [t.name for t in suite.tasks]
         for i, name in enumerate(names):
@@ -146,22 +146,27 @@ def _task(data: Any, path: Path) -> Task:
         raise SuiteError(
             f"{data['kind']} has no metric {metric!r}; {did_you_mean(str(metric), kind.metrics)}", (*path, "metric")
         )
+    own = Fields(data, path, SuiteError)
     stop = data.get("stop") or kind.stop
+    if not isinstance(stop, str | list | tuple) or not all(isinstance(one, str) for one in stop):
+        raise own.wrong(f"must be a text or a list of texts, not {stop!r}", "stop")
     options = kind.read_options(data, path)
     items = kind.fixed_items or data.get("items")
     if not items:
-        raise SuiteError(f"task {name!r} has no items", (*path, "items"))
-    limit = int(_number(data, "limit", 0, path, low=0)) or len(items)
+        raise own.wrong(f"task {name!r} has no items", "items")
+    if not isinstance(items, list | tuple):
+        raise own.wrong(f"must be a list of items, not {items!r}", "items")
+    limit = int(own.number("limit", 0, low=0)) or len(items)
     task = Task(
         name=name,
         kind=data["kind"],
         items=tuple(_item(item, kind, i, (*path, "items", i)) for i, item in enumerate(items[:limit])),
-        weight=_number(data, "weight", 1.0, path, low=0.0),
+        weight=own.number("weight", 1.0, low=0.0),
         metric=metric,
-        max_new_tokens=int(_number(data, "max_new_tokens", kind.max_new_tokens, path, low=1, high=4096)),
+        max_new_tokens=int(own.number("max_new_tokens", kind.max_new_tokens, low=1, high=4096)),
         stop=tuple([stop] if isinstance(stop, str) else stop),
-        extract=str(data.get("extract", "")),
-        chat=bool(data.get("chat", False)),
+        extract=own.text("extract"),
+        chat=own.flag("chat", False),
         options=options,
     )
     kind.check_task(task, path)
@@ -173,13 +178,3 @@ def _item(data: Any, kind: Kind, index: int, path: Path) -> Item:
         raise SuiteError(f"an item must be an object, found {data!r}", path)
     content = kind.read_item(data, path)
     return Item(str(data.get("id", index)), content)
-
-
-def _number(
-    data: Mapping[str, Any], key: str, default: float, path: Path, low: float = -1e18, high: float = 1e18
-) -> float:
-    value = data.get(key, default)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-        bounds = f" from {low:g} to {high:g}" if high < 1e18 else f" of at least {low:g}" if low > -1e18 else ""
-        raise SuiteError(f"must be a number{bounds}, not {value!r}", (*path, key))
-    return float(value)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from evomerge_common.domain.fields import check_keys
 from evomerge_common.domain.kinds import Kind
-from evomerge_common.domain.recipe import check_keys
 from evomerge_common.domain.suite import SUITE_KEYS, Suite, check_task_keys
 from evomerge_common.errors import Path as Place
 from evomerge_common.errors import SuiteError

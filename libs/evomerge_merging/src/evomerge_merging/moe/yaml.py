@@ -19,10 +19,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path as FilePath
 from typing import Any
 
-from evomerge_common.domain.recipe import DTYPES, ModelReference, check_keys
+from evomerge_common.domain.fields import Fields
+from evomerge_common.domain.recipe import DTYPES, ModelReference
 from evomerge_common.errors import Path, RecipeError, did_you_mean
 from evomerge_common.runtime.documents import read_file
-from evomerge_merging.recipes.values import dtype_word, listed, whole_number, word
+from evomerge_merging.recipes.from_yaml import MAX_SEED
+from evomerge_merging.recipes.values import dtype_word
 
 GATES = ("hidden", "cheap_embed", "random")
 KEYS = ("base_model", "gate_mode", "experts_per_token", "experts", "shared_experts", "dtype", "seed")
@@ -100,63 +102,48 @@ def read_mixture(path: FilePath) -> Mixture:
 
 
 def _mixture(data: Any) -> Mixture:
-    check_keys(data, KEYS, ())
+    own = Fields.of(data, KEYS, (), RecipeError)
     for key in ("base_model", "experts"):
         if key not in data:
             raise RecipeError(f"a mixture of experts needs {key}", ())
-    gate = word(data.get("gate_mode", "hidden"), ("gate_mode",))
-    if gate not in GATES:
-        raise RecipeError(f"unknown gate_mode {gate!r}; {did_you_mean(gate, GATES)}", ("gate_mode",))
-    experts = tuple(_expert(one, ("experts", i), gate) for i, one in enumerate(listed(data["experts"], ("experts",))))
+    gate = own.word("gate_mode", GATES, "hidden", what="gate_mode")
+    experts = tuple(_expert(one, (*own.at("experts"), i), gate) for i, one in enumerate(own.entries("experts")))
     if len(experts) < 2:
-        raise RecipeError("a mixture needs at least two experts", ("experts",))
-    count = whole_number(data.get("experts_per_token", 2), ("experts_per_token",))
+        raise own.wrong("a mixture needs at least two experts", "experts")
+    count = own.integer("experts_per_token", 2)
     if not 1 <= count <= len(experts):
-        raise RecipeError(f"must be from 1 to the {len(experts)} experts, not {count}", ("experts_per_token",))
-    dtype = dtype_word(data, "dtype", ())
+        raise own.wrong(f"must be from 1 to the {len(experts)} experts, not {count}", "experts_per_token")
+    dtype = dtype_word(own, "dtype")
     if dtype and dtype not in DTYPES:
-        raise RecipeError(f"unknown type {dtype!r}; {did_you_mean(dtype, DTYPES)}", ("dtype",))
-    return Mixture(
-        _model(data, "base_model", ()), experts, gate, count, _shared(data), dtype,
-        whole_number(data.get("seed", 0), ("seed",)),
-    )  # fmt: skip
+        raise own.wrong(f"unknown type {dtype!r}; {did_you_mean(dtype, DTYPES)}", "dtype")
+    seed = own.integer("seed", 0, high=MAX_SEED)
+    return Mixture(_model(own, "base_model"), experts, gate, count, _shared(own), dtype, seed)
 
 
 def _expert(data: Any, path: Path, gate: str) -> Expert:
-    check_keys(data, _EXPERT_KEYS, path)
-    positive, negative = (_texts(data, key, path) for key in _EXPERT_KEYS[1:])
+    own = Fields.of(data, _EXPERT_KEYS, path, RecipeError)
+    positive, negative = (own.texts(key, "must be a list of texts") for key in _EXPERT_KEYS[1:])
     if gate != "random" and not positive:
         raise RecipeError(
             f"gate_mode {gate} needs positive_prompts, texts that this expert is for (or say gate_mode: random)", path
         )
-    return Expert(_model(data, "source_model", path), positive, negative)
+    return Expert(_model(own, "source_model"), positive, negative)
 
 
-def _shared(data: Mapping[str, Any]) -> SharedExpert | None:
-    if not data.get("shared_experts"):
+def _shared(mixture: Fields) -> SharedExpert | None:
+    if not mixture.data.get("shared_experts"):
         return None
-    entries = listed(data["shared_experts"], ("shared_experts",))
+    entries, path = mixture.entries("shared_experts"), mixture.at("shared_experts")
     if len(entries) > 1:
-        raise RecipeError("there is room for one shared expert", ("shared_experts", 1))
-    path: Path = ("shared_experts", 0)
-    check_keys(entries[0], _SHARED_KEYS, path)
-    scale = entries[0].get("residual_scale", 1.0)
-    if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 <= scale <= 10:
-        raise RecipeError(f"must be a number from 0 to 10, not {scale!r}", (*path, "residual_scale"))
-    return SharedExpert(_model(entries[0], "source_model", path), float(scale))
+        raise RecipeError("there is room for one shared expert", (*path, 1))
+    own = Fields.of(entries[0], _SHARED_KEYS, (*path, 0), RecipeError)
+    return SharedExpert(_model(own, "source_model"), own.number("residual_scale", 1.0, low=0.0, high=10.0))
 
 
-def _model(data: Mapping[str, Any], key: str, path: Path) -> ModelReference:
-    if key not in data:
-        raise RecipeError(f"needs {key}", path)
+def _model(own: Fields, key: str) -> ModelReference:
+    if key not in own:
+        raise RecipeError(f"needs {key}", own.path)
     try:
-        return ModelReference.parse(word(data[key], (*path, key)))
+        return ModelReference.parse(own.text(key))
     except RecipeError as error:
-        raise RecipeError(error.problem, (*path, key)) from None
-
-
-def _texts(data: Mapping[str, Any], key: str, path: Path) -> tuple[str, ...]:
-    found = data.get(key) or []
-    if not isinstance(found, list) or not all(isinstance(text, str) and text.strip() for text in found):
-        raise RecipeError("must be a list of texts", (*path, key))
-    return tuple(found)
+        raise own.wrong(error.problem, key) from None

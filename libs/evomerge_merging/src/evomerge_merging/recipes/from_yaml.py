@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path as FilePath
 from typing import Any
 
-from evomerge_common.domain.recipe import Input, ModelReference, Recipe, Slice, check_keys, read_cross_domain
+from evomerge_common.domain.fields import Fields, check_keys
+from evomerge_common.domain.recipe import Input, ModelReference, Recipe, Slice, read_cross_domain
 from evomerge_common.errors import ModelNotFound, Path, RecipeError
 from evomerge_common.runtime.documents import Document, read_file, read_text
 from evomerge_merging.methods import methods
@@ -22,21 +23,18 @@ from evomerge_merging.recipes.check import check_recipe
 from evomerge_merging.recipes.values import (
     dtype_word,
     layer_range,
-    listed,
     long_reference,
     only_module,
     parameters_at,
     tokenizer_fields,
-    whole_number,
     with_mask,
-    word,
-    yes_or_no,
 )
 
 KEYS = (
     "merge_method", "models", "slices", "base_model", "parameters", "dtype", "out_dtype", "tokenizer_source",
     "tokenizer", "chat_template", "seed", "name", "weight_mask", "preserve_instruction", "cross_domain",
 )  # fmt: skip
+MAX_SEED = 2**63 - 1
 _MODEL_KEYS = ("model", "parameters")
 _SOURCE_KEYS = ("model", "layer_range", "parameters")
 _SLICE_KEYS = ("sources", "parameters")
@@ -106,7 +104,7 @@ class _Reader:
             name = part.get("name") if isinstance(part, Mapping) else None
             if name is None:
                 unnamed.append(i)
-            elif word(name, (i, "name")) in self._named:
+            elif Fields(part, (i,), RecipeError).text("name") in self._named:
                 raise RecipeError(f"another recipe is named {name!r}", (i, "name"))
             else:
                 self._named[name] = (i, part)
@@ -124,7 +122,8 @@ class _Reader:
         whole = path
         if isinstance(data, Mapping) and "modules" in data:
             data, path = only_module(data, path)
-        check_keys(data, KEYS, path)
+        check_keys(data, KEYS, path, RecipeError)
+        own = Fields(data, whole, RecipeError)
         if "merge_method" not in data:
             raise RecipeError(f"needs merge_method, one of {', '.join(methods())}", path)
         self._places |= {
@@ -138,15 +137,15 @@ class _Reader:
         self._places |= {(*at, key): (*whole, key) for key in ("dtype", "out_dtype", "seed", "chat_template")}
         base = data.get("base_model")
         recipe = Recipe(
-            method=word(data["merge_method"], (*whole, "merge_method")),
+            method=own.text("merge_method"),
             slices=self._slices(data, path, at),
             base=None if base is None else self._model(base, (*whole, "base_model"), (*at, "base")),
             parameters=parameters_at(data, path),
-            dtype=dtype_word(data, "dtype", whole),
-            out_dtype=dtype_word(data, "out_dtype", whole),
-            chat_template=word(data.get("chat_template") or "", (*whole, "chat_template")),
-            seed=whole_number(data.get("seed", 0), (*whole, "seed")),
-            preserve_instruction=yes_or_no(data, "preserve_instruction", whole),
+            dtype=dtype_word(own, "dtype"),
+            out_dtype=dtype_word(own, "out_dtype"),
+            chat_template=own.text("chat_template"),
+            seed=own.integer("seed", 0, high=MAX_SEED),
+            preserve_instruction=own.optional_flag("preserve_instruction"),
             cross_domain=read_cross_domain(data["cross_domain"], (*whole, "cross_domain"))
             if data.get("cross_domain") is not None
             else None,
@@ -160,20 +159,19 @@ class _Reader:
             raise RecipeError("needs either models or slices", path)
         if "models" in data:
             inputs = []
-            for i, entry in enumerate(listed(data["models"], (*path, "models"))):
+            for i, entry in enumerate(Fields(data, path, RecipeError).entries("models")):
                 here = (*path, "models", i)
-                check_keys(entry, _MODEL_KEYS, here)
+                check_keys(entry, _MODEL_KEYS, here, RecipeError)
                 inputs.append(self._input(entry, here, (*at, "slices", 0, "inputs", i)))
             self._places[*at, "slices", 0, "inputs"] = (*path, "models")
             self._places[*at, "slices", 0] = (*path, "models")
             return (Slice(tuple(inputs)),)
         result = []
-        for i, part in enumerate(listed(data["slices"], (*path, "slices"))):
+        for i, part in enumerate(Fields(data, path, RecipeError).entries("slices")):
             here = (*path, "slices", i)
-            check_keys(part, _SLICE_KEYS, here)
             sources = []
-            for k, entry in enumerate(listed(part.get("sources"), (*here, "sources"))):
-                check_keys(entry, _SOURCE_KEYS, (*here, "sources", k))
+            for k, entry in enumerate(Fields.of(part, _SLICE_KEYS, here, RecipeError).entries("sources")):
+                check_keys(entry, _SOURCE_KEYS, (*here, "sources", k), RecipeError)
                 sources.append(self._input(entry, (*here, "sources", k), (*at, "slices", i, "inputs", k)))
             self._places[*at, "slices", i, "inputs"] = (*here, "sources")
             self._places[*at, "slices", i] = here

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from evomerge_common.domain.recipe import Input, Parameters, Recipe, Slice, check_keys
+from evomerge_common.domain.fields import check_keys
+from evomerge_common.domain.recipe import Input, Parameters, Recipe, Slice
 from evomerge_common.errors import Path, RecipeError, did_you_mean
 from evomerge_merging.methods.registry import Method, Parameter, keywords
 
@@ -98,7 +99,7 @@ def _check_value(parameter: Parameter, setting: Any, path: Path) -> None:
                 if parameter.kind not in (float, int) or isinstance(item, bool | str):
                     raise RecipeError(f"a gradient holds numbers, not {item!r}", (*path, i))
                 continue
-            check_keys(item, ("filter", "value"), (*path, i))
+            check_keys(item, ("filter", "value"), (*path, i), RecipeError)
             if "value" not in item:
                 raise RecipeError("an entry with a filter needs a value", (*path, i))
             if not isinstance(item.get("filter"), str | None):

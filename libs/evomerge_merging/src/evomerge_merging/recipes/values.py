@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from evomerge_common.domain.recipe import Input, ModelReference, Recipe, Slice, check_keys, normal
+from evomerge_common.domain.fields import Fields, check_keys
+from evomerge_common.domain.recipe import Input, ModelReference, Recipe, Slice, normal
 from evomerge_common.errors import Path, RecipeError
 from evomerge_merging.methods.registry import method
 from evomerge_merging.recipes.parameters import check_parameters
@@ -29,7 +30,7 @@ def only_module(data: Mapping[str, Any], path: Path) -> tuple[Mapping[str, Any],
     if both:
         raise RecipeError("is given by the module already", (*path, both[0]))
     ((name, module),) = modules.items()
-    check_keys(module, _MODULE_KEYS, (*here, name))
+    check_keys(module, _MODULE_KEYS, (*here, name), RecipeError)
     merged = {key: value for key, value in data.items() if key != "modules"} | dict(module)
     levels = [level.get("parameters") for level in (data, module)]
     if all(isinstance(level, Mapping) for level in levels):
@@ -39,7 +40,7 @@ def only_module(data: Mapping[str, Any], path: Path) -> tuple[Mapping[str, Any],
 
 def with_mask(recipe: Recipe, data: Any, path: Path) -> Recipe:
     """Each input but the base masked first: a nested recipe of the method mask_delta or mask_weights."""
-    check_keys(data, _MASK_KEYS, path)
+    check_keys(data, _MASK_KEYS, path, RecipeError)
     if "rate" not in data:
         raise RecipeError("needs rate, the share that is dropped", path)
     on = data.get("on", "delta")
@@ -79,46 +80,22 @@ def with_mask(recipe: Recipe, data: Any, path: Path) -> Recipe:
 
 def long_reference(data: Mapping[str, Any], path: Path) -> ModelReference:
     """Mergekit's long form: {model: {path, revision}, lora: …}, or {path, revision}."""
-    check_keys(data, ("model", "lora", "path", "revision", "merge_method"), path)
+    own = Fields.of(data, ("model", "lora", "path", "revision", "merge_method"), path, RecipeError)
     inner = data.get("model", {key: value for key, value in data.items() if key in {"path", "revision"}})
     if isinstance(inner, str):
         inner = {"path": inner}
-    check_keys(inner, ("path", "revision"), path)
-    if not isinstance(inner.get("path"), str) or not inner["path"]:
+    whole = Fields.of(inner, ("path", "revision"), path, RecipeError)
+    if not whole.text("path"):
         raise RecipeError("names no model: give `path`", path)
-    lora = data.get("lora") or ""
-    adapter = lora.get("path", "") if isinstance(lora, Mapping) else str(lora)
-    return ModelReference(inner["path"], str(inner.get("revision") or ""), adapter)
+    lora = data.get("lora")
+    adapter = Fields(lora, own.at("lora"), RecipeError).text("path") if isinstance(lora, Mapping) else own.text("lora")
+    return ModelReference(whole.text("path"), str(inner.get("revision") or ""), adapter)
 
 
-def listed(value: Any, path: Path) -> list[Any]:
-    if not isinstance(value, list) or not value:
-        raise RecipeError("must be a list with at least one entry", path)
-    return value
-
-
-def word(value: Any, path: Path) -> str:
-    if not isinstance(value, str):
-        raise RecipeError(f"must be a word, not {value!r}", path)
-    return value
-
-
-def whole_number(value: Any, path: Path) -> int:
-    if type(value) is not int or not 0 <= value < 2**63:
-        raise RecipeError(f"must be a whole number of at least 0, not {value!r}", path)
-    return value
-
-
-def dtype_word(data: Mapping[str, Any], key: str, path: Path) -> str:
-    value = data.get(key) or ""
-    return "" if value == "auto" else word(value, (*path, key))
-
-
-def yes_or_no(data: Mapping[str, Any], key: str, path: Path) -> bool | None:
-    value = data.get(key)
-    if value is not None and not isinstance(value, bool):
-        raise RecipeError(f"must be true or false, not {value!r}", (*path, key))
-    return value
+def dtype_word(own: Fields, key: str) -> str:
+    """The type under a key; "auto" says nothing, as in mergekit."""
+    value = own.text(key)
+    return "" if value == "auto" else value
 
 
 def layer_range(value: Any, path: Path) -> tuple[int, int] | None:
@@ -147,16 +124,16 @@ def tokenizer_fields(data: Mapping[str, Any], path: Path) -> dict[str, Any]:
     value = data.get(key)
     if not isinstance(value, Mapping) or (key == "tokenizer_source"):
         return {} if value is None else {"tokenizer": model_name(value, (*path, key))}
-    check_keys(value, ("source", "tokens", "pad_to_multiple_of"), (*path, key))
+    own = Fields.of(value, ("source", "tokens", "pad_to_multiple_of"), (*path, key), RecipeError)
     tokens = value.get("tokens") or {}
     if not isinstance(tokens, Mapping):
-        raise RecipeError("must be tokens and where their embeddings come from", (*path, key, "tokens"))
+        raise own.wrong("must be tokens and where their embeddings come from", "tokens")
     source = value.get("source")
     return {
         # mergekit's default inside the mapping
-        "tokenizer": "union" if source is None else model_name(source, (*path, key, "source")),
-        "tokens": {token: _token(own, (*path, key, "tokens", token)) for token, own in tokens.items()},
-        "pad_to_multiple_of": whole_number(value.get("pad_to_multiple_of") or 0, (*path, key, "pad_to_multiple_of")),
+        "tokenizer": "union" if source is None else model_name(source, own.at("source")),
+        "tokens": {token: _token(one, (*own.at("tokens"), token)) for token, one in tokens.items()},
+        "pad_to_multiple_of": own.integer("pad_to_multiple_of", 0),
     }
 
 
@@ -164,31 +141,30 @@ def _token(data: Any, path: Path) -> dict[str, Any]:
     """One of mergekit's per-token settings, in the recipe's words."""
     if data is None:
         return {}
-    check_keys(data, ("source", "force"), path)
-    force = data.get("force", False)
-    if not isinstance(force, bool):
-        raise RecipeError(f"must be true or false, not {force!r}", (*path, "force"))
-    result: dict[str, Any] = {"force": True} if force else {}
+    own = Fields.of(data, ("source", "force"), path, RecipeError)
+    result: dict[str, Any] = {"force": True} if own.flag("force", False) else {}
     source, here = data.get("source"), (*path, "source")
     if source is None:
         return result
     if not isinstance(source, Mapping) or "kind" not in source:
         return {**result, "source": model_name(source, here)}
     if source["kind"] == "zero":
-        check_keys(source, ("kind",), here)
+        check_keys(source, ("kind",), here, RecipeError)
         return {**result, "zero": True}
     if source["kind"] != "model_token":
         raise RecipeError(f"must be zero or model_token, not {source['kind']!r}", (*here, "kind"))
-    check_keys(source, ("kind", "model", "token", "token_id"), here)
+    row = Fields.of(source, ("kind", "model", "token", "token_id"), here, RecipeError)
     if (source.get("token") is None) == (source.get("token_id") is None):
         raise RecipeError("needs either token or token_id", here)
-    result["source"] = model_name(source.get("model"), (*here, "model"))
-    if source.get("token") is not None:
-        return {**result, "token": word(source["token"], (*here, "token"))}
-    return {**result, "token_id": whole_number(source["token_id"], (*here, "token_id"))}
+    result["source"] = model_name(source.get("model"), row.at("model"))
+    if "token" in row:
+        return {**result, "token": row.text("token")}
+    return {**result, "token_id": row.integer("token_id", 0)}
 
 
 def model_name(value: Any, path: Path) -> str:
     if isinstance(value, Mapping):
         return str(long_reference(value, path))
-    return word(value, path).removeprefix("model:")
+    if not isinstance(value, str):
+        raise RecipeError(f"must be a model's name, not {value!r}", path)
+    return value.removeprefix("model:")
