@@ -151,7 +151,7 @@ class _Fitting:
         module = wanted.rpartition(".")[0]
         raise ShapeMismatch(
             f"{self._file} changes {module!r}, but {self._label} has no tensor {wanted!r}; is it the base that the "
-            f"adapter was trained on ({self._adapter.base or 'not told'})?"
+            f"adapter was trained on ({self._adapter.base or 'its config does not say'})?"
         )
 
     def _change(self, wanted: str) -> tuple[str, Change]:
@@ -168,16 +168,16 @@ class _Fitting:
 
     def _tokens(self, module: str, key: str) -> None:
         name, change = self._change(f"{module}.weight")
-        told = self._adapter.config.get("trainable_token_indices")
-        if isinstance(told, Mapping):
-            told = next((value for part, value in told.items() if f".{module}".endswith(f".{part}")), None)
+        numbers = self._adapter.config.get("trainable_token_indices")
+        if isinstance(numbers, Mapping):
+            numbers = next((value for part, value in numbers.items() if f".{module}".endswith(f".{part}")), None)
         where = f"{self._adapter.folder / ADAPTER_CONFIG}: trainable_token_indices"
-        if not isinstance(told, list) or not all(type(row) is int and 0 <= row < change.shape[0] for row in told):
+        if not isinstance(numbers, list) or not all(type(row) is int and 0 <= row < change.shape[0] for row in numbers):
             raise ModelError(f"{where}: must be rows of {name}, which has {change.shape[0]}")
         shape = self._adapter.tensors[key]
-        if shape != (len(told), *change.shape[1:]):
-            raise self._misfit(key, shape, f"{len(told)} rows of {name}", (len(told), *change.shape[1:]))
-        self._found[name] = replace(change, rows=key, row_numbers=tuple(told))
+        if shape != (len(numbers), *change.shape[1:]):
+            raise self._misfit(key, shape, f"{len(numbers)} rows of {name}", (len(numbers), *change.shape[1:]))
+        self._found[name] = replace(change, rows=key, row_numbers=tuple(numbers))
 
     def _low_rank(self, module: str, a: str, b: str, parts: Mapping[str, str], *, embedding: bool) -> None:
         name, change = self._change(f"{module}.weight")
@@ -226,5 +226,5 @@ class _Fitting:
     def _misfit(self, key: str, shape: tuple[int, ...], name: str, wanted: tuple[int, ...]) -> ShapeMismatch:
         return ShapeMismatch(
             f"{self._file}: {key} has shape {list(shape)}, but {name} of {self._label} has {list(wanted)}; give the "
-            f"base that the adapter was trained on ({self._adapter.base or 'not told'})"
+            f"base that the adapter was trained on ({self._adapter.base or 'its config does not say'})"
         )

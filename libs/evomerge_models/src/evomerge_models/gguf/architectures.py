@@ -178,7 +178,7 @@ def of_gguf(metadata: Mapping[str, Any], where: str) -> Architecture:
 
     """
     name = metadata.get("general.architecture")
-    told = metadata.get(MODEL_TYPE_KEY)
+    named = metadata.get(MODEL_TYPE_KEY)
     found = [one for one in ARCHITECTURES.values() if one.name == name]
     if not found:
         valid = sorted({one.name for one in ARCHITECTURES.values()})
@@ -188,11 +188,11 @@ def of_gguf(metadata: Mapping[str, Any], where: str) -> Architecture:
         )
     if metadata.get(f"{name}.expert_count"):
         raise ModelError(f"{where} holds a mixture of experts, which is not read from GGUF: give its folder")
-    if told is None and any(
+    if named is None and any(
         "mistral" in str(metadata.get(f"general.{key}", "")).lower() for key in ("name", "basename")
     ):
-        told = "mistral"
-    return next((one for one in found if one.model_type == told), found[0])
+        named = "mistral"
+    return next((one for one in found if one.model_type == named), found[0])
 
 
 def of_config(config: Mapping[str, Any], where: str) -> Architecture:

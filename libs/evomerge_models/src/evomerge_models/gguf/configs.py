@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -236,6 +237,32 @@ def _number(config: Mapping[str, Any], key: str, where: str) -> int:
 # ---- metadata → config.json ----
 
 
+@dataclass(frozen=True)
+class _Hyperparameters:
+    """An architecture's numbers in a file's metadata, each checked when it is read."""
+
+    metadata: Mapping[str, Any]
+    name: str
+    where: str
+
+    def number(self, key: str, default: int | None = None) -> int:
+        value = self.metadata.get(f"{self.name}.{key}", default)
+        if isinstance(value, list) and value and all(one == value[0] for one in value):
+            value = value[0]
+        if type(value) is not int or not 1 <= value < 1 << 31:
+            raise self._unsound(key, value)
+        return value
+
+    def real(self, key: str, default: float | None = None) -> float:
+        value = self.metadata.get(f"{self.name}.{key}", default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise self._unsound(key, value)
+        return float(str(np.float32(value)))  # as it was written down: 1e-05, not 9.999999747378752e-06
+
+    def _unsound(self, key: str, value: Any) -> UnsafeFile:
+        return UnsafeFile(f"{self.where}: its metadata has no sound {self.name}.{key} ({str(value)[:40]})")
+
+
 def config_of(
     metadata: Mapping[str, Any], architecture: Architecture, where: str, *, vocabulary: int, tied: bool, dtype: str
 ) -> dict[str, Any]:
@@ -253,22 +280,7 @@ def config_of(
         UnsafeFile: hyperparameters are missing or impossible.
 
     """
-    name, kind = architecture.name, architecture.model_type
-
-    def number(key: str, default: int | None = None) -> int:
-        value = metadata.get(f"{name}.{key}", default)
-        if isinstance(value, list) and value and all(one == value[0] for one in value):
-            value = value[0]
-        if type(value) is not int or not 1 <= value < 1 << 31:
-            raise UnsafeFile(f"{where}: its metadata has no sound {name}.{key} ({str(value)[:40]})")
-        return value
-
-    def real(key: str, default: float | None = None) -> float:
-        value = metadata.get(f"{name}.{key}", default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise UnsafeFile(f"{where}: its metadata has no sound {name}.{key} ({str(value)[:40]})")
-        return float(str(np.float32(value)))  # as it was written down: 1e-05, not 9.999999747378752e-06
-
+    kind, read = architecture.model_type, _Hyperparameters(metadata, architecture.name, where)
     config: dict[str, Any] = {
         "architectures": [architecture.hf_class],
         "model_type": kind,
@@ -281,39 +293,51 @@ def config_of(
         if type(value) is int and value < vocabulary:
             config[f"{special}_token_id"] = value
     if kind == "gpt2":
-        config |= {theirs: number(ours) for ours, theirs in _GPT2.items() if ours != "feed_forward_length"}
-        inner = number("feed_forward_length", 4 * config["n_embd"])
-        config |= {"n_inner": inner, "n_ctx": config["n_positions"], "layer_norm_epsilon": real(_EPSILON, 1e-5)}
-        return config | {"activation_function": "gelu_new"}
-    for ours, theirs in _DIMENSIONS.items():
-        if ours != "attention.head_count_kv":
-            config[theirs] = number(ours)
+        return config | _gpt2_config(read)
+    config |= {theirs: read.number(ours) for ours, theirs in _DIMENSIONS.items() if ours != "attention.head_count_kv"}
     if kind == "bert":
-        config |= {"layer_norm_eps": real(_EPSILON, 1e-12), "hidden_act": "gelu"}
+        config |= {"layer_norm_eps": read.real(_EPSILON, 1e-12), "hidden_act": "gelu"}
         return config | {"type_vocab_size": _token_types(metadata)}
-    heads = config["num_attention_heads"]
-    config["num_key_value_heads"] = number("attention.head_count_kv", heads)
-    if heads % config["num_key_value_heads"]:
-        raise UnsafeFile(f"{where}: {heads} heads do not share {config['num_key_value_heads']} keys evenly")
-    head = number("attention.key_length", config["hidden_size"] // heads)
-    config["head_dim"] = head
-    config["rms_norm_eps"] = real(_RMS)
-    config |= _rope_config(metadata, name, kind, head, real, number)
+    config |= _attention_config(read, kind, config["num_attention_heads"], config["hidden_size"])
     if kind in _GEMMA_TYPES:
-        config |= {"hidden_activation": "gelu_pytorch_tanh", "query_pre_attn_scalar": head}
-        config["sliding_window"] = number("attention.sliding_window", 4096 if kind == "gemma2" else 1024)
-        every, depth = _SLIDING_EVERY[kind], config["num_hidden_layers"]
-        config["layer_types"] = [_layer_type(layer, every) for layer in range(depth)]
-        config["attn_logit_softcapping"] = real("attn_logit_softcapping", 50.0) if kind == "gemma2" else None
-        capped = kind == "gemma2" or f"{name}.final_logit_softcapping" in metadata
-        config["final_logit_softcapping"] = real("final_logit_softcapping", 30.0) if capped else None
-        return config
+        return config | _gemma_config(read, kind, config["head_dim"], config["num_hidden_layers"])
     config["hidden_act"] = "silu"
     if kind == "phi3":
         config["sliding_window"] = metadata.get("phi3.attention.sliding_window") or None
     if kind == "mistral":
         config["sliding_window"] = None
     return config
+
+
+def _gpt2_config(read: _Hyperparameters) -> dict[str, Any]:
+    config: dict[str, Any] = {
+        theirs: read.number(ours) for ours, theirs in _GPT2.items() if ours != "feed_forward_length"
+    }
+    inner = read.number("feed_forward_length", 4 * config["n_embd"])
+    config |= {"n_inner": inner, "n_ctx": config["n_positions"], "layer_norm_epsilon": read.real(_EPSILON, 1e-5)}
+    return config | {"activation_function": "gelu_new"}
+
+
+def _attention_config(read: _Hyperparameters, kind: str, heads: int, hidden_size: int) -> dict[str, Any]:
+    shared = read.number("attention.head_count_kv", heads)
+    if heads % shared:
+        raise UnsafeFile(f"{read.where}: {heads} heads do not share {shared} keys evenly")
+    head = read.number("attention.key_length", hidden_size // heads)
+    rope = _rope_config(read.metadata, read.name, kind, head, read.real, read.number)
+    return {"num_key_value_heads": shared, "head_dim": head, "rms_norm_eps": read.real(_RMS), **rope}
+
+
+def _gemma_config(read: _Hyperparameters, kind: str, head: int, depth: int) -> dict[str, Any]:
+    is_gemma2 = kind == "gemma2"
+    capped = is_gemma2 or f"{read.name}.final_logit_softcapping" in read.metadata
+    return {
+        "hidden_activation": "gelu_pytorch_tanh",
+        "query_pre_attn_scalar": head,
+        "sliding_window": read.number("attention.sliding_window", 4096 if is_gemma2 else 1024),
+        "layer_types": [_layer_type(layer, _SLIDING_EVERY[kind]) for layer in range(depth)],
+        "attn_logit_softcapping": read.real("attn_logit_softcapping", 50.0) if is_gemma2 else None,
+        "final_logit_softcapping": read.real("final_logit_softcapping", 30.0) if capped else None,
+    }
 
 
 def _token_types(metadata: Mapping[str, Any]) -> int:
@@ -370,12 +394,12 @@ def with_rope_tensors(
                  "original_max_position_embeddings": config["original_max_position_embeddings"]}  # fmt: skip
     elif ROPE_FREQS in tensors:
         factors = tensors[ROPE_FREQS].ravel().astype(np.float64)
-        told = {"rope_type": "llama3", "rope_theta": config["rope_theta"], "factor": float(factors.max()),
+        scaled = {"rope_type": "llama3", "rope_theta": config["rope_theta"], "factor": float(factors.max()),
                 "low_freq_factor": 1.0, "high_freq_factor": 4.0,
                 "original_max_position_embeddings": 8192}  # fmt: skip
-        if not np.allclose(llama3_factors(told, len(factors)), factors, rtol=1e-3):
+        if not np.allclose(llama3_factors(scaled, len(factors)), factors, rtol=1e-3):
             raise ModelError(f"{where}: its rotary factors are not those of Llama 3; give the model's own folder")
-        rope = told
+        rope = scaled
     else:
         return config
     return {**config, "rope_parameters": rope}

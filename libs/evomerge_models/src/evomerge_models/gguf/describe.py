@@ -70,15 +70,16 @@ def shortened(key: str, value: Any) -> Any:
     return value
 
 
-def in_words(told: Mapping[str, Any]) -> list[str]:
+def in_words(facts: Mapping[str, Any]) -> list[str]:
     """The most important of it as sentences."""
-    each = f"{told['bits_per_weight']} bits each"
-    kinds = ", ".join(f"{one['tensors']} {name}" for name, one in sorted(told["types"].items()))
+    each = f"{facts['bits_per_weight']} bits each"
+    kinds = ", ".join(f"{one['tensors']} {name}" for name, one in sorted(facts["types"].items()))
+    architecture = facts["architecture"] or "unknown"
     lines = [
-        f"{told['file']}: {told['name'] or 'a model without a name'}, architecture {told['architecture'] or 'unknown'}",
-        f"{told['parameters']:,} parameters in {len(told['tensors'])} tensors ({kinds}), {each}",
+        f"{facts['file']}: {facts['name'] or 'a model without a name'}, architecture {architecture}",
+        f"{facts['parameters']:,} parameters in {len(facts['tensors'])} tensors ({kinds}), {each}",
     ]
-    meta = told["metadata"]
+    meta = facts["metadata"]
     words = meta.get("tokenizer.ggml.tokens")
     if isinstance(words, Mapping):
         template = "with" if "tokenizer.chat_template" in meta else "without"
@@ -86,7 +87,7 @@ def in_words(told: Mapping[str, Any]) -> list[str]:
             f"tokenizer: {meta.get('tokenizer.ggml.model')}, {words['length']:,} tokens, {template} a chat template"
         )
     lines.append(
-        "EvoMerge reads it as a source model" if told["readable"] else f"EvoMerge cannot read it: {told['reason']}"
+        "EvoMerge reads it as a source model" if facts["readable"] else f"EvoMerge cannot read it: {facts['reason']}"
     )
     return lines
 

@@ -216,8 +216,8 @@ def _start(cursor: _Cursor) -> tuple[int, int, int]:
     cursor.at = 4
     version = cursor.scalar("I", "the version")
     if version not in {2, 3}:
-        told = "big-endian" if version & 0xFFFF == 0 and version else f"version {version}"
-        raise ModelError(f"{cursor.path} is {told} GGUF; versions 2 and 3, little-endian, are read: convert it anew")
+        kind = "big-endian" if version & 0xFFFF == 0 and version else f"version {version}"
+        raise ModelError(f"{cursor.path} is {kind} GGUF; versions 2 and 3, little-endian, are read: convert it anew")
     tensors, entries = cursor.scalar("Q", "the number of tensors"), cursor.scalar("Q", "the number of entries")
     if tensors > min(MAX_TENSORS, cursor.size // 32):
         raise cursor.refuse(f"it claims {tensors} tensors in {cursor.size} bytes")

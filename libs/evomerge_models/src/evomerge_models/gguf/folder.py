@@ -183,7 +183,7 @@ def _write_weights(file: GgufFile, model: GgufModel, path: Path, threads: int, p
         raise UnsafeFile(f"{file.path}: two tensors become {twice!r}")
     header, starts = header_bytes([(one.name, one.shape, one.dtype) for one in model.weights], {"format": "pt"})
     total, done = sum(one.source.numel for one in model.weights), 0
-    with _full_disk_told(path), path.open("xb") as out:
+    with _disk_errors(path), path.open("xb") as out:
         out.write(header)
         out.flush()
         os.truncate(path, len(header) + sum(one.bytes for one in model.weights))
@@ -207,7 +207,7 @@ def _write_weights(file: GgufFile, model: GgufModel, path: Path, threads: int, p
 
 
 @contextlib.contextmanager
-def _full_disk_told(path: Path) -> Iterator[None]:
+def _disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
