@@ -97,7 +97,7 @@ def check_gguf(spec: RunSpec, *, quantizer: bool = True) -> None:
 
     """
     from evomerge_models.gguf.architectures import of_config
-    from evomerge_models.gguf.configs import metadata_of
+    from evomerge_models.gguf.configs_out import metadata_of
     from evomerge_models.gguf.quantizer import check_type
 
     if quantizer:

@@ -62,7 +62,7 @@ def timeline_svg(trace: Trace) -> str:
 
 
 def _bar(span: Span, left: float, right: float, top: float) -> str:
-    colour = _HOLDOUT if span.label.startswith("holdout") else _FILL[span.kind]
+    colour = _HOLDOUT if span.label.startswith("holdout") else _FILL[span.work]
     return (
         f'<rect x="{left:.2f}" y="{top + 5}" width="{max(right - left, 0.1):.2f}" height="{_BAR}" fill="{colour}" '
         f'stroke="#ffffff" stroke-width="0.3"><title>{escape(span.label)}: {span.ended - span.began:.3f} s'

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from evomerge_common.domain import messages as m
-from evomerge_common.domain.history import change_of
 from evomerge_common.ports import Recorded
 
 Window = tuple[float, float]
@@ -24,7 +23,7 @@ class Span:
     """One job in one worker's hands; times in seconds since the run began. `seconds` is the computing alone."""
 
     worker: str
-    kind: str
+    work: str
     began: float
     ended: float
     seconds: float
@@ -67,27 +66,27 @@ def trace_of(events: Iterable[Recorded]) -> Trace:
         trace.wall = max(trace.wall, now)
         if not event.is_result:
             trace.decisions.append(now)
-        change = change_of(payload)
-        if change.proposed is not None:
-            digest, is_source = change.proposed.recipe_digest, change.proposed.operator == "source"
-            if is_source:
-                sources.add(digest)
-            ready["evaluate" if is_source else "merge", digest] = now
-        if change.improvement is not None:
-            trace.champions.append(now)
-        if change.status is not None and change.status.word == "finishing":
-            trace.search_ended = now
-        work = change.model or change.merged or change.evaluation or change.exported
-        if work is not None:
-            span = _span(event, work, start)
-            trace.spans.append(span)
-            digest = "" if isinstance(work, m.ModelReady) else work.recipe_digest
-            if (since := ready.pop((span.kind, digest), None)) is not None:
-                trace.waits.setdefault(span.kind, []).append(max(0.0, span.began - since))
-            if isinstance(work, m.CandidateMerged | m.CandidateEvaluated):
-                ready["evaluate", digest] = now
-            if span.kind == "evaluate" and digest not in sources:
-                trace.primed = span.began if trace.primed is None else min(trace.primed, span.began)
+        match payload:
+            case m.CandidateProposed(recipe_digest=digest, operator=operator):
+                if operator == "source":
+                    sources.add(digest)
+                ready["evaluate" if operator == "source" else "merge", digest] = now
+            case m.ChampionChanged():
+                trace.champions.append(now)
+            case m.SearchEnded():
+                trace.search_ended = now
+            case m.ModelReady() | m.CandidateMerged() | m.CandidateEvaluated() | m.ArtifactExported():
+                span = _span(event, payload, start)
+                trace.spans.append(span)
+                digest = "" if isinstance(payload, m.ModelReady) else payload.recipe_digest
+                if (since := ready.pop((span.work, digest), None)) is not None:
+                    trace.waits.setdefault(span.work, []).append(max(0.0, span.began - since))
+                if isinstance(payload, m.CandidateMerged | m.CandidateEvaluated):
+                    ready["evaluate", digest] = now
+                if span.work == "evaluate" and digest not in sources:
+                    trace.primed = span.began if trace.primed is None else min(trace.primed, span.began)
+            case _:
+                pass
     return trace
 
 
@@ -113,7 +112,7 @@ def summary(trace: Trace) -> dict[str, Any]:
     """
     whole = (0.0, trace.wall)
     window = (trace.primed, trace.search_ended or trace.wall) if trace.primed is not None else None
-    evaluations = [span for span in trace.spans if span.kind == "evaluate"]
+    evaluations = [span for span in trace.spans if span.work == "evaluate"]
     evaluators = sorted({span.worker for span in evaluations})
     busy = scoring = None
     if window is not None and window[1] > window[0]:
@@ -122,10 +121,10 @@ def summary(trace: Trace) -> dict[str, Any]:
         scoring = sum(min(s.seconds, _overlap(s, window)) for s in evaluations) / total
     computing = [replace(span, began=max(span.began, span.ended - span.seconds)) for span in trace.spans]
     working = _covered(computing, whole)
-    scores = [pair for pair in zip(trace.spans, computing, strict=True) if pair[0].kind == "evaluate"]
+    scores = [pair for pair in zip(trace.spans, computing, strict=True) if pair[0].work == "evaluate"]
     waited = min(((ours.began, job.began) for job, ours in scores), default=(0.0, 0.0))
     start = waited[0] - waited[1] - _covered(computing, (waited[1], waited[0]))
-    merging = sum(span.seconds for span in trace.spans if span.kind == "merge")
+    merging = sum(span.seconds for span in trace.spans if span.work == "merge")
     scored = sum(span.seconds for span in evaluations)
     return {
         "run_id": trace.run_id,
@@ -142,7 +141,7 @@ def summary(trace: Trace) -> dict[str, Any]:
         "workers": [
             {
                 "worker": worker,
-                "kind": spans[0].kind,
+                "kind": spans[0].work,
                 "jobs": len(spans),
                 "busy_seconds": round(_covered(spans, whole), 3),
                 "busy": _covered(spans, whole) / trace.wall if trace.wall else None,
@@ -156,7 +155,7 @@ def summary(trace: Trace) -> dict[str, Any]:
 
 def _row(trace: Trace, worker: str) -> int:
     kinds = ("download", "merge", "evaluate", "export")
-    return kinds.index(next(span.kind for span in trace.spans if span.worker == worker))
+    return kinds.index(next(span.work for span in trace.spans if span.worker == worker))
 
 
 def _overlap(span: Span, window: Window) -> float:

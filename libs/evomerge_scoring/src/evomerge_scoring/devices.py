@@ -26,15 +26,15 @@ def choose_device(wanted: str = "auto") -> torch.device:
         if torch.cuda.is_available():
             return torch.device("cuda", 0)
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    kind, _, number = wanted.partition(":")
-    if kind not in ("cpu", "cuda", "mps") or (number and not number.isdigit()):
+    backend, _, number = wanted.partition(":")
+    if backend not in ("cpu", "cuda", "mps") or (number and not number.isdigit()):
         raise InvalidInput(f"unknown device {wanted!r}; give auto, cpu, cuda, cuda:N or mps")
     index = int(number or 0)
-    if (kind == "cuda" and index >= torch.cuda.device_count()) or (
-        kind == "mps" and not torch.backends.mps.is_available()
+    if (backend == "cuda" and index >= torch.cuda.device_count()) or (
+        backend == "mps" and not torch.backends.mps.is_available()
     ):
         raise Unavailable(f"this machine has no device {wanted}; use --device cpu or set EVOMERGE_DEVICE=auto")
-    return torch.device(kind, index) if kind == "cuda" else torch.device(kind)
+    return torch.device(backend, index) if backend == "cuda" else torch.device(backend)
 
 
 def choose_dtype(device: torch.device, *, parameters: int = 0) -> torch.dtype:

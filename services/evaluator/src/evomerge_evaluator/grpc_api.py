@@ -28,6 +28,8 @@ MAX_NEW_TOKENS = 2048
 MAX_PROMPT_CHARS = 1_000_000
 GENERATE_SECONDS = 120.0
 
+_CUDA = "cuda"
+
 
 class EvaluatorServicer(evaluator_pb2_grpc.EvaluatorServiceServicer):
     """See proto/evomerge/v1/evaluator.proto."""
@@ -51,8 +53,7 @@ class EvaluatorServicer(evaluator_pb2_grpc.EvaluatorServiceServicer):
         if split not in SPLITS:
             raise InvalidInput(f"unknown split {split!r}; {did_you_mean(split, SPLITS)}")
         suite = await asyncio.to_thread(_read_suite, request.suite_json)
-        uri = self._uri(model)
-        await asyncio.to_thread(self._ports.models.open, uri)  # refused here rather than in the job
+        uri = self._folder(model).as_uri()
         recipe = Recipe.of_source(replace(resolve_reference(model.reference or model.digest), digest=model.digest))
         job_id = f"evaluate-{recipe.digest[:32]}-{suite.digest[:16]}-{split}-{ADHOC}"
         suite_uri = await asyncio.to_thread(
@@ -113,7 +114,7 @@ class EvaluatorServicer(evaluator_pb2_grpc.EvaluatorServiceServicer):
         ]
         if self._monitor is not None:
             samples = {sample.index: sample for sample in await asyncio.to_thread(self._monitor.sample)}
-            for index, device in enumerate(device for device in found if device.kind == "cuda"):
+            for index, device in enumerate(device for device in found if device.kind == _CUDA):
                 if (sample := samples.get(index)) is not None:
                     device.utilization_ratio = sample.utilization_ratio
                     device.power_watts = sample.power_watts
@@ -131,29 +132,30 @@ class EvaluatorServicer(evaluator_pb2_grpc.EvaluatorServiceServicer):
             raise InvalidInput(f"the prompt has {len(request.prompt)} characters; at most {MAX_PROMPT_CHARS}")
         left = context.time_remaining()
         seconds = GENERATE_SECONDS if left is None else min(left, GENERATE_SECONDS)
-        folder = await asyncio.to_thread(self._ports.models.open, self._uri(codec.from_proto(request.model)))
+        folder = self._folder(codec.from_proto(request.model))
         asked = (folder, request.prompt, count, scoring.DEFAULT_THREADS, request.chat)
         result = await self._child.call(scoring.generate, *asked, timeout=max(seconds, 0.001))
         return evaluator_pb2.GenerateResponse(text=result.text, tokens=result.tokens, seconds=result.seconds)
 
-    def _uri(self, model: Model) -> str:
-        """By which the model store opens a model that is named by its URI, its digest, or a folder.
+    def _folder(self, model: Model) -> Path:
+        """Where the model's files are.
 
         Raises:
-            InvalidInput: it is named by none of them.
-            ModelNotFound: a base with an adapter, which only the downloader puts together.
+            ModelNotFound: not on this machine.
 
         """
         if model.uri:
-            return model.uri
-        if model.digest:
-            return self._ports.models.uri(model.digest)
-        if model.reference:
+            uri = model.uri
+        elif model.digest:
+            uri = self._ports.models.uri(model.digest)
+        elif model.reference:
             named = resolve_reference(model.reference)
             if named.adapter:
                 raise ModelNotFound(f"{named} is a base with an adapter: download it first")
-            return Path(named.name).expanduser().absolute().as_uri()
-        raise InvalidInput("model is empty; give its uri, its digest, or a folder as its reference")
+            uri = str(Path(named.name).expanduser())
+        else:
+            raise InvalidInput("model is empty; give its uri, its digest, or a folder as its reference")
+        return self._ports.models.open(uri)
 
 
 def _read_suite(text: str) -> Suite:

@@ -69,9 +69,9 @@ def _torch() -> list[Finding]:
 
     version, devices = json.loads(asked.stdout.strip().splitlines()[-1])
     found: list[Finding] = [("torch", OK, version, "")]
-    for name, kind, dtype in devices:
-        advice = "no GPU is seen: models up to about a billion parameters are fine on a CPU" if kind == "cpu" else ""
-        found.append(("device", OK if kind != "cpu" else NOTE, f"{name} ({kind}), dtype auto = {dtype}", advice))
+    for name, backend, dtype in devices:
+        advice = "no GPU is seen: models up to about a billion parameters are fine on a CPU" if backend == "cpu" else ""
+        found.append(("device", OK if backend != "cpu" else NOTE, f"{name} ({backend}), dtype auto = {dtype}", advice))
     return found
 
 

@@ -113,9 +113,9 @@ def _evolve(
             raise WorkFailed(f"run {started.run_id} was cancelled: {end.reason or 'no reason given'}")
         if not isinstance(end, RunFinished):
             raise WorkFailed(f"run {started.run_id} ended without a word; see {folder.out / 'evomerge.log'}")
-        for kind, exported in watched.view.exported.items():
+        for name, exported in watched.view.exported.items():
             try:
-                folder.take_model(exported.uri, move=server is None, name="model" if kind == "hf" else kind)
+                folder.take_model(exported.uri, move=server is None, name="model" if name == "hf" else name)
             except NotFound as error:
                 if server is None:
                     raise

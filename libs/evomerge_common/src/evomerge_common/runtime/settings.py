@@ -192,20 +192,20 @@ def _secret(name: str, path: str) -> str:
         raise _bad(name, path, f"cannot be read: {type(error).__name__}") from error
 
 
-def _parse(name: str, kind: str, text: str) -> Any:
+def _parse(name: str, wanted: str, text: str) -> Any:
     if name in FOLDERS:
         folder = _folder(name, text)
-        return folder if kind == "Path" else str(folder)
-    if kind == "bool":
+        return folder if wanted == "Path" else str(folder)
+    if wanted == "bool":
         word = text.strip().lower()
         if word not in {"true", "false", "1", "0", "yes", "no", "on", "off"}:
             raise _bad(name, text, "expected true or false")
         return word in {"true", "1", "yes", "on"}
-    if kind in {"int", "float"}:
+    if wanted in {"int", "float"}:
         try:
-            return int(text) if kind == "int" else float(text)
+            return int(text) if wanted == "int" else float(text)
         except ValueError as error:
-            raise _bad(name, text, f"expected a{'n integer' if kind == 'int' else ' number'}") from error
+            raise _bad(name, text, f"expected a{'n integer' if wanted == 'int' else ' number'}") from error
     return text
 
 

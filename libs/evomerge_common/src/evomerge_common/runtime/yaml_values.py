@@ -161,10 +161,10 @@ def _merged(value: Value, place: Place) -> Mapping[str | int, Value]:
 def _scalar(event: yaml.ScalarEvent, line: int) -> Any:
     """A text, or what a plain one says: a number, a truth, nothing."""
     tag = event.tag if event.tag not in {None, "!"} else "" if event.implicit[0] else "tag:yaml.org,2002:str"
-    kind, text = str(tag).removeprefix("tag:yaml.org,2002:"), event.value
-    if kind == "str":
+    wanted, text = str(tag).removeprefix("tag:yaml.org,2002:"), event.value
+    if wanted == "str":
         return text
-    if kind not in {"", "int", "float", "bool", "null"}:
+    if wanted not in {"", "int", "float", "bool", "null"}:
         problem = f"not YAML: could not determine a constructor for the tag {tag!r}"
         raise SpecError(problem, line=line)
     try:
@@ -172,9 +172,9 @@ def _scalar(event: yaml.ScalarEvent, line: int) -> Any:
     except ValueError as error:  # more digits than Python reads
         raise SpecError(f"not YAML: {error}", line=line) from error
     fits = {"int": int, "float": int | float, "bool": bool, "null": type(None)}
-    if kind and not isinstance(found, fits[kind]):
-        raise SpecError(f"not YAML: {text!r} is no {kind}", line=line)
-    return float(found) if kind == "float" else found
+    if wanted and not isinstance(found, fits[wanted]):
+        raise SpecError(f"not YAML: {text!r} is no {wanted}", line=line)
+    return float(found) if wanted == "float" else found
 
 
 def _plain(text: str) -> Any:

@@ -89,7 +89,7 @@ class AdaptedStore:
     def source_part(self, part: Part) -> Part:
         """The source's part that goes where the target has `part`; it may not exist."""
         layer = None if part.layer is None else layer_at(part.layer, self._to.depth, self._from.depth)
-        return Part(part.role, layer, part.kind)
+        return Part(part.role, layer, part.suffix)
 
     def source_name(self, part: Part) -> str | None:
         """The tensor of the source for a part of the target; for a head that is tied there, the embedding."""
@@ -113,7 +113,7 @@ class AdaptedStore:
             return parts[0].role in _VOCABULARY
         if self._how.strategy == "adapter":
             if parts[0].role in _VOCABULARY:
-                return parts[0].kind == "bias" or self._from.hidden == self._to.hidden
+                return parts[0].suffix == "bias" or self._from.hidden == self._to.hidden
             return any(self.fits(part) for part in parts)
         return True
 
@@ -124,7 +124,7 @@ class AdaptedStore:
             return None
         if len(who.parts[name]) == 1:
             return tuple(who.source.store.tensors[name].shape)[:: -1 if _turned(who, part) else 1]
-        return (who.rows_of(part.role), *([who.hidden] if part.kind == "weight" else []))
+        return (who.rows_of(part.role), *([who.hidden] if part.suffix == "weight" else []))
 
     def _info(self, name: str, info: TensorInfo) -> TensorInfo:
         if self._own_vocabulary and self._is_rows(name):
@@ -201,7 +201,7 @@ class AdaptedStore:
             return self._positions(values, own)
         if self._how.strategy == "adapter":
             return values
-        if "norm" in part.role and part.kind == "weight" and axes == ("hidden",):
+        if "norm" in part.role and part.suffix == "weight" and axes == ("hidden",):
             return self._hidden().take_gains(values, own)
         maps = tuple(self._map(axis, part.layer, values.shape[i], own.shape[i]) for i, axis in enumerate(axes))
         if part.role in {"key", "value"} and not (
@@ -237,7 +237,7 @@ class AdaptedStore:
                 return torch.zeros(last - first)
             with one_thread():
                 taken = self._store.rows(source, torch.arange(first, last))
-                return self._in_width(taken.float(), None) if part.kind == "weight" else taken
+                return self._in_width(taken.float(), None) if part.suffix == "weight" else taken
         own = self._own.rows(name, torch.arange(first, last))
         start = self._rows.start[first : last + 1]
         index = torch.from_numpy(self._rows.parts[start[0] : start[-1]])
@@ -251,14 +251,14 @@ class AdaptedStore:
             owner = torch.repeat_interleave(torch.arange(last - first), count)
             mean = torch.zeros(last - first, *picked.shape[1:]).index_add_(0, owner, picked.float())
             mean /= count.clamp(min=1).reshape(-1, *[1] * (mean.dim() - 1))
-            made = self._in_width(mean, own.float()) if part.kind == "weight" else mean
+            made = self._in_width(mean, own.float()) if part.suffix == "weight" else mean
             made = torch.lerp(own.float(), made, self._how.weight) if self._how.weight != 1.0 else made
             lacking = count == 0
             made[lacking] = own[lacking].float()
             return made
 
     def _hidden_if(self, part: Part) -> AxisMap:
-        return self._hidden() if part.kind == "weight" and self._how.strategy != "adapter" else Same()
+        return self._hidden() if part.suffix == "weight" and self._how.strategy != "adapter" else Same()
 
     def _in_width(self, rows: Tensor, own: Tensor | None) -> Tensor:
         """Rows on the target's hidden axis."""
@@ -321,7 +321,7 @@ _hidden_lock = threading.Lock()
 
 
 def _turned(who: Anatomy, part: Part) -> bool:
-    return who.family.transposed and part.layer is not None and part.kind == "weight"
+    return who.family.transposed and part.layer is not None and part.suffix == "weight"
 
 
 def _each_head(rows: Tensor, model: Anatomy) -> Tensor:

@@ -14,7 +14,7 @@ from evomerge_merging.cross_domain.roles import (
     POSITIONS_FROM_TWO,
     Family,
     outside_role,
-    split_kind,
+    split_suffix,
 )
 from evomerge_merging.engine import architecture
 from evomerge_merging.engine.architecture import LayerStack, text_config
@@ -29,11 +29,11 @@ else:
 
 @dataclass(frozen=True)
 class Part:
-    """A role in one place: `layer` is None outside the layers, `kind` is weight or bias."""
+    """A role in one place: `layer` is None outside the layers, `suffix` is weight or bias."""
 
     role: str
     layer: int | None
-    kind: str
+    suffix: str
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class Anatomy:
         parts = self.parts[name]
         if parts[0].layer is not None and self.family.transposed and values.dim() == 2:
             values = values.T
-        if "norm" in parts[0].role and parts[0].kind == "weight":
+        if "norm" in parts[0].role and parts[0].suffix == "weight":
             values = values + self.norms_from if self.norms_from else values
         if len(parts) == 1:
             return {parts[0]: values}
@@ -123,7 +123,7 @@ class Anatomy:
             whole = torch.stack(shaped, 1).reshape(-1, *values[0].shape[1:])
         else:
             whole = torch.cat(values)
-        if "norm" in parts[0].role and parts[0].kind == "weight" and self.norms_from:
+        if "norm" in parts[0].role and parts[0].suffix == "weight" and self.norms_from:
             whole = whole - self.norms_from
         if parts[0].layer is not None and self.family.transposed and whole.dim() == 2:
             whole = whole.T
@@ -148,18 +148,18 @@ def anatomy_of(source: Source) -> Anatomy:
     if stack is None:
         raise ModelError(f"{source.label} has no layers under names that can be told apart")
     inside = {split[1] for name in tensors if (split := stack.split(name)) and not architecture.is_buffer(name)}
-    family = _family(source, {split_kind(rest)[0] for rest in inside})
+    family = _family(source, {split_suffix(rest)[0] for rest in inside})
     parts: dict[str, tuple[Part, ...]] = {}
     unknown = []
     for name in tensors:
         if architecture.is_buffer(name):
             continue
         place = stack.split(name)
-        module, kind = split_kind(place[1] if place else name)
+        module, suffix = split_suffix(place[1] if place else name)
         role = family.inside.get(module, "") if place else outside_role(family, module)
-        if role and kind:
+        if role and suffix:
             layer = place[0] if place else None
-            parts[name] = tuple(Part(one, layer, kind) for one in role.split("+"))
+            parts[name] = tuple(Part(one, layer, suffix) for one in role.split("+"))
         else:
             unknown.append(name)
     where: dict[Part, str] = {}

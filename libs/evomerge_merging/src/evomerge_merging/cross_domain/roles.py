@@ -155,7 +155,7 @@ NORMS_FROM_ZERO = frozenset({"gemma", "gemma2", "gemma3", "gemma3_text"})
 _KIND = re.compile(r"\.(weight|bias)$")
 
 
-def split_kind(name: str) -> tuple[str, str]:
+def split_suffix(name: str) -> tuple[str, str]:
     """Module and "weight" or "bias"; the latter is empty for any other tensor."""
     match = _KIND.search(name)
     return (name[: match.start()], match[1]) if match else (name, "")

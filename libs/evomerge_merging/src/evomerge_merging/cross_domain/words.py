@@ -75,9 +75,9 @@ def told(
 def _roles(parts: Sequence[Part]) -> str:
     """Such as "query, key weight and bias in 12 layers; token embedding"."""
     counts: Counter[tuple[str, str, int]] = Counter()
-    parts = sorted(parts, key=lambda part: (_ORDER.index(part.role), part.kind != "weight", part.layer or 0))
-    layers = Counter((part.role, part.kind) for part in parts if part.layer is not None)
-    order = dict.fromkeys((part.role, part.kind, part.layer is not None) for part in parts)
+    parts = sorted(parts, key=lambda part: (_ORDER.index(part.role), part.suffix != "weight", part.layer or 0))
+    layers = Counter((part.role, part.suffix) for part in parts if part.layer is not None)
+    order = dict.fromkeys((part.role, part.suffix, part.layer is not None) for part in parts)
     for role, kind, inside in order:
         counts[role, kind, layers[role, kind] if inside else 0] = 1
     by_role: dict[tuple[str, int], list[str]] = {}

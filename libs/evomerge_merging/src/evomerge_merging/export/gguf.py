@@ -30,7 +30,7 @@ from evomerge_common.runtime.files import replacing
 from evomerge_merging.engine.architecture import is_tied
 from evomerge_merging.io.model_folder import TensorStore, open_weights
 from evomerge_models.files import check_whole, read_json_object
-from evomerge_models.gguf import configs
+from evomerge_models.gguf import configs_out
 from evomerge_models.gguf.architectures import MODEL_TYPE_KEY, Architecture, of_config
 from evomerge_models.gguf.quantizer import check_type, find_quantizer
 from evomerge_models.gguf.vocabulary_out import tokenizer_metadata
@@ -118,7 +118,7 @@ def export_gguf(
         store.close()
     return GgufReport(
         out,
-        plain if kind == "auto" else kind,
+        kind if kind in PLAIN_TYPES or kind in K_TYPES else plain,
         len(model.names),
         sum(store.tensors[theirs].numel for theirs in model.names.values()),
         out.stat().st_size,
@@ -211,11 +211,11 @@ def _types(model: _Model, kind: str) -> tuple[dict[str, Kind], int]:
 
 def _write(model: _Model, path: Path, kind: str, name: str, threads: int, progress: Progress | None) -> list[str]:
     architecture, where = model.architecture, str(model.folder)
-    metadata = configs.metadata_of(model.config, architecture, where)
+    metadata = configs_out.metadata_of(model.config, architecture, where)
     rows = model.shape("token_embd.weight")[0]
     words = tokenizer_metadata(model.folder, model.config, rows=rows)
     types, refused = _types(model, kind)
-    extra = configs.rope_tensors(model.config, architecture, where)
+    extra = configs_out.rope_tensors(model.config, architecture, where)
     entries: dict[str, Any] = {
         "general.type": "model", "general.name": name, "general.quantization_version": 2,
         "general.file_type": int(PLAIN_TYPES[kind][1]), MODEL_TYPE_KEY: architecture.model_type,

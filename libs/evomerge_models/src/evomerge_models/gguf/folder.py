@@ -19,7 +19,7 @@ from gguf import GGMLQuantizationType
 from evomerge_common.errors import DiskFull, InvalidInput, ModelError, NonFiniteWeights, UnsafeFile
 from evomerge_common.runtime.files import new_folder
 from evomerge_models.dtypes import BF16, F16, F32, F64, ElementType
-from evomerge_models.gguf import configs
+from evomerge_models.gguf import configs_in, hyperparameters
 from evomerge_models.gguf.architectures import Architecture, of_gguf, unpair
 from evomerge_models.gguf.file import GgufFile, GgufTensor
 from evomerge_models.gguf.vocabulary_in import write_tokenizer
@@ -35,7 +35,7 @@ _STORED = {
     GGMLQuantizationType.BF16: BF16,
     GGMLQuantizationType.F64: F64,
 }
-_ROPE_TENSORS = (configs.ROPE_FREQS, configs.ROPE_LONG, configs.ROPE_SHORT)
+_ROPE_TENSORS = (hyperparameters.ROPE_FREQS, hyperparameters.ROPE_LONG, hyperparameters.ROPE_SHORT)
 
 Progress = Callable[[int, int], None]
 """Called with (elements done, elements in all)."""
@@ -104,7 +104,7 @@ def _config(
     for one in weights:
         counts[one.dtype] = counts.get(one.dtype, 0) + one.source.numel
     where = str(file.path)
-    config = configs.config_of(
+    config = configs_in.config_of(
         file.metadata,
         architecture,
         where,
@@ -119,7 +119,7 @@ def _config(
     rotary = {
         name: file.values(name) for name in _ROPE_TENSORS if name in file.tensors and file.tensors[name].numel < 65_536
     }
-    return configs.with_rope_tensors(config, rotary, where)
+    return configs_in.with_rope_tensors(config, rotary, where)
 
 
 def _check_shapes(where: str, architecture: Architecture, config: dict[str, Any], weights: list[Weights]) -> None:

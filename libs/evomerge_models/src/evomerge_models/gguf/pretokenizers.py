@@ -99,14 +99,14 @@ def _read(pre: Mapping[str, Any] | None) -> PreTokenizer | None:
     parts = pre.get("pretokenizers") if pre.get("type") == "Sequence" else [pre]
     pattern, digits, level = "", False, None
     for part in parts or []:
-        kind = part.get("type")
-        if kind == "Digits" and part.get("individual_digits") and not pattern:
+        action = part.get("type")
+        if action == "Digits" and part.get("individual_digits") and not pattern:
             digits = True
-        elif kind == "Split" and part.get("behavior") == "Isolated" and not part.get("invert") and not pattern:
+        elif action == "Split" and part.get("behavior") == "Isolated" and not part.get("invert") and not pattern:
             pattern = _one_spelling((part.get("pattern") or {}).get("Regex", ""))
             if not pattern:
                 return None
-        elif kind == "ByteLevel" and not part.get("add_prefix_space"):
+        elif action == "ByteLevel" and not part.get("add_prefix_space"):
             level = part
         else:
             return None

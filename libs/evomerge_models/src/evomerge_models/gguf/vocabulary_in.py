@@ -25,7 +25,7 @@ MAX_PIECE = 256
 class Vocabulary:
     """The tokens of a file's metadata."""
 
-    kind: str
+    model: str
     tokens: list[str]
     types: list[int]
     scores: list[float]
@@ -52,11 +52,11 @@ def read_vocabulary(metadata: Mapping[str, Any], where: str) -> Vocabulary:
         ModelError: it has none, or one of a kind that is not read.
 
     """
-    kind, tokens = metadata.get("tokenizer.ggml.model"), metadata.get("tokenizer.ggml.tokens")
+    model, tokens = metadata.get("tokenizer.ggml.model"), metadata.get("tokenizer.ggml.tokens")
     if not isinstance(tokens, list) or not tokens or not all(isinstance(one, str) for one in tokens):
         raise ModelError(f"{where} has no vocabulary; convert the model again with its tokenizer")
-    if kind not in {"gpt2", "llama", "bert"}:
-        raise ModelError(f"{where} has a tokenizer of kind {kind!r}; gpt2 (byte-level), llama and bert are read")
+    if model not in {"gpt2", "llama", "bert"}:
+        raise ModelError(f"{where} has a tokenizer of kind {model!r}; gpt2 (byte-level), llama and bert are read")
     lists: dict[str, list[Any]] = {}
     for key, default in (("token_type", NORMAL), ("scores", 0.0)):
         value = metadata.get(f"tokenizer.ggml.{key}", [default] * len(tokens))
@@ -74,7 +74,7 @@ def read_vocabulary(metadata: Mapping[str, Any], where: str) -> Vocabulary:
         if type(value) is not int or not 0 <= value < len(tokens):
             raise UnsafeFile(f"{where}: the {ours} token is {value!r} of {len(tokens)} tokens")
         special[ours] = value
-    return Vocabulary(kind, tokens, lists["token_type"], lists["scores"], merges, special, metadata)
+    return Vocabulary(model, tokens, lists["token_type"], lists["scores"], merges, special, metadata)
 
 
 def write_tokenizer(metadata: Mapping[str, Any], architecture: str, folder: Path, where: str) -> None:
@@ -85,7 +85,7 @@ def write_tokenizer(metadata: Mapping[str, Any], architecture: str, folder: Path
 
     """
     words = read_vocabulary(metadata, where)
-    build = {"gpt2": _byte_level, "llama": _sentencepiece, "bert": _wordpiece}[words.kind]
+    build = {"gpt2": _byte_level, "llama": _sentencepiece, "bert": _wordpiece}[words.model]
     data = {
         "version": "1.0", "truncation": None, "padding": None, "added_tokens": _added(words),
         **build(words, architecture, where),
@@ -162,13 +162,13 @@ def _settings(words: Vocabulary) -> dict[str, Any]:
 def _template(words: Vocabulary, *, bos: bool, eos: bool) -> dict[str, Any] | None:
     """The post-processor that puts special tokens around a text."""
     first = words.token("bos") or words.token("cls") if bos else None
-    last = (words.token("sep") if words.kind == "bert" else None) or words.token("eos") if eos else None
+    last = (words.token("sep") if words.model == "bert" else None) or words.token("eos") if eos else None
     if first is None and last is None:
         return None
 
     def around(sequence: str, kind: int) -> list[dict[str, Any]]:
         parts = (
-            [{"SpecialToken": {"id": first, "type_id": kind}}] if first and (kind == 0 or words.kind != "bert") else []
+            [{"SpecialToken": {"id": first, "type_id": kind}}] if first and (kind == 0 or words.model != "bert") else []
         )
         parts.append({"Sequence": {"id": sequence, "type_id": kind}})
         if last:

@@ -127,7 +127,7 @@ def _around(post: Any, texts: _Texts) -> tuple[int | None, int | None]:
     if post.get("type") != "TemplateProcessing":
         return None, None
     names = [next(iter(part.items())) for part in post.get("single") or []]
-    at = next((i for i, (kind, _) in enumerate(names) if kind == "Sequence"), 0)
+    at = next((i for i, (name, _) in enumerate(names) if name == "Sequence"), 0)
     first = texts.ids.get(names[0][1]["id"]) if at else None
     last = texts.ids.get(names[-1][1]["id"]) if at < len(names) - 1 else None
     return first, last
@@ -241,15 +241,15 @@ def _space_prefix(folder: Path, data: Mapping[str, Any]) -> bool:
     """Whether a space is put before a text; refuses steps that llama.cpp does not take."""
     prefix = replaced = False
     for step in (*_parts(data.get("normalizer")), *_parts(data.get("pre_tokenizer"))):
-        kind = step.get("type")
-        if kind == "Prepend" and step.get("prepend") == SPACE:
+        action = step.get("type")
+        if action == "Prepend" and step.get("prepend") == SPACE:
             prefix = True
-        elif kind == "Replace" and step.get("content") == SPACE and (step.get("pattern") or {}).get("String") == " ":
+        elif action == "Replace" and step.get("content") == SPACE and (step.get("pattern") or {}).get("String") == " ":
             replaced = True
-        elif kind == "Metaspace" and step.get("replacement") == SPACE and not step.get("split", True):
+        elif action == "Metaspace" and step.get("replacement") == SPACE and not step.get("split", True):
             replaced, prefix = True, prefix or step.get("prepend_scheme", "always") != "never"
-        elif not (kind == "Split" and (step.get("pattern") or {}).get("String") == " " and replaced):
-            raise ModelError(f"{folder}: its tokenizer prepares text by {kind!r}, which llama.cpp does not do")
+        elif not (action == "Split" and (step.get("pattern") or {}).get("String") == " " and replaced):
+            raise ModelError(f"{folder}: its tokenizer prepares text by {action!r}, which llama.cpp does not do")
     if not replaced:
         raise ModelError(f"{folder}: its tokenizer does not write spaces as {SPACE!r}, as llama.cpp does")
     return prefix
