@@ -66,8 +66,8 @@ class Encoder:
 
     # ---- multiple choice ----
 
-    def choices(self, questions: Sequence[tuple[str, Sequence[str]]], *, chat: bool = False) -> EncodedTask:
-        """Each question's choices after its prompt; a group of `EncodedTask.groups` a question, in order.
+    def choices(self, items: Sequence[tuple[str, Sequence[str]]], *, chat: bool = False) -> EncodedTask:
+        """Choices of each item, a prompt and its choices; a group of `EncodedTask.groups` an item, in order.
 
         Raises:
             ModelError: `chat` asks for a chat template and the model has none.
@@ -75,7 +75,7 @@ class Encoder:
         """
         limit = self.context * CHARS_PER_TOKEN
         pairs = []
-        for prompt, choices in questions:
+        for prompt, choices in items:
             text = self._text(prompt, chat=chat)
             pairs += [_split_spaces(text, choice) for choice in choices]
         cut = [len(context) > limit for context, _ in pairs]
@@ -87,7 +87,7 @@ class Encoder:
         wholes = self._encode([context + choice for context, choice in pairs])
         encoded = EncodedTask()
         position = 0
-        for _, choices in questions:
+        for _, choices in items:
             end = position + len(choices)
             lead = self.lead if not chat else []
             sequences = []
