@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from random import Random
 
@@ -106,30 +108,8 @@ def test_an_unknown_method_is_refused_with_the_nearest_word() -> None:
         traits_of("serp")
 
 
-# ---- a method of another package: three files ----
+# ---- a method of another package: the three files that docs/extending.md shows ----
 
-TRAITS = """
-from evomerge_common.domain.methods import Density, Traits
-
-HALFWAY = Traits(name="halfway", weights="sum", density=Density(parameter="reach", low=0.25, high=0.75))
-"""
-METHOD = """
-from evomerge_merging.methods import PerModel, merge_method
-
-@merge_method("halfway")
-def halfway(tensors, base, *, weight: PerModel[float], reach: float = 0.5):
-    "Goes a part of the way towards each model in turn."
-    result = base
-    for tensor, share in zip(tensors, weight):
-        result = result + (tensor - result) * (share * reach)
-    return result
-"""
-ENTRY_POINTS = """
-[evomerge.methods]
-halfway = halfway_traits:HALFWAY
-[evomerge.merge_methods]
-halfway = halfway_method:halfway
-"""
 SEARCH = """
 import sys
 sys.modules["torch"] = sys.modules["evomerge_merging"] = None  # as in the selector's image: an import fails
@@ -151,13 +131,17 @@ merge_recipe(recipe, {model.key: folder / model.name for model in recipe.sources
 
 @pytest.fixture
 def package(tmp_path: Path) -> dict[str, str]:
-    """The environment of a process in which a package with a method of its own is installed."""
+    """The environment of a process in which the package of docs/extending.md is installed."""
     site = tmp_path / "site"
     (site / "halfway-1.0.dist-info").mkdir(parents=True)
-    (site / "halfway_traits.py").write_text(TRAITS)
-    (site / "halfway_method.py").write_text(METHOD)
+    section = (ROOT / "docs" / "extending.md").read_text().partition("## A merge method")[2].partition("\n## ")[0]
+    traits, method, project = re.findall(r"```\w+\n(.*?)```", section, flags=re.DOTALL)
+    (site / "halfway_traits.py").write_text(traits)
+    (site / "halfway_method.py").write_text(method)
+    groups = tomllib.loads(project)["project"]["entry-points"]
+    lines = [line for group, entries in groups.items() for line in (f"[{group}]", *map("=".join, entries.items()))]
     (site / "halfway-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: halfway\nVersion: 1.0\n")
-    (site / "halfway-1.0.dist-info" / "entry_points.txt").write_text(ENTRY_POINTS)
+    (site / "halfway-1.0.dist-info" / "entry_points.txt").write_text("\n".join(lines) + "\n")
     paths = [str(site), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
