@@ -42,7 +42,8 @@ def silent() -> Iterator[str]:
 
 def start(arguments: list[str], mark: str, folder: Path, settings: Settings | None = None) -> subprocess.Popen[bytes]:
     clean = {key: value for key, value in os.environ.items() if not key.startswith(PREFIX)}
-    env = {**clean, **(settings.to_env() if settings else {}), MARK: mark}
+    ours = {**settings.to_env(), f"{PREFIX}GRPC_ADDRESS": "127.0.0.1:0"} if settings else {}  # never the usual ports
+    env = {**clean, **ours, MARK: mark}
     with (folder / "process.log").open("ab") as log:
         return subprocess.Popen(
             [sys.executable, *arguments], env=env, cwd=folder, stdout=log, stderr=log, start_new_session=True
@@ -89,7 +90,7 @@ def test_a_service_stops_while_it_starts(broker: str, seconds: float, silent: st
             assert code in {0, -signal.SIGTERM}, f"{name}: {(tmp_path / 'process.log').read_text()}"
         assert_eventually_sync(lambda: not running(mark), 5)
     finally:
-        end(mark)
+        end(mark, *services.values())
 
 
 def test_an_evaluator_stops_while_its_child_warms_up(tmp_path: Path) -> None:
@@ -106,7 +107,7 @@ def test_an_evaluator_stops_while_its_child_warms_up(tmp_path: Path) -> None:
         assert service.wait(5) == 0
         assert_eventually_sync(lambda: not running(mark), 5)
     finally:
-        end(mark)
+        end(mark, service)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
@@ -120,10 +121,10 @@ def test_a_killed_command_leaves_nothing(seconds: float, tmp_path: Path) -> None
         command.wait(5)
         assert_eventually_sync(lambda: not running(mark), 10)
     finally:
-        end(mark)
+        end(mark, command)
 
 
-def end(mark: str) -> None:
+def end(mark: str, *started: subprocess.Popen[bytes]) -> None:
     """Kills what has the mark, so that a test that fails leaves nothing either."""
     for process in psutil.process_iter():
         try:
@@ -131,3 +132,5 @@ def end(mark: str) -> None:
                 process.kill()
         except psutil.Error:
             continue
+    for ours in started:
+        ours.wait(10)

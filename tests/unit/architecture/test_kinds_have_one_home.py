@@ -59,3 +59,8 @@ def test_no_kind_is_compared_with_a_name_outside_its_home() -> None:
 )  # fmt: skip
 def test_the_test_sees_a_comparison(text: str) -> None:
     assert by_name(text)
+
+
+def test_a_search_for_the_comparison_finds_none_elsewhere() -> None:
+    """As a newcomer would look: `grep -rn 'kind == "'`."""
+    assert [str(path) for path in SOURCES if 'kind == "' in path.read_text("utf-8")] == []

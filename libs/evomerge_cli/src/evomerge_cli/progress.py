@@ -13,26 +13,38 @@ from typing import Any, Protocol
 from evomerge_cli.byte_progress import duration
 from evomerge_cli.console import Console
 from evomerge_common.domain import messages as m
+from evomerge_common.domain.history import Change, change_of, mean_fitness, population_of
 from evomerge_common.ports import Recorded
+
+PHASES = {"running": "searching", "finishing": "proving on holdout", "cancelled": "stopped", "failed": "stopped"}
+"""What a status is called here, where not by its own name."""
 
 
 @dataclass
 class RunView:
-    """The fold. `budget` and so on are what the events say; nothing is asked for."""
+    """How far a run is: the fold of its changes.
+
+    Attributes:
+        lack: why the run is paused, when a machine lacks something.
+        scored: recipe digests of candidates that were scored, or stopped by a race.
+        exported: by format.
+
+    """
 
     budget: int = 0
     phase: str = "preparing"
-    lack: str = ""  # why it is paused, when a machine lacks something
+    lack: str = ""
     scored: set[str] = field(default_factory=set)
     failed: set[str] = field(default_factory=set)
-    total_fitness: float = 0.0
     champion: str = ""
     best: float | None = None
-    models_ready: int = 0
     end: m.RunFinished | m.RunCancelled | m.RunFailed | None = None
-    exported: dict[str, m.ArtifactExported] = field(default_factory=dict)  # by format
+    exported: dict[str, m.ArtifactExported] = field(default_factory=dict)
     export_failures: list[m.CandidateFailed] = field(default_factory=list)
-    _methods: dict[str, str] = field(default_factory=dict)
+    _population: int = 1
+    _proposed: dict[str, m.CandidateProposed] = field(default_factory=dict)
+    _fitness: dict[int, float] = field(default_factory=dict)
+    _last: int = -1
 
     @property
     def done(self) -> int:
@@ -41,48 +53,50 @@ class RunView:
 
     @property
     def mean(self) -> float | None:
-        """Mean fitness of the candidates scored."""
-        return self.total_fitness / len(self.scored) if self.scored else None
+        """Mean fitness, see `mean_fitness`."""
+        places = range(max(0, self._last + 1 - self._population), self._last + 1)
+        recent = ((place, self._fitness[place]) for place in places if place in self._fitness)
+        return mean_fitness(recent, last=self._last, population=self._population)
 
     @property
     def method(self) -> str:
         """The champion's merge method; "source" when it is a source as it was."""
-        return self._methods.get(self.champion, "")
+        proposed = self._proposed.get(self.champion)
+        if proposed is None:
+            return ""
+        return "source" if proposed.operator == "source" else _method(proposed.recipe_json)
 
     def apply(self, event: m.Event) -> None:
         """Folds one event in."""
-        match event.payload:
-            case m.RunStarted(spec_json=text):
-                self.budget = int(json.loads(text).get("search", {}).get("evaluations", 0))
-            case m.ModelReady():
-                self.models_ready += 1
-            case m.CandidateProposed(recipe_digest=digest, recipe_json=recipe, operator=operator):
-                self.phase = "searching"
-                self._methods[digest] = "source" if operator == "source" else _method(recipe)
-            case (
-                m.CandidateEvaluated(recipe_digest=digest, split="search", partial=False, fitness=fitness)
-                | m.CandidateRaced(recipe_digest=digest, fitness=fitness)
-            ):
-                if digest not in self.scored:
-                    self.scored.add(digest)
-                    self.total_fitness += fitness
-            case m.CandidateFailed(recipe_digest=digest, kind="merge" | "evaluate", split="search" | ""):
-                self.failed.add(digest)
-            case m.ChampionChanged(recipe_digest=digest, fitness=fitness):
-                self.champion, self.best = digest, fitness
-            case m.SearchEnded():
-                self.phase = "proving on holdout"
-            case m.ArtifactExported():
-                self.exported[event.payload.format] = event.payload
-            case m.CandidateFailed(kind="export"):
-                self.export_failures.append(event.payload)
-            case m.RunPaused(reason=reason, lack=lack):
-                self.phase, self.lack = "paused", reason if lack.type else ""
-            case m.RunResumed():
-                self.phase, self.lack = "searching" if self._methods else "preparing", ""
-            case m.RunFinished() | m.RunCancelled() | m.RunFailed():
-                self.phase = "finished" if isinstance(event.payload, m.RunFinished) else "stopped"
-                self.end = event.payload
+        change = change_of(event.payload)
+        if change.started is not None:
+            self.budget = int(json.loads(change.started.spec_json).get("search", {}).get("evaluations", 0))
+            self._population = population_of(change.started.spec_json)
+        if change.status is not None:
+            self.phase = PHASES.get(change.status.word, change.status.word)
+            self.lack = change.status.reason if self.phase == "paused" and change.status.error else ""
+        if change.proposed is not None:
+            self._proposed[change.proposed.recipe_digest] = change.proposed
+            self.phase = "searching" if self.phase == "preparing" else self.phase
+        if change.improvement is not None:
+            self.champion, self.best = change.improvement.recipe_digest, change.improvement.fitness
+        if change.exported is not None:
+            self.exported[change.exported.format] = change.exported
+        if change.failure is not None and change.failure.kind == m.JOB_KINDS[m.ExportJob]:
+            self.export_failures.append(change.failure)
+        if isinstance(event.payload, m.TERMINAL):
+            self.end = event.payload
+        self._count(change)
+
+    def _count(self, change: Change) -> None:
+        if change.state is None or change.merged is not None:
+            return
+        digest, state = change.state
+        (self.failed if state == "failed" else self.scored).add(digest)
+        if (proposed := self._proposed.get(digest)) is not None:
+            self._last = max(self._last, proposed.index)
+            if (result := change.scored or change.raced) is not None:  # of one that was stopped: its estimate
+                self._fitness.setdefault(proposed.index, result.fitness)
 
 
 def _method(recipe_json: str) -> str:

@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from evomerge_common.domain.history import mean_curve
 from evomerge_report.history import Candidate, History, short_name
 from evomerge_report.result import pareto_front
 
@@ -65,7 +66,8 @@ def fitness_figure(history: History) -> Figure:
         best.append(max([candidate.fitness or 0.0, *best[-1:]]))
     axes.step([c.index for c in scored], best, where="post", color=GREEN, linewidth=2.2, label="best so far", zorder=2)
     places, means = _mean_curve(history)
-    axes.plot(places, means, color=RED, linewidth=1.6, linestyle=(0, (5, 2)), label="mean of the last 8", zorder=2)
+    label = f"mean of the last {history.population}"
+    axes.plot(places, means, color=RED, linewidth=1.6, linestyle=(0, (5, 2)), label=label, zorder=2)
     sources = [c.fitness or 0.0 for c in history.sources if c.fitness is not None]
     if sources:
         axes.axhline(max(sources), color=GREY, linewidth=1.2, linestyle=":", label="best source", zorder=1)
@@ -240,12 +242,12 @@ def _styles(candidates: Sequence[Candidate]) -> dict[str, tuple[str, str]]:
     }  # fmt: skip
 
 
-def _mean_curve(history: History, window: int = 8) -> tuple[list[int], list[float]]:
-    """Mean of the last candidates: the same over any schedule."""
-    scored = history.scored
-    values = [c.fitness or 0.0 for c in scored]
-    means = [sum(values[max(0, i + 1 - window) : i + 1]) / min(i + 1, window) for i in range(len(values))]
-    return [c.index for c in scored], means
+def _mean_curve(history: History) -> tuple[list[int], list[float]]:
+    """Computes the mean fitness as it stood after each scored candidate."""
+    points = [(c.index, c.fitness or 0.0) for c in history.scored]
+    points += [(c.index, c.raced.fitness) for c in history.stopped if c.raced is not None]
+    points.sort()
+    return [index for index, _ in points], mean_curve(points, population=history.population)
 
 
 def _most_conflicting(candidates: Sequence[Candidate], tasks: Sequence[str]) -> list[tuple[str, str]]:

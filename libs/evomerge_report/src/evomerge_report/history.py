@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from evomerge_common.domain import messages as m
+from evomerge_common.domain.history import Change, change_of, population_of
 from evomerge_common.domain.recipe import ModelReference, Recipe
 from evomerge_common.errors import InvalidInput, RecipeError
 from evomerge_common.ports import Recorded
@@ -116,6 +117,11 @@ class History:
         return data if isinstance(data, dict) else {}
 
     @property
+    def population(self) -> int:
+        """Candidates of a generation, over which the mean fitness is taken."""
+        return population_of(self.start.spec_json)
+
+    @property
     def champion(self) -> Candidate | None:
         """The best so far, or at the end the champion."""
         return self.candidates.get(self.champion_digest)
@@ -194,72 +200,62 @@ def apply(history: History, recorded: Recorded) -> None:
     history.run_id = event.run_id
     history.sequence = recorded.sequence
     history.last_at = max(history.last_at, event.time)
-    match event.payload:
-        case m.RunStarted() as started:
-            history.start, history.started_at = started, event.time
-        case m.CandidateProposed() as proposed:
-            history.candidates.setdefault(proposed.recipe_digest, Candidate(proposed))
-            if history.status == "preparing":
-                history.status = "running"
-        case m.GenerationCompleted() as generation:
-            history.generations.append(generation)
-        case m.ChampionChanged() as champion:
-            history.champions.append(champion)
-            history.champion_digest = champion.recipe_digest
-        case m.CandidateRaced() as raced:
-            candidate = history.candidates.get(raced.recipe_digest)
-            if candidate is not None and candidate.raced is None:
-                candidate.raced = raced
-                if not raced.stopped:
-                    candidate.results.setdefault("search", _assembled(candidate.parts, raced))
-        case m.RunPaused(reason=reason):
-            history.status, history.reason = "paused", reason
-        case m.RunResumed():
-            history.status, history.reason = "running", ""
-        case m.SearchEnded() as ended:
-            history.status, history.reason = "finishing", ended.reason
-            history.champion_digest = ended.champion_digest or history.champion_digest
-        case m.RunFinished() as finished:
-            history.status, history.reason = "finished", finished.reason
-            history.champion_digest = finished.champion_digest or history.champion_digest
-        case m.RunCancelled(reason=reason):
-            history.status, history.reason = "cancelled", reason
-        case m.RunFailed(error=error):
-            history.status, history.reason, history.error = "failed", error.message, error
-        case _:
-            _apply_result(history, event.payload)
+    change = change_of(event.payload)
+    if change.started is not None:
+        history.start, history.started_at = change.started, event.time
+    if change.status is not None:
+        history.status, history.reason = change.status.word, change.status.reason
+        history.error = change.status.error if change.status.word == "failed" else history.error
+    if change.champion:
+        history.champion_digest = change.champion
+    if change.generation is not None:
+        history.generations.append(change.generation)
+    if change.improvement is not None:
+        history.champions.append(change.improvement)
+    if change.exported is not None:
+        history.exports.append(change.exported)
+    if change.failure is not None:
+        history.failures.append(change.failure)
+    if change.model is not None:
+        history.models[change.model.model.reference] = change.model.model
+    _apply_to_candidate(history, change)
+    _count_work(history, change)
 
 
-def _apply_result(history: History, result: Any) -> None:
-    match result:
-        case m.ModelReady(model=model):
-            history.models[model.reference] = model
-            history.download_seconds += result.seconds
-        case m.CandidateMerged():
-            history.merge_seconds += result.seconds
-            history.notes += [note for note in result.notes if note not in history.notes]
-        case m.CandidateEvaluated():
-            candidate = history.candidates.get(result.recipe_digest)
-            if candidate is not None and result.partial:
-                candidate.parts.setdefault(result.rung, result)
-            elif candidate is not None:
-                candidate.results.setdefault(result.split, result)
-            if result.cached:
-                history.cached += 1
-            else:
-                history.evaluation_seconds += result.seconds
-                history.items_scored += result.computed or sum(len(score.item_scores) for score in result.scores)
-            if result.device and result.device not in history.devices:
-                history.devices.append(result.device)
-        case m.CandidateFailed():
-            history.failures.append(result)
-            candidate = history.candidates.get(result.recipe_digest)
-            if candidate is not None and result.split != "holdout":
-                candidate.failure = candidate.failure or result
-        case m.ArtifactExported():
-            history.exports.append(result)
-        case _:
-            pass  # CandidateSelected: the elites follow from the scores
+def _apply_to_candidate(history: History, change: Change) -> None:
+    """Takes in what a change says of one candidate; the first result of each kind counts."""
+    if change.proposed is not None:
+        history.candidates.setdefault(change.proposed.recipe_digest, Candidate(change.proposed))
+        if history.status == "preparing":
+            history.status = "running"
+    if (evaluation := change.evaluation) and (candidate := history.candidates.get(evaluation.recipe_digest)):
+        if evaluation.partial:
+            candidate.parts.setdefault(evaluation.rung, evaluation)
+        else:
+            candidate.results.setdefault(evaluation.split, evaluation)
+    if (raced := change.raced) and (candidate := history.candidates.get(raced.recipe_digest)):
+        if candidate.raced is None and not raced.stopped:
+            candidate.results.setdefault("search", _assembled(candidate.parts, raced))
+        candidate.raced = candidate.raced or raced
+    if (failed := change.failed) and (candidate := history.candidates.get(failed.recipe_digest)):
+        candidate.failure = candidate.failure or failed
+
+
+def _count_work(history: History, change: Change) -> None:
+    """Adds up seconds and items, and notes what merges had to say."""
+    if change.model is not None:
+        history.download_seconds += change.model.seconds
+    if (merged := change.merged) is not None:
+        history.merge_seconds += merged.seconds
+        history.notes += [note for note in merged.notes if note not in history.notes]
+    if (evaluation := change.evaluation) is not None:
+        if evaluation.cached:
+            history.cached += 1
+        else:
+            history.evaluation_seconds += evaluation.seconds
+            history.items_scored += evaluation.computed or sum(len(score.item_scores) for score in evaluation.scores)
+        if evaluation.device and evaluation.device not in history.devices:
+            history.devices.append(evaluation.device)
 
 
 def _assembled(parts: dict[int, m.CandidateEvaluated], raced: m.CandidateRaced) -> m.CandidateEvaluated:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from evomerge_common.domain import messages as m
+from evomerge_common.domain.history import change_of
 from evomerge_common.ports import Recorded
 
 Window = tuple[float, float]
@@ -66,27 +67,27 @@ def trace_of(events: Iterable[Recorded]) -> Trace:
         trace.wall = max(trace.wall, now)
         if not event.is_result:
             trace.decisions.append(now)
-        match payload:
-            case m.CandidateProposed(recipe_digest=digest, operator=operator):
-                if operator == "source":
-                    sources.add(digest)
-                ready["evaluate" if operator == "source" else "merge", digest] = now
-            case m.ChampionChanged():
-                trace.champions.append(now)
-            case m.SearchEnded():
-                trace.search_ended = now
-            case m.ModelReady() | m.CandidateMerged() | m.CandidateEvaluated() | m.ArtifactExported():
-                span = _span(event, payload, start)
-                trace.spans.append(span)
-                digest = "" if isinstance(payload, m.ModelReady) else payload.recipe_digest
-                if (since := ready.pop((span.work, digest), None)) is not None:
-                    trace.waits.setdefault(span.work, []).append(max(0.0, span.began - since))
-                if isinstance(payload, m.CandidateMerged | m.CandidateEvaluated):
-                    ready["evaluate", digest] = now
-                if span.work == "evaluate" and digest not in sources:
-                    trace.primed = span.began if trace.primed is None else min(trace.primed, span.began)
-            case _:
-                pass
+        change = change_of(payload)
+        if change.proposed is not None:
+            digest, is_source = change.proposed.recipe_digest, change.proposed.operator == "source"
+            if is_source:
+                sources.add(digest)
+            ready["evaluate" if is_source else "merge", digest] = now
+        if change.improvement is not None:
+            trace.champions.append(now)
+        if change.status is not None and change.status.word == "finishing":
+            trace.search_ended = now
+        work = change.model or change.merged or change.evaluation or change.exported
+        if work is not None:
+            span = _span(event, work, start)
+            trace.spans.append(span)
+            digest = "" if isinstance(work, m.ModelReady) else work.recipe_digest
+            if (since := ready.pop((span.work, digest), None)) is not None:
+                trace.waits.setdefault(span.work, []).append(max(0.0, span.began - since))
+            if isinstance(work, m.CandidateMerged | m.CandidateEvaluated):
+                ready["evaluate", digest] = now
+            if span.work == "evaluate" and digest not in sources:
+                trace.primed = span.began if trace.primed is None else min(trace.primed, span.began)
     return trace
 
 

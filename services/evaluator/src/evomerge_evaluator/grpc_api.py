@@ -53,7 +53,8 @@ class EvaluatorServicer(evaluator_pb2_grpc.EvaluatorServiceServicer):
         if split not in SPLITS:
             raise InvalidInput(f"unknown split {split!r}; {did_you_mean(split, SPLITS)}")
         suite = await asyncio.to_thread(_read_suite, request.suite_json)
-        uri = self._folder(model).as_uri()
+        uri = self._uri(model)
+        await asyncio.to_thread(self._ports.models.open, uri)  # refused here rather than in the job
         recipe = Recipe.of_source(replace(resolve_reference(model.reference or model.digest), digest=model.digest))
         job_id = f"evaluate-{recipe.digest[:32]}-{suite.digest[:16]}-{split}-{ADHOC}"
         suite_uri = await asyncio.to_thread(
@@ -132,30 +133,29 @@ class EvaluatorServicer(evaluator_pb2_grpc.EvaluatorServiceServicer):
             raise InvalidInput(f"the prompt has {len(request.prompt)} characters; at most {MAX_PROMPT_CHARS}")
         left = context.time_remaining()
         seconds = GENERATE_SECONDS if left is None else min(left, GENERATE_SECONDS)
-        folder = self._folder(codec.from_proto(request.model))
+        folder = await asyncio.to_thread(self._ports.models.open, self._uri(codec.from_proto(request.model)))
         asked = (folder, request.prompt, count, scoring.DEFAULT_THREADS, request.chat)
         result = await self._child.call(scoring.generate, *asked, timeout=max(seconds, 0.001))
         return evaluator_pb2.GenerateResponse(text=result.text, tokens=result.tokens, seconds=result.seconds)
 
-    def _folder(self, model: Model) -> Path:
-        """Where the model's files are.
+    def _uri(self, model: Model) -> str:
+        """By which the model store opens a model that is named by its URI, its digest, or a folder.
 
         Raises:
-            ModelNotFound: not on this machine.
+            InvalidInput: it is named by none of them.
+            ModelNotFound: a base with an adapter, which only the downloader puts together.
 
         """
         if model.uri:
-            uri = model.uri
-        elif model.digest:
-            uri = self._ports.models.uri(model.digest)
-        elif model.reference:
+            return model.uri
+        if model.digest:
+            return self._ports.models.uri(model.digest)
+        if model.reference:
             named = resolve_reference(model.reference)
             if named.adapter:
                 raise ModelNotFound(f"{named} is a base with an adapter: download it first")
-            uri = str(Path(named.name).expanduser())
-        else:
-            raise InvalidInput("model is empty; give its uri, its digest, or a folder as its reference")
-        return self._ports.models.open(uri)
+            return Path(named.name).expanduser().absolute().as_uri()
+        raise InvalidInput("model is empty; give its uri, its digest, or a folder as its reference")
 
 
 def _read_suite(text: str) -> Suite:

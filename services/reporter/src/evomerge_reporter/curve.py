@@ -6,20 +6,30 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
+from evomerge_common.domain.history import mean_curve
+
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 1000, 300, 58, 14, 14, 34
-_WINDOW = 8
 _MOST_DOTS = 1500
 
 
-def curve_svg(points: Sequence[tuple[int, float]]) -> Markup:
-    """Best so far, mean of the last candidates, and each one as a dot; `points` are (index, fitness) by index."""
+def curve_svg(
+    points: Sequence[tuple[int, float]], estimates: Sequence[tuple[int, float]], *, population: int
+) -> Markup:
+    """Draws best so far, mean of the last `population`, and a dot for each.
+
+    Args:
+        points: (index, fitness) by index.
+        estimates: the same with those that a race has stopped, for the mean.
+        population: candidates of a generation.
+
+    """
     if not points:
         return Markup("")
-    values = [fitness for _, fitness in points]
+    values = [fitness for _, fitness in [*points, *estimates]]
     low, high = min(values), max(values)
     margin = max(1e-3, 0.06 * (high - low))
     low, high = low - margin, high + margin
-    last = max(1, points[-1][0])
+    last = max(1, points[-1][0], *(index for index, _ in estimates[-1:]))
 
     def x(index: float) -> float:
         return _LEFT + (_WIDTH - _LEFT - _RIGHT) * index / last
@@ -28,15 +38,14 @@ def curve_svg(points: Sequence[tuple[int, float]]) -> Markup:
         return _TOP + (_HEIGHT - _TOP - _BOTTOM) * (high - value) / (high - low)
 
     best: list[str] = []
-    mean: list[str] = []
-    top = values[0]
-    for place, (index, fitness) in enumerate(points):
+    top = points[0][1]
+    for index, fitness in points:
         if fitness > top or not best:
             best.append(f"{x(index):.1f},{y(top):.1f}")
             top = max(top, fitness)
             best.append(f"{x(index):.1f},{y(top):.1f}")
-        recent = values[max(0, place + 1 - _WINDOW) : place + 1]
-        mean.append(f"{x(index):.1f},{y(sum(recent) / len(recent)):.1f}")
+    means = zip(estimates, mean_curve(estimates, population=population), strict=True)
+    mean = [f"{x(index):.1f},{y(value):.1f}" for (index, _), value in means]
     best.append(f"{x(points[-1][0]):.1f},{y(top):.1f}")
     step = -(-len(points) // _MOST_DOTS)
     dots = "".join(f'<circle class="dot" cx="{x(i):.1f}" cy="{y(f):.1f}" r="4"/>' for i, f in points[::step])

@@ -12,20 +12,22 @@ from collections.abc import AsyncGenerator, Iterable
 from pathlib import Path
 from typing import Any
 
-from evomerge_common.domain import messages as m
+from evomerge_common.domain.history import Change, change_of, population_of
+from evomerge_common.domain.messages import CandidateProposed, RunStarted
 from evomerge_common.domain.recipe import Recipe
 from evomerge_common.errors import RecipeError
 from evomerge_common.ports import EventLog, Recorded
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 TABLES = ("meta", "runs", "models", "candidates", "scores", "champions", "generations", "exports", "failures")
 _SCHEMA = """
 CREATE TABLE meta (only INTEGER PRIMARY KEY CHECK (only = 0), sequence INTEGER, fingerprint TEXT);
 INSERT INTO meta VALUES (0, 0, '');
 CREATE TABLE runs (run_id TEXT PRIMARY KEY, status TEXT DEFAULT 'preparing', reason TEXT DEFAULT '',
-    seed INTEGER DEFAULT 0, budget INTEGER DEFAULT 0, suite_uri TEXT DEFAULT '', suite_digest TEXT DEFAULT '',
+    seed INTEGER DEFAULT 0, budget INTEGER DEFAULT 0,
+    population INTEGER DEFAULT 1, suite_uri TEXT DEFAULT '', suite_digest TEXT DEFAULT '',
     version TEXT DEFAULT '', spec_json TEXT DEFAULT '{}', champion TEXT DEFAULT '', generation INTEGER DEFAULT 0,
-    mean_fitness REAL, started_at REAL DEFAULT 0, last_at REAL DEFAULT 0, sequence INTEGER DEFAULT 0,
+    started_at REAL DEFAULT 0, last_at REAL DEFAULT 0, sequence INTEGER DEFAULT 0,
     report_uri TEXT DEFAULT '', report_sequence INTEGER DEFAULT 0);
 CREATE TABLE models (run_id TEXT, reference TEXT, digest TEXT, uri TEXT, commit_hash TEXT, architecture TEXT,
     num_layers INTEGER, parameters INTEGER, bytes INTEGER, PRIMARY KEY (run_id, reference));
@@ -46,8 +48,8 @@ CREATE TABLE failures (run_id TEXT, sequence INTEGER, kind TEXT, digest TEXT, sp
     message TEXT, PRIMARY KEY (run_id, sequence));
 """
 
-_STARTED = """UPDATE runs SET seed = ?, budget = ?, suite_uri = ?, suite_digest = ?, version = ?, spec_json = ?,
-    started_at = ? WHERE run_id = ?"""
+_STARTED = """UPDATE runs SET seed = ?, budget = ?, population = ?, suite_uri = ?, suite_digest = ?, version = ?,
+    spec_json = ?, started_at = ? WHERE run_id = ?"""
 _PROPOSED = """INSERT OR IGNORE INTO candidates (run_id, digest, place, operator, method, source, parents, generation,
     recipe_json) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 
@@ -55,93 +57,82 @@ Statement = tuple[str, tuple[Any, ...]]
 
 
 def statements(recorded: Recorded) -> list[Statement]:
-    """What an event changes. Pure: the same event gives the same statements, which may be run twice."""
+    """Tells what an event changes. Pure: the same event gives the same statements, which may be run twice."""
     event, sequence = recorded.event, recorded.sequence
-    run, payload = event.run_id, event.payload
-    seen: list[Statement] = [
+    run, change = event.run_id, change_of(event.payload)
+    found: list[Statement] = [
         ("INSERT OR IGNORE INTO runs (run_id, started_at) VALUES (?, ?)", (run, event.time)),
         ("UPDATE runs SET sequence = ?, last_at = max(last_at, ?) WHERE run_id = ?", (sequence, event.time, run)),
     ]
-    return seen + _decision(run, sequence, payload, event.time) + _result(run, sequence, payload)
+    if change.started is not None:
+        found.append(_started(run, change.started, event.time))
+    if change.status is not None:
+        sql = "UPDATE runs SET status = ?, reason = ? WHERE run_id = ?"
+        found.append((sql, (change.status.word, change.status.reason, run)))
+    if change.champion:
+        found.append(("UPDATE runs SET champion = ? WHERE run_id = ?", (change.champion, run)))
+    return found + _of_candidate(run, change) + _of_log(run, sequence, change)
 
 
-def _status(run: str, status: str, reason: str = "", champion: str = "") -> list[Statement]:
-    return [
-        (
-            "UPDATE runs SET status = ?, reason = ?, champion = coalesce(nullif(?, ''), champion) WHERE run_id = ?",
-            (status, reason, champion, run),
-        )
-    ]
+def _started(run: str, started: RunStarted, time: float) -> Statement:
+    spec = json.loads(started.spec_json or "{}")
+    budget = spec.get("search", {}).get("evaluations", 0)
+    return _STARTED, (spec.get("seed", 0), budget, population_of(started.spec_json), started.suite_uri,
+                      started.suite_digest, started.version, started.spec_json, time, run)  # fmt: skip
 
 
-def _decision(run: str, sequence: int, payload: object, time: float) -> list[Statement]:
-    match payload:
-        case m.RunStarted():
-            spec = json.loads(payload.spec_json or "{}")
-            budget = spec.get("search", {}).get("evaluations", 0)
-            values = (spec.get("seed", 0), budget, payload.suite_uri, payload.suite_digest, payload.version,
-                      payload.spec_json, time, run)  # fmt: skip
-            return [(_STARTED, values)]
-        case m.CandidateProposed():
-            return [_proposed(run, payload), *_running(run)]
-        case m.GenerationCompleted():
-            return [
-                (
-                    "INSERT OR REPLACE INTO generations VALUES (?, ?, ?, ?, ?, ?)",
-                    (run, payload.generation, payload.evaluated, payload.best_fitness, payload.mean_fitness,
-                     payload.diversity),
-                ),
-                (
-                    "UPDATE runs SET generation = ?, mean_fitness = ? WHERE run_id = ?",
-                    (payload.generation, payload.mean_fitness, run),
-                ),
-            ]  # fmt: skip
-        case m.ChampionChanged():
-            row = (run, sequence, payload.recipe_digest, payload.fitness, payload.index)
-            return [
-                ("INSERT OR IGNORE INTO champions VALUES (?, ?, ?, ?, ?)", row),
-                ("UPDATE runs SET champion = ? WHERE run_id = ?", (payload.recipe_digest, run)),
-            ]
-        case m.CandidateRaced():
-            return _raced(run, payload)
-        case m.RunPaused(reason=reason):
-            return _status(run, "paused", reason)
-        case m.RunResumed():
-            return _status(run, "running")
-        case m.SearchEnded():
-            return _status(run, "finishing", payload.reason, payload.champion_digest)
-        case m.RunFinished():
-            return _status(run, "finished", payload.reason, payload.champion_digest)
-        case m.RunCancelled(reason=reason):
-            return _status(run, "cancelled", reason)
-        case m.RunFailed(error=error):
-            return _status(run, "failed", error.message)
-        case _:
-            return []
-
-
-def _raced(run: str, payload: m.CandidateRaced) -> list[Statement]:
-    """All items: the fitness; stopped: an estimate in a column of its own, so that it never stands in a ranking."""
-    digest = payload.recipe_digest
-    if payload.stopped:
+def _of_candidate(run: str, change: Change) -> list[Statement]:
+    """What a change says of one candidate. An estimate has columns of its own, so that it is in no ranking."""
+    found: list[Statement] = []
+    if change.proposed is not None:
+        found.append(_proposed(run, change.proposed))
+        found.append(("UPDATE runs SET status = 'running' WHERE run_id = ? AND status = 'preparing'", (run,)))
+    if (scored := change.scored) is not None:
+        column = "holdout" if scored.split == "holdout" else "fitness"
+        first = f"UPDATE candidates SET {column} = ? WHERE run_id = ? AND digest = ? AND {column} IS NULL"  # noqa: S608
+        found.append((first, (scored.fitness, run, scored.digest)))
+        insert = "INSERT OR IGNORE INTO scores VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+        for place, one in enumerate(scored.scores):
+            value = one.metric_value if change.raced is None else one.score  # a race tells no metric of all items
+            row = (run, scored.digest, scored.split, place, one.task, one.score, one.metric, value)
+            found.append((insert, row))
+    if (raced := change.raced) is not None and raced.stopped:
         sql = "UPDATE candidates SET estimate = ?, low = ?, high = ?, items = ? WHERE run_id = ? AND digest = ?"
-        values = (payload.fitness, payload.low, payload.high, payload.items, run, digest)
-        return [(sql, values), _state(run, digest, "stopped", "proposed", "merged")]
-    found: list[Statement] = [
-        ("UPDATE candidates SET fitness = ? WHERE run_id = ? AND digest = ?", (payload.fitness, run, digest)),
-        _state(run, digest, "evaluated", "proposed", "merged"),
-    ]
-    insert = "INSERT OR IGNORE INTO scores VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
-    for place, score in enumerate(payload.scores):
-        found.append((insert, (run, digest, "search", place, score.task, score.score, score.metric, score.score)))
+        found.append((sql, (raced.fitness, raced.low, raced.high, raced.items, run, raced.recipe_digest)))
+    if change.state is not None:
+        digest, state = change.state
+        sql = "UPDATE candidates SET state = ? WHERE run_id = ? AND digest = ? AND state IN ('proposed', 'merged')"
+        found.append((sql, (state, run, digest)))
     return found
 
 
-def _running(run: str) -> list[Statement]:
-    return [("UPDATE runs SET status = 'running' WHERE run_id = ? AND status = 'preparing'", (run,))]
+def _of_log(run: str, sequence: int, change: Change) -> list[Statement]:
+    """What a change adds to the lists of a run."""
+    found: list[Statement] = []
+    if (done := change.generation) is not None:
+        values: tuple[Any, ...] = (run, done.generation, done.evaluated, done.best_fitness, done.mean_fitness,
+                                   done.diversity)  # fmt: skip
+        found.append(("INSERT OR REPLACE INTO generations VALUES (?, ?, ?, ?, ?, ?)", values))
+        found.append(("UPDATE runs SET generation = ? WHERE run_id = ?", (done.generation, run)))
+    if (best := change.improvement) is not None:
+        values = (run, sequence, best.recipe_digest, best.fitness, best.index)
+        found.append(("INSERT OR IGNORE INTO champions VALUES (?, ?, ?, ?, ?)", values))
+    if change.model is not None:
+        model = change.model.model
+        values = (run, model.reference, model.digest, model.uri, model.commit, model.architecture, model.num_layers,
+                  model.parameters, model.bytes)  # fmt: skip
+        found.append(("INSERT OR REPLACE INTO models VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", values))
+    if (lost := change.failure) is not None:
+        error = lost.error
+        values = (run, sequence, lost.kind, lost.recipe_digest, lost.split, lost.reference, error.type, error.message)
+        found.append(("INSERT OR IGNORE INTO failures VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values))
+    if (made := change.exported) is not None:
+        values = (run, sequence, made.recipe_digest, made.format, made.uri, made.bytes)
+        found.append(("INSERT OR IGNORE INTO exports VALUES (?, ?, ?, ?, ?, ?)", values))
+    return found
 
 
-def _proposed(run: str, payload: m.CandidateProposed) -> Statement:
+def _proposed(run: str, payload: CandidateProposed) -> Statement:
     method, source = "", ""
     with contextlib.suppress(RecipeError, ValueError, AttributeError):  # another version's recipe: shown without
         if payload.operator == "source":
@@ -151,52 +142,6 @@ def _proposed(run: str, payload: m.CandidateProposed) -> Statement:
     values = (run, payload.recipe_digest, payload.index, payload.operator, method, source, json.dumps(payload.parents),
               payload.generation, payload.recipe_json)  # fmt: skip
     return _PROPOSED, values
-
-
-def _result(run: str, sequence: int, payload: object) -> list[Statement]:
-    match payload:
-        case m.ModelReady(model=model):
-            return [
-                (
-                    "INSERT OR REPLACE INTO models VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                    (run, model.reference, model.digest, model.uri, model.commit, model.architecture, model.num_layers,
-                     model.parameters, model.bytes),
-                )
-            ]  # fmt: skip
-        case m.CandidateMerged():
-            return [_state(run, payload.recipe_digest, "merged", "proposed")]
-        case m.CandidateEvaluated(partial=True):
-            return []  # CandidateRaced tells what the rungs come to
-        case m.CandidateEvaluated():
-            column = "holdout" if payload.split == "holdout" else "fitness"
-            first = f"UPDATE candidates SET {column} = ? WHERE run_id = ? AND digest = ? AND {column} IS NULL"  # noqa: S608
-            found: list[Statement] = [(first, (payload.fitness, run, payload.recipe_digest))]
-            if column == "fitness":
-                found.append(_state(run, payload.recipe_digest, "evaluated", "proposed", "merged"))
-            insert = "INSERT OR IGNORE INTO scores VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
-            for place, score in enumerate(payload.scores):
-                found.append(
-                    (insert, (run, payload.recipe_digest, payload.split, place, score.task, score.score, score.metric,
-                              score.metric_value))
-                )  # fmt: skip
-            return found
-        case m.CandidateFailed(error=error):
-            row = (run, sequence, payload.kind, payload.recipe_digest, payload.split, payload.reference, error.type,
-                   error.message)  # fmt: skip
-            failure: Statement = ("INSERT OR IGNORE INTO failures VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
-            ended = payload.split == "holdout" or payload.kind == m.JOB_KINDS[m.ExportJob]
-            return [failure] if ended else [failure, _state(run, payload.recipe_digest, "failed", "proposed", "merged")]
-        case m.ArtifactExported():
-            exported = (run, sequence, payload.recipe_digest, payload.format, payload.uri, payload.bytes)
-            return [("INSERT OR IGNORE INTO exports VALUES (?, ?, ?, ?, ?, ?)", exported)]
-        case _:
-            return []
-
-
-def _state(run: str, digest: str, state: str, *before: str) -> Statement:
-    marks = ", ".join("?" * len(before))
-    sql = f"UPDATE candidates SET state = ? WHERE run_id = ? AND digest = ? AND state IN ({marks})"  # noqa: S608
-    return sql, (state, run, digest, *before)
 
 
 class Projection:

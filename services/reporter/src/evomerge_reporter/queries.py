@@ -7,6 +7,7 @@ import sqlite3
 from dataclasses import dataclass
 from typing import Any
 
+from evomerge_common.domain.history import mean_fitness
 from evomerge_common.domain.messages import TaskScore
 from evomerge_common.errors import NotFound
 from evomerge_report.history import short_name
@@ -16,13 +17,14 @@ ENDED = ("finished", "cancelled", "failed")
 
 @dataclass(frozen=True)
 class RunRow:
-    """A run at a glance. `best` and `mean` are fitness on search items; None while nothing is scored."""
+    """A run at a glance. `best` and `mean` (of the last `population`) are fitness on search items; None without any."""
 
     run_id: str
     status: str
     reason: str
     seed: int
     budget: int
+    population: int
     generation: int
     champion: str
     started_at: float
@@ -120,17 +122,17 @@ class Queries:
     def _run(self, row: sqlite3.Row) -> RunRow:
         run_id = row["run_id"]
         states = self._database.execute(
-            "SELECT state, count(*), max(fitness), sum(fitness), count(fitness) FROM candidates WHERE run_id = ? "
-            "GROUP BY state", (run_id,),
-        ).fetchall()  # fmt: skip
+            "SELECT state, count(*), max(fitness), max(place) FROM candidates WHERE run_id = ? GROUP BY state",
+            (run_id,),
+        ).fetchall()
         best = [state[2] for state in states if state[2] is not None]
-        scored = sum(state[4] for state in states)
-        mean = sum(state[3] or 0.0 for state in states) / scored if scored else None
+        last = max((state[3] for state in states if state[0] not in ("proposed", "merged")), default=-1)
+        recent = self.estimates(run_id, after=last - row["population"])
         fields = {key: row[key] for key in RunRow.__dataclass_fields__ if key in row.keys()}  # noqa: SIM118 - a Row
         return RunRow(
             **fields,
             best=max(best) if best else None,
-            mean=row["mean_fitness"] if row["mean_fitness"] is not None else mean,
+            mean=mean_fitness(recent, last=last, population=row["population"]),
             states={state[0]: state[1] for state in states},
         )
 
@@ -208,6 +210,14 @@ class Queries:
         """(index, fitness) of every scored candidate, in order of proposal."""
         sql = "SELECT place, fitness FROM candidates WHERE run_id = ? AND fitness IS NOT NULL ORDER BY place"
         return [(row[0], row[1]) for row in self._database.execute(sql, (run_id,))]
+
+    def estimates(self, run_id: str, *, after: int = -1) -> list[tuple[int, float]]:
+        """Reads the same with the estimates of those that a race has stopped, after a place in the order."""
+        sql = (
+            "SELECT place, coalesce(fitness, estimate) AS known FROM candidates "
+            "WHERE run_id = ? AND place > ? AND known IS NOT NULL ORDER BY place"
+        )
+        return [(row[0], row[1]) for row in self._database.execute(sql, (run_id, after))]
 
     def models(self, run_id: str) -> dict[str, dict[str, Any]]:
         """Reference → what the downloader said of it."""

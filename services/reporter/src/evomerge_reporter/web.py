@@ -111,8 +111,11 @@ class Page:
     async def _run(self, request: web.Request) -> web.Response:
         run = self._queries.run(request.match_info["run"])
         models = self._queries.models(run.run_id)
+        curve = curve_svg(
+            self._queries.curve(run.run_id), self._queries.estimates(run.run_id), population=run.population
+        )
         return self._html(
-            request, "run", title=run.run_id, run=run, curve=curve_svg(self._queries.curve(run.run_id)),
+            request, "run", title=run.run_id, run=run, curve=curve,
             leaderboard=self._queries.leaderboard(run.run_id), sources=self._queries.sources(run.run_id), models=models,
             stopped=self._queries.stopped(run.run_id),
             champion=self._queries.candidate(run.run_id, run.champion), failures=self._queries.failures(run.run_id),

@@ -335,7 +335,7 @@ def lack_of(error: Exception, job: Job) -> ResourceExhausted | None:
         error = OutOfMemory(f"this machine's memory is too small: {error}")
     if job.run_id == ADHOC or not isinstance(error, ResourceExhausted):
         return None
-    return None if job.kind == "evaluate" and isinstance(error, OutOfMemory) else error
+    return None if isinstance(job.payload, EvaluateJob) and isinstance(error, OutOfMemory) else error
 
 
 def failure_of(job: Job, error: ErrorInfo) -> CandidateFailed:

@@ -72,7 +72,8 @@ class Leaderboard:
     def mean_fitness(self, candidates: Sequence[Candidate], search: SearchSpec) -> float:
         """Computes the mean over the last generation's places (see `history.mean_fitness`); 0 without a score."""
         places = range(max(0, self.seen - search.population), self.seen)
-        scored = ((i, candidates[i].fitness or 0.0) for i in places if candidates[i].is_whole)
+        results = ((i, candidates[i].fitness) for i in places)
+        scored = ((i, fitness) for i, fitness in results if fitness is not None and fitness > FAILED)
         return mean_fitness(scored, last=self.seen - 1, population=search.population) or 0.0
 
     def stop_reason(self, search: SearchSpec, first_generation: int) -> str:

@@ -17,6 +17,7 @@ from enum import Enum
 from typing import Any, assert_never
 
 from evomerge_common.domain.messages import (
+    JOB_KINDS,
     ArtifactExported,
     CandidateEvaluated,
     CandidateFailed,
@@ -26,8 +27,10 @@ from evomerge_common.domain.messages import (
     CandidateSelected,
     ChampionChanged,
     Decision,
+    DownloadJob,
     ErrorInfo,
     Event,
+    ExportJob,
     GenerationCompleted,
     Job,
     JobPostponed,
@@ -316,11 +319,11 @@ class Run:
 
     def _take_failure(self, event: CandidateFailed) -> None:
         job = self._ledger.settle(event.job_id)
-        if event.kind == "download":
+        if event.kind == JOB_KINDS[DownloadJob]:
             if self.phase is Phase.PREPARING:
                 self._fail(event.error.type, event.error.message)
             return
-        if event.kind == "export" or event.split == "holdout":
+        if event.kind == JOB_KINDS[ExportJob] or event.split == "holdout":
             self._miss_proof(event, job)
             return
         index = self._index.get(event.recipe_digest)
@@ -451,13 +454,13 @@ class Run:
 
     def _miss_proof(self, event: CandidateFailed, job: Job | None) -> None:
         """A part of the proof cannot be had: without the champion's own the run fails."""
-        if event.kind == "export" and (job is None or format_of(job) == "gguf"):
+        if event.kind == JOB_KINDS[ExportJob] and (job is None or format_of(job) == "gguf"):
             # Another worker has done it already; or only a copy in another format is missing, which `evomerge export`
             # makes from the champion: the log says so, and it is no reason to lose the run.
             self._prove(export_part(format_of(job)) if job else "")
         elif self.phase is not Phase.FINISHING:
             return
-        elif event.kind == "export" or (self.ended and event.recipe_digest == self.ended.champion_digest):
+        elif event.kind == JOB_KINDS[ExportJob] or (self.ended and event.recipe_digest == self.ended.champion_digest):
             self._fail(event.error.type, f"the champion's {event.kind} failed: {event.error.message}")
         else:
             self._prove(event.recipe_digest)
