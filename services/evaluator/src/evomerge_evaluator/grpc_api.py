@@ -160,7 +160,10 @@ class EvaluatorServicer(evaluator_pb2_grpc.EvaluatorServiceServicer):
 
 def _read_suite(text: str) -> Suite:
     """YAML or JSON into a suite whose tasks carry their items."""
-    document = read_text(text, "suite", error=SuiteError)
+    try:
+        document = read_text(text, "suite", error=SuiteError)
+    except SuiteError as error:
+        raise SuiteError(f"not a suite: {error.problem}", error.path, file=error.file, line=error.line) from error
     try:
         return Suite.from_dict(document.data)
     except SuiteError as error:
