@@ -61,7 +61,7 @@ class Genome:
     cuts: tuple[int, ...] = ()
     mask: tuple[float, ...] = ()
 
-    @property
+    @cached_property
     def traits(self) -> Traits:
         """What is known of its method.
 
@@ -108,10 +108,11 @@ class Genome:
 
     def distance(self, other: Genome) -> float:
         """How different two genomes are: 0 (same) … 1."""
-        if self.traits.is_path != other.traits.is_path:
+        is_path = self.traits.is_path
+        if is_path != other.traits.is_path:
             return 1.0
         apart = 0.0 if self.method == other.method else 0.25
-        if self.traits.is_path:
+        if is_path:
             length = max(len(self.path), len(other.path), 1)
             same = sum(
                 a.ingredient == b.ingredient and a.layer == b.layer for a, b in zip(self.path, other.path, strict=False)
