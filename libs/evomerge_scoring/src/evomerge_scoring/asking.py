@@ -29,8 +29,8 @@ class EncodedRequests:
         name: of the task, for errors.
 
     Raises:
-        SuiteError: a masked language model is to continue a text, or a document is too long.
-        ModelError: a request asks for a chat template and the model has none.
+        SuiteError: a masked language model is to continue a text, a document is too long, or a choice has no token.
+        ModelError: a request asks for a chat template and the model has none, or a token has no row.
 
     """
 
@@ -39,10 +39,10 @@ class EncodedRequests:
         numbered = list(enumerate(requests))
         self._parts: list[_Part] = []
         for chat, choices in _grouped((r.chat, (n, r)) for n, r in numbered if isinstance(r, Choices)).items():
-            encoded = encoder.choices([(r.prompt, r.choices) for _, r in choices], chat=chat)
+            encoded = encoder.choices([(r.prompt, r.choices) for _, r in choices], chat=chat, name=name)
             self._parts.append(_Choices([n for n, _ in choices], encoded))
         for greedy, pairs in _grouped((r.greedy, (n, r)) for n, r in numbered if isinstance(r, Loglikelihood)).items():
-            self._parts.append(_Continued.encode(pairs, encoder, greedy=greedy))
+            self._parts.append(_Continued.encode(pairs, encoder, greedy=greedy, name=name))
         documents = [(n, r) for n, r in numbered if isinstance(r, Document)]
         if documents:
             encoded = encoder.documents([(r.prompt, r.text) for _, r in documents], name=name)
@@ -130,13 +130,16 @@ class _Continued:
     greedy: bool
 
     @classmethod
-    def encode(cls, pairs: Sequence[tuple[int, Loglikelihood]], encoder: Encoder, *, greedy: bool) -> _Continued:
+    def encode(
+        cls, pairs: Sequence[tuple[int, Loglikelihood]], encoder: Encoder, *, greedy: bool, name: str
+    ) -> _Continued:
         some = [
-            of_context[start : start + GROUP]
-            for of_context in _grouped((r.context, (n, r)) for n, r in pairs).values()
-            for start in range(0, len(of_context), GROUP)
+            group[start : start + GROUP]
+            for group in _grouped((r.context, (n, r)) for n, r in pairs).values()
+            for start in range(0, len(group), GROUP)
         ]
-        encoded = encoder.choices([(group[0][1].context, [r.continuation for _, r in group]) for group in some])
+        of_context = [(group[0][1].context, [r.continuation for _, r in group]) for group in some]
+        encoded = encoder.choices(of_context, compared=False, name=name)
         return cls([[n for n, _ in group] for group in some], encoded, greedy)
 
     def answer(self, found: list[Any], model: ScoringModel, size: int, advance: Advance) -> None:

@@ -59,18 +59,28 @@ class Encoder:
         self.vocabulary = vocabulary
         self.tree = 0 if masked else tree
         self.lead, self.trail = _added_tokens(tokenizer)
-        bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
-        self.start = [bos] if bos is not None else [eos] if eos is not None else []
+        self._check_rows([*self.lead, *self.trail])
+        first = [token for token in (tokenizer.bos_token_id, tokenizer.eos_token_id) if token is not None]
+        self.start = [token for token in first if token < vocabulary][:1]
         if masked and tokenizer.mask_token_id is None:
             raise ModelError("a masked language model whose tokenizer has no mask token cannot be scored")
 
     # ---- multiple choice ----
 
-    def choices(self, items: Sequence[tuple[str, Sequence[str]]], *, chat: bool = False) -> EncodedTask:
+    def choices(
+        self, items: Sequence[tuple[str, Sequence[str]]], *, chat: bool = False, compared: bool = True, name: str = ""
+    ) -> EncodedTask:
         """Choices of each item, a prompt and its choices; a group of `EncodedTask.groups` an item, in order.
 
+        Args:
+            items: prompts, each with its choices.
+            chat: the prompt is a user's turn in the model's chat template.
+            compared: an item's choices are asked for the same part of its text (see `_starts`).
+            name: the task's, for errors.
+
         Raises:
-            ModelError: `chat` asks for a chat template and the model has none.
+            ModelError: `chat` asks for a chat template and the model has none, or a token has no row.
+            SuiteError: a choice has no token whose likelihood could be asked.
 
         """
         limit = self.context * CHARS_PER_TOKEN
@@ -87,18 +97,24 @@ class Encoder:
         wholes = self._encode([context + choice for context, choice in pairs])
         encoded = EncodedTask()
         position = 0
-        for _, choices in items:
+        for prompt, choices in items:
             end = position + len(choices)
             lead = self.lead if not chat else []
+            starts = _starts(contexts[position:end], wholes[position:end], compared=compared)
             sequences = []
-            for context, whole in zip(contexts[position:end], wholes[position:end], strict=True):
-                first = lead or ([] if context or self.masked else self.start)
-                start = min(len(first) + len(context), len(first) + len(whole) - 1)
-                sequences.append(([*first, *whole], max(start, 0 if self.masked else 1)))
+            for whole, start in zip(wholes[position:end], starts, strict=True):
+                first = lead or ([] if start > 0 or self.masked else self.start)
+                sequences.append(([*first, *whole], max(len(first) + start, 0 if self.masked else 1)))
+            for choice, whole, (ids, start) in zip(choices, wholes[position:end], sequences, strict=True):
+                if not whole or start >= len(ids):  # the likelihood of nothing is 1, more than any other's
+                    raise SuiteError(
+                        f"task {name!r}: the choice {choice[:40]!r} of the item {prompt[-60:]!r} has no token behind "
+                        "another one, so this model cannot score it; give the item a prompt, or the choice a text"
+                    )
             room = self.context - len(self.trail) if self.masked else self.context + 1
             too_long = max(len(ids) for ids, _ in sequences) - room
             if too_long > 0:
-                sequences = [_cut_left(ids, start, too_long, len(lead)) for ids, start in sequences]
+                sequences = [_cut_left(ids, start, too_long, len(lead), room) for ids, start in sequences]
             encoded.truncated += too_long > 0 or any(cut[position:end])
             if self.masked:
                 encoded.groups.append([self._pseudo(encoded, ids, range(start, len(ids))) for ids, start in sequences])
@@ -168,7 +184,7 @@ class Encoder:
         encoded = EncodedTask(truncated=sum(len(prompt) > limit for prompt, _ in documents))
         for ids, before in zip(wholes, prompts, strict=True):
             encoded.constants.append(0.0)
-            known = min(len(before), len(ids) - 1)
+            known = min(_common(before, ids), len(ids) - 1)  # what joins prompt and text to one token is the text's
             if self.masked:
                 encoded.groups.append([self._pseudo_windows(encoded, ids, known)])
                 continue
@@ -244,7 +260,18 @@ class Encoder:
 
     def _encode(self, texts: list[str]) -> list[list[int]]:
         found = self.tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+        for ids in found:
+            self._check_rows(ids)
         return [list(ids) for ids in found]
+
+    def _check_rows(self, ids: Sequence[int]) -> None:
+        """Refuses tokens that the embedding has no row for."""
+        last = max(ids, default=0)
+        if last >= self.vocabulary:
+            raise ModelError(
+                f"the text of an item has the token {self.tokenizer.convert_ids_to_tokens(last)!r} with the id {last}, "
+                f"but the model's embedding has {self.vocabulary} rows; resize the embedding, or keep the token out"
+            )
 
 
 def chat_text(tokenizer: Any, prompt: str) -> str:
@@ -281,8 +308,28 @@ def _split_spaces(context: str, choice: str) -> tuple[str, str]:
     return (bare, context[len(bare) :] + choice) if bare else (context, choice)
 
 
-def _cut_left(ids: list[int], start: int, count: int, lead: int) -> tuple[list[int], int]:
-    return [*ids[:lead], *ids[lead + count :]], max(start - count, lead, 1)
+def _starts(contexts: Sequence[Sequence[int]], wholes: Sequence[Sequence[int]], *, compared: bool) -> list[int]:
+    """Where the tokens of each choice of an item begin in those of prompt and choice together.
+
+    Behind the prompt's tokens. Where the prompt's end and a choice's beginning are one token ("th", "e"), or a choice
+    adds none, that is no place between tokens: it is then the token that they share, for every choice of the item if
+    they are compared, so that each is asked how likely it makes the same part of the text.
+    """
+    pairs = list(zip(contexts, wholes, strict=True))
+    shared = [min(_common(context, whole), len(whole) - 1) for context, whole in pairs]
+    if compared:
+        behind = all(common == len(context) for common, context in zip(shared, contexts, strict=True))
+        return shared if behind else [min(shared)] * len(shared)
+    return [
+        len(context) if len(context) < len(whole) else common
+        for (context, whole), common in zip(pairs, shared, strict=True)
+    ]
+
+
+def _cut_left(ids: list[int], start: int, count: int, lead: int, room: int) -> tuple[list[int], int]:
+    """A choice's tokens without `count` of its prompt's; only where these do not suffice without its own first ones."""
+    count = max(min(count, start - max(lead, 1)), len(ids) - room)
+    return ([*ids[:lead], *ids[lead + count :]], max(start - count, lead, 1)) if count > 0 else (ids, start)
 
 
 def _common(first: Sequence[int], second: Sequence[int]) -> int:

@@ -121,7 +121,7 @@ def _read(model: LoadedModel, rows: list[Row], bins: list[list[int]], greedy: bo
     rows = [Row.forest([rows[index] for index in some]) for some in bins]
     width = max(len(row.ids) for row in rows)
     ids = torch.zeros((len(rows), width), dtype=torch.long)
-    pad = model.tokenizer.pad_token_id or 0
+    pad = model.padding
     for index, row in enumerate(rows):
         ids[index] = torch.tensor([*row.ids, *[pad] * (width - len(row.ids))])
     # several choices may ask the same position: each position is computed once

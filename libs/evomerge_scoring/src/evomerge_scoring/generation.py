@@ -254,7 +254,7 @@ def _step(
 
 
 def _left_padded(model: LoadedModel, prompts: list[Sequence[int]], width: int) -> tuple[torch.Tensor, torch.Tensor]:
-    pad = model.tokenizer.pad_token_id or 0
+    pad = model.padding
     ids = torch.tensor([[pad] * (width - len(p)) + list(p) for p in prompts])
     seen = torch.tensor([[False] * (width - len(p)) + [True] * len(p) for p in prompts])
     return ids.to(model.device), seen.to(model.device)
@@ -270,7 +270,7 @@ def _stopped(tokenizer: Any, tokens: list[int], stop: Stop) -> bool:
 def _library(model: LoadedModel, prompts: list[Sequence[int]], stop: Stop) -> list[list[int]]:
     """Through transformers' generate, one length at a time: some of these models cannot skip padding."""
     made: list[list[int]] = [[] for _ in prompts]
-    pad = model.tokenizer.pad_token_id or 0
+    pad = model.padding
     for length in sorted({len(p) for p in prompts}):
         group = [index for index, p in enumerate(prompts) if len(p) == length]
         ids = torch.tensor([list(prompts[index]) for index in group], device=model.device)

@@ -111,3 +111,9 @@ class LoadedModel:
     @property
     def vocabulary(self) -> int:
         return int(self.module.config.get_text_config().vocab_size)
+
+    @property
+    def padding(self) -> int:
+        """The token that fills rows up, which nothing looks at: the tokenizer's, if it has a row, else the first."""
+        own = self.tokenizer.pad_token_id
+        return own if own is not None and 0 <= own < self.vocabulary else 0
