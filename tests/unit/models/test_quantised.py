@@ -10,7 +10,7 @@ import pytest
 
 from evomerge_common.errors import ModelError, QuantisedModel
 from evomerge_models.describe import describe_model
-from evomerge_models.quantised import check_plain
+from evomerge_models.quantised import check_plain, is_stale, without_quantisation
 from helpers.hub_server import write_model_folder, write_safetensors
 
 # As their own libraries write them.
@@ -54,13 +54,22 @@ def test_plain_models_pass() -> None:
     check_plain({}, {"a.weight": "F8_E4M3", "b.weight_scale": "F32"}, "m")  # a type like another
 
 
-def test_a_folder_is_refused_by_config_or_header(tmp_path: Path) -> None:
-    config = write_model_folder(tmp_path / "config")
-    data = json.loads((config / "config.json").read_text())
-    (config / "config.json").write_text(json.dumps({**data, "quantization_config": CONFIGS["AWQ, 4 bits"]}))
+def test_a_folder_is_refused_by_its_tensors(tmp_path: Path) -> None:
     header = write_model_folder(tmp_path / "header")
     write_safetensors(header / "model.safetensors", {"l.0.q_proj.qweight": (4, 4), "l.0.q_proj.scales": (4,)})
-    for folder in (config, header):
-        with pytest.raises(QuantisedModel, match="Give the model that it was made from"):
-            describe_model(folder)
+    with pytest.raises(QuantisedModel, match="Give the model that it was made from"):
+        describe_model(header)
     assert issubclass(QuantisedModel, ModelError)
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_plain_tensors_count_more_than_what_the_config_says(tmp_path: Path, kind: str) -> None:
+    folder = write_model_folder(tmp_path / "m")
+    data = json.loads((folder / "config.json").read_text())
+    for config in ({"quantization_config": CONFIGS[kind]}, {"text_config": {"quantization_config": CONFIGS[kind]}}):
+        (folder / "config.json").write_text(json.dumps({**data, **config}))
+        describe_model(folder)
+        assert is_stale(config, {"a": "F16", "position_ids": "I64"})
+        assert not is_stale(config, {"a": "F16", "b": "U8"})
+        assert not is_stale(config, {})
+        assert "quantization_config" not in json.dumps(without_quantisation({**data, **config}))

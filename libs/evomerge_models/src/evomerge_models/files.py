@@ -107,7 +107,8 @@ def select_files(names: Iterable[str], where: str) -> Selection:
     _check_listed(weights, top, where)
     if not top & TOKENIZER_FILES:
         raise NotAModel(f"{where} has no tokenizer (tokenizer.json, tokenizer.model, vocab.json or vocab.txt); {found}")
-    indexes = {INDEX if weights[0].endswith(".safetensors") else BIN_INDEX} & top
+    stale = weights[0] in {SINGLE, BIN_SINGLE}
+    indexes = set() if stale else {INDEX if weights[0].endswith(".safetensors") else BIN_INDEX} & top
     return Selection(tuple(sorted(top & SUPPORT_FILES | indexes)), weights)
 
 
@@ -121,11 +122,11 @@ def weights_among(top: Collection[str]) -> tuple[str, ...]:
         return tuple(sorted(n for n in top if n.endswith(ending) and not n.startswith(("adapter_", "consolidated"))))
 
     for index, single, ending in _STANDARD:
-        shards = tuple(name for name in others(ending) if _SHARD.fullmatch(name))
-        if shards and (index in top or single not in top):
-            return shards
-        if single in top:
+        if single in top:  # an index beside it is of an earlier save: transformers does not look at it
             return (single,)
+        shards = tuple(name for name in others(ending) if _SHARD.fullmatch(name))
+        if shards:
+            return shards
         if index in top and others(ending):
             return others(ending)
     return others(".safetensors")
@@ -215,7 +216,9 @@ def check_whole(folder: Path) -> None:
 
 
 def weight_files(folder: Path) -> WeightFiles:
-    """The weights of a folder that are read: all that its index names, else what its names tell.
+    """The weights of a folder that are read, by the order in which transformers looks for them.
+
+    model.safetensors, else all that its index names; else .bin files likewise; else what the names tell.
 
     Raises:
         UnsafeFile: an index that points out of the folder.
@@ -225,11 +228,11 @@ def weight_files(folder: Path) -> WeightFiles:
     """
     top = names_in(folder)
     for index, single, ending in _STANDARD:
+        if single in top:
+            return WeightFiles((single,))
         if index in top:
             placed = _read_index(folder / index, ending)
             return WeightFiles(tuple(dict.fromkeys(placed.values())), index, placed)
-        if single in top:
-            return WeightFiles((single,))
     files = weights_among(top)
     if not files:
         raise _no_weights(top, str(folder))

@@ -1,4 +1,8 @@
-"""Models whose weights are stored as codes and scales are refused: merging arithmetic means nothing on codes."""
+"""Models whose weights are stored as codes and scales are refused: merging arithmetic means nothing on codes.
+
+What the tensors are counts for more than what the config says: a model tuned with QLoRA and merged into 16 bits often
+still has the `quantization_config` of the 4 bits.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from evomerge_common.errors import QuantisedModel
-from evomerge_models.dtypes import TYPES
+from evomerge_models.dtypes import BF16, F16, F32, F64, TYPES
 
 _METHODS = {
     "gptq": "GPTQ", "awq": "AWQ", "bitsandbytes": "bitsandbytes", "compressed-tensors": "compressed-tensors",
@@ -18,6 +22,8 @@ _CODES = {
     ".weight.absmax": "bitsandbytes, 4 bits",
 }  # fmt: skip
 """Endings of tensors that only such models have."""
+_CONFIG_KEYS = ("quantization_config", "compression_config")
+_PLAIN = (F64, F32, F16, BF16)
 _SCALES = ("_scale", "_scale_inv")
 """What the name of a float8 tensor's scale ends in. Float8 without scales is an element type like another."""
 
@@ -34,12 +40,33 @@ def check_plain(config: Mapping[str, Any], dtypes: Mapping[str, str], where: str
         QuantisedModel: says how it is quantised and what to give instead.
 
     """
-    kind = _of_config(config) or next((kind for name in dtypes if (kind := _of_tensor(name, dtypes))), "")
+    of_config = "" if is_stale(config, dtypes) else _of_config(config)
+    kind = of_config or next((kind for name in dtypes if (kind := _of_tensor(name, dtypes))), "")
     if kind:
+        what = "its tensors are codes, not weights" if dtypes else "its config.json says so"
         raise QuantisedModel(
-            f"{where} is quantised ({kind}): its tensors are codes, not weights. Give the model that it was made from, "
+            f"{where} is quantised ({kind}): {what}. Give the model that it was made from, "
             "or save it dequantised first (transformers: model.dequantize(), save_pretrained)"
         )
+
+
+def is_stale(config: Mapping[str, Any], dtypes: Mapping[str, str]) -> bool:
+    """Whether the config speaks of a quantisation that none of the tensors (name → element type) has.
+
+    Codes are bytes, integers or float8; of whole numbers only counters as wide as positions are found in plain models.
+    """
+    return bool(dtypes and _of_config(config)) and all(
+        TYPES[dtype] in _PLAIN or dtype == "I64" for dtype in dtypes.values()
+    )
+
+
+def without_quantisation(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config without its words about quantisation, those of its text part included."""
+    result = {key: value for key, value in config.items() if key not in _CONFIG_KEYS}
+    part = result.get("text_config")
+    if isinstance(part, Mapping):
+        result["text_config"] = {key: value for key, value in part.items() if key not in _CONFIG_KEYS}
+    return result
 
 
 def _of_config(config: Mapping[str, Any]) -> str:
@@ -47,7 +74,7 @@ def _of_config(config: Mapping[str, Any]) -> str:
     for part in (config, config.get("text_config")):
         if not isinstance(part, Mapping):
             continue
-        found = part.get("quantization_config") or part.get("compression_config")
+        found = next((part[key] for key in _CONFIG_KEYS if part.get(key)), None)
         if not found:
             continue
         settings = found if isinstance(found, Mapping) else {}

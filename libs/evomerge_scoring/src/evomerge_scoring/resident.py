@@ -96,6 +96,8 @@ class Resident:
         """Config and tokenizer come from `folder`."""
         with model_errors(folder):
             config = AutoConfig.from_pretrained(folder, **LOCAL)
+            # What is quantised was refused before; words that are left over make transformers quantise anew.
+            vars(config).pop("quantization_config", None)
             dtype = choose_dtype(self.device, parameters=weights.parameters)
             key = config_key(folder, dtype)
             if not (key == self._key and self._swap(weights)):

@@ -172,7 +172,7 @@ def plan_merge(recipe: Recipe, models: Mapping[str, Path] | None = None) -> Plan
         sources, fitting = fit_sources(recipe, sources)
         tokenizer, aligned, told = plan_tokenizer(recipe, sources, outside)
         planner.sources.update(aligned)
-        for text in [*fitting, *told]:
+        for text in [*(note for source in sources.values() for note in source.notes), *fitting, *told]:
             planner.note(text)
         model = planner.model(recipe)
         if tokenizer.default:

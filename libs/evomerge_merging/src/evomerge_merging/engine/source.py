@@ -15,7 +15,7 @@ from evomerge_merging.io.model_folder import TensorStore, open_weights
 from evomerge_merging.lora.store import open_adapted
 from evomerge_models.files import check_whole, is_adapter_folder, read_json_object
 from evomerge_models.pair import PAIRS, read_pair, write_pair
-from evomerge_models.quantised import check_plain
+from evomerge_models.quantised import check_plain, is_stale, without_quantisation
 from evomerge_models.reference import base_beside, plus_hint
 
 
@@ -29,6 +29,7 @@ class Source:
         changed: names of the tensors that the adapter changes.
         root: key of the source that the others are tensors of.
         fitted: seen in another model's build, whose config (and folder) it then has.
+        notes: what its folder says otherwise than its tensors, and which of them counts.
 
     """
 
@@ -41,6 +42,7 @@ class Source:
     changed: frozenset[str] = frozenset()
     root: str = ""
     fitted: bool = False
+    notes: tuple[str, ...] = ()
 
     @property
     def model_type(self) -> str:
@@ -70,7 +72,23 @@ def open_source(reference: ModelReference, models: Mapping[str, Path], base: Mod
     if is_adapter_folder(folder):
         return _pair(reference, _base_of(folder, models, base), folder)
     config, weights = _open(folder)
-    return Source(reference.key, _label(reference), folder, config, weights)
+    source = Source(reference.key, _label(reference), folder, config, weights)
+    return _as_stored(source)
+
+
+def _as_stored(source: Source) -> Source:
+    """The source with its config as its tensors are: what is left over in it from an earlier save is put right."""
+    if not is_stale(source.config, _dtypes(source.store)):
+        return source
+    note = (
+        f"the config of {source.label} speaks of a quantisation that its tensors do not have: they are taken as they "
+        "are, and quantization_config is left out"
+    )
+    return replace(source, config=without_quantisation(source.config), notes=(*source.notes, note))
+
+
+def _dtypes(store: TensorStore) -> dict[str, str]:
+    return {name: info.dtype.name for name, info in store.tensors.items()}
 
 
 def _label(reference: ModelReference) -> str:
@@ -81,7 +99,7 @@ def _open(folder: Path) -> tuple[dict[str, Any], TensorStore]:
     check_whole(folder)
     config, weights = read_json_object(folder / "config.json"), open_weights(folder)
     try:
-        check_plain(config, {name: info.dtype.name for name, info in weights.tensors.items()}, str(folder))
+        check_plain(config, _dtypes(weights), str(folder))
     except BaseException:
         weights.close()
         raise
@@ -135,7 +153,7 @@ def _adapted(reference: ModelReference, folder: Path, base: Path, adapter: Path)
     except BaseException:
         weights.close()
         raise
-    return Source(
+    source = Source(
         reference.key,
         _label(reference),
         folder,
@@ -144,3 +162,4 @@ def _adapted(reference: ModelReference, folder: Path, base: Path, adapter: Path)
         base.resolve(),
         frozenset(found.store.changes),
     )
+    return _as_stored(source)
