@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ _HEAD = re.compile(
     r"(^|\.)(lm_head|lm_head\.decoder|embed_out|vocab_projector|generator_lm_head)\.weight$"
     r"|^cls\.predictions\.decoder\.weight$"
 )
+_TOWER = re.compile(r"(^|[._])(vision|visual|image|img|audio|speech|video)\w*(\.|$)")
 _BUFFER = re.compile(r"(\.|^)(position_ids|token_type_ids|inv_freq|masked_bias|attn\.bias)$")
 
 # Linear layers whose output is added to the residual stream, by their names' ends.
@@ -61,7 +62,12 @@ def depth_of(config: Mapping[str, Any]) -> int | None:
 
 
 def layer_stack(names: Iterable[str], config: Mapping[str, Any]) -> LayerStack | None:
-    """The stack whose length is the config's depth; of several, the one with most tensors. None: no such stack."""
+    """The text model's layers: of the stacks as deep as the config says, the one beside the token embedding.
+
+    A vision or audio tower may be as deep, and have more tensors; but it lies in a module of its own, away from the
+    embedding. None: no such stack.
+    """
+    names = list(names)
     numbers: dict[str, set[int]] = {}
     counts: dict[str, int] = {}
     for name in names:
@@ -76,7 +82,14 @@ def layer_stack(names: Iterable[str], config: Mapping[str, Any]) -> LayerStack |
     ]
     if not fitting:
         return None
-    prefix = max(fitting, key=lambda item: (counts[item], item))
+    home = (input_embedding(names) or "").split(".")
+
+    def nearness(prefix: str) -> tuple[bool, int, int, int, str]:
+        path = prefix.split(".")
+        together = next((i for i, (one, other) in enumerate(zip(path, home, strict=False)) if one != other), len(path))
+        return _TOWER.search(prefix) is None, together, -len(path), counts[prefix], prefix
+
+    prefix = max(fitting, key=nearness)
     return LayerStack(prefix, len(numbers[prefix]))
 
 
@@ -122,37 +135,6 @@ def is_tied(config: Mapping[str, Any], names: Collection[str]) -> bool:
         return told
     architectures = config.get("architectures") or [""]
     return "LM" in str(architectures[0]) and not any(is_head(name) for name in names)
-
-
-def config_of_depth(
-    config: Mapping[str, Any], origin: Sequence[tuple[Mapping[str, Any], int]], depth_before: int
-) -> dict[str, Any]:
-    """The config with every field that follows the depth rewritten.
-
-    Args:
-        config: the donor's, unchanged here.
-        origin: for each layer of the output, the config of the model that it comes from and its number there.
-        depth_before: the donor's depth; lists of that length whose names speak of layers are taken layer by layer.
-
-    """
-    result = dict(config)
-    part = dict(text_config(config))
-    for key in DEPTH_KEYS:
-        if type(part.get(key)) is int and part[key] == depth_before:
-            part[key] = len(origin)
-    for key, value in part.items():
-        if "layer" in key and isinstance(value, list) and len(value) == depth_before:
-            part[key] = [_entry(text_config(source).get(key), layer, value) for source, layer in origin]
-    if text_config(config) is config:
-        return part
-    result["text_config"] = part
-    return result
-
-
-def _entry(values: Any, layer: int, fallback: Sequence[Any]) -> Any:
-    if isinstance(values, list) and layer < len(values):
-        return values[layer]
-    return fallback[layer % len(fallback)]
 
 
 def hop_factors(names: Iterable[str], scale: float, before: float, *, post_norm: bool) -> dict[str, float] | None:

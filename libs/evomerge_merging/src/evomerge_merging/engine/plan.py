@@ -15,6 +15,7 @@ from evomerge_common.errors import ShapeMismatch
 from evomerge_merging.cross_domain import fit_sources
 from evomerge_merging.engine.architecture import text_config
 from evomerge_merging.engine.flatten import flatten
+from evomerge_merging.engine.loadable import check_loads
 from evomerge_merging.engine.nodes import Load, Node, loads, whole_bytes
 from evomerge_merging.engine.source import Source, open_source
 from evomerge_merging.engine.virtual import Planner
@@ -189,6 +190,7 @@ def plan_merge(recipe: Recipe, models: Mapping[str, Path] | None = None) -> Plan
         if not tensors:
             raise ShapeMismatch("the models have no tensors in common")
         config = _config(model.config, tokenizer.config, tensors, planner)
+        check_loads(config, {tensor.name: tensor.shape for tensor in tensors}, model.donor, planner.note)
         return Plan(recipe, tensors, config, tokenizer, planner.sources, tuple(planner.notes))
     except BaseException:
         for source in planner.sources.values():

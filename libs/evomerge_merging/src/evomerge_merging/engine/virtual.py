@@ -15,6 +15,7 @@ from evomerge_common.errors import ModelError, RecipeError, ShapeMismatch
 from evomerge_merging.engine import architecture
 from evomerge_merging.engine.ancestry import common_ancestor
 from evomerge_merging.engine.architecture import LayerStack
+from evomerge_merging.engine.layer_kinds import config_of_layers
 from evomerge_merging.engine.nodes import Apply, Load, Node
 from evomerge_merging.engine.slices import Hops, Part, ResolvedSlice, Virtual
 from evomerge_merging.engine.source import Source, open_source
@@ -140,7 +141,7 @@ class Planner:
             origin = [
                 (row.reference.model.config, row.reference.start + layer) for row in rows for layer in range(row.layers)
             ]
-            config = architecture.config_of_depth(config, origin, donor.stack.depth)
+            config = config_of_layers(config, origin, donor.stack, self.note)
         if heads and (donor.tied or any(model.tied for model in everyone)):
             config["tie_word_embeddings"] = False
         return Virtual(f"a {recipe.method} merge", identity(recipe), config, tensors, stack, tied, donor.donor)
