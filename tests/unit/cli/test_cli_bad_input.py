@@ -147,6 +147,8 @@ def test_quantised_models_are_refused_before_anything_starts(
     config = json.loads((folder / "b" / "config.json").read_text())
     config["quantization_config"] = {"quant_method": "gptq", "bits": 4}
     (folder / "b" / "config.json").write_text(json.dumps(config))
+    weights = folder / "b" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes().replace(b'"F32"', b'"I32"'))
     out = str(folder / "out")
     lines = {
         "run": ["run", str(folder / "run.yaml"), "--out", out],

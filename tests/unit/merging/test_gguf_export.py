@@ -15,6 +15,7 @@ from evomerge_common.errors import InvalidInput, ModelError
 from evomerge_merging.export.gguf import export_gguf
 from evomerge_models.gguf.folder import write_model_folder
 from helpers import tiny_models
+from helpers.tiny_merging import rewrite
 
 KINDS = ("llama", "mistral", "qwen2", "qwen3", "phi3", "gemma2", "gemma3_text", "gpt2")
 
@@ -83,6 +84,8 @@ def test_what_llama_cpp_does_not_do_is_refused(tmp_path: Path, monkeypatch: pyte
         ({"quantization_config": {"quant_method": "gptq"}}, "quantised"),
     ):
         (folder / "config.json").write_text(json.dumps(config | changes))
+        if "quantization_config" in changes:
+            rewrite(folder, {"model.layers.0.mlp.up_proj.qweight": torch.zeros(8, 8, dtype=torch.int32)})
         with pytest.raises(ModelError, match=words):
             export_gguf(folder, tmp_path / "a.gguf", "f16")
     assert [one.name for one in tmp_path.iterdir()] == ["model"]

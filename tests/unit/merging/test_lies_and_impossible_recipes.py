@@ -114,7 +114,7 @@ def _deeper(folder: Path, _: ModelReference) -> ModelReference:
 
 
 def _quantised(folder: Path, _: ModelReference) -> ModelReference:
-    raw_model(folder, random_tensors(0, 100))
+    raw_model(folder, {**random_tensors(0, 100), "layers.0.b.weight": torch.zeros(8, 8, dtype=torch.uint8)})
     set_config(folder, quantization_config={"bits": 4})
     return ModelReference(str(folder))
 
