@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from evomerge_common.domain.recipe import Input, ModelReference, Recipe, Slice
 from evomerge_common.errors import (
