@@ -45,6 +45,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "nearswap": {"t": 0.3},
     "nuslerp": {"weight": 0.5},
     "passthrough": {"scale": 0.5},
+    "ram": {},
+    "ramplus_tl": {"r": 0.5, "alpha": 2.0, "epsilon": 0.5},
     "regmean": {},
     "sce": {"select_topk": 0.4},
     "slerp": {"t": 0.3},

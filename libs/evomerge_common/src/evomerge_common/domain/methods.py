@@ -182,6 +182,8 @@ _TABLE = (
     Traits(name="karcher", base="none", mergekit="karcher"),
     Traits(name="sce", density=Density(parameter="select_topk"), mergekit="sce"),
     Traits(name="model_stock", at_least=2, mergekit="model_stock"),
+    Traits(name="ram", mergekit="ram"),
+    Traits(name="ramplus_tl", mergekit="ramplus_tl"),
     Traits(name="iso_c", weights="sum"),
     Traits(name="tsv", weights="sum"),
     _one_into_another("nearswap", "nearswap"),

@@ -1,4 +1,4 @@
-"""Methods that let the models' agreement decide: SCE and Model Stock."""
+"""Methods that let the models' agreement decide: SCE, Model Stock, and Reinforced Agent Merging (RAM)."""
 
 from __future__ import annotations
 
@@ -140,3 +140,62 @@ def model_stock(tensors: Sequence[Tensor], base: Tensor, block: Block, *, filter
     if ratio.dim():
         ratio = along_rows(ratio, block.size // len(ratio), block.start, block.stop)
     return (average * ratio).add_(base * (1.0 - ratio))
+
+
+# ---- what each model alone changed ----
+
+
+def _changed(deltas: Sequence[Tensor], epsilon: float) -> tuple[list[Tensor], Tensor]:
+    """Finds which elements each model changed by more than `epsilon` (bool), and how many changed each (float)."""
+    changed = [delta.abs().gt_(epsilon).bool() for delta in deltas]
+    count = torch.zeros_like(deltas[0])
+    for one in changed:
+        count.add_(one)
+    return changed, count
+
+
+def _factors(view: View, *, r: float, alpha: float, epsilon: float) -> list[float]:
+    """Finds by what each model's changes are multiplied where no other model changed anything."""
+    sums: Sums | None = None
+    count = 0
+    for start, stop in view.pieces():
+        changed, together = _changed(view.changes(start, stop), epsilon)
+        count = len(changed)
+        sums = sums or Sums(*[f"{kind}{i}" for i in range(count) for kind in ("alone", "shared")])
+        for i, one in enumerate(changed):
+            sums.add(**{f"alone{i}": (one & (together == 1)).float(), f"shared{i}": (one & (together > 1)).float()})
+    if sums is None:
+        return []
+    ratios = [sums[f"shared{i}"] / max(1.0, sums[f"alone{i}"]) for i in range(count)]
+    return [1.0 + r * min(alpha, ratio) for ratio in ratios]
+
+
+def _reinforced(tensors: Sequence[Tensor], base: Tensor, epsilon: float, factors: Sequence[float]) -> Tensor:
+    deltas = [tensor - base for tensor in tensors]
+    changed, count = _changed(deltas, epsilon)
+    alone = count == 1
+    total = torch.zeros_like(base)
+    for delta, one, factor in zip(deltas, changed, factors, strict=True):
+        total.add_(delta.mul_(one).mul_(alone * (factor - 1.0) + 1.0))
+    return total.div_(count.clamp_(min=1.0)).add_(base)
+
+
+@merge_method("ram")
+def ram(tensors: Sequence[Tensor], base: Tensor, *, epsilon: float = 1e-5) -> Tensor:
+    """The base plus the changes beyond `epsilon`, each averaged over the models that have it (arXiv:2601.13572).
+
+    Reinforced Agent Merging (Yuan et al. 2026), for models tuned by reinforcement learning, whose changes are sparse:
+    what one model alone changed is not diluted by the others.
+    """
+    return _reinforced(tensors, base, epsilon, [1.0] * len(tensors))
+
+
+@merge_method("ramplus_tl", statistics=_factors)
+def ramplus_tl(
+    tensors: Sequence[Tensor], base: Tensor, block: Block, *, r: float = 0.1, alpha: float = 0.2, epsilon: float = 1e-5
+) -> Tensor:
+    """As ram, and what a model alone changed is made larger, the more of its changes are shared (arXiv:2601.13572).
+
+    RAM+ with ratios of each tensor: the factor is 1 + r min(alpha, shared / alone), from numbers of elements.
+    """
+    return _reinforced(tensors, base, epsilon, block.statistics or [1.0] * len(tensors))
