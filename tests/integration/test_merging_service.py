@@ -225,6 +225,11 @@ async def test_the_api_validates_lists_queues_and_tells(
     assert Recipe.from_json(valid.recipe_json).digest == valid.recipe_digest
     again = await api.ValidateRecipe(merger_pb2.ValidateRecipeRequest(recipe=valid.recipe_json), context)
     assert again.recipe_digest == valid.recipe_digest
+    stray = await api.ValidateRecipe(
+        merger_pb2.ValidateRecipeRequest(recipe=text + "parameters: {int8_mask: true}\n"), context
+    )
+    assert stray.recipe_digest == valid.recipe_digest
+    assert list(stray.notes) == ["linear does not use 'int8_mask': it has no effect (parameters.int8_mask)"]
     with pytest.raises(RecipeError, match=":1:"):
         await api.ValidateRecipe(merger_pb2.ValidateRecipeRequest(recipe=text.replace("linear", "linaer")), context)
 

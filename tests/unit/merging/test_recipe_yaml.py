@@ -169,10 +169,10 @@ WRONG: dict[str, tuple[str, int, str]] = {
         5,
         "did you mean 'normalize'",
     ),
-    "parameter of the merge at a model": (
-        "merge_method: ties\nmodels:\n  - model: a\n    parameters: {weight: 1, lambda: 2}\n",
-        4,
-        "given once",
+    "parameter of the merge at a model alone": (
+        "merge_method: slerp\nmodels:\n  - model: a\n  - model: b\n    parameters: {t: 0.5}\n",
+        2,
+        "needs 't'",
     ),
     "parameter missing": ("merge_method: linear\nmodels:\n  - model: a\n", 3, "needs 'weight' for a"),
     "parameter of a wrong kind": (
@@ -180,8 +180,8 @@ WRONG: dict[str, tuple[str, int, str]] = {
         2,
         "a number",
     ),
-    "density beyond 1": (
-        "merge_method: ties\nmodels:\n- model: a\n  parameters:\n    weight: 1\n    density: 1.5\n",
+    "density below 0": (
+        "merge_method: ties\nmodels:\n- model: a\n  parameters:\n    weight: 1\n    density: -0.5\n",
         6,
         "from 0 to 1",
     ),

@@ -121,6 +121,7 @@ def _add_merge_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", metavar="OUT_DIR")
     parser.add_argument("--threads", type=positive, default=2, metavar="N", help="default: %(default)s")
     parser.add_argument("--dry-run", action="store_true", help="plan only: what goes where, memory, disk, time")
+    parser.add_argument("--strict", action="store_true", help="refuse words of the recipe that have no effect")
     parser.add_argument(
         "--max-shard-size", type=size, metavar="SIZE", help="of a weight file, such as 2GB or 500MiB (default: 5GB)"
     )

@@ -76,8 +76,8 @@ def export_gguf(
     return report.bytes, report.notes[:MAX_NOTES]
 
 
-def validate(text: str) -> tuple[str, str, list[str]]:
-    """(JSON, digest, models) of a client's recipe, in EvoMerge's or mergekit's words, checked against the registry.
+def validate(text: str) -> tuple[str, str, list[str], list[str]]:
+    """(JSON, digest, models, notes) of a client's recipe, EvoMerge's or mergekit's, checked against the registry.
 
     Raises:
         RecipeError: it means nothing.
@@ -86,7 +86,7 @@ def validate(text: str) -> tuple[str, str, list[str]]:
     from evomerge_merging import read_recipe_text
 
     recipe = read_recipe_text(text)
-    return recipe.to_json(), recipe.digest, [str(source) for source in recipe.sources()]
+    return recipe.to_json(), recipe.digest, [str(source) for source in recipe.sources()], list(recipe.notes)
 
 
 def list_methods() -> list[tuple[str, str, list[tuple[str, str, str, bool]]]]:

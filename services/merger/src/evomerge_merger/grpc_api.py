@@ -41,8 +41,8 @@ class MergerServicer(merger_pb2_grpc.MergerServiceServicer):
     async def ValidateRecipe(
         self, request: merger_pb2.ValidateRecipeRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> merger_pb2.ValidateRecipeResponse:
-        text, digest, models = await self._child.call(engine.validate, request.recipe)
-        return merger_pb2.ValidateRecipeResponse(recipe_json=text, recipe_digest=digest, models=models)
+        text, digest, models, notes = await self._child.call(engine.validate, request.recipe)
+        return merger_pb2.ValidateRecipeResponse(recipe_json=text, recipe_digest=digest, models=models, notes=notes)
 
     async def Merge(
         self, request: merger_pb2.MergeRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -106,7 +106,7 @@ class MergerServicer(merger_pb2_grpc.MergerServiceServicer):
         )
 
     async def _resolve(self, text: str, sources: Iterable[types_pb2.Model]) -> tuple[Recipe, tuple[Model, ...]]:
-        recipe_json, _, _ = await self._child.call(engine.validate, text)
+        recipe_json, *_ = await self._child.call(engine.validate, text)
         models = tuple(codec.from_proto(one) for one in sources)
         return Recipe.from_json(recipe_json).with_digests({one.reference: one.digest for one in models}), models
 

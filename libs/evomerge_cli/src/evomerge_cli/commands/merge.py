@@ -31,7 +31,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     if args.recipe is None:
         recipe = _classic(args, console)
     else:
-        recipe = read_recipe_file(Path(args.recipe).expanduser()).with_sources(look_up)
+        recipe = read_recipe_file(Path(args.recipe).expanduser(), strict=args.strict).with_sources(look_up)
     out = Path(args.out or "evomerge-out").expanduser()
     models = fetch(recipe.sources(), console, recipe.base)
     threads = getattr(args, "threads", 2)

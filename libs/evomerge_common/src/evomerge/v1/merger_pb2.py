@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from evomerge.v1 import types_pb2 as evomerge_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x65vomerge/v1/merger.proto\x12\x0b\x65vomerge.v1\x1a\x17\x65vomerge/v1/types.proto\"\'\n\x15ValidateRecipeRequest\x12\x0e\n\x06recipe\x18\x01 \x01(\t\"T\n\x16ValidateRecipeResponse\x12\x13\n\x0brecipe_json\x18\x01 \x01(\t\x12\x15\n\rrecipe_digest\x18\x02 \x01(\t\x12\x0e\n\x06models\x18\x03 \x03(\t\"C\n\x0cMergeRequest\x12\x0e\n\x06recipe\x18\x01 \x01(\t\x12#\n\x07sources\x18\x02 \x03(\x0b\x32\x12.evomerge.v1.Model\"!\n\x0fGetMergeRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"w\n\x0bMergeStatus\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x15\n\rrecipe_digest\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\x0b\n\x03uri\x18\x04 \x01(\t\x12%\n\x05\x65rror\x18\x05 \x01(\x0b\x32\x16.evomerge.v1.ErrorInfo\"|\n\rExportRequest\x12\x0e\n\x06recipe\x18\x01 \x01(\t\x12#\n\x07sources\x18\x02 \x03(\x0b\x32\x12.evomerge.v1.Model\x12\x0e\n\x06\x66ormat\x18\x03 \x01(\t\x12\x13\n\x0b\x64\x65stination\x18\x04 \x01(\t\x12\x11\n\tgguf_type\x18\x05 \x01(\t\"\x14\n\x12ListMethodsRequest\";\n\x13ListMethodsResponse\x12$\n\x07methods\x18\x01 \x03(\x0b\x32\x13.evomerge.v1.Method\"S\n\x06Method\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07summary\x18\x02 \x01(\t\x12*\n\nparameters\x18\x03 \x03(\x0b\x32\x16.evomerge.v1.Parameter\"K\n\tParameter\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x0f\n\x07\x64\x65\x66\x61ult\x18\x03 \x01(\t\x12\x11\n\tper_model\x18\x04 \x01(\x08\x32\xfe\x02\n\rMergerService\x12Y\n\x0eValidateRecipe\x12\".evomerge.v1.ValidateRecipeRequest\x1a#.evomerge.v1.ValidateRecipeResponse\x12<\n\x05Merge\x12\x19.evomerge.v1.MergeRequest\x1a\x18.evomerge.v1.MergeStatus\x12\x42\n\x08GetMerge\x12\x1c.evomerge.v1.GetMergeRequest\x1a\x18.evomerge.v1.MergeStatus\x12P\n\x0bListMethods\x12\x1f.evomerge.v1.ListMethodsRequest\x1a .evomerge.v1.ListMethodsResponse\x12>\n\x06\x45xport\x12\x1a.evomerge.v1.ExportRequest\x1a\x18.evomerge.v1.MergeStatusb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x65vomerge/v1/merger.proto\x12\x0b\x65vomerge.v1\x1a\x17\x65vomerge/v1/types.proto\"\'\n\x15ValidateRecipeRequest\x12\x0e\n\x06recipe\x18\x01 \x01(\t\"c\n\x16ValidateRecipeResponse\x12\x13\n\x0brecipe_json\x18\x01 \x01(\t\x12\x15\n\rrecipe_digest\x18\x02 \x01(\t\x12\x0e\n\x06models\x18\x03 \x03(\t\x12\r\n\x05notes\x18\x04 \x03(\t\"C\n\x0cMergeRequest\x12\x0e\n\x06recipe\x18\x01 \x01(\t\x12#\n\x07sources\x18\x02 \x03(\x0b\x32\x12.evomerge.v1.Model\"!\n\x0fGetMergeRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"w\n\x0bMergeStatus\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x15\n\rrecipe_digest\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\x0b\n\x03uri\x18\x04 \x01(\t\x12%\n\x05\x65rror\x18\x05 \x01(\x0b\x32\x16.evomerge.v1.ErrorInfo\"|\n\rExportRequest\x12\x0e\n\x06recipe\x18\x01 \x01(\t\x12#\n\x07sources\x18\x02 \x03(\x0b\x32\x12.evomerge.v1.Model\x12\x0e\n\x06\x66ormat\x18\x03 \x01(\t\x12\x13\n\x0b\x64\x65stination\x18\x04 \x01(\t\x12\x11\n\tgguf_type\x18\x05 \x01(\t\"\x14\n\x12ListMethodsRequest\";\n\x13ListMethodsResponse\x12$\n\x07methods\x18\x01 \x03(\x0b\x32\x13.evomerge.v1.Method\"S\n\x06Method\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07summary\x18\x02 \x01(\t\x12*\n\nparameters\x18\x03 \x03(\x0b\x32\x16.evomerge.v1.Parameter\"K\n\tParameter\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x0f\n\x07\x64\x65\x66\x61ult\x18\x03 \x01(\t\x12\x11\n\tper_model\x18\x04 \x01(\x08\x32\xfe\x02\n\rMergerService\x12Y\n\x0eValidateRecipe\x12\".evomerge.v1.ValidateRecipeRequest\x1a#.evomerge.v1.ValidateRecipeResponse\x12<\n\x05Merge\x12\x19.evomerge.v1.MergeRequest\x1a\x18.evomerge.v1.MergeStatus\x12\x42\n\x08GetMerge\x12\x1c.evomerge.v1.GetMergeRequest\x1a\x18.evomerge.v1.MergeStatus\x12P\n\x0bListMethods\x12\x1f.evomerge.v1.ListMethodsRequest\x1a .evomerge.v1.ListMethodsResponse\x12>\n\x06\x45xport\x12\x1a.evomerge.v1.ExportRequest\x1a\x18.evomerge.v1.MergeStatusb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,23 +35,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_VALIDATERECIPEREQUEST']._serialized_start=66
   _globals['_VALIDATERECIPEREQUEST']._serialized_end=105
   _globals['_VALIDATERECIPERESPONSE']._serialized_start=107
-  _globals['_VALIDATERECIPERESPONSE']._serialized_end=191
-  _globals['_MERGEREQUEST']._serialized_start=193
-  _globals['_MERGEREQUEST']._serialized_end=260
-  _globals['_GETMERGEREQUEST']._serialized_start=262
-  _globals['_GETMERGEREQUEST']._serialized_end=295
-  _globals['_MERGESTATUS']._serialized_start=297
-  _globals['_MERGESTATUS']._serialized_end=416
-  _globals['_EXPORTREQUEST']._serialized_start=418
-  _globals['_EXPORTREQUEST']._serialized_end=542
-  _globals['_LISTMETHODSREQUEST']._serialized_start=544
-  _globals['_LISTMETHODSREQUEST']._serialized_end=564
-  _globals['_LISTMETHODSRESPONSE']._serialized_start=566
-  _globals['_LISTMETHODSRESPONSE']._serialized_end=625
-  _globals['_METHOD']._serialized_start=627
-  _globals['_METHOD']._serialized_end=710
-  _globals['_PARAMETER']._serialized_start=712
-  _globals['_PARAMETER']._serialized_end=787
-  _globals['_MERGERSERVICE']._serialized_start=790
-  _globals['_MERGERSERVICE']._serialized_end=1172
+  _globals['_VALIDATERECIPERESPONSE']._serialized_end=206
+  _globals['_MERGEREQUEST']._serialized_start=208
+  _globals['_MERGEREQUEST']._serialized_end=275
+  _globals['_GETMERGEREQUEST']._serialized_start=277
+  _globals['_GETMERGEREQUEST']._serialized_end=310
+  _globals['_MERGESTATUS']._serialized_start=312
+  _globals['_MERGESTATUS']._serialized_end=431
+  _globals['_EXPORTREQUEST']._serialized_start=433
+  _globals['_EXPORTREQUEST']._serialized_end=557
+  _globals['_LISTMETHODSREQUEST']._serialized_start=559
+  _globals['_LISTMETHODSREQUEST']._serialized_end=579
+  _globals['_LISTMETHODSRESPONSE']._serialized_start=581
+  _globals['_LISTMETHODSRESPONSE']._serialized_end=640
+  _globals['_METHOD']._serialized_start=642
+  _globals['_METHOD']._serialized_end=725
+  _globals['_PARAMETER']._serialized_start=727
+  _globals['_PARAMETER']._serialized_end=802
+  _globals['_MERGERSERVICE']._serialized_start=805
+  _globals['_MERGERSERVICE']._serialized_end=1187
 # @@protoc_insertion_point(module_scope)

@@ -14,14 +14,16 @@ class ValidateRecipeRequest(_message.Message):
     def __init__(self, recipe: _Optional[str] = ...) -> None: ...
 
 class ValidateRecipeResponse(_message.Message):
-    __slots__ = ("recipe_json", "recipe_digest", "models")
+    __slots__ = ("recipe_json", "recipe_digest", "models", "notes")
     RECIPE_JSON_FIELD_NUMBER: _ClassVar[int]
     RECIPE_DIGEST_FIELD_NUMBER: _ClassVar[int]
     MODELS_FIELD_NUMBER: _ClassVar[int]
+    NOTES_FIELD_NUMBER: _ClassVar[int]
     recipe_json: str
     recipe_digest: str
     models: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, recipe_json: _Optional[str] = ..., recipe_digest: _Optional[str] = ..., models: _Optional[_Iterable[str]] = ...) -> None: ...
+    notes: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, recipe_json: _Optional[str] = ..., recipe_digest: _Optional[str] = ..., models: _Optional[_Iterable[str]] = ..., notes: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class MergeRequest(_message.Message):
     __slots__ = ("recipe", "sources")

@@ -214,6 +214,7 @@ class Recipe:
         pad_to_multiple_of: rows of the embedding are rounded up to a multiple of it (0: not).
         seed: of random masks.
         cross_domain: how sources of another build are fitted in; None: in full, to the base or the first source.
+        notes: what the text that it was read from says without effect, for people; no part of what it is.
 
     """
 
@@ -230,6 +231,7 @@ class Recipe:
     pad_to_multiple_of: int = 0
     preserve_instruction: bool | None = None
     cross_domain: CrossDomain | None = None
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
     @classmethod
     def of_source(cls, source: ModelReference, *, dtype: str = "") -> Recipe:

@@ -57,6 +57,25 @@ class Document:
             value = value.parts[key]
         return value.line
 
+    def is_anchored(self, place: Place) -> bool:
+        """Whether an anchor (`&name`) is set at a place, or inside of what is there."""
+        value = self._value or NOTHING
+        for key in place:
+            if key not in value.parts:
+                return False
+            value = value.parts[key]
+        return value.anchored
+
+    def repeats(self) -> list[Place]:
+        """The places of keys that are given twice with one value (see `read_text`)."""
+        found: list[Place] = []
+        rest: list[tuple[Place, Value]] = [((), self._value or NOTHING)]
+        while rest:
+            place, value = rest.pop()
+            found += [(*place, key) for key in value.repeats]
+            rest += [((*place, key), part) for key, part in value.parts.items()]
+        return sorted(found, key=self.line)
+
     def located(self, error: S) -> S:
         """The same error with name and line, unless it has them already."""
         if error.file or not self.name:
@@ -64,7 +83,9 @@ class Document:
         return type(error)(error.problem, error.path, file=self.name, line=self.line(error.path))
 
 
-def read_file(path: Path, *, several: bool = False, error: type[SpecError] = SpecError) -> Document:
+def read_file(
+    path: Path, *, several: bool = False, repeats: bool = False, error: type[SpecError] = SpecError
+) -> Document:
     """Reads a file that the user of this machine names. For a client's text there is `read_text`, and nothing else.
 
     Raises:
@@ -77,7 +98,7 @@ def read_file(path: Path, *, several: bool = False, error: type[SpecError] = Spe
         raise error(f"not UTF-8 text: {problem}", file=str(path)) from problem
     except OSError as problem:
         raise error(f"cannot be read: {problem.strerror or problem}", file=str(path)) from problem
-    return read_text(text, str(path), several=several, error=error)
+    return read_text(text, str(path), several=several, repeats=repeats, error=error)
 
 
 def read_bytes(path: Path, most: int) -> bytes:
@@ -97,13 +118,16 @@ def read_bytes(path: Path, most: int) -> bytes:
         return file.read(most)
 
 
-def read_text(text: str, name: str = "", *, several: bool = False, error: type[SpecError] = SpecError) -> Document:
+def read_text(
+    text: str, name: str = "", *, several: bool = False, repeats: bool = False, error: type[SpecError] = SpecError
+) -> Document:
     """Reads YAML or JSON text; with `several` also more documents than one.
 
     Args:
         text: at most MAX_BYTES of YAML, or MAX_JSON_BYTES of JSON.
         name: how errors call it.
         several: whether `---` may set documents apart.
+        repeats: whether a mapping of YAML may give a key twice, if with one value: `Document.repeats` tells.
         error: the class of what is raised.
 
     Raises:
@@ -126,7 +150,7 @@ def read_text(text: str, name: str = "", *, several: bool = False, error: type[S
                     raise SpecError(f"{refusal}; and it is not JSON: {problem}") from problem
         if size > MAX_BYTES:
             raise SpecError(refusal)
-        return _yaml(text, name, several=several)
+        return _yaml(text, name, several=several, repeats=repeats)
     except SpecError as problem:
         raise error(problem.problem, problem.path, file=name, line=problem.line) from problem.__cause__
 
@@ -181,8 +205,8 @@ def _value_of_json(text: str) -> Value:
         return NOTHING
 
 
-def _yaml(text: str, name: str, *, several: bool) -> Document:
-    found = compose(text, several=several)
+def _yaml(text: str, name: str, *, several: bool, repeats: bool) -> Document:
+    found = compose(text, several=several, repeats=repeats)
     if len(found) > 1:
         whole = Value([one.data for one in found], 1, dict(enumerate(found)), 0)
         return Document(name, whole.data, several=True, value=whole)

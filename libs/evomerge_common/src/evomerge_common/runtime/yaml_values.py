@@ -37,19 +37,32 @@ _NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 
 
 class Value(NamedTuple):
-    """A value, its line, the values in it, and how many values it is in all: `size`."""
+    """A value, its line, the values in it, and how many values it is in all: `size`.
+
+    Attributes:
+        anchored: an anchor (`&name`) is set here, on the value or inside it; where an alias stands, none is.
+        repeats: keys of a mapping that are given twice with one value.
+
+    """
 
     data: Any
     line: int
     parts: Mapping[str | int, Value]
     size: int
+    anchored: bool = False
+    repeats: tuple[str, ...] = ()
 
 
 NOTHING = Value(None, 0, {}, 0)
 
 
-def compose(text: str, *, several: bool = False) -> list[Value]:
+def compose(text: str, *, several: bool = False, repeats: bool = False) -> list[Value]:
     """The documents of a YAML text: one at most, unless `several` may be.
+
+    Args:
+        text: what is read.
+        several: whether `---` may set documents apart.
+        repeats: whether a mapping may give a key twice, if with one value.
 
     Raises:
         SpecError: not YAML, a key twice in one mapping, too many values, too deep; with its line.
@@ -58,7 +71,7 @@ def compose(text: str, *, several: bool = False) -> list[Value]:
     if re.search(r"^%TAG", text, re.MULTILINE):  # the parser takes quadratic time for many of them
         raise SpecError("the directive %TAG is not read: plain values only")
     try:
-        return _Composer(text).documents(several=several)
+        return _Composer(text, repeats=repeats).documents(several=several)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         why = ", ".join(part for part in (error.context, error.problem) if part)
@@ -70,8 +83,9 @@ def compose(text: str, *, several: bool = False) -> list[Value]:
 class _Composer:
     """Builds values from the parser's events. They come one by one, so nothing is built beyond a limit."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, *, repeats: bool) -> None:
         self._parser = _LOADER(text)
+        self._repeats = repeats
         self._anchors: dict[str, Value] = {}
         self._count = 0
 
@@ -99,7 +113,7 @@ class _Composer:
         if isinstance(event, yaml.AliasEvent):
             if event.anchor not in self._anchors:
                 raise SpecError(f"not YAML: found undefined alias {event.anchor!r}", place, line=line)
-            value = self._anchors[event.anchor]._replace(line=line)
+            value = self._anchors[event.anchor]._replace(line=line, anchored=False)
             self._counted(value.size, place, line)
             return value
         self._counted(1, place, line)
@@ -112,6 +126,7 @@ class _Composer:
         else:
             value = self._mapping(place, line)
         if event.anchor:
+            value = value._replace(anchored=True)
             self._anchors[event.anchor] = value
         return value
 
@@ -126,11 +141,14 @@ class _Composer:
         while not isinstance(self._parser.peek_event(), yaml.SequenceEndEvent):
             parts.append(self._next((*place, len(parts)), 0))
         self._parser.get_event()
-        return Value([one.data for one in parts], line, dict(enumerate(parts)), 1 + sum(one.size for one in parts))
+        anchored = any(one.anchored for one in parts)
+        size = 1 + sum(one.size for one in parts)
+        return Value([one.data for one in parts], line, dict(enumerate(parts)), size, anchored)
 
     def _mapping(self, place: Place, line: int) -> Value:
         own: dict[str | int, Value] = {}
         merged: dict[str | int, Value] = {}
+        repeats: list[str] = []
         while not isinstance(event := self._parser.get_event(), yaml.MappingEndEvent):
             here = _line(event)
             if not isinstance(event, yaml.ScalarEvent):
@@ -140,6 +158,8 @@ class _Composer:
             value = value._replace(size=value.size + len(key) // LONG)
             if key == "<<" and event.implicit[0]:
                 merged = {**_merged(value, (*place, key)), **merged}  # what is merged first goes first
+            elif key in own and self._repeats and _alike(own[key].data, value.data):
+                repeats.append(key)
             elif key in own:
                 problem = f"key given twice (first in line {own[key].line})"
                 raise SpecError(problem, (*place, key), line=here)
@@ -147,7 +167,14 @@ class _Composer:
                 own[key] = value
         parts = {**merged, **own}
         data = {key: one.data for key, one in parts.items()}
-        return Value(data, line, parts, 1 + sum(one.size for one in parts.values()))
+        anchored = any(one.anchored for one in own.values())
+        size = 1 + sum(one.size for one in parts.values())
+        return Value(data, line, parts, size, anchored, tuple(repeats))
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Whether two values are the same, in type too: a truth is no number."""
+    return repr(one) == repr(other)
 
 
 def _merged(value: Value, place: Place) -> Mapping[str | int, Value]:

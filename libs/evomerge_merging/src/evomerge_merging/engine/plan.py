@@ -161,7 +161,7 @@ def plan_merge(recipe: Recipe, models: Mapping[str, Path] | None = None) -> Plan
     """
     check_recipe(recipe)
     base = recipe.base if isinstance(recipe.base, ModelReference) else None
-    planner = Planner({key: Path(path) for key, path in (models or {}).items()}, base)
+    planner = Planner({key: Path(path) for key, path in (models or {}).items()}, base, notes=list(recipe.notes))
     try:
         keys = [planner.source(reference).key for reference in recipe.sources()]
         planner.share_bases()

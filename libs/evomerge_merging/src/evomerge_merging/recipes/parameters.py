@@ -1,6 +1,7 @@
 """What a recipe's parameters come to for one tensor: gradients over depth and filters by name.
 
-A value is a number (bool, word), a gradient (numbers at evenly spaced depths, interpolated), or a list of
+A value is a number (bool, word), a gradient (numbers at evenly spaced depths, interpolated; truths change at theirs),
+or a list of
 {filter, value} of which the first whose filter is part of the tensor's name counts ("*" or none: any).
 An input's own parameters go before its slice's, and those before the recipe's; where no filter fits, the next is asked.
 """
@@ -26,6 +27,8 @@ def value_at(setting: Any, tensor: str, depth: float) -> Any:
         place = depth * (len(setting) - 1)
         low = min(int(place), len(setting) - 1)
         high = min(low + 1, len(setting) - 1)
+        if isinstance(setting[low], bool | str):
+            return setting[low]
         return setting[low] + (setting[high] - setting[low]) * (place - low) if low != high else setting[low]
     for entry in setting:
         wanted = entry.get("filter")
@@ -96,6 +99,8 @@ def _check_value(parameter: Parameter, setting: Any, path: Path) -> None:
                     "a list holds numbers (a gradient over depth) or {filter, value}, not both", (*path, i)
                 )
             if not conditional:
+                if parameter.kind is bool and isinstance(item, bool):
+                    continue
                 if parameter.kind not in (float, int) or isinstance(item, bool | str):
                     raise RecipeError(f"a gradient holds numbers, not {item!r}", (*path, i))
                 continue

@@ -10,9 +10,11 @@ from evomerge_common.domain.fields import Fields, check_keys
 from evomerge_common.domain.recipe import Input, ModelReference, Recipe, Slice, normal
 from evomerge_common.errors import Path, RecipeError
 from evomerge_merging.methods.registry import method
+from evomerge_merging.recipes.notices import Notices
 from evomerge_merging.recipes.parameters import check_parameters
 
 _MODULE_KEYS = ("models", "slices", "parameters")
+_REFERENCE_KEYS = ("model", "lora", "override_architecture", "path", "revision", "merge_method")
 _MASK_KEYS = ("rate", "strategy", "on", "rescale", "exclude")
 
 
@@ -80,7 +82,7 @@ def with_mask(recipe: Recipe, data: Any, path: Path) -> Recipe:
 
 def long_reference(data: Mapping[str, Any], path: Path) -> ModelReference:
     """Mergekit's long form: {model: {path, revision}, lora: …}, or {path, revision}."""
-    own = Fields.of(data, ("model", "lora", "path", "revision", "merge_method"), path, RecipeError)
+    own = Fields.of(data, _REFERENCE_KEYS, path, RecipeError)
     inner = data.get("model", {key: value for key, value in data.items() if key in {"path", "revision"}})
     if isinstance(inner, str):
         inner = {"path": inner}
@@ -98,33 +100,32 @@ def dtype_word(own: Fields, key: str) -> str:
     return "" if value == "auto" else value
 
 
-def layer_range(value: Any, path: Path) -> tuple[int, int] | None:
+def layer_range(value: Any, path: Path, notices: Notices) -> tuple[int, int] | None:
     if value is None:
         return None
+    if isinstance(value, list):
+        value = [notices.number(item, path) for item in value]
+        value = [int(item) if isinstance(item, float) and item.is_integer() else item for item in value]
     if not isinstance(value, list) or len(value) != 2 or not all(type(item) is int for item in value):
         raise RecipeError(f"must be [first, last + 1], not {value!r}", path)
     return value[0], value[1]
 
 
-def parameters_at(data: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    value = data.get("parameters")
-    if value is None:
-        return {}
-    if not isinstance(value, Mapping):
-        raise RecipeError(f"must be names and values, not {value!r}", (*path, "parameters"))
-    found: dict[str, Any] = normal(value, (*path, "parameters"))
-    return found
-
-
-def tokenizer_fields(data: Mapping[str, Any], path: Path) -> dict[str, Any]:
+def tokenizer_fields(data: Mapping[str, Any], path: Path, notices: Notices) -> dict[str, Any]:
     """The recipe's fields from `tokenizer_source`, or from `tokenizer` ({source, tokens, pad_to_multiple_of})."""
+    data = {key: value for key, value in data.items() if value is not None}
     if "tokenizer" in data and "tokenizer_source" in data:
         raise RecipeError("is given by `tokenizer` already", (*path, "tokenizer_source"))
     key = "tokenizer" if "tokenizer" in data else "tokenizer_source"
     value = data.get(key)
     if not isinstance(value, Mapping) or (key == "tokenizer_source"):
         return {} if value is None else {"tokenizer": model_name(value, (*path, key))}
-    own = Fields.of(value, ("source", "tokens", "pad_to_multiple_of"), (*path, key), RecipeError)
+    here = (*path, key)
+    plain = {
+        **value,
+        "pad_to_multiple_of": notices.number(value.get("pad_to_multiple_of"), (*here, "pad_to_multiple_of")),
+    }
+    own = Fields(notices.known(plain, ("source", "tokens", "pad_to_multiple_of"), here), here, RecipeError)
     tokens = value.get("tokens") or {}
     if not isinstance(tokens, Mapping):
         raise own.wrong("must be tokens and where their embeddings come from", "tokens")
@@ -132,15 +133,17 @@ def tokenizer_fields(data: Mapping[str, Any], path: Path) -> dict[str, Any]:
     return {
         # mergekit's default inside the mapping
         "tokenizer": "union" if source is None else model_name(source, own.at("source")),
-        "tokens": {token: _token(one, (*own.at("tokens"), token)) for token, one in tokens.items()},
+        "tokens": {token: _token(one, (*own.at("tokens"), token), notices) for token, one in tokens.items()},
         "pad_to_multiple_of": own.integer("pad_to_multiple_of", 0),
     }
 
 
-def _token(data: Any, path: Path) -> dict[str, Any]:
+def _token(data: Any, path: Path, notices: Notices) -> dict[str, Any]:
     """One of mergekit's per-token settings, in the recipe's words."""
     if data is None:
         return {}
+    if isinstance(data, Mapping) and "force" in data:
+        data = {**data, "force": notices.truth(data["force"], (*path, "force"))}
     own = Fields.of(data, ("source", "force"), path, RecipeError)
     result: dict[str, Any] = {"force": True} if own.flag("force", False) else {}
     source, here = data.get("source"), (*path, "source")
