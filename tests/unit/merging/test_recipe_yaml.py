@@ -171,7 +171,7 @@ WRONG: dict[str, tuple[str, int, str]] = {
     ),
     "parameter of the merge at a model alone": (
         "merge_method: slerp\nmodels:\n  - model: a\n  - model: b\n    parameters: {t: 0.5}\n",
-        2,
+        3,
         "needs 't'",
     ),
     "parameter missing": ("merge_method: linear\nmodels:\n  - model: a\n", 3, "needs 'weight' for a"),
