@@ -131,6 +131,72 @@ def test_a_tied_head_answers_as_the_model_that_was_trained(tmp_path: Path, confi
         assert torch.allclose(load(tmp_path / "out").eval()(ids).logits, trained(ids).logits, atol=1e-4)
 
 
+GROWN: dict[str, dict[str, Any]] = {
+    "nothing but the rows": {},
+    "embedding and head saved": {"modules_to_save": ["embed_tokens", "lm_head"]},
+    "embedding saved": {"modules_to_save": ["embed_tokens"]},
+    "head saved": {"modules_to_save": ["lm_head"]},
+    "embedding saved, tied again": {"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True},
+    "new tokens trained": {"trainable_token_indices": {"embed_tokens": [40, 41, 42, 43]}},
+    "old and new tokens trained": {"trainable_token_indices": {"embed_tokens": [3, 43]}},
+    "other tokens of the head": {"trainable_token_indices": {"embed_tokens": [3, 42], "lm_head": [41, 5]}},
+    "lora on the embedding": {"target_modules": ["q_proj", "embed_tokens"]},
+    "lora on the head": {"target_modules": ["q_proj", "lm_head"]},
+    "lora on both": {"target_modules": ["q_proj", "embed_tokens", "lm_head"]},
+    "lora on the head, embedding saved": {
+        "target_modules": ["q_proj", "lm_head"], "modules_to_save": ["embed_tokens"]},
+    "a norm and a block saved": {"target_modules": ["q_proj"], "modules_to_save": ["norm", "mlp"]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize(
+    ("case", "rows"), [(case, rows) for case in GROWN for rows in (44, 40) if rows == 44 or "token" not in case]
+)
+def test_a_grown_vocabulary_answers_as_the_model_that_was_trained(
+    tmp_path: Path, case: str, tied: bool, rows: int
+) -> None:
+    """PEFT saves embeddings in five ways, with copies of what they were before; 40 rows are those of the base."""
+    base = make_model(tmp_path / "base", tie_word_embeddings=tied, spread=0.3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = load(base)
+        model.resize_token_embeddings(rows, mean_resizing=False)
+        trained = get_peft_model(model, LoraConfig(**{**PLAIN, "task_type": "CAUSAL_LM", **GROWN[case]}))
+        with torch.no_grad():
+            for number, parameter in enumerate(trained.parameters()):
+                if parameter.requires_grad:
+                    parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number)) * 0.2)
+        trained.save_pretrained(tmp_path / "adapter")
+    lacking = not tied and rows == 44 and case in {"lora on the embedding", "lora on the head"}
+    recipe = Recipe.of_source(on(base, tmp_path / "adapter"))
+    if lacking:  # PEFT itself makes up the rows that it did not save
+        with pytest.raises(ShapeMismatch, match="does not hold the new rows of both"):
+            plan_merge(recipe)
+        return
+    with plan_merge(recipe) as plan:
+        execute(plan, tmp_path / "out")
+    merged, ids = load(tmp_path / "out").eval(), torch.arange(rows)[None]
+    with torch.no_grad():
+        assert torch.allclose(merged(ids).logits, trained.eval()(ids).logits, atol=1e-4)
+    assert merged.config.vocab_size == rows
+
+
+def test_a_wrapped_module_that_nothing_replaces_is_refused(tmp_path: Path) -> None:
+    base = make_model(tmp_path / "base")
+    adapter = make_adapter(tmp_path / "adapter", base, modules_to_save=["norm"])
+
+    def forget(tensors: dict[str, torch.Tensor]) -> None:
+        name = next(name for name in tensors if name.endswith("norm.weight"))
+        tensors[name.replace(".weight", ".original_module.weight")] = tensors.pop(name)
+
+    change_tensors(adapter, forget)
+    with pytest.raises(
+        ModelError, match=r"original_module\.weight' is a module that was replaced, but nothing replaces"
+    ):
+        plan_merge(Recipe.of_source(on(base, adapter)))
+
+
 def test_a_vocabulary_that_the_adapter_made_larger(tmp_path: Path) -> None:
     base = make_model(tmp_path / "base", **UNTIED)
     with warnings.catch_warnings():

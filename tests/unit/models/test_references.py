@@ -173,6 +173,18 @@ def test_local_paths_and_hub_ids(here: Path) -> None:
     assert base_beside(here / "lora").name.endswith("a+base")
 
 
+@pytest.mark.parametrize("named", ["/home/someone/base", "../runs/base", "~/none/base", "a/b/c"])
+def test_a_base_that_lies_elsewhere_is_told_with_adapter_path_and_remedy(here: Path, named: str) -> None:
+    path = here / "lora" / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "base_model_name_or_path": named}))
+    with pytest.raises(ModelNotFound) as told:
+        base_beside(here / "lora")
+    remedy = f"write BASE+{here / 'lora'} with the folder or hub id of that base, or set the base"
+    assert named in str(told.value)
+    assert remedy in str(told.value)
+    assert base_beside(here / "lora", needed=False).name == named
+
+
 # ---- everywhere the same ----
 
 

@@ -180,7 +180,7 @@ def _with_base(reference: Any, base: Any, folder: Path, notes: list[str]) -> Any
     alone = ModelReference.parse(reference)
     if alone.adapter or not is_adapter_folder(Path(alone.name)):
         return reference
-    named = base_beside(Path(alone.name), folder)
+    named = base_beside(Path(alone.name), folder, needed=not base)
     own = str(absolute(named, folder)) if Path(named.name).is_dir() else str(named)
     if base and base != own:
         notes.append(f"{reference} says that it is an adapter of {named}; it is applied to the run's base, {base}")

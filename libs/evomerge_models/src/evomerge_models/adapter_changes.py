@@ -14,11 +14,12 @@ from evomerge_models.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 _PREFIX = "base_model.model."
 _KEY = re.compile(
     r"(?P<module>.+?)\.(?:(?P<kind>lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector)"
-    r"(?:\.default)?(?:\.(?P<part>weight|bias))?|base_layer\.(?P<base>weight|bias)"
+    r"(?:\.default)?(?:\.(?P<part>weight|bias))?|(?:token_adapter\.)?base_layer\.(?P<base>weight|bias)"
     r"|token_adapter\.(?P<tokens>trainable_tokens_delta))"
 )
 _EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|word_embeddings|embed_in|tok_embeddings|shared)\.weight$")
 _HEAD = re.compile(r"(^|\.)(lm_head|embed_out)\.weight$|(^|\.)cls\.predictions\.decoder\.weight$")
+_ORIGINAL = ".original_module."
 CONV1D_TYPES = frozenset({"gpt2", "openai-gpt", "imagegpt", "decision_transformer"})
 """Model types whose linear layers store (in, out)."""
 
@@ -110,23 +111,36 @@ class _Fitting:
         return self._found
 
     def _place(self, key: str) -> tuple[str, str]:
-        """Module and part of a tensor's name: "lora_A", "base.weight", "tokens", or "weight" for a plain tensor."""
+        """Module and part of a tensor's name: "lora_A", "base.weight", "tokens", or "weight" for a plain tensor.
+
+        PEFT wraps a module that is saved, and one with trained tokens: `original_module` is the wrapped one, which a
+        saved module takes the place of, and which trained tokens are put into.
+        """
         name = key.removeprefix(_PREFIX).replace(".modules_to_save.", ".")
+        if _ORIGINAL in name:
+            module, _, part = name.replace(_ORIGINAL, ".").rpartition(".")
+            return module, f"original.{part}"
         match = _KEY.fullmatch(name)
         if match is not None:
             kind = match["kind"]
             if kind:
                 return match["module"], f"{kind}.bias" if match["part"] == "bias" else kind
             return match["module"], f"base.{match['base']}" if match["base"] else "tokens"
-        if "lora_" in name or "." not in name or "original_module" in name:
+        if "lora_" in name or "." not in name:
             raise ModelError(f"{self._file}: tensor {key!r} is none that this version applies")
         module, _, part = name.rpartition(".")
         return module, part
 
     def _module(self, module: str, parts: Mapping[str, str]) -> None:
         for part, key in parts.items():
-            if part in {"weight", "bias", "base.weight", "base.bias"}:
-                self._replace(module, part.removeprefix("base."), key)
+            kind, _, plain = part.rpartition(".")
+            if kind == "original":
+                if "tokens" in parts and f"base.{plain}" not in parts:
+                    self._replace(module, plain, key)
+                elif "tokens" not in parts and plain not in parts:
+                    raise ModelError(f"{self._file}: {key!r} is a module that was replaced, but nothing replaces it")
+            elif part in {"weight", "bias", "base.weight", "base.bias"}:
+                self._replace(module, plain, key)
             elif not part.startswith(("lora_", "tokens")):
                 self._replace(module, part, key)
         if "tokens" in parts:
@@ -170,7 +184,10 @@ class _Fitting:
         name, change = self._change(f"{module}.weight")
         numbers = self._adapter.config.get("trainable_token_indices")
         if isinstance(numbers, Mapping):
-            numbers = next((value for part, value in numbers.items() if f".{module}".endswith(f".{part}")), None)
+            modules = (module, self._embedding.removesuffix(".weight")) if _HEAD.search(name) else (module,)
+            numbers = next(  # of a head that is tied, those of the embedding
+                (rows for one in modules for part, rows in numbers.items() if f".{one}".endswith(f".{part}")), None
+            )
         where = f"{self._adapter.folder / ADAPTER_CONFIG}: trainable_token_indices"
         if not isinstance(numbers, list) or not all(type(row) is int and 0 <= row < change.shape[0] for row in numbers):
             raise ModelError(f"{where}: must be rows of {name}, which has {change.shape[0]}")

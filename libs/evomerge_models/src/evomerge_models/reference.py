@@ -10,8 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from evomerge_common.domain.recipe import ModelReference
-from evomerge_common.errors import ModelError
+from evomerge_common.errors import ModelError, ModelNotFound
 from evomerge_models.adapter import read_adapter
+from evomerge_models.files import ADAPTER_CONFIG
 
 
 def resolve_reference(text: str, *places: Path) -> ModelReference:
@@ -97,11 +98,17 @@ def absolute(reference: ModelReference, *places: Path) -> ModelReference:
     return replace(reference, name=name, adapter=reference.adapter and one(reference.adapter))
 
 
-def base_beside(adapter: Path, *places: Path) -> ModelReference:
+def base_beside(adapter: Path, *places: Path, needed: bool = True) -> ModelReference:
     """The base that an adapter says it was trained on: a folder, also relative to it or to `places`; else a hub id.
+
+    Args:
+        adapter: an adapter's folder.
+        places: further folders that a relative path may start from.
+        needed: whether nothing else is known of the base, so that a path that is not here is an error.
 
     Raises:
         ModelError: it does not say, or is unsound.
+        ModelNotFound: it is a path, and no folder is there.
 
     """
     named = read_adapter(adapter).base
@@ -112,4 +119,14 @@ def base_beside(adapter: Path, *places: Path) -> ModelReference:
     for place in () if named.revision else (Path(), adapter, *places):
         if (folder := place / Path(named.name).expanduser()).is_dir():
             return _local(str(folder))
+    if needed and local_path(named.name) is not None:
+        raise ModelNotFound(f"no folder {named.name}{base_hint(adapter, named)}")
     return named
+
+
+def base_hint(adapter: Path | str, named: ModelReference) -> str:
+    """What to do where the base that an adapter names is not found, to be put behind that error."""
+    return (
+        f"; {adapter} is a LoRA adapter of {str(named)!r} (base_model_name_or_path of its {ADAPTER_CONFIG}): write "
+        f"BASE+{adapter} with the folder or hub id of that base, or set the base"
+    )

@@ -16,7 +16,7 @@ from evomerge_common.runtime.files import remove
 from evomerge_models.describe import ModelDescription, describe_model, describe_pair
 from evomerge_models.files import ADAPTER_CONFIG, is_adapter_folder
 from evomerge_models.hub import COMMIT, HUB_ID, Hub, RemoteModel
-from evomerge_models.reference import base_beside, plus_hint, resolve_reference
+from evomerge_models.reference import base_beside, base_hint, plus_hint, resolve_reference
 from evomerge_models.store import WritableModelStore
 
 log = structlog.get_logger(__name__)
@@ -66,8 +66,14 @@ class Fetcher:
         folder = self._store.folder(model)
         if not is_adapter_folder(folder):
             return model
-        owner = owner or base_beside(folder, *([place] if (place := local_folder(wanted)) else []))
-        return self._pair(reference, self._one(str(owner), owner), model)
+        if owner is not None:
+            return self._pair(reference, self._one(str(owner), owner), model)
+        named = base_beside(folder, *([place] if (place := local_folder(wanted)) else []))
+        try:
+            found = self._one(str(named), named)
+        except ModelNotFound as error:
+            raise ModelNotFound(f"{error}{base_hint(reference, named)}") from error
+        return self._pair(reference, found, model)
 
     def _one(self, reference: str, model: ModelReference) -> Model:
         """A model or an adapter by itself, recorded under the text `reference`."""

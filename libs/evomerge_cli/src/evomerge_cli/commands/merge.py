@@ -14,13 +14,13 @@ from evomerge_common.domain.genome import SearchSpace, builds_differ
 from evomerge_common.domain.methods import DEFAULT_METHODS
 from evomerge_common.domain.recipe import CrossDomain, ModelReference, Recipe
 from evomerge_common.domain.spec import ClassicSpec
-from evomerge_common.errors import ModelError
+from evomerge_common.errors import ModelError, ModelNotFound
 from evomerge_common.runtime.scratch import scratch_folder
 from evomerge_common.runtime.settings import Settings
 from evomerge_models.describe import check_model_folder, describe_pair
 from evomerge_models.files import is_adapter_folder
 from evomerge_models.pair import PAIRS, write_pair
-from evomerge_models.reference import base_beside, local_path, look_up, resolve_reference
+from evomerge_models.reference import base_beside, base_hint, local_path, look_up, resolve_reference
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
@@ -79,8 +79,13 @@ def _fetched(source: ModelReference, console: Console, base: ModelReference | Re
     if whole.suffix == ".gguf" and whole.is_file():
         whole = _download(ModelReference(str(whole.absolute())), None, Settings.from_env(), console)
     if adapter is None and is_adapter_folder(whole):
-        named = base if isinstance(base, ModelReference) and base.key != source.key else base_beside(whole)
-        return _paired(_fetched(named.whole, console, None), whole)
+        if isinstance(base, ModelReference) and base.key != source.key:
+            return _paired(_fetched(base.whole, console, None), whole)
+        named = base_beside(whole)
+        try:
+            return _paired(_fetched(named.whole, console, None), whole)
+        except ModelNotFound as error:
+            raise ModelNotFound(f"{error}{base_hint(whole, named)}") from error
     if not (whole / "config.json").exists() and (whole / "model" / "config.json").exists():
         whole = whole / "model"  # the output folder of a run: its champion
     if adapter is not None:

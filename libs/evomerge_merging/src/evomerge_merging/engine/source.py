@@ -16,7 +16,7 @@ from evomerge_merging.lora.store import open_adapted
 from evomerge_models.files import check_whole, is_adapter_folder, read_json_object
 from evomerge_models.pair import PAIRS, read_pair, write_pair
 from evomerge_models.quantised import check_plain, is_stale, without_quantisation
-from evomerge_models.reference import base_beside, plus_hint
+from evomerge_models.reference import base_beside, base_hint, plus_hint
 
 
 @dataclass(frozen=True)
@@ -125,10 +125,7 @@ def _base_of(adapter: Path, models: Mapping[str, Path], base: ModelReference | N
             return folder
     named = base_beside(adapter)
     if not Path(named.name).is_dir():
-        raise ModelNotFound(
-            f"{adapter} is a LoRA adapter of {str(named)!r}, which is no folder here: write base+adapter, or set the "
-            "base"
-        )
+        raise ModelNotFound(f"no folder {str(named)!r}{base_hint(adapter, named)}")
     return Path(named.name)
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from evomerge_common.errors import ShapeMismatch
 from evomerge_merging.engine import architecture
 from evomerge_merging.io.dtypes import torch_dtype
 from evomerge_merging.io.model_folder import TensorStore
@@ -246,7 +247,8 @@ def open_adapted(base: TensorStore, config: Mapping[str, object], adapter_folder
         label: how to call the base in an error.
 
     Raises:
-        ModelError: the adapter is unsound or does not fit.
+        ModelError: the adapter is unsound.
+        ShapeMismatch: it does not fit, or lacks rows of the larger vocabulary that it was trained on.
 
     """
     adapter = read_adapter(adapter_folder)
@@ -258,6 +260,13 @@ def open_adapted(base: TensorStore, config: Mapping[str, object], adapter_folder
     if architecture.is_tied(config, base.tensors):
         _untie(store, adapter, embedding, result)
     rows = store.tensors[embedding].shape[0]
+    for head in filter(architecture.is_head, store.tensors):
+        if store.tensors[head].shape[0] != rows and {head, embedding} & store.changes.keys():
+            raise ShapeMismatch(
+                f"{adapter_folder} gives {embedding} {rows} rows and {head} {store.tensors[head].shape[0]}: it was "
+                f"trained on a larger vocabulary than that of {label}, and does not hold the new rows of both; save it "
+                "again with save_embedding_layers=True of PEFT's save_pretrained"
+            )
     if rows != base.tensors[embedding].shape[0]:
         part = architecture.text_config(result)
         changed = {**part, "vocab_size": rows}
@@ -280,12 +289,16 @@ def _untie(store: LoraStore, adapter: Adapter, embedding: str, config: dict[str,
             if equal or change is None:
                 return
         else:
+            if change is None and head.replaced and head.low_rank and head.shape != store.tensors[embedding].shape:
+                store.add(embedding, Change(head.shape, embedding, head.replaced))  # one tensor, updated in one place
             config["tie_word_embeddings"] = False
             return
     if change is None or (change.rows and not change.low_rank) or adapter.config.get("ensure_weight_tying"):
         return
     names = config.get("architectures")
     causal = isinstance(names, list) and any("CausalLM" in str(name) or "LMHead" in str(name) for name in names)
-    if causal and change.shape == store.base.tensors[embedding].shape:
-        store.add("lm_head.weight", Change(change.shape, embedding))
+    before = store.base.tensors[embedding].shape
+    if causal and (change.shape == before or change.low_rank):
+        replaced = change.replaced if change.low_rank and change.shape != before else ""
+        store.add("lm_head.weight", Change(change.shape, embedding, replaced))
         config["tie_word_embeddings"] = False
