@@ -43,6 +43,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "model_stock": {},
     "multislerp": {"weight": 0.5},
     "nearswap": {"t": 0.3},
+    "noise": {"scale": 0.0},
     "nuslerp": {"weight": 0.5},
     "passthrough": {"scale": 0.5},
     "ram": {},

@@ -152,6 +152,62 @@ def test_a_shared_expert_adds_its_answer(tmp_path: Path) -> None:
     torch.testing.assert_close(logits(loaded(out)), logits(dense), atol=2e-5, rtol=1e-5)
 
 
+def test_a_shared_experts_prompts_make_its_gate(tmp_path: Path) -> None:
+    base = made(tmp_path / "base", "qwen2")
+    extra = f"shared_experts:\n- {{source_model: {base}, residual_scale: 0.5, positive_prompts: [the fox]}}\n"
+    for gate, shared in (("cheap_embed", True), ("hidden", True), ("uniform_random", False)):
+        out = tmp_path / gate
+        report = assemble(read_mixture(written(tmp_path, base, [base] * 2, gate, extra)), out)
+        loaded(out)
+        whole = load_file(out / "model.safetensors")
+        own = whole["model.layers.1.mlp.shared_expert_gate.weight"]
+        assert own.shape == (1, base_hidden(base))
+        torch.testing.assert_close(own.norm(), torch.tensor(1.0 if shared else 0.0))
+        factor = 0.5 if shared else 1.0
+        dense = load_file(base / "model.safetensors")["model.layers.1.mlp.down_proj.weight"]
+        torch.testing.assert_close(whole["model.layers.1.mlp.shared_expert.down_proj.weight"], factor * dense)
+        assert any("reads no prompts" in note for note in report.notes) != shared
+
+
+def base_hidden(folder: Path) -> int:
+    return int(json.loads((folder / "config.json").read_text())["hidden_size"])
+
+
+def test_uniform_gates_noise_and_scales_of_experts(tmp_path: Path) -> None:
+    base = made(tmp_path / "base", "llama")
+    path = tmp_path / "moe.yaml"
+    path.write_text(
+        f"base_model: {base}\ngate_mode: uniform_random\narchitecture: Mixtral\nexperts:\n"
+        f"- {{source_model: {base}, noise_scale: 0.05}}\n- {{source_model: {base}, noise_scale: 0.05}}\n"
+        f"- {{source_model: {base}, noise_scale: 0.05, residual_scale: 0.5}}\n- {{source_model: {base}, "
+        "residual_scale: '0.5'}\n"
+    )
+    for out in ("out", "again"):
+        assemble(read_mixture(path), tmp_path / out)
+    whole, dense = (load_file(tmp_path / folder / "model.safetensors") for folder in ("out", "base"))
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == (
+        tmp_path / "again" / "model.safetensors"
+    ).read_bytes()
+    gates = torch.stack([value for name, value in whole.items() if name.endswith("gate.weight")])
+    bound = gates.shape[-1] ** -0.5
+    assert 0.8 * bound < float(gates.abs().max()) <= bound
+    for name, word, scale in (("w1", "gate_proj", 1.0), ("w2", "down_proj", 0.5), ("w3", "up_proj", 1.0)):
+        source = dense[f"model.layers.0.mlp.{word}.weight"]
+        experts = [whole[f"model.layers.0.block_sparse_moe.experts.{i}.{name}.weight"] for i in range(4)]
+        added = [experts[0] - source, experts[1] - source, experts[2] / scale - source]
+        for one in added:
+            assert float(one.std()) == pytest.approx(0.05, rel=0.1)
+        assert not torch.equal(added[0], added[1])
+        torch.testing.assert_close(experts[3], scale * source)
+
+
+def test_words_without_effect_in_a_mixture_are_told(tmp_path: Path) -> None:
+    path = written(tmp_path, tmp_path / "a", [tmp_path / "a"] * 2, "random", "merge_method: linear\nmetadata: {x: 1}\n")
+    notes = read_mixture(path).notes
+    assert len(notes) == 3
+    assert all(any(word in note for note in notes) for word in ("'merge_method'", "'metadata'", "reads no prompts"))
+
+
 def test_a_type_is_kept_or_chosen_and_a_command_writes_a_card(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -176,6 +232,8 @@ def test_a_type_is_kept_or_chosen_and_a_command_writes_a_card(
     ("change", "words"),
     [
         (("gate_mode: hidden", "gate_mode: hiden"), r"moe.yaml:2: gate_mode: .*did you mean 'hidden'"),
+        (("gate_mode: hidden", "architecture: deepseek"), r"moe.yaml:2: architecture: .*Python code"),
+        (("gate_mode: hidden", "architecture: mixtrl"), r"moe.yaml:2: architecture: .*did you mean 'mixtral'"),
         (("experts:", "expert:"), r"moe.yaml:3: .*did you mean 'experts'"),
         (("source_model", "source_modl"), r"moe.yaml:4: .*did you mean 'source_model'"),
         (("positive_prompts: [", "negative_prompts: ["), r"moe.yaml:4: .*needs positive_prompts"),

@@ -200,6 +200,7 @@ _TABLE = (
     ),
     Traits(name="mask_delta", inputs=1, random=True, refusal=_MASK),
     Traits(name="mask_weights", base="none", inputs=1, random=True, refusal=_MASK),
+    Traits(name="noise", base="none", inputs=1, random=True, refusal="it adds noise to one model"),
 )
 BUILT_IN: Mapping[str, Traits] = MappingProxyType({traits.name: traits for traits in _TABLE})
 """The methods of `evomerge_merging` by name, those first that the search draws unless told otherwise."""

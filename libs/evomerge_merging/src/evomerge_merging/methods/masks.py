@@ -6,6 +6,7 @@ with rescaling are DARE's (Yu et al. 2023, arXiv:2311.03099) without its correct
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -70,3 +71,11 @@ def mask_weights(
 ) -> Tensor:
     """What is left of the model's weights when a share of them is set to zero."""
     return _masked(tensors[0], block, rate, strategy, rescale=rescale)
+
+
+@merge_method("noise")
+def noise(tensors: Sequence[Tensor], block: Block, *, scale: float) -> Tensor:
+    """The model's weights plus normal deviates of standard deviation `scale`, by the recipe's seed."""
+    uniform = (block.words(0).double() + (2.0**31 + 0.5)) / 2.0**32
+    deviates = torch.erfinv(2.0 * uniform - 1.0).mul_(scale * math.sqrt(2.0))
+    return tensors[0] + deviates.to(tensors[0].dtype)

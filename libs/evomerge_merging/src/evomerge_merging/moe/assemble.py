@@ -27,7 +27,7 @@ from evomerge_merging.export.folder import public_name
 from evomerge_merging.io.model_folder import MemoryStore
 from evomerge_merging.io.writer import write_text
 from evomerge_merging.moe import gates
-from evomerge_merging.moe.yaml import Mixture
+from evomerge_merging.moe.yaml import RANDOM_GATES, Expert, Mixture
 from evomerge_models.dtypes import RECIPE_NAMES, ElementType
 
 if TYPE_CHECKING:
@@ -98,18 +98,30 @@ def assemble(
     with ExitStack() as stack:
         base = stack.enter_context(plan_merge(Recipe.of_source(mixture.base), models))
         work = _Assembly(mixture, base, _format_of(base, mixture))
-        for expert in mixture.experts:
-            work.add_expert(expert.model, stack.enter_context(plan_merge(Recipe.of_source(expert.model), models)))
+        for number, expert in enumerate(mixture.experts):
+            recipe = _expert_recipe(expert, expert.scale, mixture.seed + number)
+            work.add_expert(expert.model, stack.enter_context(plan_merge(recipe, models)))
         if mixture.shared is not None:
-            # Its own gate is zero, and the sigmoid of that is a half: twice the scale makes up for it.
-            scale = [{"filter": "down_proj", "value": 2 * mixture.shared.scale}, {"value": 1.0}]
-            recipe = Recipe.of_models("passthrough", [(mixture.shared.model, {"scale": scale})])
+            # Without prompts its own gate is zero, and the sigmoid of that is a half: twice the scale makes up for it.
+            scale = mixture.shared.scale * (1 if mixture.gates_shared else 2)
+            recipe = _expert_recipe(mixture.shared, scale, mixture.seed + len(mixture.experts))
             work.add_shared(mixture.shared.model, stack.enter_context(plan_merge(recipe, models)))
         plan = work.plan()
         return execute(
             plan, out, threads=threads, progress=progress, max_shard_bytes=max_shard_bytes,
             extras=lambda folder: _write_card(mixture, folder, plan),
         )  # fmt: skip
+
+
+def _expert_recipe(expert: Expert, scale: float, seed: int) -> Recipe:
+    """An expert's model with its noise, and its feed-forward layers' outputs scaled."""
+    recipe = Recipe.of_source(expert.model)
+    if expert.noise:
+        recipe = Recipe.of_models("noise", [(expert.model, {})], parameters={"scale": expert.noise}, seed=seed)
+    if scale == 1.0:
+        return recipe
+    scales = [{"filter": "down_proj", "value": scale}, {"value": 1.0}]
+    return Recipe.of_models("passthrough", [(recipe if expert.noise else expert.model, {"scale": scales})])
 
 
 def _format_of(base: Plan, mixture: Mixture) -> _Format:
@@ -119,6 +131,10 @@ def _format_of(base: Plan, mixture: Mixture) -> _Format:
     if found is None:
         raise ModelError(
             f"{mixture.base}: a mixture of experts is made of {', '.join(_FORMATS)}, not of {kind!r} models"
+        )
+    if mixture.architecture not in {"", found.model_type}:
+        raise InvalidInput(
+            f"architecture: {kind} models become {found.model_type} here, not {mixture.architecture}: leave it out"
         )
     biases = [tensor.name for tensor in base.tensors if tensor.name.endswith(".bias")]
     wrong = [name for name in biases if ".mlp." in name or found.model_type == "mixtral"]
@@ -192,11 +208,14 @@ class _Assembly:
     def plan(self) -> Plan:
         """The whole, with gates."""
         block = self._form.block
-        for layer, rows in enumerate(self._gates()):
+        count = len(self._mixture.experts)
+        for layer, gates_of_layer in enumerate(self._gates()):
+            rows, shared = gates_of_layer[:count], gates_of_layer[count:]
             prefix = f"model.layers.{layer}.{block}"
             self._add_own(f"{prefix}.gate.weight", rows)
             if self._form.model_type == "qwen2_moe":
-                self._add_own(f"{prefix}.shared_expert_gate.weight", torch.zeros(1, self._hidden))
+                gate = shared if len(shared) else torch.zeros(1, self._hidden)
+                self._add_own(f"{prefix}.shared_expert_gate.weight", gate)
                 if self._mixture.shared is None:
                     for name in ("gate_proj", "up_proj", "down_proj"):
                         zeros = torch.zeros(_NO_SHARED, self._hidden)
@@ -213,24 +232,28 @@ class _Assembly:
         config = self._config(self._tensors[0].dtype)
         return replace(
             self._base, tensors=tuple(self._tensors), config=config, sources=self._sources,
-            notes=(*self._base.notes, *notes),
+            notes=(*self._mixture.notes, *self._base.notes, *notes),
         )  # fmt: skip
 
     def _gates(self) -> Tensor:
+        """Gates of the experts, and behind them that of the shared one, where it has prompts."""
         mixture = self._mixture
-        if mixture.gate == "random":
-            return gates.random_gates(len(mixture.experts), self._layers, self._hidden, mixture.seed)
+        if mixture.gate in RANDOM_GATES:
+            uniform = mixture.gate == "uniform_random"
+            count = len(mixture.experts)
+            return gates.random_gates(count, self._layers, self._hidden, mixture.seed, uniform=uniform)
+        asked = [*mixture.experts, *([mixture.shared] if mixture.shared and mixture.gates_shared else [])]
         base = self._base.sources[mixture.base.key]
         if mixture.gate == "cheap_embed":
             embedding = architecture.input_embedding(list(base.store.tensors))
             if embedding is None:
                 raise ModelError(f"{mixture.base} has no token embedding for gate_mode cheap_embed")
-            return gates.embedding_gates(mixture.experts, self._layers, base.folder, base.store.tensor(embedding))
+            return gates.embedding_gates(asked, self._layers, base.folder, base.store.tensor(embedding))
         if base.base is not None:
             raise InvalidInput(
                 f"gate_mode hidden reads with the base, and {mixture.base} is an adapter: merge it first"
             )
-        return gates.hidden_gates(mixture.experts, base.folder)
+        return gates.hidden_gates(asked, base.folder)
 
     def _config(self, dtype: ElementType) -> dict[str, Any]:
         form, count = self._form, self._mixture.experts_per_token
@@ -254,20 +277,26 @@ class _Assembly:
         return config
 
 
+def _in_words(expert: Expert) -> dict[str, Any]:
+    """An expert in mergekit-moe's words."""
+    return {
+        "source_model": public_name(expert.model),
+        **({"positive_prompts": list(expert.positive)} if expert.positive else {}),
+        **({"negative_prompts": list(expert.negative)} if expert.negative else {}),
+        **({"noise_scale": expert.noise} if expert.noise else {}),
+        **({"residual_scale": expert.scale} if expert.scale != 1.0 else {}),
+    }
+
+
 def _write_card(mixture: Mixture, folder: Path, plan: Plan) -> None:
     """mergekit_moe_config.yml and README.md."""
     data: dict[str, Any] = {
         "base_model": public_name(mixture.base), "gate_mode": mixture.gate,
         "experts_per_token": mixture.experts_per_token,
-        "experts": [
-            {"source_model": public_name(one.model), "positive_prompts": list(one.positive),
-             **({"negative_prompts": list(one.negative)} if one.negative else {})}
-            for one in mixture.experts
-        ],
+        "experts": [_in_words(one) for one in mixture.experts],
     }  # fmt: skip
     if mixture.shared is not None:
-        shared = {"source_model": public_name(mixture.shared.model), "residual_scale": mixture.shared.scale}
-        data["shared_experts"] = [shared]
+        data["shared_experts"] = [_in_words(mixture.shared)]
     text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
     write_text(folder / "mergekit_moe_config.yml", text)
     names = list(dict.fromkeys(public_name(source) for source in mixture.sources()))

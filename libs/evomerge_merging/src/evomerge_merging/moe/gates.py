@@ -1,7 +1,8 @@
 """The routers of a mixture of experts: one vector for each expert and layer.
 
 A token goes to the experts whose vectors its state is most like. As mergekit-moe has them, the vectors are made without
-training: from the states of an expert's prompts (`hidden`), from their embeddings (`cheap_embed`), or at random.
+training: from the states of an expert's prompts (`hidden`), from their embeddings (`cheap_embed`), or at random
+(`random`, `uniform_random`).
 """
 
 from __future__ import annotations
@@ -24,10 +25,15 @@ _SMALLEST = 1e-8
 """A vector shorter than this has no direction."""
 
 
-def random_gates(experts: int, layers: int, hidden: int, seed: int) -> Tensor:
-    """Normal deviates of variance 1/hidden, float32 (layers, experts, hidden): normed states get logits of about 1."""
+def random_gates(experts: int, layers: int, hidden: int, seed: int, *, uniform: bool = False) -> Tensor:
+    """Normal deviates of variance 1/hidden, float32 (layers, experts, hidden): normed states get logits of about 1.
+
+    Uniform ones lie between ±1/√hidden.
+    """
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(layers, experts, hidden, generator=generator) / math.sqrt(hidden)
+    shape = (layers, experts, hidden)
+    drawn = 2 * torch.rand(shape, generator=generator) - 1 if uniform else torch.randn(shape, generator=generator)
+    return drawn / math.sqrt(hidden)
 
 
 def embedding_gates(experts: Sequence[Expert], layers: int, tokenizer: Path, embedding: Tensor) -> Tensor:

@@ -30,6 +30,7 @@ from evomerge_merging.recipes.values import (
     layer_range,
     long_reference,
     only_module,
+    seed_of,
     tokenizer_fields,
     with_mask,
 )
@@ -43,7 +44,6 @@ OTHER_FILES = {
     "genome": "a search (mergekit-evolve's file) is run by `evomerge run FILE`",
 }
 """By a key that tells it: what else mergekit's programs read, and the command for it."""
-MAX_SEED = 2**63 - 1
 _MODEL_KEYS = ("model", "parameters")
 _SOURCE_KEYS = ("model", "layer_range", "parameters")
 _SLICE_KEYS = ("sources", "parameters", "base_model")
@@ -176,7 +176,7 @@ class _Reader:
             dtype=dtype_word(own, "dtype"),
             out_dtype=dtype_word(own, "out_dtype"),
             chat_template=own.text("chat_template"),
-            seed=self._seed(own),
+            seed=seed_of(own, self.notices),
             preserve_instruction=own.optional_flag("preserve_instruction"),
             cross_domain=read_cross_domain(data["cross_domain"], (*whole, "cross_domain"))
             if data.get("cross_domain") is not None
@@ -232,14 +232,6 @@ class _Reader:
                 )
             base = base if own is None else own
         return base
-
-    def _seed(self, own: Fields) -> int:
-        """`seed`, or mergekit's older word for it."""
-        key = "random_seed" if "random_seed" in own and "seed" not in own else "seed"
-        if "random_seed" in own:
-            effect = "is read as the seed" if key == "random_seed" else "has no effect beside seed"
-            self.notices.add(f"random_seed {effect}", own.at("random_seed"))
-        return own.integer(key, 0, high=MAX_SEED)
 
     def _slices(self, how: Method | None, data: Mapping[str, Any], path: Path, at: Path) -> tuple[Slice, ...]:
         data = {key: value for key, value in data.items() if value is not None}

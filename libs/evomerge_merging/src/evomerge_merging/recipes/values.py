@@ -13,6 +13,7 @@ from evomerge_merging.methods.registry import method
 from evomerge_merging.recipes.notices import Notices
 from evomerge_merging.recipes.parameters import check_parameters
 
+MAX_SEED = 2**63 - 1
 _MODULE_KEYS = ("models", "slices", "parameters")
 _REFERENCE_KEYS = ("model", "lora", "override_architecture", "path", "revision", "merge_method")
 _MASK_KEYS = ("rate", "strategy", "on", "rescale", "exclude")
@@ -92,6 +93,15 @@ def long_reference(data: Mapping[str, Any], path: Path) -> ModelReference:
     lora = data.get("lora")
     adapter = Fields(lora, own.at("lora"), RecipeError).text("path") if isinstance(lora, Mapping) else own.text("lora")
     return ModelReference(whole.text("path"), str(inner.get("revision") or ""), adapter)
+
+
+def seed_of(own: Fields, notices: Notices) -> int:
+    """`seed`, or `random_seed`, which is told."""
+    key = "random_seed" if "random_seed" in own and "seed" not in own else "seed"
+    if "random_seed" in own:
+        effect = "is read as the seed" if key == "random_seed" else "has no effect beside seed"
+        notices.add(f"random_seed {effect}", own.at("random_seed"))
+    return own.integer(key, 0, high=MAX_SEED)
 
 
 def dtype_word(own: Fields, key: str) -> str:
