@@ -304,8 +304,8 @@ def _cut(row: Row, model: Any, class_name: str, one: Path, out: Path, order: tup
     except InvalidInput as error:
         if out.exists():
             return "refused, but written"
-        if str(error) not in row.reasons:
-            row.reasons.append(str(error))
+        if not row.reasons:
+            row.reasons.append(str(error).removeprefix("slices: ").replace(str(one), "the model"))
         return "refused"
     except Exception as error:
         return f"error: {type(error).__name__}: {error}"[:200]

@@ -141,3 +141,26 @@ def test_a_row_without_weights_counts_all_alike_rather_than_making_zeros() -> No
     none = replace(even, weights=((0.0,) * len(MODELS), *even.weights[1:]))
     ones = replace(even, weights=((1.0,) * len(MODELS), *even.weights[1:]))
     assert space.recipe(none).digest == space.recipe(ones).digest
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10**6), method=st.sampled_from(("frankenmerge", "dfs")))
+def test_layers_that_cannot_be_moved_are_drawn_in_their_places(seed: int, method: str) -> None:
+    space, rng = replace(space_of(), layers="in_place", fixed_scale=True), Random(seed)
+    pool = [random_genome(space, rng, method=method) for _ in range(2)]
+    for _ in range(8):
+        first, second = rng.choice(pool), rng.choice(pool)
+        pool += [mutate(first, space, rng), crossover(first, second, space, rng)]
+    for genome in pool:
+        assert [hop.layer for hop in genome.path] == list(range(space.num_layers))
+        assert all(hop.scale == 1.0 for hop in genome.path)
+
+
+def test_models_whose_layers_cannot_be_told_apart_are_merged_whole() -> None:
+    space = replace(space_of(), layers="whole", methods=("linear", "ties", "slerp"))
+    for seed in range(30):
+        recipes = [space.recipe(random_genome(space, Random(seed)))]
+        while recipes:
+            items = [item for part in recipes.pop().slices for item in part.inputs]
+            assert all(item.layer_range is None for item in items)
+            recipes += [item.model for item in items if isinstance(item.model, Recipe)]

@@ -21,6 +21,7 @@ from evomerge_models.files import (
     weight_files,
 )
 from evomerge_models.headers import TensorInfo, read_header
+from evomerge_models.layers import MOVABLE, hops_scale, movement
 from evomerge_models.pair import read_pair
 from evomerge_models.quantised import check_plain
 
@@ -32,6 +33,8 @@ class ModelDescription:
     Attributes:
         architecture: such as LlamaForCausalLM; "" for an adapter without its base.
         num_layers: hidden layers; 0 where the config does not say.
+        layers: what may be done with them: a word of `evomerge_models.layers`.
+        hops_scale: whether the hidden state can be scaled between layers.
         parameters: elements of all stored tensors; 0 for .bin weights, which are not opened to count them.
         bytes: of the selected files.
         files: their names, sorted.
@@ -43,6 +46,8 @@ class ModelDescription:
     parameters: int
     bytes: int
     files: tuple[str, ...]
+    layers: str = MOVABLE
+    hops_scale: bool = True
 
 
 def check_model_folder(path: Path) -> None:
@@ -80,6 +85,7 @@ def describe_model(path: Path) -> ModelDescription:
     config, weights = read_json_object(path / CONFIG), weight_files(path)
     tensors = _tensors(path, weights)
     check_plain(config, {name: info.dtype.name for name, info in tensors.items()}, str(path))
+    shapes = {name: info.shape for name, info in tensors.items()}
     files = tuple(sorted({*chosen.files, *weights.files}))
     return ModelDescription(
         architecture=_architecture(config),
@@ -87,6 +93,8 @@ def describe_model(path: Path) -> ModelDescription:
         parameters=sum(info.numel for info in tensors.values()),
         bytes=_bytes(path, files),
         files=files,
+        layers=movement(config, shapes),
+        hops_scale=hops_scale(config, shapes),
     )
 
 

@@ -202,4 +202,6 @@ def _record(reference: str, described: ModelDescription, commit: str = "") -> Mo
         num_layers=described.num_layers,
         parameters=described.parameters,
         bytes=described.bytes,
+        layers=described.layers,
+        fixed_scale=not described.hops_scale,
     )

@@ -147,6 +147,8 @@ class SearchSpace:
         groups: layer groups, at most num_layers.
         genes: which of `GENES` evolve.
         cross_domain: how the models are fitted to one build, its target named; None where all have one.
+        layers: what these models' layers allow: "" any order, "in_place" none but their own, "whole" no slices at all.
+        fixed_scale: whether the hidden state cannot be scaled between layers.
 
     """
 
@@ -158,6 +160,8 @@ class SearchSpace:
     dtype: str = ""
     genes: tuple[str, ...] = ()
     cross_domain: CrossDomain | None = None
+    layers: str = ""
+    fixed_scale: bool = False
 
     @property
     def rows(self) -> int:
@@ -167,7 +171,7 @@ class SearchSpace:
     @property
     def spans_count(self) -> int:
         """Layer groups that there really are."""
-        return max(1, min(self.groups, self.num_layers))
+        return 1 if self.layers == "whole" else max(1, min(self.groups, self.num_layers))
 
     @cached_property
     def even_cuts(self) -> tuple[int, ...]:
@@ -266,10 +270,12 @@ class SearchSpace:
 
     def _stretches(
         self, cuts: tuple[int, ...], genes: Sequence[tuple[Any, ...]]
-    ) -> list[tuple[tuple[int, int], int, bool]]:
+    ) -> list[tuple[tuple[int, int] | None, int, bool]]:
         """(layer range, row, whether the embeddings lie under it): neighbours of equal genes are one slice, so that
         models that are equal have equal recipes, wherever a cut between equals lies.
         """
+        if self.layers == "whole":
+            return [(None, 1, True)]
         found: list[tuple[tuple[int, int], int, bool]] = []
         for row, (start, stop) in enumerate(self.spans(cuts), start=1):
             if found and genes[found[-1][1]] == genes[row]:
@@ -277,7 +283,7 @@ class SearchSpace:
                 found[-1] = ((first, stop), earlier, at_bottom)
             else:
                 found.append(((start, stop), row, row == 1))
-        return found
+        return [*found]
 
     def _value(self, rows: Sequence[float], row: int, at_bottom: bool) -> Any:
         """A slice's value of a gene; the lowest slice says by filter what the embeddings get."""

@@ -18,6 +18,8 @@ class Model:
     parameters: int = 0
     bytes: int = 0
     base: str = ""
+    layers: str = ""
+    fixed_scale: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,12 +14,22 @@ from evomerge_merging.engine.architecture import DEPTH_KEYS, text_config
 Origin = Sequence[tuple[Mapping[str, Any], int]]
 """For each layer of the output, the config of the model that it comes from and its number there."""
 
+_OF_NO_BUILD = {"dtype", "torch_dtype", "_name_or_path", "auto_map", "transformers_version", "vocab_size", "use_cache"}
 _NOT_OF_LAYERS = re.compile(r"token|architectures|section|limit|label|dims$")
 _NUMBERS = re.compile(r"only_layers$|indices$|_idxs$|layer_ids$|moe_layers$|cross_attention_layers$|_index(es)?$")
 _SCALAR = re.compile(
     r"layer|dense|period|offset|interval|sparse_step|layer_step|every|pattern|freq|window|start|end_index|shared|first"
 )
 _NO_SCALAR = re.compile(r"size|norm|time_|eps$|token|dim$|head|expert_inter|scale|std$")
+
+
+def essence(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a config says of the build: without types, names, versions and the vocabulary."""
+    return {
+        key: essence(value) if key == "text_config" and isinstance(value, Mapping) else value
+        for key, value in config.items()
+        if key not in _OF_NO_BUILD and not key.endswith("_token_id")
+    }
 
 
 def rewritten(config: Mapping[str, Any], origin: Origin, depth: int, *, every_list: bool = False) -> dict[str, Any]:

@@ -31,8 +31,10 @@ def config_of_layers(
         RecipeError: a layer would not go on doing what it did, and the format cannot say that it should.
 
     """
-    if [layer for _, layer in origin] == list(range(stack.depth)) and all(one == config for one, _ in origin):
-        return dict(config)
+    if [layer for _, layer in origin] == list(range(stack.depth)):
+        essences = {id(one): layer_fields.essence(one) for one, _ in origin}
+        if all(one == layer_fields.essence(config) for one in essences.values()):
+            return dict(config)
     plain = layer_fields.rewritten(config, origin, stack.depth)
     if not knows(config):
         note(

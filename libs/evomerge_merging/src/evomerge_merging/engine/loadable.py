@@ -9,11 +9,11 @@ from typing import Any
 from evomerge_common.errors import ShapeMismatch
 from evomerge_merging.engine.architecture import is_buffer, text_config
 from evomerge_merging.engine.built import Faults, faults, knows
+from evomerge_merging.engine.layer_fields import essence
 from evomerge_merging.engine.source import Source
 from evomerge_merging.tokens.vocabulary import is_vocabulary
 
 Shapes = Mapping[str, tuple[int, ...]]
-_OF_NO_BUILD = {"dtype", "torch_dtype", "_name_or_path", "auto_map", "transformers_version", "vocab_size"}
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
@@ -49,23 +49,13 @@ def check_loads(config: Mapping[str, Any], shapes: Shapes, donor: Source, note: 
 
 def _is_same_build(config: Mapping[str, Any], shapes: Shapes, other: Mapping[str, Any], there: Shapes) -> bool:
     """Whether both are one build; where rows of the vocabulary differ, they are as many as the config says."""
-    if shapes.keys() != there.keys() or _essence(config) != _essence(other):
+    if shapes.keys() != there.keys() or essence(config) != essence(other):
         return False
     rows = text_config(config).get("vocab_size")
     return all(
         shape == there[name] or (is_vocabulary(name) and shape[1:] == there[name][1:] and shape[0] == rows)
         for name, shape in shapes.items()
     )
-
-
-def _essence(config: Mapping[str, Any]) -> dict[str, Any]:
-    ids = {key for key in config if key.endswith("_token_id")}
-    part = {
-        key: _essence(value) if key == "text_config" and isinstance(value, Mapping) else value
-        for key, value in config.items()
-        if key not in _OF_NO_BUILD | ids
-    }
-    return part
 
 
 def _refuse(found: Faults, own: Faults, note: Callable[[str], None]) -> None:

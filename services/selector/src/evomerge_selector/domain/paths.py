@@ -1,7 +1,8 @@
 """Operators on data-flow paths: which layer of which source comes after which, how often, and how strongly.
 
 A path may take layers in any order, leave some out and repeat others, between three quarters and five quarters of the
-sources' depth. Where a method scales the hidden state at each hop (dfs), these scales vary too. The moves are those of
+sources' depth, where such a model can be: in others layers stay in their places and come from one source or another.
+Where a method scales the hidden state at each hop (dfs), these scales vary too. The moves are those of
 Akiba et al. 2024 (arXiv:2403.13187: an order of layers with repeats, and a scale at each) and of sequence-based
 evolution (swap, move and copy of a stretch; Eiben & Smith 2015, chapter 4).
 """
@@ -26,7 +27,8 @@ def depths(space: SearchSpace) -> tuple[int, int]:
 
 def random_path(space: SearchSpace, rng: Random, method: str) -> Path:
     """The sources' own order of layers, each stretch from one source; with scales and one move where hops scale."""
-    scales = traits_of(method).scales == "hop"
+    hops = traits_of(method).scales == "hop"
+    scales = hops and not space.fixed_scale
     path: list[Hop] = []
     source = rng.randrange(len(space.models))
     for layer in range(space.num_layers):
@@ -34,21 +36,22 @@ def random_path(space: SearchSpace, rng: Random, method: str) -> Path:
             source = rng.randrange(len(space.models))
         scale = round(rng.uniform(0.8, 1.2), 3) if scales else 1.0
         path.append(Hop(source, layer, scale))
-    return mutate_path(Genome(method, path=tuple(path)), space, rng) if scales else tuple(path)
+    return mutate_path(Genome(method, path=tuple(path)), space, rng) if hops else tuple(path)
 
 
 def mutate_path(genome: Genome, space: SearchSpace, rng: Random) -> Path:
-    """One move: another source, another scale, or another order."""
+    """One move: another source, another scale, or another order; what these models cannot hold is another source."""
     path = list(genome.path)
     choices = len(genome.ingredients or space.models)
     fewest, most = depths(space)
     start = rng.randrange(len(path))
     stop = min(len(path), start + 1 + int(rng.expovariate(1.0)))
     move = rng.random()
-    if move < 0.5:  # a stretch from another source
+    scales = genome.traits.scales == "hop" and not space.fixed_scale
+    if move < 0.5 or (space.layers and not (scales and move < 0.65)):  # a stretch from another source
         source = rng.randrange(choices)
         path[start:stop] = [replace(hop, ingredient=source) for hop in path[start:stop]]
-    elif move < 0.65 and genome.traits.scales == "hop":
+    elif move < 0.65 and scales:
         scale = path[start].scale + rng.gauss(0.0, 0.1)
         path[start] = replace(path[start], scale=round(min(MAX_SCALE, max(MIN_SCALE, scale)), 3))
     elif move < 0.75 and len(path) > 1:  # two neighbours change places

@@ -12,8 +12,10 @@ from random import Random
 
 from evomerge_common.domain.genome import Genome, SearchSpace, builds_differ
 from evomerge_common.domain.messages import CandidateProposed, Model
+from evomerge_common.domain.methods import traits_of
 from evomerge_common.domain.recipe import CrossDomain, ModelReference, Recipe
 from evomerge_common.domain.spec import RunSpec
+from evomerge_common.errors import SpecError
 from evomerge_selector.domain.candidate import FAILED, Candidate
 from evomerge_selector.domain.initial_population import initial_population
 from evomerge_selector.domain.operators import mutate, random_genome
@@ -123,15 +125,28 @@ def search_space(spec: RunSpec, models: Mapping[str, Model]) -> SearchSpace:
     known = [models[name] for name in spec.sources]
     if cross_domain is not None or builds_differ((m.architecture, m.num_layers, m.parameters) for m in known):
         cross_domain = replace(cross_domain or CrossDomain(), target=references[spec.target])
+    held = [models[spec.target]] if cross_domain is not None else known
+    layers = next((word for word in ("whole", "in_place") if any(model.layers == word for model in held)), "")
+    methods = spec.search.methods
+    if layers == "whole":
+        methods = tuple(name for name in methods if not traits_of(name).is_path)
+        if not methods:
+            raise SpecError(
+                f"{' and '.join(spec.search.methods)} take layers apart, and those of {spec.target} cannot be told "
+                "apart: list methods that merge whole models, such as linear",
+                ("search", "methods"),
+            )
     return SearchSpace(
         models=tuple(references[name] for name in spec.models),
         base=references[spec.base] if spec.base else None,
         num_layers=max(1, models[spec.target].num_layers),
         groups=spec.search.layer_groups,
-        methods=spec.search.methods,
+        methods=methods,
         dtype=spec.dtype,
         genes=spec.search.genes,
         cross_domain=cross_domain,
+        layers=layers,
+        fixed_scale=any(model.fixed_scale for model in held),
     )
 
 
