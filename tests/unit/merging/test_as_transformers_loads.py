@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import save_file
 
 from evomerge_common.domain.recipe import ModelReference, Recipe
-from evomerge_common.errors import QuantisedModel
+from evomerge_common.errors import ModelError, QuantisedModel, ShapeMismatch
 from evomerge_merging import merge_recipe
+from evomerge_merging.engine.stored import TIED_BY_DEFAULT
 from evomerge_models.describe import describe_model
 from helpers.tiny_merging import load_model, make_model, rewrite, set_config, weights
 
@@ -123,3 +125,173 @@ def test_codes_under_such_a_config_are_refused(tmp_path: Path, codes: Callable[[
     set_config(one, quantization_config=LEFT_OVER[0])
     with pytest.raises(QuantisedModel, match="its tensors are codes"):
         mean([one], tmp_path / "out")
+
+
+# ---- names ----
+
+
+def renamed(folder: Path, out: Path, change: Callable[[str], str | None]) -> Path:
+    """A copy of a folder, its tensors under other names (None: left out)."""
+    tensors = {new: tensor for name, tensor in weights(folder).items() if (new := change(name)) is not None}
+    out.mkdir()
+    save_file(tensors, out / "model.safetensors", {"format": "pt"})
+    (out / "config.json").write_text((folder / "config.json").read_text())
+    return out
+
+
+def in_class_of(folder: Path, other: Path) -> Tensors:
+    """A folder's tensors as transformers loads them into another folder's class."""
+    name = json.loads((other / "config.json").read_text())["architectures"][0]
+    state: Tensors = getattr(transformers, name).from_pretrained(folder).state_dict()
+    return state
+
+
+def old_spelling(name: str) -> str:
+    return name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
+
+
+RENAMINGS: dict[str, tuple[str, Callable[[str], str | None]]] = {
+    "bert gamma and beta": ("bert", old_spelling),
+    "bert of one class, gamma and beta": ("bert_pooled", old_spelling),
+    "bert with prefix": ("bert_pooled", lambda name: f"bert.{name}"),
+    "llama without prefix": ("llama", lambda name: name.removeprefix("model.")),
+    "qwen3 without prefix": ("qwen3", lambda name: name.removeprefix("model.")),
+    "gpt2 without prefix": ("gpt2", lambda name: name.removeprefix("transformer.")),
+}
+
+
+@pytest.mark.parametrize("kind", RENAMINGS)
+def test_a_renaming_is_the_one_of_transformers(tmp_path: Path, kind: str) -> None:
+    family, change = RENAMINGS[kind]
+    plain, other = make_model(tmp_path / "plain", family, seed=1), make_model(tmp_path / "other", family, seed=2)
+    odd = renamed(other, tmp_path / "odd", change)
+    for out, notes in in_both_orders(plain, odd, tmp_path):
+        assert_mean(out, loaded(plain), loaded(other))
+        assert any(note.startswith("names: ") for note in notes)
+        assert not any("orthogonal" in note or "role" in note for note in notes)
+
+
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "module._orig_mod."])
+@pytest.mark.parametrize("family", ["llama", "bert"])
+def test_what_a_trainer_wraps_around_names_is_taken_away(tmp_path: Path, prefix: str, family: str) -> None:
+    plain, other = make_model(tmp_path / "plain", family, seed=1), make_model(tmp_path / "other", family, seed=2)
+    odd = renamed(other, tmp_path / "odd", lambda name: prefix + name)
+    for out, notes in in_both_orders(plain, odd, tmp_path):
+        assert_mean(out, loaded(plain), loaded(other))
+        assert any("is taken away" in note for note in notes)
+    mean([odd], tmp_path / "copy")
+    load_model(tmp_path / "copy")
+
+
+def test_two_names_of_one_tensor_are_refused(tmp_path: Path) -> None:
+    plain, odd = make_model(tmp_path / "plain", "bert", seed=1), make_model(tmp_path / "odd", "bert", seed=2)
+    name = "bert.embeddings.LayerNorm.weight"
+    rewrite(odd, {old_spelling(name): weights(odd)[name] + 1})
+    with pytest.raises(ModelError, match=r"holds bert\.embeddings\.LayerNorm\.weight twice"):
+        mean([plain, odd], tmp_path / "out")
+
+
+def vision_model(folder: Path, seed: int) -> Path:
+    """A LLaVA with a CLIP tower as deep as its Llama."""
+    sizes: dict[str, Any] = {
+        "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4,
+    }  # fmt: skip
+    config = transformers.LlavaConfig(
+        vision_config=transformers.CLIPVisionConfig(**sizes, image_size=8, patch_size=4, projection_dim=16),
+        text_config=transformers.LlamaConfig(**sizes, vocab_size=40, max_position_embeddings=64),
+        image_token_index=39,
+    )
+    torch.manual_seed(seed)
+    model = transformers.LlavaForConditionalGeneration(config)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    model.save_pretrained(folder)
+    return folder
+
+
+def test_both_layouts_of_a_vision_language_model_are_one(tmp_path: Path) -> None:
+    plain, other = vision_model(tmp_path / "plain", 1), vision_model(tmp_path / "other", 2)
+    odd = renamed(other, tmp_path / "odd", lambda name: name)
+    state = {name: tensor.clone() for name, tensor in loaded(other).items()}
+    assert state.keys() != weights(plain).keys()  # a module's own names, and those that save_pretrained writes
+    save_file(state, odd / "model.safetensors", {"format": "pt"})
+    for out, notes in in_both_orders(plain, odd, tmp_path):
+        assert_mean(out, loaded(plain), loaded(other))
+        assert any(note.startswith("names: ") for note in notes)
+
+
+# ---- heads ----
+
+
+def body(folder: Path, out: Path, *, name: str, prefix: str, **fields: Any) -> Path:
+    """A model's body without its head, as an embedding model is saved."""
+    renamed(folder, out, lambda name: name.removeprefix(prefix) if "lm_head" not in name else None)
+    set_config(out, architectures=[name], **fields)
+    return out
+
+
+@pytest.mark.parametrize(
+    ("family", "name", "fields"),
+    [
+        ("mistral", "MistralModel", {}),
+        ("llama", "LlamaModel", {}),
+        ("qwen2", "Qwen2Model", {"tie_word_embeddings": True}),
+    ],
+)
+def test_a_model_without_a_head_has_no_part_in_one(
+    tmp_path: Path, family: str, name: str, fields: dict[str, Any]
+) -> None:
+    causal, other = make_model(tmp_path / "lm", family, seed=1), make_model(tmp_path / "other", family, seed=2)
+    headless = body(other, tmp_path / "body", name=name, prefix="model.", **fields)
+    (first, notes), (second, others) = in_both_orders(causal, headless, tmp_path)
+    head = loaded(causal)["lm_head.weight"]
+    assert torch.equal(loaded(first)["lm_head.weight"], head)
+    assert_mean(first, loaded(causal), {**loaded(other), "lm_head.weight": head})
+    assert_mean(second, in_class_of(causal, headless), loaded(headless))
+    assert any("lm_head.weight is missing" in note for note in notes)
+    assert any("lm_head.weight of" in note and "is left out" in note for note in others)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "mistral"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_stored_head_counts_more_than_the_flag(tmp_path: Path, family: str, dtype: torch.dtype) -> None:
+    tied = make_model(tmp_path / "tied", family, seed=1, dtype=dtype, tie_word_embeddings=True)
+    own = make_model(tmp_path / "own", family, seed=2, dtype=dtype)
+    set_config(own, tie_word_embeddings=True)
+    state = loaded(own)
+    assert not torch.equal(state["lm_head.weight"], state["model.embed_tokens.weight"])
+    notes = mean([own], tmp_path / "copy")
+    assert any("the head is kept" in note for note in notes)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in loaded(tmp_path / "copy").items())
+    for out, _ in in_both_orders(tied, own, tmp_path):
+        expected = ((loaded(tied)["lm_head.weight"].float() + state["lm_head.weight"].float()) / 2).to(dtype)
+        torch.testing.assert_close(loaded(out)["lm_head.weight"], expected, atol=1e-6, rtol=0.01)
+        assert json.loads((out / "config.json").read_text())["tie_word_embeddings"] is False
+
+
+def test_a_head_that_is_the_embedding_once_more_stays_tied(tmp_path: Path) -> None:
+    tied = make_model(tmp_path / "tied", seed=1, tie_word_embeddings=True)
+    rewrite(tied, {"lm_head.weight": weights(tied)["model.embed_tokens.weight"].clone()})
+    mean([tied], tmp_path / "out")
+    assert "lm_head.weight" not in weights(tmp_path / "out")
+    load_model(tmp_path / "out")
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen3"])
+@pytest.mark.parametrize("flag", [False, None])
+def test_a_head_that_is_neither_stored_nor_tied_is_refused(tmp_path: Path, family: str, flag: bool | None) -> None:
+    one, other = make_model(tmp_path / "one", family, seed=1), make_model(tmp_path / "other", family, seed=2)
+    for folder in (one, other):
+        rewrite(folder, {"lm_head.weight": None})
+        data = json.loads((folder / "config.json").read_text())
+        data.pop("tie_word_embeddings", None)
+        data |= {} if flag is None else {"tie_word_embeddings": flag}
+        (folder / "config.json").write_text(json.dumps(data))
+    with pytest.raises(ShapeMismatch, match=r"has no lm_head\.weight, and its config does not tie it"):
+        mean([one, other], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_model_types_that_tie_by_default_are_those_of_transformers() -> None:
+    for kind in TIED_BY_DEFAULT:
+        assert transformers.CONFIG_MAPPING[kind]().tie_word_embeddings, kind

@@ -30,6 +30,7 @@ _HEAD = re.compile(
     r"(^|\.)(lm_head|lm_head\.decoder|embed_out|vocab_projector|generator_lm_head)\.weight$"
     r"|^cls\.predictions\.decoder\.weight$"
 )
+_HEADLESS = re.compile(r"(?<!LMHead)Model$|For(Sequence|Token)Classification$|ForQuestionAnswering$|ForMultipleChoice$")
 _BUFFER = re.compile(r"(\.|^)(position_ids|token_type_ids|inv_freq|masked_bias|attn\.bias)$")
 
 _POST_NORM_READERS = re.compile(r"(^|\.)attention\.self\.(query|key|value)\.weight$")
@@ -61,11 +62,36 @@ def is_tied(config: Mapping[str, Any], names: Collection[str]) -> bool:
     Configs leave out what is the default of their class, so without a word the absence of a head that the class should
     have tells it.
     """
-    told = config.get("tie_word_embeddings", text_config(config).get("tie_word_embeddings"))
-    if isinstance(told, bool):
-        return told
-    architectures = config.get("architectures") or [""]
-    return "LM" in str(architectures[0]) and not any(is_head(name) for name in names)
+    flag = tie_flag(config)
+    if flag is not None:
+        return flag
+    return "LM" in class_name(config) and not any(is_head(name) for name in names)
+
+
+def tie_flag(config: Mapping[str, Any]) -> bool | None:
+    """What the config says of `tie_word_embeddings`; None where it has no word about it."""
+    flag = config.get("tie_word_embeddings", text_config(config).get("tie_word_embeddings"))
+    return flag if isinstance(flag, bool) else None
+
+
+def untied(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config of a model with a head of its own, in its text part too where that has a word about it."""
+    result = {**config, "tie_word_embeddings": False}
+    part = text_config(config)
+    if part is not config and "tie_word_embeddings" in part:
+        result["text_config"] = {**part, "tie_word_embeddings": False}
+    return result
+
+
+def class_name(config: Mapping[str, Any]) -> str:
+    """The class that the config names first; empty where it names none."""
+    names = config.get("architectures")
+    return str(names[0]) if isinstance(names, list) and names else ""
+
+
+def is_headless(config: Mapping[str, Any], names: Iterable[str]) -> bool:
+    """Whether a model is of a class without a language model's head (MistralModel, …ForSequenceClassification)."""
+    return _HEADLESS.search(class_name(config)) is not None and not any(is_head(name) for name in names)
 
 
 def hop_factors(names: Iterable[str], scale: float, before: float, *, post_norm: bool) -> dict[str, float] | None:

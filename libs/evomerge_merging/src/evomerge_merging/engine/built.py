@@ -12,7 +12,7 @@ import json
 import re
 import threading
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +27,7 @@ _OTHER_NUMBER = re.compile(r"layer_(idx|index)$")
 _NO_KIND = re.compile(r"(^|\.)(training|max_position\w*|max_seq\w*|n_positions|\w*vocab_size)$|dropout|gradient_ckpt")
 _NO_LAYER_LIST = re.compile(r"token|architectures|section|limit|label|dims$|_map$")
 _LAYER_WORD = re.compile(r"layer|block|idx|indices|pattern")
+_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 _LOCK = threading.RLock()  # transformers quietens and patches itself process-wide while it builds
 
 
@@ -111,17 +112,70 @@ def faults(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> 
     return Faults(frozenset(info["missing_keys"]), frozenset(info["unexpected_keys"]), frozenset(wrong))
 
 
-@functools.lru_cache(maxsize=64)
-def _build(config: str, stack: str) -> Built:
+def loading_names(config: Mapping[str, Any], names: Iterable[str]) -> dict[str, str]:
+    """Tells under which name transformers loads each tensor of a checkpoint into the model of a config.
+
+    Its own table of renamings, and the prefix of the base model that it adds or takes away. Where it also joins or
+    splits tensors, the name is that of the part. A tensor that the model does not have keeps its name. Layers beyond
+    the config's depth are named as those within it.
+
+    Raises:
+        Exception: whatever transformers says against the config.
+
+    """
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import (
+        WeightConverter,
+        WeightRenaming,
+        apply_converters,
+        apply_renamings,
+        dot_natural_key,
+    )
+
+    model = _meta_model(config)
+    prefix = f"{model.base_model_prefix}." if model.base_model_prefix else ""
+    there = {starred(name) for name in model.state_dict()}
+    mapping = get_model_conversion_mapping(model)
+    renamings = [one for one in mapping if isinstance(one, WeightRenaming)]
+    converters = [one for one in mapping if isinstance(one, WeightConverter)]
+
+    def loaded(name: str, *, rename: bool) -> tuple[str, bool]:
+        """See core_model_loading.rename_source_key; and whether the model has the tensor."""
+        part = apply_renamings(name, renamings) if rename else name
+        whole = apply_converters(part, converters)[0] if rename else part
+        if prefix and whole.startswith(prefix) and starred(whole.removeprefix(prefix)) in there:
+            return part.removeprefix(prefix), True
+        if prefix and starred(prefix + whole) in there:
+            return prefix + part, True
+        return part, starred(whole) in there
+
+    found = {}
+    for name in sorted(names, key=dot_natural_key):
+        renamed, has = loaded(name, rename=True)
+        found[name] = renamed if has or starred(name) not in there else loaded(name, rename=False)[0]
+    return found
+
+
+def starred(name: str) -> str:
+    """The name with a star for each number."""
+    return _NUMBER.sub("*", name)
+
+
+def _meta_model(raw: Mapping[str, Any]) -> Any:
     import torch
 
-    raw = json.loads(config)
     with _quiet():
         made = _config(raw)
         with torch.device("meta"):
             model = _class(raw, made)(made)
         model.tie_weights()
-    text = made.get_text_config()
+    return model
+
+
+@functools.lru_cache(maxsize=64)
+def _build(config: str, stack: str) -> Built:
+    model = _meta_model(json.loads(config))
+    text = model.config.get_text_config()
     path = _layers_path(model, text, stack)
     layers = list(model.get_submodule(path)) if path else []
     inside = f"{path}."

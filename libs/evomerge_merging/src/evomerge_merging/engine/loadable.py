@@ -7,14 +7,13 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from evomerge_common.errors import ShapeMismatch
-from evomerge_merging.engine.architecture import is_buffer, text_config
-from evomerge_merging.engine.built import Faults, faults, knows
+from evomerge_merging.engine.architecture import class_name, is_buffer, is_head, text_config, tie_flag
+from evomerge_merging.engine.built import Faults, faults, knows, starred
 from evomerge_merging.engine.layer_fields import essence
 from evomerge_merging.engine.source import Source
 from evomerge_merging.tokens.vocabulary import is_vocabulary
 
 Shapes = Mapping[str, tuple[int, ...]]
-_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
 def check_loads(config: Mapping[str, Any], shapes: Shapes, donor: Source, note: Callable[[str], None]) -> None:
@@ -34,6 +33,8 @@ def check_loads(config: Mapping[str, Any], shapes: Shapes, donor: Source, note: 
 
     """
     there: dict[str, tuple[int, ...]] = {name: info.shape for name, info in donor.store.tensors.items()}
+    if tie_flag(config) is False and not any(is_head(name) for name in shapes):
+        _check_head(config, shapes, donor)
     if _is_same_build(config, shapes, donor.config, there) or not knows(config):
         return
     try:
@@ -45,6 +46,18 @@ def check_loads(config: Mapping[str, Any], shapes: Shapes, donor: Source, note: 
     if found.missing or found.mismatched or found.unexpected:
         own = _faults_or_none(donor.config, there)
         _refuse(found, own or Faults(frozenset(), frozenset(), frozenset()), note)
+
+
+def _check_head(config: Mapping[str, Any], shapes: Shapes, donor: Source) -> None:
+    """Refuses a model whose class has a head that is neither stored nor tied: transformers would make one up."""
+    found = _faults_or_none(config, shapes) if "LM" in class_name(config) and knows(config) else None
+    heads = [name for name in found.missing if is_head(name)] if found else []
+    if heads:
+        raise ShapeMismatch(
+            f"{donor.label} has no {heads[0]}, and its config does not tie it to the embedding, so transformers would "
+            "make one up at random: set tie_word_embeddings to true in its config.json if it is tied, or name "
+            f"{class_name(config).split('For')[0]}Model as its architecture if it has no head"
+        )
 
 
 def _is_same_build(config: Mapping[str, Any], shapes: Shapes, other: Mapping[str, Any], there: Shapes) -> bool:
@@ -65,15 +78,15 @@ def _refuse(found: Faults, own: Faults, note: Callable[[str], None]) -> None:
             f"the result would not load: {_some(missing)} would be missing, for transformers builds it of this config; "
             "keep layers of the same kinds in the same places, or choose sources that have it"
         )
-    known = {_starred(name) for name, _, _ in own.mismatched}
+    known = {starred(name) for name, _, _ in own.mismatched}
     for name, here, model in sorted(found.mismatched):
-        if _starred(name) not in known:
+        if starred(name) not in known:
             raise ShapeMismatch(
                 f"the result would not load: {name} is {list(here)}, and transformers builds {list(model)} of this "
                 "config; keep layers of the same kinds in the same places"
             )
     unexpected = _new((name for name in found.unexpected if not is_buffer(name)), own.unexpected)
-    if any(_NUMBER.search(name) for name in unexpected):
+    if any(starred(name) != name for name in unexpected):
         raise ShapeMismatch(
             f"the result would load without {_some(unexpected)}: transformers builds no such part of this config; keep "
             "layers of the same kinds in the same places"
@@ -94,12 +107,8 @@ def _fails(config: Mapping[str, Any], shapes: Shapes) -> bool:
 
 
 def _new(names: Iterable[str], own: Iterable[str]) -> list[str]:
-    known = {_starred(name) for name in own}
-    return sorted(name for name in names if _starred(name) not in known)
-
-
-def _starred(name: str) -> str:
-    return _NUMBER.sub("*", name)
+    known = {starred(name) for name in own}
+    return sorted(name for name in names if starred(name) not in known)
 
 
 def _some(names: list[str]) -> str:

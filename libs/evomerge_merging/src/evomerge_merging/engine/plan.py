@@ -16,6 +16,7 @@ from evomerge_merging.cross_domain import fit_sources
 from evomerge_merging.engine.architecture import text_config
 from evomerge_merging.engine.flatten import flatten
 from evomerge_merging.engine.loadable import check_loads
+from evomerge_merging.engine.names import named_alike
 from evomerge_merging.engine.nodes import Load, Node, loads, whole_bytes
 from evomerge_merging.engine.source import Source, open_source
 from evomerge_merging.engine.virtual import Planner
@@ -170,10 +171,12 @@ def plan_merge(recipe: Recipe, models: Mapping[str, Path] | None = None) -> Plan
         outside = None if elsewhere is None else open_source(elsewhere, {})
         if outside is not None:
             outside.store.close()
+        sources, renaming = named_alike(sources)
         sources, fitting = fit_sources(recipe, sources)
         tokenizer, aligned, told = plan_tokenizer(recipe, sources, outside)
         planner.sources.update(aligned)
-        for text in [*(note for source in sources.values() for note in source.notes), *fitting, *told]:
+        opening = [note for source in sources.values() for note in source.notes]
+        for text in [*opening, *renaming, *fitting, *told]:
             planner.note(text)
         model = planner.model(recipe)
         if tokenizer.default:

@@ -28,6 +28,7 @@ class Virtual:
         stack: where its layers lie, None where they cannot be told apart.
         tied: whether its head is its input embedding.
         donor: the source that its config and tokenizer come from.
+        headless: whether its class has no language model's head.
 
     """
 
@@ -38,11 +39,12 @@ class Virtual:
     stack: LayerStack | None
     tied: bool
     donor: Source
+    headless: bool = False
 
     def head(self) -> Node | None:
         """Finds what a tied model uses as its head: the input embedding."""
         name = architecture.input_embedding(self.tensors)
-        return self.tensors[name] if self.tied and name else None
+        return self.tensors[name] if self.tied and not self.headless and name else None
 
 
 @dataclass(frozen=True)

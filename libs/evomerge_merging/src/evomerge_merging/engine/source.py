@@ -11,11 +11,12 @@ from typing import Any
 from evomerge_common.domain.recipe import ModelReference
 from evomerge_common.errors import ModelNotFound
 from evomerge_common.runtime.scratch import drop, scratch_folder
+from evomerge_merging.engine.stored import config_as_stored, without_wrappers
 from evomerge_merging.io.model_folder import TensorStore, open_weights
 from evomerge_merging.lora.store import open_adapted
 from evomerge_models.files import check_whole, is_adapter_folder, read_json_object
 from evomerge_models.pair import PAIRS, read_pair, write_pair
-from evomerge_models.quantised import check_plain, is_stale, without_quantisation
+from evomerge_models.quantised import check_plain
 from evomerge_models.reference import base_beside, base_hint, plus_hint
 
 
@@ -71,39 +72,26 @@ def open_source(reference: ModelReference, models: Mapping[str, Path], base: Mod
         return _adapted(reference, folder, *pair)
     if is_adapter_folder(folder):
         return _pair(reference, _base_of(folder, models, base), folder)
-    config, weights = _open(folder)
-    source = Source(reference.key, _label(reference), folder, config, weights)
-    return _as_stored(source)
-
-
-def _as_stored(source: Source) -> Source:
-    """The source with its config as its tensors are: what is left over in it from an earlier save is put right."""
-    if not is_stale(source.config, _dtypes(source.store)):
-        return source
-    note = (
-        f"the config of {source.label} speaks of a quantisation that its tensors do not have: they are taken as they "
-        "are, and quantization_config is left out"
-    )
-    return replace(source, config=without_quantisation(source.config), notes=(*source.notes, note))
-
-
-def _dtypes(store: TensorStore) -> dict[str, str]:
-    return {name: info.dtype.name for name, info in store.tensors.items()}
+    config, weights, notes = _open(folder, _label(reference))
+    return Source(reference.key, _label(reference), folder, config, weights, notes=notes)
 
 
 def _label(reference: ModelReference) -> str:
     return str(replace(reference, revision="", digest=""))
 
 
-def _open(folder: Path) -> tuple[dict[str, Any], TensorStore]:
+def _open(folder: Path, label: str) -> tuple[dict[str, Any], TensorStore, tuple[str, ...]]:
+    """Config and weights as transformers reads them, and what of that is not as it is written."""
     check_whole(folder)
     config, weights = read_json_object(folder / "config.json"), open_weights(folder)
     try:
-        check_plain(config, _dtypes(weights), str(folder))
+        check_plain(config, {name: info.dtype.name for name, info in weights.tensors.items()}, str(folder))
+        weights, bare = without_wrappers(weights, label)
+        config, notes = config_as_stored(config, weights, label)
     except BaseException:
         weights.close()
         raise
-    return config, weights
+    return config, weights, (*bare, *notes)
 
 
 def _folder(reference: ModelReference, models: Mapping[str, Path], of: ModelReference | None = None) -> Path:
@@ -144,13 +132,13 @@ def _pair(reference: ModelReference, base: Path, adapter: Path) -> Source:
 
 
 def _adapted(reference: ModelReference, folder: Path, base: Path, adapter: Path) -> Source:
-    config, weights = _open(base)
+    config, weights, notes = _open(base, str(base))
     try:
         found = open_adapted(weights, config, adapter, label=str(base))
     except BaseException:
         weights.close()
         raise
-    source = Source(
+    return Source(
         reference.key,
         _label(reference),
         folder,
@@ -158,5 +146,5 @@ def _adapted(reference: ModelReference, folder: Path, base: Path, adapter: Path)
         found.store,
         base.resolve(),
         frozenset(found.store.changes),
+        notes=notes,
     )
-    return _as_stored(source)

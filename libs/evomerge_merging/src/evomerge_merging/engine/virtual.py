@@ -19,6 +19,7 @@ from evomerge_merging.engine.layer_kinds import config_of_layers
 from evomerge_merging.engine.nodes import Apply, Load, Node
 from evomerge_merging.engine.slices import Hops, Part, ResolvedSlice, Virtual
 from evomerge_merging.engine.source import Source, open_source
+from evomerge_merging.engine.stored import config_as_stored
 from evomerge_merging.lora.store import LoraStore
 from evomerge_merging.methods.registry import Method, method
 from evomerge_merging.numerics.random_words import mask_key
@@ -73,10 +74,9 @@ class Planner:
             if isinstance(source.store, LoraStore) and source.base is not None:
                 if source.base not in keys:
                     root = keys[source.base] = f"base of {key}"
-                    config = read_json_object(source.base / "config.json")
-                    self.sources[root] = Source(
-                        root, str(ModelReference(source.base.name)), source.base, config, source.store.base
-                    )
+                    label, store = str(ModelReference(source.base.name)), source.store.base
+                    config, _ = config_as_stored(read_json_object(source.base / "config.json"), store, label)
+                    self.sources[root] = Source(root, label, source.base, config, store)
                 self.sources[key] = replace(source, root=keys[source.base])
 
     def _source(self, reference: ModelReference, cast: ElementType | None) -> Virtual:
@@ -90,7 +90,8 @@ class Planner:
             tensors[name] = Load(origin.key, origin.label, name, info.shape, info.dtype, rounded)
         stack = architecture.layer_stack(tensors, source.config)
         tied = architecture.is_tied(source.config, tensors)
-        return Virtual(source.label, reference.key, source.config, tensors, stack, tied, source)
+        headless = architecture.is_headless(source.config, tensors)
+        return Virtual(source.label, reference.key, source.config, tensors, stack, tied, source, headless)
 
     # ---- a recipe ----
 
@@ -114,9 +115,10 @@ class Planner:
 
         tensors: dict[str, Node] = {}
         stack = donor.stack
-        tied = all(model.tied for model in (donor, *everyone))
-        heads = [] if tied else [name for model in everyone for name in model.tensors if architecture.is_head(name)]
-        if heads and any(model.tied for model in everyone):
+        with_heads = [model for model in (donor, *everyone) if not model.headless]
+        tied = all(model.tied for model in with_heads)
+        heads = [] if tied else self._heads(donor, everyone)
+        if heads and any(model.tied for model in with_heads):
             self.note("some models tie their head to the embedding and some do not: the result has a head of its own")
         for row, before in ((rows[0], True), (rows[-1], False)):
             for name in self._outside(row, heads, before=before):
@@ -142,9 +144,22 @@ class Planner:
                 (row.reference.model.config, row.reference.start + layer) for row in rows for layer in range(row.layers)
             ]
             config = config_of_layers(config, origin, donor.stack, self.note)
-        if heads and (donor.tied or any(model.tied for model in everyone)):
-            config["tie_word_embeddings"] = False
-        return Virtual(f"a {recipe.method} merge", identity(recipe), config, tensors, stack, tied, donor.donor)
+        if heads and any(model.tied for model in with_heads):
+            config = architecture.untied(config)
+        label = f"a {recipe.method} merge"
+        return Virtual(label, identity(recipe), config, tensors, stack, tied, donor.donor, donor.headless)
+
+    def _heads(self, donor: Virtual, everyone: Sequence[Virtual]) -> list[str]:
+        """Names of the inputs' heads; a donor whose class has none has no use for them."""
+        heads = [(model, name) for model in everyone for name in model.tensors if architecture.is_head(name)]
+        if not donor.headless:
+            return [name for _, name in heads]
+        for model, name in heads:
+            self.note(
+                f"{name} of {model.label} is left out: {donor.label} is a {architecture.class_name(donor.config)}, "
+                "which has no head"
+            )
+        return []
 
     def _row(
         self, how: Method, recipe: Recipe, base: Virtual | None, part: Slice, cast: ElementType | None, index: int

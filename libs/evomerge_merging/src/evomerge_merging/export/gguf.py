@@ -28,6 +28,7 @@ from evomerge_common.domain.gguf_types import K_TYPES
 from evomerge_common.errors import DiskFull, InvalidInput, ModelError, NonFiniteWeights, WorkFailed
 from evomerge_common.runtime.files import replacing
 from evomerge_merging.engine.architecture import is_tied
+from evomerge_merging.engine.stored import config_as_stored
 from evomerge_merging.io.model_folder import TensorStore, open_weights
 from evomerge_models.files import check_whole, read_json_object
 from evomerge_models.gguf import configs_out
@@ -131,6 +132,7 @@ class _Model:
     """A folder's tensors by their GGUF names, in llama.cpp's order of layers."""
 
     def __init__(self, folder: Path, config: Mapping[str, Any], architecture: Architecture, store: TensorStore) -> None:
+        config, _ = config_as_stored(config, store, str(folder))
         self.folder, self.config, self.architecture, self.store = folder, config, architecture, store
         check_plain(config, {name: info.dtype.name for name, info in store.tensors.items()}, str(folder))
         self.names: dict[str, str] = {}

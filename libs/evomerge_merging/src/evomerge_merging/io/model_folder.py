@@ -6,6 +6,7 @@ import pickle
 import warnings
 import zipfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -109,6 +110,34 @@ class ShardedStore:
     def close(self) -> None:
         for file in self._files:
             file.close()
+
+
+class RenamedStore:
+    """A store's tensors under other names; `names`: new → its own."""
+
+    def __init__(self, store: TensorStore, names: Mapping[str, str]) -> None:
+        self._store, self._names = store, names
+        self.tensors: Mapping[str, TensorInfo] = {
+            name: replace(store.tensors[own], name=name) for name, own in names.items()
+        }
+
+    def tensor(self, name: str) -> torch.Tensor:
+        return self._store.tensor(self._names[name])
+
+    def block(self, name: str, start: int, stop: int) -> torch.Tensor:
+        return self._store.block(self._names[name], start, stop)
+
+    def raw(self, name: str, start: int, stop: int) -> NDArray[np.uint8]:
+        return raw_elements(self._store, self._names[name], start, stop)[0]
+
+    def place(self, name: str) -> tuple[int, int] | None:
+        return place_in_file(self._store, self._names[name])
+
+    def rows(self, name: str, rows: torch.Tensor) -> torch.Tensor:
+        return self._store.rows(self._names[name], rows)
+
+    def close(self) -> None:
+        self._store.close()
 
 
 def open_weights(folder: Path) -> TensorStore:
