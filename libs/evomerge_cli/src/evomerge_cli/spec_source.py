@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge_cli.arguments import DEFAULT_MODELS
+from evomerge_cli.evolve_file import is_evolve_file, read_evolve
 from evomerge_common.domain.benchmarks import selection_warnings
 from evomerge_common.domain.fields import check_keys
 from evomerge_common.domain.kinds import kind_of
@@ -68,10 +69,15 @@ def prepare(args: argparse.Namespace) -> Prepared:
         if file.is_dir():
             raise SpecError("is a folder; give a run spec (`evomerge init` writes one)", file=str(file))
         document, folder = read_file(file), file.parent
-        check_keys_of_spec(document)
+        if not is_evolve_file(document.data):
+            check_keys_of_spec(document)
     else:
         document, folder = Document("", {"models": classic_models(args, notes)}), Path()
-    data = dict(document.data)
+    evolved = is_evolve_file(document.data)
+    try:
+        data = read_evolve(document.data, notes) if evolved else dict(document.data)
+    except SpecError as error:
+        raise document.located(error) from error
     if args.spec and any((args.model1, args.model2, args.model3)):
         raise InvalidInput("give models in the spec file or by --model1 … --model3, not both")
     _apply_flags(data, args, notes)
@@ -79,7 +85,10 @@ def prepare(args: argparse.Namespace) -> Prepared:
         args.suite = "masked"
         notes.append("masked language models and no --suite: they are scored on the built-in suite `masked`")
     asked = data.pop("suite", None)
-    suite = resolve_suite(args.suite or asked, folder, document, flag=bool(args.suite))
+    if evolved and not args.suite:
+        suite = inline_suite(asked, folder, document, expand=expand_task)
+    else:
+        suite = resolve_suite(args.suite or asked, folder, document, flag=bool(args.suite))
     notes += [f"warning: {text}" for text in selection_warnings(suite)]
     try:
         _localise(data, folder, notes)

@@ -72,6 +72,7 @@ class SearchSpec:
         evaluations: budget of scored candidates, sources included.
         patience: ends the search after so many candidates without an improvement of `min_delta`; 0 never does.
         layer_groups: groups of consecutive layers with parameters of their own.
+        layer_granularity: layers of such a group, in place of their number; 0: by their number.
         niche: genomes nearer than this (`Genome.distance`, 0 … 1) share their chance to become parents; 0: none do.
         genes: what evolves beside weights, densities, methods and paths: where the groups are cut (boundaries), masks
             on the sources' changes (masks), merges of whole candidates (nesting).
@@ -87,6 +88,7 @@ class SearchSpec:
     tournament_size: int = 3
     methods: tuple[str, ...] = DEFAULT_METHODS
     layer_groups: int = 4
+    layer_granularity: int = 0
     genes: tuple[str, ...] = ("boundaries", "nesting")
     breeding: str = "blend"
     patience: int = 0
@@ -150,8 +152,9 @@ class RunSpec:
         """Plain data in the form that `from_dict` reads."""
         search = {key: value for key, value in asdict(self.search).items() if value is not None}
         search |= {"methods": list(self.search.methods), "genes": list(self.search.genes)}
-        if not search["niche"]:
-            del search["niche"]  # off is not written: the log of a run without it is what it always was
+        for key in ("niche", "layer_granularity"):
+            if not search[key]:
+                del search[key]  # off is not written: the log of a run without it is what it always was
         racing = search.pop("racing")
         if racing["rungs"]:
             search["racing"] = {**racing, "rungs": list(racing["rungs"])}
@@ -271,6 +274,7 @@ def _search(own: Fields) -> SearchSpec:
         tournament_size=own.integer("tournament_size", default.tournament_size, low=1, high=1_000),
         methods=_methods(own),
         layer_groups=own.integer("layer_groups", default.layer_groups, low=1, high=256),
+        layer_granularity=own.integer("layer_granularity", default.layer_granularity, high=1_000),
         genes=own.words("genes", GENES, default.genes),
         breeding=own.word("breeding", BREEDING, default.breeding),
         patience=own.integer("patience", default.patience),

@@ -123,6 +123,8 @@ def search_space(spec: RunSpec, models: Mapping[str, Model]) -> SearchSpace:
     references = {name: replace(ModelReference.parse(name), digest=model.digest) for name, model in models.items()}
     cross_domain = spec.cross_domain
     known = [models[name] for name in spec.sources]
+    depth = max(1, models[spec.target].num_layers)
+    granularity = spec.search.layer_granularity
     if cross_domain is not None or builds_differ((m.architecture, m.num_layers, m.parameters) for m in known):
         cross_domain = replace(cross_domain or CrossDomain(), target=references[spec.target])
     held = [models[spec.target]] if cross_domain is not None else known
@@ -139,8 +141,8 @@ def search_space(spec: RunSpec, models: Mapping[str, Model]) -> SearchSpace:
     return SearchSpace(
         models=tuple(references[name] for name in spec.models),
         base=references[spec.base] if spec.base else None,
-        num_layers=max(1, models[spec.target].num_layers),
-        groups=spec.search.layer_groups,
+        num_layers=depth,
+        groups=-(-depth // granularity) if granularity else spec.search.layer_groups,
         methods=methods,
         dtype=spec.dtype,
         genes=spec.search.genes,
