@@ -88,6 +88,7 @@ def prepare(args: argparse.Namespace) -> Prepared:
     if evolved and not args.suite:
         suite = inline_suite(asked, folder, document, expand=expand_task)
     else:
+        notes += ["the file's tasks have no effect beside --suite"] if evolved else []
         suite = resolve_suite(args.suite or asked, folder, document, flag=bool(args.suite))
     notes += [f"warning: {text}" for text in selection_warnings(suite)]
     try:
