@@ -28,6 +28,9 @@ test-llama: setup ## the GGUF files that we write, read by llama.cpp itself
 	@scripts/llama-cpp .llama-cpp
 	@$(BIN)/pytest tests/llama_cpp -m llama_cpp
 
+families: setup ## docs/families.md: every family of transformers, tiny, merged, cut and stacked (about ten minutes)
+	@$(BIN)/python benchmarks/families.py --out docs/families.md
+
 lint: setup ## ruff, import contracts, proto, Dockerfile
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	@$(BIN)/lint-imports
@@ -56,4 +59,4 @@ down: ## stop them and forget their data
 bench: setup ## benchmarks against peers
 	@$(BIN)/evomerge bench
 
-.PHONY: help setup demo test test-lm-eval test-golden test-llama lint type proto settings images up down bench
+.PHONY: help setup demo test test-lm-eval test-golden test-llama families lint type proto settings images up down bench

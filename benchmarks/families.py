@@ -29,6 +29,7 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
     "middle layer out": lambda row: row.cuts.get("middle", "-"),
     "last layer out": lambda row: row.cuts.get("last", "-"),
     "two repeated": lambda row: row.cuts.get("repeated", "-"),
+    "a search draws layers": lambda row: row.search.replace("_", " "),
     "why refused": lambda row: "; ".join(row.reasons),
 }
 """The table's columns, each with what it says of a family."""
@@ -41,7 +42,8 @@ models whose towers are as deep as their text model. Made by `make families`; do
 * merged with itself: it is itself, tensor by tensor, and every tensor of the headers is in the result
 * linear: equals a plain torch sum; loads: transformers misses no key of the result that it does not miss in the source
 * layers out or repeated: the logits are those of the source with its own layers skipped or passed twice (yes), or the
-  recipe is refused before a byte is written
+  recipe is refused before a byte is written; whole: its blocks of layers, not its layers, are told apart
+* a search draws layers: in any order, each in place (from one source or another), or models whole
 
 {made} families: {right} right in every column, {refused} refuse some orders of layers; {wrong}.
 
@@ -82,7 +84,7 @@ def main() -> int:
         if isinstance(row, str):
             print(f"{name:28} not built: {row}", flush=True)
         else:
-            words = f"{row.itself} {row.linear} {row.loads} {row.cuts} {row.reasons}"
+            words = f"{row.itself} {row.linear} {row.loads} {row.cuts} {row.search} {row.reasons}"
             print(f"{name:28} {time.monotonic() - began:.0f} s {words}", flush=True)
     made = [row for row in found.values() if isinstance(row, Row)]
     wrong = [row.family for row in made if row.wrong]

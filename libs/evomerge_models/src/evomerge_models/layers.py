@@ -25,10 +25,10 @@ its place; they may be left out, repeated and reordered.
 """
 _BY_PLACE = re.compile(
     r"^(first_k_dense_replace|moe_layer_(start|end)_index|(attn|expert)_layer_period|num_kv_shared_layers"
-    r"|hidden_size_per_layer_input|num_dense_layers|cross_layer_interval|ple_layer_ids|decoder_layers)$"
+    r"|hidden_size_per_layer_input|num_dense_layers|cross_layer_interval|ple_layer_ids|decoder_layers|indexer_types)$"
 )
 _NUMBERS = re.compile(r"only_layers$|indices$|_idxs$|layer_ids$|moe_layers$|cross_attention_layers$")
-_OF_FAMILIES_BY_PLACE = frozenset({"beam", "big_bird", "diffllama"})
+_OF_FAMILIES_BY_PLACE = frozenset({"beam", "big_bird", "diffllama", "esm", "funnel", "inkling2_text", "minicpm3"})
 """Families that do something else at each place, without a word in config or names (docs/families.md)."""
 
 
@@ -94,10 +94,10 @@ def layer_stack(names: Iterable[str], config: Mapping[str, Any]) -> LayerStack |
             return None
     home = embedding.split(".")
 
-    def nearness(prefix: str) -> tuple[int, int, int, str]:
+    def nearness(prefix: str) -> tuple[int, int, bool, int, str]:
         path = prefix.split(".")
         together = next((i for i, (one, other) in enumerate(zip(path, home, strict=False)) if one != other), len(path))
-        return together, -len(path), counts[prefix], prefix
+        return together, -len(path), path[-1] in {"layers", "layer", "h"}, counts[prefix], prefix
 
     prefix = max(fitting, key=nearness)
     return LayerStack(prefix, len(numbers[prefix]))
@@ -166,7 +166,7 @@ def hops_scale(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]])
 def _acts(key: str, value: Any) -> bool:
     """Whether a field that counts layers makes some of them other than the rest."""
     if isinstance(value, list):
-        return bool(value)
+        return "shared" in value if key.endswith("types") else bool(value)
     return type(value) is int and value > 0 and not (key.endswith("period") and value == 1)
 
 

@@ -279,6 +279,9 @@ def _layer_values(text: Any, depth: int) -> list[dict[str, Any]]:
                     row[f"config.{key}"] = value.get(i, value.get(str(i)))
             elif is_index_list(key, value, depth):
                 row[f"config.{key}"] = i in value
+            elif len(value) == depth and value[i] == "shared":
+                owner = max((j for j in range(i) if value[j] != "shared"), default=i)
+                row |= {f"config.{key}": "shared", f"config.{key} of": Reference(owner)}
             elif len(value) == depth and not any(type(item) in {list, dict} for item in value):
                 row[f"config.{key}"] = value[i]
     return found
@@ -288,7 +291,7 @@ def is_index_list(key: str, value: Any, depth: int) -> bool:
     """Whether a config's list holds numbers of layers, not a value for each layer."""
     if not isinstance(value, list | tuple) or not _LAYER_WORD.search(key):
         return False
-    numbers = all(type(item) is int and 0 <= item < depth for item in value) and len(set(value)) == len(value)
+    numbers = all(type(item) is int and item >= 0 for item in value) and len(set(value)) == len(value)
     return numbers and (len(value) != depth or list(value) == list(range(depth))) and key != "no_rope_layers"
 
 

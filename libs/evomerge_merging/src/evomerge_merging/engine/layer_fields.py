@@ -60,7 +60,7 @@ def _moved(key: str, value: Any, origin: Origin, depth: int, *, every_list: bool
     if _NOT_OF_LAYERS.search(key):
         return value
     said = [(text_config(source).get(key, value), layer) for source, layer in origin]
-    if isinstance(value, list) and _NUMBERS.search(key) and _are_numbers(value, depth):
+    if isinstance(value, list) and _NUMBERS.search(key) and _are_numbers(value):
         return [i for i, (other, layer) in enumerate(said) if isinstance(other, list) and layer in other]
     if isinstance(value, list) and len(value) == depth and ("layer" in key or every_list):
         return [_entry(other, layer, value) for other, layer in said]
@@ -75,8 +75,9 @@ def _moved(key: str, value: Any, origin: Origin, depth: int, *, every_list: bool
     return value
 
 
-def _are_numbers(value: Sequence[Any], depth: int) -> bool:
-    return all(type(item) is int and 0 <= item < depth for item in value) and len(set(value)) == len(value)
+def _are_numbers(value: Sequence[Any]) -> bool:
+    """Whether they can be numbers of layers; some configs name more than the model has."""
+    return all(type(item) is int and item >= 0 for item in value) and len(set(value)) == len(value)
 
 
 def _entry(values: Any, layer: int, fallback: Sequence[Any]) -> Any:
@@ -102,7 +103,7 @@ def spelled_out(config: Mapping[str, Any], part: Mapping[str, Any], depth: int) 
         and not _NOT_OF_LAYERS.search(key)
         and isinstance(value, list)
         and value
-        and (len(value) == depth or (_NUMBERS.search(key) and _are_numbers(value, depth)))
+        and (len(value) == depth or (_NUMBERS.search(key) and _are_numbers(value)))
     }
     return with_part(config, {**given, **lists})
 

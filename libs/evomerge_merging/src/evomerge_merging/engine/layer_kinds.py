@@ -48,9 +48,12 @@ def config_of_layers(
     except Exception as error:  # transformers' own, of any type
         note(f"transformers cannot build this model ({_first_line(error)}): nothing checks its moved layers")
         return plain
-    if not donor.kinds:
-        note("transformers builds this model without a list of its layers: nothing checks that they are as they were")
-        return plain
+    if len(donor.kinds) != stack.depth or any(layer >= len(models[id(one)].kinds) for one, layer in origin):
+        raise RecipeError(
+            f"transformers builds {config.get('model_type')} models of other lists of layers than {stack.prefix!r}, so "
+            "layers cannot be left out, repeated or moved: leave layer_range out",
+            ("slices",),
+        )
     sources = [models[id(one)] for one, _ in origin]
     judge = _Judge(donor, sources, origin, stack.prefix)
     judge.check_packed(config, stack.depth)
@@ -175,7 +178,7 @@ class _Judge:
             if isinstance(was, Reference) and isinstance(here, Reference):
                 if self._points(here.layer, i) == (id(self._sources[i]), was.layer):
                     continue
-            elif was == here or place in self._free.get(id(self._sources[i]), ()):
+            elif was == here or {was, here} == {None, _LACKS} or place in self._free.get(id(self._sources[i]), ()):
                 continue
             return f"its {place} would be {_word(here)} where it was {_word(was)}"
         return ""
