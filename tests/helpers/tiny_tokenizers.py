@@ -65,3 +65,35 @@ def tokens_of(folder: Path) -> dict[str, int]:
 
     found: dict[str, int] = Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab()
     return found
+
+
+SENTENCEPIECE: dict[str, tuple[str, str, str, dict[str, Any]]] = {
+    "llama bpe": ("LlamaTokenizer", "tokenizer.model", "bpe", {"byte_fallback": True}),
+    "llama unigram": ("LlamaTokenizer", "tokenizer.model", "unigram", {}),
+    "gemma": (
+        "GemmaTokenizer", "tokenizer.model", "bpe",
+        {"byte_fallback": True, "pad_id": 0, "eos_id": 1, "bos_id": 2, "unk_id": 3},
+    ),
+    "t5": ("T5Tokenizer", "spiece.model", "unigram", {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}),
+    "xlm-roberta": ("XLMRobertaTokenizer", "sentencepiece.bpe.model", "unigram", {}),
+}  # fmt: skip
+"""Name → transformers' class, its file, SentencePiece's kind of model and options."""
+
+
+def make_sentencepiece(folder: Path, text: str = ENGLISH, size: int = 330, *, kind: str = "llama bpe") -> None:
+    """Writes a SentencePiece model and tokenizer_config.json, and no tokenizer.json."""
+    import io
+
+    import sentencepiece
+
+    name, file, model, options = SENTENCEPIECE[kind]
+    made = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([text] * 4), model_writer=made, vocab_size=size, model_type=model, minloglevel=2,
+        hard_vocab_limit=False, num_threads=1, **{"unk_id": 0, "bos_id": 1, "eos_id": 2, **options},
+    )  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("token*"):
+        old.unlink()
+    (folder / file).write_bytes(made.getvalue())
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": name}))

@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import gguf
 import pytest
 import torch
 from safetensors.torch import load_file
+from tokenizers import Tokenizer
 from transformers import AutoModel, AutoTokenizer
 
 from evomerge_common.errors import InvalidInput, ModelError
@@ -69,6 +71,21 @@ def test_blocks_hold_about_what_was_there(tmp_path: Path, kind: str) -> None:
     bound = {"q8_0": 0.02, "bf16": 0.01}.get(kind, 0.15)
     for name, tensor in before.items():
         assert (tensor - after[name].float()).norm() <= bound * tensor.norm(), name
+
+
+def test_an_added_token_without_a_row_is_left_out_and_told(tmp_path: Path) -> None:
+    folders = [made(tmp_path / name, "llama") for name in ("whole", "beyond")]
+    tokenizer = Tokenizer.from_file(str(folders[1] / "tokenizer.json"))
+    tokenizer.add_special_tokens(["[PAD]"])
+    tokenizer.save(str(folders[1] / "tokenizer.json"))
+    settings = json.loads((folders[1] / "tokenizer_config.json").read_text())
+    (folders[1] / "tokenizer_config.json").write_text(json.dumps({**settings, "pad_token": "[PAD]"}))
+    exported = [export_gguf(folder, folder.with_suffix(".gguf"), "f32", name="x") for folder in folders]
+    assert any("without a row in the embedding are left out: '[PAD]'" in note for note in exported[1].notes)
+    read = [gguf.GGUFReader(one.path) for one in exported]
+    tokens = [one.get_field("tokenizer.ggml.tokens").contents() for one in read]
+    assert tokens[0] == tokens[1]
+    assert read[1].get_field("tokenizer.ggml.padding_token_id") is None
 
 
 def test_what_llama_cpp_does_not_do_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,8 +14,7 @@ from evomerge_merging.cross_domain.tokens import token_rows
 from evomerge_merging.cross_domain.words import told
 from evomerge_merging.engine import architecture
 from evomerge_merging.engine.source import Source
-from evomerge_merging.tokens.files import vocabulary
-from evomerge_merging.tokens.tokenizer import disagreement
+from evomerge_merging.tokens.compare import disagreement, tokens_with_rows
 from evomerge_merging.tokens.vocabulary import is_vocabulary
 
 _WEIGHTS = (".safetensors", ".bin", ".json", ".txt", ".model")
@@ -125,7 +124,7 @@ def differences(source: Source, target: Source, *, depth: bool, tokens: bool) ->
         if other is not None and info.shape[skip:] != other.shape[skip:] and not architecture.is_buffer(name):
             found.append(f"{name} is {list(info.shape)} and {list(other.shape)}")
             break
-    if tokens and disagreement(vocabulary(target.folder), vocabulary(source.folder)):
+    if tokens and disagreement(tokens_with_rows(target), tokens_with_rows(source)):
         found.append("different vocabularies")
     return ", ".join(found)
 

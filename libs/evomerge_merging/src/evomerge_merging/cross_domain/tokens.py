@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evomerge_merging.tokens.files import vocabulary
+from evomerge_common.errors import ModelError
+from evomerge_merging.tokens.files import same_tokenizer, unread, vocabulary
 from evomerge_models.files import read_json_or_nothing
 
 MAX_PARTS, LETTERS_A_PART = 4, 2
@@ -68,7 +69,15 @@ def token_rows(here: Path, rows: int, there: Path, rows_there: int, *, compose: 
         rows, rows_there: of their embeddings.
         compose: put tokens that are not there together from parts.
 
+    Raises:
+        ModelError: one of the vocabularies cannot be read, and the other is not the same by its bytes.
+
     """
+    for folder in (here, there):
+        if (why := unread(folder)) and not same_tokenizer(here, there):
+            raise ModelError(
+                f"{folder}: {why}, so its tokens cannot be found in another; save its tokenizer as tokenizer.json"
+            )
     ours = {token: row for token, row in vocabulary(here).items() if 0 <= row < rows}
     theirs = {token: row for token, row in vocabulary(there).items() if 0 <= row < rows_there}
     found: list[tuple[int, ...]] = [()] * rows

@@ -16,6 +16,7 @@ from typing import Any
 from evomerge_merging.engine.architecture import text_config
 from evomerge_merging.engine.source import Source
 from evomerge_merging.tokens.chat_templates import template_of
+from evomerge_merging.tokens.files import tokenizer_data, tokenizer_files
 from evomerge_models.files import read_json_or_nothing
 
 _QUOTED = re.compile(r"<[^<>\s]{1,60}>|\[/?[A-Z_]{2,30}\]")
@@ -102,7 +103,11 @@ def renumbered(settings: Mapping[str, Any], before: Mapping[str, int], after: Ma
 def special_tokens(folder: Path) -> frozenset[str]:
     """Tokens that a folder's tokenizer calls special."""
     paths = [path for name in ("tokenizer.json", "tokenizer_config.json") if (path := folder / name).is_file()]
-    return _special(tuple((path.resolve(), path.stat().st_mtime_ns, path.stat().st_size) for path in paths))
+    of_files = _special(tuple((path.resolve(), path.stat().st_mtime_ns, path.stat().st_size) for path in paths))
+    if (folder / "tokenizer.json").is_file() or not tokenizer_files(folder):
+        return of_files
+    entries = tokenizer_data(folder).get("added_tokens") or []
+    return of_files | {str(one["content"]) for one in entries if one.get("special")}
 
 
 @functools.lru_cache(maxsize=16)

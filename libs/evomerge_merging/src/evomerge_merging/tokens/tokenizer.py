@@ -12,13 +12,16 @@ from evomerge_common.errors import ModelError, RecipeError, did_you_mean
 from evomerge_merging.engine.architecture import text_config
 from evomerge_merging.engine.source import Source
 from evomerge_merging.tokens.chat_templates import chat_template, template_of
-from evomerge_merging.tokens.files import TokenizerPlan, added_tokens, tokenizer_json, vocabulary
+from evomerge_merging.tokens.compare import check_read, compare, tokens_with_rows
+from evomerge_merging.tokens.files import (
+    TokenizerPlan,
+    added_tokens,
+    tokenizer_json,
+    vocabulary,
+)
 from evomerge_merging.tokens.instruction import Instruction, instruction_of, renumbered
 from evomerge_merging.tokens.union import unite
 from evomerge_merging.tokens.vocabulary import Target, align, embedding_rows, known_rows, origins
-
-MAX_DIFFERENCE = 0.01
-"""Share of token ids that may stand for different tokens (added special tokens, say); more is no one vocabulary."""
 
 
 @dataclass
@@ -120,7 +123,7 @@ def _implicit(choice: _Choice) -> tuple[TokenizerPlan, dict[str, Source]]:
     """Nothing is said: one vocabulary is expected, and an instruction-tuned source's tokenizer is preserved."""
     donor = choice.everyone[0]
     for source in choice.everyone[1:]:
-        _compare(choice, donor, source)
+        compare(donor, source, choice.vocabularies, choice.notes)
     chosen = donor
     tuned = next((one.source for one in choice.instructions.values()), None)
     if tuned is None and choice.preserve is not False and not template_of(donor.folder):
@@ -135,12 +138,11 @@ def _implicit(choice: _Choice) -> tuple[TokenizerPlan, dict[str, Source]]:
     rows = {embedding_rows(source) for source in choice.everyone}
     kept = _kept(choice, chosen)
     if kept and len(rows) == 1 and 0 not in rows:
-        tokens = {token: row for token, row in choice.vocabularies[chosen.key].items() if row < embedding_rows(chosen)}
-        return _aligned(choice, chosen, Target(tokens, embedding_rows(chosen)), {}, kept)
+        return _aligned(choice, chosen, Target(tokens_with_rows(chosen), embedding_rows(chosen)), {}, kept)
     if len(rows) == 1 or 0 in rows or not choice.vocabularies[chosen.key]:
         config = _special_ids(chosen, donor)
         return TokenizerPlan(chosen.folder, config=config, default=chosen is donor), dict(choice.sources)
-    target = Target(choice.vocabularies[chosen.key], embedding_rows(chosen))
+    target = Target(tokens_with_rows(chosen), embedding_rows(chosen))
     choice.notes.append(
         f"the embeddings have {' and '.join(map(str, sorted(rows)))} rows: the result has {chosen.label}'s tokens in "
         f"{target.rows} rows"
@@ -160,44 +162,6 @@ def _kept(choice: _Choice, chosen: Source | None) -> list[Instruction]:
     return [one for one in tuned if one.template.strip() == template.strip()]
 
 
-def _compare(choice: _Choice, donor: Source, source: Source) -> None:
-    first, other = choice.vocabularies[donor.key], choice.vocabularies[source.key]
-    if other == first:
-        return
-    if not first or not other:
-        lacking = donor if not first else source
-        choice.notes.append(f"{lacking.label} has no tokenizer that can be read: vocabularies are taken to be the same")
-        return
-    different, more = _differing(first, other)
-    share = max(len(different), len(more)) / max(len(first), len(other))
-    told = ", ".join(repr(token) for token in (different or more)[:3])
-    rows = embedding_rows(donor), embedding_rows(source)
-    if share > MAX_DIFFERENCE and not (rows[0] != rows[1] and not different):
-        raise ModelError(
-            f"{donor.label} and {source.label} have different vocabularies ({share:.0%} of the tokens: {told}); "
-            "merged row by row, embeddings would mix unrelated tokens: say `tokenizer_source: union`, `base` or a model"
-        )
-    if rows[0] == rows[1]:
-        choice.notes.append(
-            f"{donor.label} and {source.label} differ in {max(len(different), len(more))} tokens ({told}): their rows "
-            "are merged as they are"
-        )
-
-
-def _differing(first: Mapping[str, int], other: Mapping[str, int]) -> tuple[list[str], list[str]]:
-    """Tokens of the first that have another row in the other, and the other's that the first lacks."""
-    different = [token for token, row in first.items() if other.get(token) != row]
-    return different, [token for token in other if token not in first]
-
-
-def disagreement(first: Mapping[str, int], other: Mapping[str, int]) -> bool:
-    """Whether two vocabularies are too different to be merged row by row, both being known."""
-    if not first or not other or first == other:
-        return False
-    different, more = _differing(first, other)
-    return bool(different) and max(len(different), len(more)) > MAX_DIFFERENCE * max(len(first), len(other))
-
-
 def _explicit(choice: _Choice) -> tuple[TokenizerPlan, dict[str, Source]]:
     rule, donor = choice.rule, choice.everyone[0]
     chosen = donor
@@ -208,12 +172,13 @@ def _explicit(choice: _Choice) -> tuple[TokenizerPlan, dict[str, Source]]:
     elif rule.tokenizer not in {"", "union"}:
         chosen = choice.named(rule.tokenizer)
     first = choice.vocabularies[chosen.key]
+    for source in choice.everyone:
+        check_read(chosen, source, choice.vocabularies, choice.notes)
     if not first or any(not embedding_rows(source) for source in choice.everyone):
         if rule.tokens or len({len(found) for found in choice.vocabularies.values() if found}) > 1:
             raise ModelError(
                 f"{chosen.label} has no tokenizer or no token embedding that can be told; it cannot be aligned"
             )
-        choice.notes.append(f"{chosen.label} has no tokenizer that can be read: vocabularies are taken to be the same")
         return TokenizerPlan(chosen.folder, default=rule.tokenizer in {"", "union"}), dict(choice.sources)
     tokens = {token: row for token, row in first.items() if row < embedding_rows(chosen)}
     files = [chosen]

@@ -44,8 +44,8 @@ def tokenizer_metadata(folder: Path, config: Mapping[str, Any], *, rows: int) ->
         raise ModelError(f"{folder} has no tokenizer.json; save its tokenizer again with transformers")
     settings = read_json_or_nothing(folder / "tokenizer_config.json")
     model = data.get("model") or {}
-    texts = _texts(folder, data, rows)
     notes: list[str] = []
+    texts = _texts(folder, data, rows, notes)
     special = _special(data, settings, config, texts)
     if model.get("type") == "WordPiece":
         entries = _wordpiece(folder, data, texts)
@@ -82,9 +82,14 @@ class _Texts:
     ids: dict[str, int]
 
 
-def _texts(folder: Path, data: Mapping[str, Any], rows: int) -> _Texts:
+def _texts(folder: Path, data: Mapping[str, Any], rows: int, notes: list[str]) -> _Texts:
     ids: dict[str, int] = dict(data.get("model", {}).get("vocab") or {})
     added = [one for one in data.get("added_tokens") or [] if isinstance(one, dict)]
+    beyond = [one["content"] for one in added if one["id"] >= rows]
+    if beyond:
+        added = [one for one in added if one["id"] < rows]
+        ids = {text: index for text, index in ids.items() if text not in beyond}
+        notes.append(f"added tokens without a row in the embedding are left out: {', '.join(map(repr, beyond[:6]))}")
     ids |= {one["content"]: one["id"] for one in added}
     if ids and max(ids.values()) >= rows:
         raise ModelError(f"{folder}: its tokenizer has {max(ids.values()) + 1} ids, its embedding {rows} rows")
