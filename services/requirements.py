@@ -11,12 +11,12 @@ from pathlib import Path
 
 
 def project_of(folder: str) -> dict:
-    """The [project] table of a package."""
+    """Reads the [project] table of a package."""
     return tomllib.loads(Path(folder, "pyproject.toml").read_text())["project"]
 
 
 def folders_of(folder: str) -> list[str]:
-    """The folder's own libraries, theirs first, then itself."""
+    """Lists the folder's own libraries, theirs first, then itself."""
     found: list[str] = []
     for name in project_of(folder)["dependencies"]:
         if name.startswith("evomerge-"):

@@ -1,4 +1,4 @@
-"""The compose stack, as a user starts it, with stand-ins for images that no registry serves in CI."""
+"""The compose stack, as a user starts it, with fakes of images that no registry serves in CI."""
 
 from __future__ import annotations
 

@@ -29,14 +29,14 @@ USES = {
     "hill_climb": """
         from random import Random
         from evomerge_common.domain.spec import SearchSpec
-        from evomerge_selector.domain.strategy import Individual
+        from evomerge_selector.domain.strategy import ScoredCandidate
         from evomerge_common.domain.genome import SearchSpace
         from evomerge_common.domain.recipe import ModelReference
         space = SearchSpace((ModelReference("a"), ModelReference("b")), None, 6, 4, ("linear",))
         climb = example.HillClimb(space, SearchSpec(), seed=0)
         genome = climb.ask(0, Random(0)).genome
-        climb.tell(Individual("good", genome, 0.9, 0))
-        climb.tell(Individual("bad", genome, 0.1, 1))
+        climb.tell(ScoredCandidate("good", genome, 0.9, 0))
+        climb.tell(ScoredCandidate("bad", genome, 0.1, 1))
         assert climb.ask(2, Random(2)).parents == ("good",)
     """,
     "sqlite_store": """

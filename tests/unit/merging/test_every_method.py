@@ -17,7 +17,7 @@ from evomerge_common.errors import RecipeError, ShapeMismatch
 from evomerge_merging import merge_in_memory, plan_merge
 from evomerge_merging.methods import methods
 from evomerge_merging.numerics.random_words import mask_key, words
-from evomerge_merging.numerics.ranks import kept_by_rank
+from evomerge_merging.numerics.ranks import keep_by_rank
 from helpers.tiny_merging import random_tensors, raw_model, weights
 
 Tensors = Mapping[str, torch.Tensor]
@@ -215,7 +215,7 @@ def test_della_keeps_by_the_rank_in_the_row() -> None:
     values = torch.rand(rows, columns, generator=generator)
     values[:, 5] = values[:, 3]  # equals share the probability of their mean rank
     draw = words(mask_key(0, "a", "b"), 0, values.numel(), 16)
-    kept = kept_by_rank(values, draw, density, epsilon).reshape(rows, columns)
+    kept = keep_by_rank(values, draw, density, epsilon).reshape(rows, columns)
     below = (values[:, None] < values[..., None]).sum(-1).numpy()
     equal = (values[:, None] == values[..., None]).sum(-1).numpy()
     probability = density - epsilon + 2 * epsilon * (below + (equal - 1) / 2) / (columns - 1)

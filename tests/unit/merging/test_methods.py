@@ -19,7 +19,7 @@ from evomerge_merging import merge_in_memory, plan_merge
 from evomerge_merging.methods import Block, PerModel, merge_method, method, methods, registry
 from evomerge_merging.numerics import selection
 from evomerge_merging.numerics.folds import CELL, Sums
-from evomerge_merging.numerics.random_words import kept, mask_key, philox, raw_words, words
+from evomerge_merging.numerics.random_words import keep, mask_key, philox, raw_words, words
 from evomerge_merging.recipes.parameters import value_at
 from helpers.tiny_merging import random_tensors, raw_model, weights
 
@@ -152,15 +152,15 @@ def test_words_belong_to_elements_and_are_uniform() -> None:
     for start, stop in ((0, 1), (1, 9), (7, 8), (13, 99_999), (100_002, 100_003)):
         assert torch.equal(words(key, start, stop), whole[start:stop])
         assert torch.equal(words(key, start, stop, 16), short[start:stop])
-    assert [kept(short, share).mean() for share in (0.0, 0.25, 1.0)] == pytest.approx([0.0, 0.25, 1.0], abs=0.006)
+    assert [keep(short, share).mean() for share in (0.0, 0.25, 1.0)] == pytest.approx([0.0, 0.25, 1.0], abs=0.006)
     assert not torch.equal(words(mask_key(1, "source", "other"), 0, 100), whole[:100])
     counts = np.histogram(whole.numpy(), bins=16, range=(-(2**31), 2**31))[0]
     assert np.abs(counts / len(whole) - 1 / 16).max() < 0.004
     assert abs(float(np.corrcoef(whole[:-1].numpy(), whole[1:].numpy())[0, 1])) < 0.02
     # The generator must never change: recipes are identities.
     assert words(mask_key(0, "a", "b"), 0, 4).tolist() == [-1169268148, 597779619, 878022495, 958504276]
-    assert kept(words(key, 0, 1000), 0.0).sum() == 0
-    assert kept(words(key, 0, 1000), 1.0).sum() == 1000
+    assert keep(words(key, 0, 1000), 0.0).sum() == 0
+    assert keep(words(key, 0, 1000), 1.0).sum() == 1000
 
 
 def test_sums_do_not_depend_on_pieces() -> None:

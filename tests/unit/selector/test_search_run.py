@@ -39,7 +39,7 @@ from evomerge_common.errors import SpecError
 from evomerge_selector.domain.run import Phase, Run
 from evomerge_selector.domain.strategies.map_elites import MapElitesSearch
 from evomerge_selector.domain.strategies.tournament import EvolutionaryTournament
-from evomerge_selector.domain.strategy import Individual
+from evomerge_selector.domain.strategy import ScoredCandidate
 from helpers.simulation import SUITE, Simulation, adapters_spec, make_spec
 
 SCHEDULES = ("steady", "generational")
@@ -192,7 +192,7 @@ def test_map_elites_keeps_the_best_of_every_skill_cell() -> None:
     simulation = Simulation(spec, workers=2, order=0).run
     for one in simulation.candidates:
         search.tell(
-            Individual(one.proposed.recipe_digest, one.genome, one.fitness or 0.0, one.proposed.index, one.scores)
+            ScoredCandidate(one.proposed.recipe_digest, one.genome, one.fitness or 0.0, one.proposed.index, one.scores)
         )
     assert len(search.cells) >= 4
     assert all(one.scores for one in search.pool)
@@ -212,7 +212,7 @@ def test_those_who_are_alike_share_their_chance_to_become_parents() -> None:
         for i in range(8):  # seven of one kind, all fitter, and a loner
             row = (0.1, 0.9, 0.9) if i == 7 else (0.5 + 0.001 * i, 0.5, 0.5)
             genome = Genome("linear", weights=(row,) * SPACE.rows)
-            search.tell(Individual(f"{i}", genome, 0.9 - 0.01 * i, i))
+            search.tell(ScoredCandidate(f"{i}", genome, 0.9 - 0.01 * i, i))
         rng = Random(1)
         return Counter(search._parent(rng).digest for _ in range(2000))
 

@@ -25,9 +25,9 @@ from evomerge_selector.domain.strategy import Proposal, Strategy
 class HillClimber(Strategy):
     best = None
 
-    def tell(self, individual):
-        if self.best is None or individual.rank < self.best.rank:
-            self.best = individual
+    def tell(self, candidate):
+        if self.best is None or candidate.rank < self.best.rank:
+            self.best = candidate
 
     def ask(self, index, rng):
         if self.best is None:

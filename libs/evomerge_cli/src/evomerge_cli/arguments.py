@@ -56,6 +56,7 @@ class Parser(argparse.ArgumentParser):
             )
 
     def error(self, message: str) -> NoReturn:
+        """Ends the program with exit code 2 and the usage of the command at hand."""
         self.exit(2, f"error: {message}\n(see: {self.prog} --help)\n")
 
 

@@ -13,7 +13,7 @@ _QUIET_SECONDS = 2.0
 
 @contextlib.contextmanager
 def bytes_bar(console: Console, title: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar with bytes a second: call what it gives with (bytes done, bytes in all). Without a terminal: tenths."""
+    """Makes a bar with bytes a second: call what it gives with (bytes done, bytes in all). No terminal: tenths."""
     if console.is_terminal:
         from rich.console import Console as RichConsole
         from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
@@ -41,7 +41,7 @@ def bytes_bar(console: Console, title: str) -> Iterator[Callable[[int, int], Non
 
 
 def human(count: float) -> str:
-    """12 B, 3.4 MB, 5.0 GB (decimal, as disks are sold and shards named)."""
+    """Writes a size: 12 B, 3.4 MB, 5.0 GB (decimal, as disks are sold and shards named)."""
     for unit in ("B", "kB", "MB"):
         if count < 1000:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
@@ -50,7 +50,7 @@ def human(count: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """12 s, 3 min 05 s, 2 h 07 min."""
+    """Writes seconds as 12 s, 3 min 05 s, 2 h 07 min."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

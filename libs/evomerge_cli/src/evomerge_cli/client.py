@@ -75,26 +75,31 @@ class SelectorClient:
         return run
 
     def get_run(self, run_id: str) -> pb.Run:
+        """Asks for one run."""
         run: pb.Run = self._call(self._stub.GetRun, pb.GetRunRequest(run_id=run_id))
         return run
 
     def list_runs(self) -> list[pb.Run]:
+        """Asks for all runs."""
         return list(self._call(self._stub.ListRuns, pb.ListRunsRequest()).runs)
 
     def pause(self, run_id: str) -> pb.Run:
+        """Pauses a run."""
         run: pb.Run = self._call(self._stub.PauseRun, pb.PauseRunRequest(run_id=run_id))
         return run
 
     def resume(self, run_id: str) -> pb.Run:
+        """Lets a paused run go on."""
         run: pb.Run = self._call(self._stub.ResumeRun, pb.ResumeRunRequest(run_id=run_id))
         return run
 
     def cancel(self, run_id: str, *, finish: bool, reason: str) -> pb.Run:
+        """Ends a run; with `finish` its champion is still proven and exported."""
         run: pb.Run = self._call(self._stub.CancelRun, pb.CancelRunRequest(run_id=run_id, finish=finish, reason=reason))
         return run
 
     def watch(self, run_id: str, *, from_sequence: int = 0, persistent: bool = True) -> Watch:
-        """Every event of the run from a sequence on, then live.
+        """Watches every event of the run from a sequence on, then live.
 
         Args:
             persistent: a selector that does not answer is waited for; else it is an error.
@@ -106,7 +111,7 @@ class SelectorClient:
         return watch
 
     def events(self, run_id: str) -> list[Recorded]:
-        """What the log holds of a run now: the stream is left where it turns live."""
+        """Reads what the log holds of a run now: the stream is left where it turns live."""
         watch = self.watch(run_id, persistent=False)
         found: list[Recorded] = []
         while True:
@@ -175,17 +180,20 @@ class Watch:
         self.saw_end = False
 
     def put(self, recorded: Recorded) -> None:
+        """Takes in the next event; called by the thread that reads the stream."""
         self.saw_end = self.saw_end or isinstance(recorded.event.payload, TERMINAL)
         self._queue.put(recorded)
 
     def fail(self, error: Exception) -> None:
+        """Takes in the error that ended the stream; `next` raises it."""
         self._queue.put(error)
 
     def finish(self) -> None:
+        """Takes in the end of the run; `next` answers None."""
         self._queue.put(None)
 
     def next(self, timeout: float) -> Recorded | None:
-        """The next event.
+        """Returns the next event.
 
         Raises:
             TimeoutError: none came within `timeout` seconds.

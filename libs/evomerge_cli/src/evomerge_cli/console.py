@@ -34,31 +34,34 @@ class Console:
 
     @property
     def stdout(self) -> TextIO:
-        """Looked up at each use, so that pytest's capture and redirections are seen."""
+        """Returns stdout, looked up at each use, so that pytest's capture and redirections are seen."""
         return self._stdout or sys.stdout
 
     @property
     def stderr(self) -> TextIO:
+        """Returns stderr, looked up at each use."""
         return self._stderr or sys.stderr
 
     @property
     def is_terminal(self) -> bool:
-        """Whether a progress bar makes sense."""
+        """Tells whether a progress bar makes sense."""
         return self.stderr.isatty()
 
     def say(self, text: str) -> None:
-        """A line of the story."""
+        """Writes a line of the story."""
         print(text, file=self.stderr, flush=True)
 
     def detail(self, text: str) -> None:
-        """A line of the story that only --verbose shows."""
+        """Writes a line of the story that only --verbose shows."""
         if self.verbose:
             self.say(text)
 
     def error(self, text: str) -> None:
+        """Writes an error to stderr."""
         print(text, file=self.stderr, flush=True)
 
     def traceback(self) -> None:
+        """Writes the traceback of the exception at hand to stderr."""
         traceback.print_exc(file=self.stderr)
 
     def data(self, value: Any) -> bool:
@@ -68,11 +71,11 @@ class Console:
         return self.json_output
 
     def out(self, text: str) -> None:
-        """A line of the answer itself."""
+        """Writes a line of the answer itself."""
         print(text, file=self.stdout, flush=True)
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "") -> None:
-        """A table; the first column is text, the others are numbers or short words. The last row may be emphasised
+        """Writes a table; the first column is text, the others numbers or short words. The last row may be emphasised
         by its caller's words alone: no meaning is carried by colour.
         """
         if self.stdout.isatty():

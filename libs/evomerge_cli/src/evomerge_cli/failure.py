@@ -35,7 +35,7 @@ def interrupt_on_signals() -> None:
 
 
 def exit_code(error: BaseException) -> int:
-    """The exit code that an exception becomes."""
+    """Returns the exit code that an exception becomes."""
     if isinstance(error, KeyboardInterrupt):
         return 128 + getattr(error, "number", signal.SIGINT)
     return BAD_INPUT if isinstance(error, InvalidInput) else FAILED

@@ -32,7 +32,7 @@ def report(events: Iterable[Recorded], suite: Suite, out: Path) -> dict[str, Any
 
 
 def show(result: dict[str, Any], out: Path, console: Console) -> None:
-    """The verdict, and where everything is."""
+    """Shows the verdict, and where everything is."""
     if not console.data(result):
         print_table(result, console)
         for what, path in (("model", out / "model"), ("gguf", out / "gguf"), ("report", out / "report" / "index.html")):
@@ -41,7 +41,7 @@ def show(result: dict[str, Any], out: Path, console: Console) -> None:
 
 
 def print_table(result: dict[str, Any], console: Console) -> None:
-    """Champion and sources, task by task, on the items that the search never saw."""
+    """Shows champion and sources, task by task, on the items that the search never saw."""
     champion = result["champion"]
     if champion is None:
         console.out("no candidate could be scored")

@@ -12,14 +12,14 @@ from evomerge_common.runtime.settings import Settings
 
 
 def state_file() -> Path:
-    """~/.local/state/evomerge/stack.json, or under EVOMERGE_STATE_DIR or XDG_STATE_HOME."""
+    """Returns the path ~/.local/state/evomerge/stack.json, or one under EVOMERGE_STATE_DIR or XDG_STATE_HOME."""
     if os.environ.get("EVOMERGE_STATE_DIR"):
         return Path(os.environ["EVOMERGE_STATE_DIR"]).expanduser() / "stack.json"
     return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "evomerge" / "stack.json"
 
 
 def read_state() -> dict[str, Any]:
-    """What `up` wrote; empty when no stack is up (a file left by a killed one counts as none)."""
+    """Reads what `up` wrote; empty when no stack is up (a file left by a killed one counts as none)."""
     try:
         state = dict(json.loads(state_file().read_text()))
     except (OSError, ValueError):
@@ -28,7 +28,7 @@ def read_state() -> dict[str, Any]:
 
 
 def process_start(pid: int) -> float | None:
-    """When a process started (Unix seconds); with the pid it tells one process from a later one of the same number."""
+    """Tells when a process started (Unix seconds); with the pid it tells one from a later one of the same number."""
     import psutil
 
     try:
@@ -39,13 +39,13 @@ def process_start(pid: int) -> float | None:
 
 
 def is_alive(pid: int, started: float | None) -> bool:
-    """Whether that very process still runs."""
+    """Tells whether that very process still runs."""
     now = process_start(pid) if pid > 0 else None
     return now is not None and (started is None or abs(now - started) < 1.0)
 
 
 def server_address(given: str | None) -> tuple[str, Settings]:
-    """The selector to talk to: the one given, else the one of `evomerge up`.
+    """Finds the selector to talk to: the one given, else the one of `evomerge up`.
 
     Raises:
         Unavailable: neither.

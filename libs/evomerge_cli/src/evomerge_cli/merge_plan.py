@@ -25,7 +25,7 @@ _LAYER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
 def facts(plan: Plan, out: Path, *, threads: int) -> dict[str, Any]:
-    """Everything about a plan as plain data. Reads and writes a few megabytes to measure how fast that goes here."""
+    """Gathers all about a plan as plain data. Reads and writes a few megabytes to measure how fast that goes here."""
     from evomerge_merging.engine.execute import PIECE_ELEMENTS
 
     place = _existing(out)
@@ -49,7 +49,7 @@ def facts(plan: Plan, out: Path, *, threads: int) -> dict[str, Any]:
 
 
 def groups(plan: Plan) -> list[dict[str, Any]]:
-    """Output tensors that are made in the same way, layers counted together."""
+    """Groups output tensors that are made in the same way, layers counted together."""
     labels = {key: Path(source.label).name for key, source in plan.sources.items()}
     found: dict[tuple[Any, ...], list[str]] = {}
     for tensor in plan.tensors:
@@ -63,23 +63,23 @@ def groups(plan: Plan) -> list[dict[str, Any]]:
     ]
 
 
-def show(told: Mapping[str, Any], console: Console) -> None:
-    """The facts as tables."""
+def show(plan_facts: Mapping[str, Any], console: Console) -> None:
+    """Shows the facts as tables."""
     rows = [
         [group["name"], group["layers"], "×".join(map(str, group["shape"])), group["dtype"], group["from"]]
-        for group in told["groups"]
+        for group in plan_facts["groups"]
     ]
     console.table(["tensors", "layers", "shape", "dtype", "from"], rows)
-    sizes = [("weights", f"{told['parameters']:,} in {told['tensors']:,} tensors")]
+    sizes = [("weights", f"{plan_facts['parameters']:,} in {plan_facts['tensors']:,} tensors")]
     sizes += [
-        ("to read", f"{human(told['read_bytes'])} at {human(told['read_bytes_per_second'])}/s"),
-        ("to write", f"{human(told['write_bytes'])} at {human(told['write_bytes_per_second'])}/s"),
-        ("memory, about", human(told["memory_bytes"])),
-        ("disk", f"{human(told['disk_bytes'])} of {human(told['disk_free_bytes'])} free"),
-        ("time, about", duration(max(1, told["seconds"]))),
+        ("to read", f"{human(plan_facts['read_bytes'])} at {human(plan_facts['read_bytes_per_second'])}/s"),
+        ("to write", f"{human(plan_facts['write_bytes'])} at {human(plan_facts['write_bytes_per_second'])}/s"),
+        ("memory, about", human(plan_facts["memory_bytes"])),
+        ("disk", f"{human(plan_facts['disk_bytes'])} of {human(plan_facts['disk_free_bytes'])} free"),
+        ("time, about", duration(max(1, plan_facts["seconds"]))),
     ]
     console.table(["plan", ""], [list(row) for row in sizes])
-    if told["disk_bytes"] > told["disk_free_bytes"]:
+    if plan_facts["disk_bytes"] > plan_facts["disk_free_bytes"]:
         console.say("the disk has too little room: free some, or give another folder")
 
 

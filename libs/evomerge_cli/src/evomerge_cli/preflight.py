@@ -70,7 +70,7 @@ def _check_adapter(model: ModelReference) -> None:
 
 
 def check_code_allowed(suite: Suite, settings: Settings) -> None:
-    """Whether what models write may be run here, where the suite asks for it.
+    """Checks whether what models write may be run here, where the suite asks for it.
 
     Raises:
         SuiteError: says how to allow it.
@@ -85,7 +85,7 @@ def check_code_allowed(suite: Suite, settings: Settings) -> None:
 
 
 def check_gguf(spec: RunSpec, *, quantizer: bool = True) -> None:
-    """Whether the champion can become a GGUF file of the type asked for, as far as this machine can tell by now.
+    """Checks whether the champion can become a GGUF file of the type asked for, as far as this machine can tell by now.
 
     Args:
         spec: of the run.
@@ -110,7 +110,7 @@ def check_gguf(spec: RunSpec, *, quantizer: bool = True) -> None:
 
 
 def builds_differ(described: dict[Path, ModelDescription]) -> bool:
-    """Whether models cannot be merged tensor by tensor, as far as headers and tokenizer files tell."""
+    """Tells whether models cannot be merged tensor by tensor, as far as headers and tokenizer files tell."""
     if len(described) < 2:
         return False
     first, *others = described
@@ -133,7 +133,7 @@ def _tokenizer_stamp(folder: Path) -> str:
 
 
 def plan_in_words(spec: RunSpec) -> list[str]:
-    """How the models of a run, all local folders, will be fitted to one build: what the plan of their average says.
+    """Says how the models of a run, all local folders, will be fitted to one build: what their average's plan says.
 
     Made in a process of its own, which takes torch and its memory away with it.
 

@@ -48,19 +48,19 @@ class RunView:
 
     @property
     def done(self) -> int:
-        """Candidates with a result, good or bad."""
+        """Counts the candidates with a result, good or bad."""
         return len(self.scored | self.failed)
 
     @property
     def mean(self) -> float | None:
-        """Mean fitness, see `mean_fitness`."""
+        """Returns the mean fitness, see `mean_fitness`."""
         places = range(max(0, self._last + 1 - self._population), self._last + 1)
         recent = ((place, self._fitness[place]) for place in places if place in self._fitness)
         return mean_fitness(recent, last=self._last, population=self._population)
 
     @property
     def method(self) -> str:
-        """The champion's merge method; "source" when it is a source as it was."""
+        """Returns the champion's merge method; "source" when it is a source as it was."""
         proposed = self._proposed.get(self.champion)
         if proposed is None:
             return ""
@@ -113,11 +113,13 @@ class Progress(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
-    def show(self, view: RunView, recorded: Recorded | None) -> None: ...
+    def show(self, view: RunView, recorded: Recorded | None) -> None:
+        """Shows where the run is; called by the command after each event."""
+        ...
 
 
 def make_progress(console: Console, *, quiet: bool = False) -> Progress:
-    """A bar on a terminal, lines elsewhere."""
+    """Makes a bar on a terminal, lines elsewhere."""
     return BarProgress(console) if console.is_terminal and not quiet else LineProgress(console)
 
 
@@ -130,7 +132,7 @@ class Rate:
         self._start: tuple[float, int] | None = None
 
     def remaining(self, view: RunView, recorded: Recorded | None) -> float | None:
-        """Seconds, or None while it cannot be known."""
+        """Estimates the seconds left; None while they cannot be known."""
         now = self._clock()
         if view.phase != "searching" or not view.budget:
             return None
@@ -160,6 +162,7 @@ class LineProgress:
         pass
 
     def show(self, view: RunView, recorded: Recorded | None) -> None:
+        """Writes a line when something is worth one."""
         left = self._rate.remaining(view, recorded)
         tenth = view.done * 10 // view.budget if view.budget else 0
         state = (view.phase, view.lack, view.champion, tenth)
@@ -196,6 +199,7 @@ class BarProgress:
         self._bar.stop()
 
     def show(self, view: RunView, recorded: Recorded | None) -> None:
+        """Draws the bar anew."""
         left = self._rate.remaining(view, recorded)
         self._bar.update(
             self._task, total=view.budget or None, completed=min(view.done, view.budget or view.done), phase=view.phase,
@@ -205,7 +209,7 @@ class BarProgress:
 
 @contextlib.contextmanager
 def stages(console: Console, title: str) -> Iterator[Callable[[str, float], None]]:
-    """A bar for work in named stages: call what it gives with (stage, fraction 0 … 1). Without a terminal: tenths."""
+    """Makes a bar for work in named stages: call what it gives with (stage, fraction 0 … 1). No terminal: tenths."""
     if console.is_terminal:
         from rich.console import Console as RichConsole
         from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
@@ -233,7 +237,7 @@ def stages(console: Console, title: str) -> Iterator[Callable[[str, float], None
 
 
 def describe(view: RunView, left: float | None) -> str:
-    """One line: where the run is."""
+    """Says in one line where the run is."""
     lack = f"  {view.lack}; the run goes on by itself then" if view.lack else ""
     return f"{view.phase}: {view.done}/{view.budget or '?'} {_words(view, left)}".rstrip() + lack
 

@@ -60,7 +60,7 @@ class RunFolder:
             )
 
     def claim(self, spec_digest: str) -> dict[str, Any]:
-        """The run's state, made if there is none; a run that failed or was cancelled gets another attempt."""
+        """Returns the run's state, made if there is none; a run that failed or was cancelled gets another attempt."""
         state = self.state()
         if not state or state.get("status") in {"failed", "cancelled"}:
             attempt = state.get("attempt", 0) + 1 if state else 1
@@ -73,7 +73,7 @@ class RunFolder:
         return state
 
     def state(self) -> dict[str, Any]:
-        """What an earlier command left here; empty when none did."""
+        """Reads what an earlier command left here; empty when none did."""
         try:
             state = json.loads(self._state_file.read_text())
         except FileNotFoundError:
@@ -85,6 +85,7 @@ class RunFolder:
         return dict(state)
 
     def save(self, state: dict[str, Any]) -> None:
+        """Writes the state."""
         self.hidden.mkdir(parents=True, exist_ok=True)
         write_atomically(self._state_file, json.dumps(state, indent=2) + "\n")
 
@@ -134,11 +135,11 @@ class RunFolder:
     # ---- what stands in it at the end ----
 
     def keep_suite(self, suite: Suite) -> None:
-        """The suite, so that the report can be written again without the files that it came from."""
+        """Writes the suite, so that the report can be written again without the files that it came from."""
         write_atomically(self.hidden / "suite.json", suite.to_json())
 
     def suite(self) -> Suite:
-        """What `keep_suite` kept.
+        """Reads what `keep_suite` wrote.
 
         Raises:
             InvalidInput: the folder holds no run.
@@ -150,7 +151,7 @@ class RunFolder:
             raise InvalidInput(f"{self.out} holds no run of EvoMerge: {error}") from error
 
     def events(self) -> list[Recorded]:
-        """events.jsonl, read.
+        """Reads events.jsonl.
 
         Raises:
             InvalidInput: there is none.
@@ -167,7 +168,7 @@ class RunFolder:
         return [Recorded(*from_json_line(line)) for line in text.split("\n") if line]
 
     def write_events(self, events: Sequence[Recorded]) -> None:
-        """events.jsonl: the whole log."""
+        """Writes events.jsonl: the whole log."""
         write_atomically(self.out / "events.jsonl", "".join(to_json_line(e.event, e.sequence) + "\n" for e in events))
 
     def take_model(self, uri: str, *, move: bool, name: str = "model") -> Path:

@@ -52,12 +52,12 @@ class Prepared:
 
     @property
     def digest(self) -> str:
-        """SHA-256 (hex) of the text: two runs with the same one are the same run."""
+        """Returns SHA-256 (hex) of the text: two runs with the same one are the same run."""
         return hashlib.sha256(self.text.encode()).hexdigest()
 
 
 def prepare(args: argparse.Namespace) -> Prepared:
-    """The spec that a `run` command line means.
+    """Makes the spec that a `run` command line means.
 
     Raises:
         SpecError, SuiteError: with file, line and key where there is a file.
@@ -101,7 +101,7 @@ def prepare(args: argparse.Namespace) -> Prepared:
 
 
 def check_keys_of_spec(document: Document) -> None:
-    """Unknown keys first: a misspelt `suite` should not be answered with "a run needs a suite"."""
+    """Refuses unknown keys first: a misspelt `suite` should not be answered with "a run needs a suite"."""
     try:
         if document.data is None:
             raise SpecError("is empty; `evomerge init` writes a spec to start from")
@@ -140,7 +140,7 @@ def resolve_suite(value: Any, folder: Path, document: Document | None = None, *,
 
 
 def is_masked(reference: str, folder: Path) -> bool:
-    """Whether a local folder's config says that it is a masked language model, which cannot continue a text."""
+    """Tells whether a local folder's config says that it is a masked language model, which cannot continue a text."""
     path = local_path(resolve_reference(reference, folder, Path()).name, folder)
     try:
         config = json.loads((path / "config.json").read_bytes()) if path else {}
@@ -216,7 +216,7 @@ def _stay_in_adapter_space(data: dict[str, Any], notes: list[str]) -> None:
 
 
 def classic_models(args: argparse.Namespace, notes: list[str]) -> list[str]:
-    """--model1 … --model3, the default models in the gaps; each gap is noted."""
+    """Reads --model1 … --model3, the default models in the gaps; each gap is noted."""
     given = [args.model1, args.model2, args.model3]
     if not any(given):
         notes.append("no spec and no --model1: the three default models are evolved")

@@ -91,12 +91,12 @@ class SpecError(InvalidInput):
 
     @property
     def key(self) -> str:
-        """The path as people write it: models[0].weight."""
+        """Returns the path as people write it: models[0].weight."""
         keys = (f"[{key}]" if isinstance(key, int) else f".{_shortened(key, 100)}" for key in self.path)
         return _shortened("".join(keys).lstrip("."), 300)
 
     def located(self, file: str, line: int) -> SpecError:
-        """The same error, of the same class, with its file and line."""
+        """Returns the same error, of the same class, with its file and line."""
         return type(self)(self.problem, self.path, file=file, line=line)
 
 
@@ -190,7 +190,7 @@ def is_disk_full(error: BaseException) -> bool:
 
 
 def did_you_mean(word: str, valid: Iterable[str]) -> str:
-    """A sentence that names the nearest valid word, or all of them when none is near."""
+    """Writes a sentence that names the nearest valid word, or all of them when none is near."""
     names = sorted(valid)
     near = difflib.get_close_matches(word[:100], names, n=1, cutoff=0.6)
     return f"did you mean {near[0]!r}?" if near else f"valid: {', '.join(names)}"
@@ -202,7 +202,7 @@ def _shortened(text: str, most: int) -> str:
 
 
 def error_from_info(type_name: str, message: str) -> EvoMergeException:
-    """The exception that an ErrorInfo (class name and message) tells of."""
+    """Makes the exception that an ErrorInfo (class name and message) tells of."""
     found = globals().get(type_name)
     if isinstance(found, type) and issubclass(found, EvoMergeException):
         return found(message)

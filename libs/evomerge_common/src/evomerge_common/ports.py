@@ -22,25 +22,34 @@ class Delivery(Protocol):
     """A job in this worker's hands. An ack is not ownership: see messaging.md, fencing."""
 
     @property
-    def job(self) -> Job: ...
+    def job(self) -> Job:
+        """Returns the job, as it was queued."""
+        ...
+
     @property
     def attempt(self) -> int:
-        """1 for the first delivery."""
+        """Returns the number of this delivery, 1 for the first."""
         ...
 
     @property
-    def is_last_attempt(self) -> bool: ...
-    async def heartbeat(self) -> None:
-        """Tells the queue that the job is still in work; due every third of `JobQueue.ack_wait`."""
+    def is_last_attempt(self) -> bool:
+        """Tells whether a failure now is final; asked by the worker before it gives a job back."""
         ...
 
-    async def ack(self) -> None: ...
+    async def heartbeat(self) -> None:
+        """Tells the queue that the job is still in work; called by the worker each third of `JobQueue.ack_wait`."""
+        ...
+
+    async def ack(self) -> None:
+        """Takes the job off the queue; called by the worker when its result is in the log."""
+        ...
+
     async def retry(self, delay: float) -> None:
-        """Gives it back, to be delivered again after `delay` seconds."""
+        """Gives it back, to come again after `delay` seconds; called by the worker after a failure that may pass."""
         ...
 
     async def dead_letter(self, reason: str) -> None:
-        """Puts it on evomerge.dlq.<kind> with the reason, and takes it off the queue."""
+        """Puts it on evomerge.dlq.<kind> with the reason, off the queue; called after the last attempt."""
         ...
 
 
@@ -49,11 +58,11 @@ class JobQueue(Protocol):
 
     @property
     def ack_wait(self) -> float:
-        """Seconds without a heartbeat after which a job is delivered again."""
+        """Returns the seconds without a heartbeat after which a job is delivered again."""
         ...
 
     async def publish(self, job: Job) -> None:
-        """Queues it. The same job and attempt within two minutes is queued once.
+        """Queues it; called by the selector. The same job and attempt within two minutes is queued once.
 
         Raises:
             BackPressure: the queue is full.
@@ -63,11 +72,11 @@ class JobQueue(Protocol):
         ...
 
     async def fetch(self, kind: str, timeout: float) -> Delivery | None:
-        """The next job of a kind, or None when none came within `timeout` seconds."""
+        """Returns the next job of a kind, None when none came in `timeout` seconds; called by a worker that is free."""
         ...
 
     async def depth(self, kind: str) -> int:
-        """Jobs waiting or in work."""
+        """Counts the jobs of a kind that wait or are in work."""
         ...
 
 
@@ -75,11 +84,11 @@ class EventLog(Protocol):
     """The runs' log."""
 
     async def append_result(self, event: Event, *, message_id: str) -> int:
-        """A worker's result; the same message id within two minutes is stored once. Returns its sequence."""
+        """Appends a worker's result; the same message id within two minutes is stored once. Returns its sequence."""
         ...
 
     async def append_decision(self, event: Event, *, expected_last: int) -> int:
-        """The selector's decision. `expected_last` is the sequence of the run's last decision (0: none yet).
+        """Appends the selector's decision after the run's last, number `expected_last` (0: none); returns its sequence.
 
         Raises:
             Fenced: another selector wrote one since.
@@ -88,15 +97,15 @@ class EventLog(Protocol):
         ...
 
     def read(self, run_id: str, *, from_sequence: int = 0) -> AsyncIterator[Recorded]:
-        """What the log holds of a run ("*": of all runs) now, in order, from a sequence on."""
+        """Yields what the log holds of a run ("*": of all runs) now, in order, from a sequence on."""
         ...
 
     def follow(self, run_id: str, *, from_sequence: int = 0) -> AsyncIterator[Recorded]:
-        """The same, then live, until the caller closes the iterator."""
+        """Yields the same, then what comes, until the caller closes the iterator."""
         ...
 
     async def last_sequence(self) -> int:
-        """Sequence of the newest event of all runs; 0 when there is none."""
+        """Returns the sequence of the newest event of all runs; 0 when there is none."""
         ...
 
 
@@ -104,7 +113,7 @@ class KeyValue(Protocol):
     """Small values with compare-and-set, in named buckets ("runs", "scores", "results", "models")."""
 
     async def get(self, bucket: str, key: str) -> tuple[bytes, int] | None:
-        """Value and revision, or None."""
+        """Returns value and revision, or None."""
         ...
 
     async def create(self, bucket: str, key: str, value: bytes) -> bool:
@@ -115,15 +124,20 @@ class KeyValue(Protocol):
         """Sets it if its revision is still this one; tells whether it did."""
         ...
 
-    async def delete(self, bucket: str, key: str) -> None: ...
-    async def keys(self, bucket: str) -> list[str]: ...
+    async def delete(self, bucket: str, key: str) -> None:
+        """Removes a key; nothing happens when it is gone already."""
+        ...
+
+    async def keys(self, bucket: str) -> list[str]:
+        """Returns all keys of a bucket, sorted."""
+        ...
 
 
 class ArtifactStore(Protocol):
     """Files and folders by URI. A put is atomic: half an artifact never has a URI."""
 
     def stage(self, name: str) -> Path:
-        """An empty folder to write in, on the store's own file system where it has one."""
+        """Makes an empty folder to write in, on the store's own file system where it has one."""
         ...
 
     def commit(self, staged: Path, name: str) -> str:
@@ -135,7 +149,7 @@ class ArtifactStore(Protocol):
         ...
 
     def get(self, uri: str) -> bytes:
-        """One file's bytes.
+        """Reads one file.
 
         Raises:
             NotFound: no such artifact, or a folder.
@@ -145,7 +159,7 @@ class ArtifactStore(Protocol):
         ...
 
     def open(self, uri: str) -> Path:
-        """A local path of the artifact (a copy where the store is remote).
+        """Returns a local path of the artifact (a copy where the store is remote).
 
         Raises:
             NotFound: no such artifact, or out of this machine's reach.
@@ -163,7 +177,7 @@ class ModelStore(Protocol):
     """Models by URI, read only: the downloader alone writes the store, and checks what it writes."""
 
     def uri(self, digest: str) -> str:
-        """The URI of the model with a digest ("sha256:<hex>"), whether the store has it or not.
+        """Returns the URI of the model with a digest ("sha256:<hex>"), whether the store has it or not.
 
         Raises:
             InvalidInput: not a digest.
@@ -172,7 +186,7 @@ class ModelStore(Protocol):
         ...
 
     def open(self, uri: str) -> Path:
-        """A local folder with the model's files (a copy where the store is remote).
+        """Returns a local folder with the model's files (a copy where the store is remote).
 
         Raises:
             ModelNotFound: no such model, or out of this machine's reach.
@@ -186,7 +200,9 @@ class Clock(Protocol):
     """Time, injected."""
 
     def now(self) -> float:
-        """Unix seconds."""
+        """Returns Unix seconds."""
         ...
 
-    async def sleep(self, seconds: float) -> None: ...
+    async def sleep(self, seconds: float) -> None:
+        """Waits for some seconds."""
+        ...

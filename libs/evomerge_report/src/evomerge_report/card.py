@@ -16,7 +16,7 @@ LIMITS = (
 
 
 def model_card(result: dict[str, Any]) -> str:
-    """Markdown with front matter: verdict, scores with 95% intervals on items never used for selection, recipe."""
+    """Writes Markdown with front matter: verdict, scores with 95% intervals on items never selected on, recipe."""
     champion = result.get("champion") or {}
     sources = result.get("sources") or []
     hub_ids = [s["reference"] for s in sources if s.get("commit")]
@@ -42,7 +42,7 @@ def model_card(result: dict[str, Any]) -> str:
 
 
 def notes_of(result: dict[str, Any]) -> list[str]:
-    """What the merge of the champion said it kept, adapted or left out, without the author's folders."""
+    """Lists what the champion's merge noted as taken over, adapted or left out, without the author's folders."""
     return [
         _NAMES.sub(lambda match: short_name(match[0]), note)
         for one in {one["format"]: one for one in result["exports"]}.values()

@@ -42,7 +42,7 @@ def draw_all(history: History, result: Mapping[str, Any], folder: Path) -> None:
 
 
 def fitness_figure(history: History) -> Figure:
-    """Every candidate as a dot, best so far, mean, and the best source as the line to beat."""
+    """Draws every candidate as a dot, best so far, mean, and the best source as the line to beat."""
     figure, axes = _figure(9.6, 5.0)
     scored = history.scored
     if not scored:
@@ -86,7 +86,7 @@ def fitness_figure(history: History) -> Figure:
 
 
 def diversity_figure(history: History) -> Figure:
-    """Mean pairwise distance of the live population over the search."""
+    """Draws the mean pairwise distance of the live population over the search."""
     figure, axes = _figure(9.6, 3.8)
     axes.set_title("Diversity of the population", loc="left", fontweight="bold")
     if not history.generations:
@@ -102,7 +102,7 @@ def diversity_figure(history: History) -> Figure:
 
 
 def pareto_figure(history: History) -> Figure:
-    """All candidates on pairs of tasks, with the front of each pair and the front over all tasks.
+    """Draws all candidates on pairs of tasks, with the front of each pair and the front over all tasks.
 
     Of three tasks every pair is drawn, of more the three pairs that are hardest to have together.
     """
@@ -145,7 +145,7 @@ def _trade_off(
 
 
 def hypervolume_figure(result: Mapping[str, Any]) -> Figure:
-    """How much the front over all tasks dominates, after each generation."""
+    """Draws how much the front over all tasks dominates, after each generation."""
     figure, axes = _figure(9.6, 4.0)
     curve = result.get("hypervolume") or []
     axes.set_title("Hypervolume of the front over all tasks", loc="left", fontweight="bold")
@@ -160,7 +160,7 @@ def hypervolume_figure(result: Mapping[str, Any]) -> Figure:
 
 
 def comparison_figure(result: Mapping[str, Any]) -> Figure:
-    """Champion and sources per task, with 95% intervals; on held-out items where there are any."""
+    """Draws champion and sources per task, with 95% intervals; on held-out items where there are any."""
     champion, sources = result.get("champion") or {}, result.get("sources") or []
     split = "holdout" if champion.get("holdout") else "search"
     ours = champion.get(split)

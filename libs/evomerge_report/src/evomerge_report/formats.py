@@ -17,25 +17,25 @@ def _filter(function: Any) -> Any:
 
 @_filter
 def score(value: float | None) -> str:
-    """Three decimals, or a dash."""
+    """Writes three decimals, or a dash."""
     return "–" if value is None else f"{value:.3f}"
 
 
 @_filter
 def signed(value: float | None) -> str:
-    """Three decimals with a sign, or a dash."""
+    """Writes three decimals with a sign, or a dash."""
     return "–" if value is None else f"{value:+.3f}"
 
 
 @_filter
 def interval(bounds: list[float] | None, sign: str = "") -> str:
-    """[low, high], or nothing."""
+    """Writes [low, high], or nothing."""
     return "" if not bounds else f"[{bounds[0]:{sign}.3f}, {bounds[1]:{sign}.3f}]"
 
 
 @_filter
 def duration(seconds: float) -> str:
-    """1.2 s, 3 min 20 s, 2 h 5 min."""
+    """Writes seconds as 1.2 s, 3 min 20 s, 2 h 5 min."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -46,13 +46,13 @@ def duration(seconds: float) -> str:
 
 @_filter
 def count(value: float) -> str:
-    """Digits in groups of three."""
+    """Writes digits in groups of three."""
     return f"{value:,.0f}"
 
 
 @_filter
 def size(value: float) -> str:
-    """1.7 M, 1.5 B."""
+    """Writes a number as 1.7 M, 1.5 B."""
     for limit, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
         if value >= limit:
             return f"{value / limit:.2f} {unit}"
@@ -61,11 +61,11 @@ def size(value: float) -> str:
 
 @_filter
 def short(text: str) -> str:
-    """A digest's beginning."""
+    """Cuts a digest to its beginning."""
     return text[:19] + "…" if text.startswith("sha256:") else text[:12] + ("…" if len(text) > 12 else "")
 
 
 @_filter
 def name(reference: str) -> str:
-    """The last part of a hub id or folder."""
+    """Returns the last part of a hub id or folder."""
     return short_name(reference)

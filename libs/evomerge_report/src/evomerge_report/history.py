@@ -31,33 +31,33 @@ class Candidate:
 
     @property
     def digest(self) -> str:
-        """Of its recipe."""
+        """Returns its recipe's digest."""
         return self.proposal.recipe_digest
 
     @property
     def index(self) -> int:
-        """Place in the sequence of proposals, from 0."""
+        """Returns its place in the sequence of proposals, from 0."""
         return self.proposal.index
 
     @property
     def operator(self) -> str:
-        """How it was proposed: source, classic, crossover …"""
+        """Says how it was proposed: source, classic, crossover …"""
         return self.proposal.operator
 
     @property
     def is_source(self) -> bool:
-        """Whether it is one of the models that the run was given."""
+        """Tells whether it is one of the models that the run was given."""
         return self.operator == "source"
 
     @property
     def fitness(self) -> float | None:
-        """On all items of the search split; None while there is no result, and of a candidate that was stopped."""
+        """Returns the fitness on all items of the search split; None without a result, or for a stopped candidate."""
         result = self.results.get("search") or self.results.get("all")
         return None if result is None else result.fitness
 
     @cached_property
     def recipe(self) -> Recipe | None:
-        """The recipe, when its text can be read."""
+        """Reads the recipe; None where its text cannot be read."""
         try:
             return Recipe.from_json(self.proposal.recipe_json)
         except RecipeError:
@@ -65,12 +65,12 @@ class Candidate:
 
     @property
     def method(self) -> str:
-        """Merge method; empty for a source."""
+        """Returns the merge method; empty for a source."""
         recipe = self.recipe
         return "" if recipe is None or self.is_source else recipe.method
 
     def scores(self, split: str) -> dict[str, float]:
-        """Task → score of a split; empty while there is no result."""
+        """Returns the score of each task of a split; empty while there is no result."""
         result = self.results.get(split)
         return {} if result is None else {score.task: score.score for score in result.scores}
 
@@ -112,42 +112,42 @@ class History:
 
     @property
     def spec(self) -> dict[str, Any]:
-        """The run spec with its defaults filled in."""
+        """Returns the run spec with its defaults filled in."""
         data = json.loads(self.start.spec_json or "{}")
         return data if isinstance(data, dict) else {}
 
     @property
     def population(self) -> int:
-        """Candidates of a generation, over which the mean fitness is taken."""
+        """Counts the candidates of a generation, over which the mean fitness is taken."""
         return population_of(self.start.spec_json)
 
     @property
     def champion(self) -> Candidate | None:
-        """The best so far, or at the end the champion."""
+        """Returns the best so far, or at the end the champion."""
         return self.candidates.get(self.champion_digest)
 
     @property
     def sources(self) -> list[Candidate]:
-        """The given models, in order of proposal."""
+        """Returns the given models, in order of proposal."""
         return [candidate for candidate in self.candidates.values() if candidate.is_source]
 
     @property
     def scored(self) -> list[Candidate]:
-        """Candidates with a score on the search split, in order of proposal."""
+        """Returns the candidates with a score on the search split, in order of proposal."""
         return [candidate for candidate in self.candidates.values() if candidate.fitness is not None]
 
     @property
     def stopped(self) -> list[Candidate]:
-        """Candidates that a race has stopped, in order of proposal."""
+        """Returns the candidates that a race has stopped, in order of proposal."""
         return [candidate for candidate in self.candidates.values() if candidate.raced and candidate.raced.stopped]
 
     @property
     def ranked(self) -> list[Candidate]:
-        """The same, best first; of equals the earlier."""
+        """Returns the same, best first; of equals the earlier."""
         return sorted(self.scored, key=lambda candidate: (-(candidate.fitness or 0.0), candidate.index))
 
     def model_of(self, candidate: Candidate) -> m.Model:
-        """The model that a source is, as the downloader reported it."""
+        """Returns the model that a source is, as the downloader reported it."""
         recipe = candidate.recipe
         sources = recipe.sources() if recipe is not None else []
         reference = sources[0] if sources else ModelReference("?")
@@ -155,7 +155,7 @@ class History:
         return known or m.Model(reference=str(reference), digest=reference.digest)
 
     def notes_of(self, digest: str = "") -> list[str]:
-        """What merges had to say, or the one that made a champion's weights; without users' folders."""
+        """Lists what merges had to say, or the one that made a champion's weights; without users' folders."""
         found = [note for one in self.exports if one.recipe_digest == digest for note in one.notes]
         if not digest:
             found = [*self.notes, *(note for one in self.exports for note in one.notes)]
@@ -164,14 +164,14 @@ class History:
         return list(dict.fromkeys(found))
 
     def name_of(self, candidate: Candidate) -> str:
-        """A short name for tables and charts."""
+        """Returns a short name for tables and charts."""
         if candidate.is_source:
             return short_name(self.model_of(candidate).reference)
         return f"#{candidate.index} {candidate.method}".strip()
 
 
 def short_name(reference: str) -> str:
-    """The last part of a hub id or folder, which is how people call a model."""
+    """Returns the last part of a hub id or folder, which is how people call a model."""
     return reference.rstrip("/").rpartition("/")[2] or reference
 
 

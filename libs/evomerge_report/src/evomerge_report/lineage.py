@@ -22,7 +22,7 @@ class Node:
 
 
 def ancestors(history: History, digest: str, limit: int = 48) -> list[Node]:
-    """The candidate and its ancestors, nearest first, at most `limit` of them."""
+    """Returns the candidate and its ancestors, nearest first, at most `limit` of them."""
     wanted: list[str] = [digest]
     order: list[Candidate] = []
     while wanted and len(order) < limit:
@@ -30,16 +30,16 @@ def ancestors(history: History, digest: str, limit: int = 48) -> list[Node]:
         if candidate is not None and candidate not in order:
             order.append(candidate)
             wanted.extend(candidate.proposal.parents)
-    kept = {candidate.digest for candidate in order}
+    digests = {candidate.digest for candidate in order}
     levels: dict[str, int] = {}
     for candidate in sorted(order, key=lambda c: c.index):  # a parent is proposed before its child
-        above = [levels[p] for p in candidate.proposal.parents if p in kept and p in levels]
+        above = [levels[p] for p in candidate.proposal.parents if p in digests and p in levels]
         levels[candidate.digest] = 1 + max(above) if above else 0
     return [Node(candidate, levels[candidate.digest]) for candidate in order]
 
 
 def lineage_rows(history: History, digest: str = "") -> list[dict[str, Any]]:
-    """The same as plain data: who came from whom, by which operator, and how good it was."""
+    """Returns the same as plain data: who came from whom, by which operator, and how good it was."""
     return [
         {
             "recipe_digest": node.candidate.digest,
@@ -55,19 +55,19 @@ def lineage_rows(history: History, digest: str = "") -> list[dict[str, Any]]:
 
 
 def lineage_text(history: History, digest: str = "") -> str:
-    """The tree as lines: a candidate, and its parents below it; one that was told already is only named again."""
+    """Writes the tree as lines: a candidate, and its parents below it; one that was there is only named again."""
     rows = {row["recipe_digest"]: row for row in lineage_rows(history, digest)}
-    told: set[str] = set()
+    names: set[str] = set()
     lines: list[str] = []
 
     def tell(name: str, first: str, rest: str) -> None:
         row = rows[name]
         fitness = "failed" if row["fitness"] is None else f"{row['fitness']:.4f}"
-        again = name in told and bool(row["parents"])
+        again = name in names and bool(row["parents"])
         lines.append(
             f"{first}{row['name']}  {row['operator']}  {fitness}  {name[:12]}" + ("  (see above)" if again else "")
         )
-        told.add(name)
+        names.add(name)
         parents = [] if again else [parent for parent in row["parents"] if parent in rows]
         for place, parent in enumerate(parents):
             last = place == len(parents) - 1
@@ -79,7 +79,7 @@ def lineage_text(history: History, digest: str = "") -> str:
 
 
 def lineage_svg(history: History, digest: str = "") -> str:
-    """The tree of a candidate (default: the champion), sources to the left."""
+    """Draws the tree of a candidate (default: the champion), sources to the left."""
     nodes = ancestors(history, digest or history.champion_digest)
     if not nodes:
         return _svg(320, 60, ['<text x="160" y="34" text-anchor="middle" fill="#666">no champion yet</text>'])

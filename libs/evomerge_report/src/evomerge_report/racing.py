@@ -1,4 +1,4 @@
-"""What racing has done for a run: who was stopped, how many items were spared, how far the estimates were off."""
+"""What racing has done for a run: who was stopped, how many items were saved, how far the estimates were off."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ CHECKED = 300
 
 
 def racing_of(history: History) -> dict[str, Any] | None:
-    """Plain data for result.json; None for a run without a race."""
+    """Gathers plain data for result.json; None for a run without a race."""
     ended = [one for one in history.candidates.values() if one.raced is not None]
     if not ended:
         return None

@@ -65,7 +65,7 @@ def write_report(events: Iterable[Recorded], suite: Suite, out_dir: Path) -> dic
 
 
 def report_page(history: History, result: dict[str, Any]) -> str:
-    """The page as HTML; its pictures lie beside it."""
+    """Writes the page as HTML; its pictures lie beside it."""
     champion = result["champion"]
     rows = [("champion", champion)] if champion else []
     rows += [(short_name(source["reference"]), source) for source in result["sources"]]
@@ -83,7 +83,7 @@ def report_page(history: History, result: dict[str, Any]) -> str:
 
 
 def environment(*folders: Path) -> jinja2.Environment:
-    """Templates with everything escaped: the report's own, and those of further folders."""
+    """Opens templates with everything escaped: the report's own, and those of further folders."""
     made = jinja2.Environment(
         loader=jinja2.FileSystemLoader([*folders, _HERE / "templates"]),
         autoescape=True,

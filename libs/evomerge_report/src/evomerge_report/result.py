@@ -23,7 +23,7 @@ VOLUME_TASKS = range(2, 6)
 
 
 def result_of(history: History, suite: Suite) -> dict[str, Any]:
-    """Plain data for result.json; of a run under way, as far as it has come.
+    """Gathers plain data for result.json; of a run under way, as far as it has come.
 
     Scores are higher-is-better numbers per task; intervals are 95% and by item bootstrap with the run's seed.
     Everything under "search" is what selection saw; only "holdout" says how good a model is.
@@ -126,23 +126,23 @@ class _Measure:
 
 
 def weights_of(suite: Suite) -> dict[str, float]:
-    """Task → weight."""
+    """Returns task → weight."""
     return {task.name: task.weight for task in suite.tasks}
 
 
 def bounds(interval: Interval) -> list[float]:
-    """[low, high]."""
+    """Returns [low, high]."""
     return [interval.low, interval.high]
 
 
 def best_source(history: History, split: str) -> Candidate | None:
-    """The source with the highest fitness on a split; of equals the earlier."""
+    """Finds the source with the highest fitness on a split; of equals the earlier."""
     scored = [(c.results[split].fitness, -c.index, c) for c in history.sources if split in c.results]
     return max(scored)[2] if scored else None
 
 
 def improvement(history: History, suite: Suite, seed: int) -> dict[str, Any] | None:
-    """Champion − best source on the holdout, paired item by item; None until both are scored there."""
+    """Compares champion and best source on the holdout, item by item; None until both are scored there."""
     champion, source = history.champion, best_source(history, "search")
     if champion is None or source is None:
         return None
@@ -184,7 +184,7 @@ def improvement(history: History, suite: Suite, seed: int) -> dict[str, Any] | N
 
 
 def statement(champion: Candidate, source: str, difference: Interval, items: int) -> str:
-    """The verdict in one sentence."""
+    """Says the verdict in one sentence."""
     span = f"95% interval {difference.low:+.3f} to {difference.high:+.3f}, {items} held-out items"
     shown = f"{difference.mean:+.3f} ({span})"
     name = short_name(source)
@@ -201,7 +201,7 @@ def statement(champion: Candidate, source: str, difference: Interval, items: int
 
 
 def hypervolume_curve(history: History) -> list[dict[str, Any]]:
-    """Volume that the front dominates, above zero in every task, after each generation; it can only grow.
+    """Returns the volume that the front dominates, above zero in every task, after each generation; it can only grow.
 
     Zitzler & Thiele 1999; of two to five tasks.
     """
@@ -211,18 +211,18 @@ def hypervolume_curve(history: History) -> list[dict[str, Any]]:
         return []
     ends = [g.evaluated for g in history.generations] or [len(history.candidates)]
     curve: list[dict[str, Any]] = []
-    kept: list[tuple[float, ...]] = []
+    frontier: list[tuple[float, ...]] = []
     taken = 0
     for end in dict.fromkeys([*ends, len(history.candidates)]):
-        points = kept + [tuple(one.scores("search").values()) for one in scored[taken:] if one.index < end]
+        points = frontier + [tuple(one.scores("search").values()) for one in scored[taken:] if one.index < end]
         taken = sum(one.index < end for one in scored)
-        kept = [points[i] for i in front(points)]
-        curve.append({"evaluated": end, "hypervolume": hypervolume(kept, (0.0,) * len(tasks))})
+        frontier = [points[i] for i in front(points)]
+        curve.append({"evaluated": end, "hypervolume": hypervolume(frontier, (0.0,) * len(tasks))})
     return curve
 
 
 def pareto_front(candidates: Sequence[Candidate], split: str = "search") -> list[Candidate]:
-    """Candidates whose task scores no other candidate matches or beats in every task; in order of proposal."""
+    """Returns the candidates whose task scores no other matches or beats in every task; in order of proposal."""
     scored = [one for one in candidates if one.scores(split)]
     points = [tuple(one.scores(split).values()) for one in scored]
     return sorted((scored[i] for i in front(points)), key=lambda candidate: candidate.index)

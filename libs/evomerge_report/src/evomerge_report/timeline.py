@@ -14,17 +14,17 @@ _MOST_BARS = 20_000
 
 
 def timeline_svg(trace: Trace) -> str:
-    """The picture. Bars narrower than a tenth of a pixel still get one, so a busy row never looks idle."""
-    told = summary(trace)
-    workers = [entry["worker"] for entry in told["workers"]]
+    """Draws the picture. Bars narrower than a tenth of a pixel still get one, so a busy row never looks idle."""
+    overview = summary(trace)
+    workers = [entry["worker"] for entry in overview["workers"]]
     height = _TOP + _ROW * (len(workers) + 1) + 34
     scale = (_WIDTH - _LEFT - _RIGHT) / max(trace.wall, 1e-9)
 
     def x(seconds: float) -> float:
         return _LEFT + scale * min(max(seconds, 0.0), trace.wall)
 
-    parts = [f'<text x="12" y="24" font-size="16" font-weight="600" fill="#111">{escape(_title(told))}</text>']
-    parts.append(f'<text x="12" y="46" fill="#444">{escape(_shares(told))}</text>')
+    parts = [f'<text x="12" y="24" font-size="16" font-weight="600" fill="#111">{escape(_title(overview))}</text>']
+    parts.append(f'<text x="12" y="46" fill="#444">{escape(_shares(overview))}</text>')
     bottom = _TOP + _ROW * (len(workers) + 1)
     for step in range(11):
         at = trace.wall * step / 10
@@ -32,7 +32,7 @@ def timeline_svg(trace: Trace) -> str:
         parts.append(f'<text x="{x(at):.1f}" y="{bottom + 16}" text-anchor="middle" fill="#444">{at:.1f} s</text>')
     for place, worker in enumerate(workers):
         top = _TOP + _ROW * place
-        entry = told["workers"][place]
+        entry = overview["workers"][place]
         name = f"{_short(worker)}  {100 * (entry['busy'] or 0):.0f}%"
         parts.append(f'<text x="12" y="{top + 19}" fill="#111">{escape(name)}</text>')
         spans = [span for span in trace.spans if span.worker == worker]
@@ -70,11 +70,11 @@ def _bar(span: Span, left: float, right: float, top: float) -> str:
     )
 
 
-def _title(told: dict[str, Any]) -> str:
-    return f"Run {told['run_id']}: {told['wall_seconds']:.1f} s"
+def _title(overview: dict[str, Any]) -> str:
+    return f"Run {overview['run_id']}: {overview['wall_seconds']:.1f} s"
 
 
-def _shares(told: dict[str, Any]) -> str:
+def _shares(overview: dict[str, Any]) -> str:
     parts = []
     for key, words in (
         ("evaluator_busy", "evaluators busy after priming"),
@@ -82,8 +82,8 @@ def _shares(told: dict[str, Any]) -> str:
         ("orchestration", "orchestration (nobody computes)"),
         ("merge_to_evaluation", "merge cost to evaluation cost"),
     ):
-        if told[key] is not None:
-            parts.append(f"{words} {100 * told[key]:.1f}%")
+        if overview[key] is not None:
+            parts.append(f"{words} {100 * overview[key]:.1f}%")
     return " · ".join(parts)
 
 

@@ -106,7 +106,7 @@ def _span(
 
 
 def summary(trace: Trace) -> dict[str, Any]:
-    """Plain data: shares of the wall time, by kind and by worker.
+    """Gathers plain data: shares of the wall time, by kind and by worker.
 
     `evaluator_busy` is the share of all evaluators' time with a job in hand, between the first candidate and the end of
     the search; `evaluator_scoring` counts the computing alone. `orchestration` is `start` plus what comes after it.

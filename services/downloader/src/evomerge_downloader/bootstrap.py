@@ -15,7 +15,7 @@ from evomerge_models.store import WritableModelStore
 
 
 async def bootstrap(settings: Settings, ports: Ports) -> Service:
-    """A store, the hub, one worker and the gRPC API."""
+    """Makes a store, the hub, one worker and the gRPC API."""
     store = WritableModelStore(settings.model_store)
     fetcher = Fetcher(store, Hub(), link=settings.link_models)
     servicer = DownloaderServicer(fetcher, store)

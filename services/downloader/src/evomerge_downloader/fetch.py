@@ -36,7 +36,7 @@ class Fetcher:
         self._link = link
 
     def fetch(self, reference: str, base: str = "", *, typed: bool = True) -> Model:
-        """The entry of a hub id, local folder, or base+adapter of such, fetched only if the store lacks it.
+        """Finds the entry of a hub id, local folder, or base+adapter of such, fetched only if the store lacks it.
 
         A name that exists as a folder is that folder: a local path is never asked for on the hub.
 
@@ -189,7 +189,7 @@ class Fetcher:
 
 
 def local_folder(model: ModelReference) -> Path | None:
-    """The folder or file that a model's name means, if there is one."""
+    """Finds the folder or file that a model's name means; None where there is none."""
     path = Path(model.name).expanduser()
     return path if not model.revision and path.exists() else None
 

@@ -33,13 +33,13 @@ class DownloaderServicer(downloader_pb2_grpc.DownloaderServiceServicer):
     async def GetModel(
         self, request: downloader_pb2.GetModelRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> types_pb2.Model:
-        """One entry of the store."""
+        """Answers with one entry of the store."""
         return _message(await in_daemon_thread(self._store.get, request.digest))
 
     async def ListModels(
         self, request: downloader_pb2.ListModelsRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> downloader_pb2.ListModelsResponse:
-        """All entries of the store."""
+        """Answers with all entries of the store."""
         models = await in_daemon_thread(self._store.list)
         return downloader_pb2.ListModelsResponse(models=[_message(model) for model in models])
 

@@ -19,7 +19,7 @@ from evomerge_scoring import child as scoring
 
 
 def scoring_process(settings: Settings) -> ChildProcess:
-    """The process that scores; with `settings.warm` it starts, and imports what it needs, at once."""
+    """Makes the process that scores; with `settings.warm` it starts, and imports what it needs, at once."""
     how = (settings.device, settings.backend, settings.allow_code, settings.warm)
     child = ChildProcess(initializer=scoring.initialise, initargs=how)
     if settings.warm:
@@ -28,7 +28,7 @@ def scoring_process(settings: Settings) -> ChildProcess:
 
 
 async def bootstrap(settings: Settings, ports: Ports, child: ChildProcess | None = None) -> Service:
-    """One scoring process, one worker, the gRPC API, and NVML's numbers where there are any."""
+    """Makes one scoring process, one worker, the gRPC API, and NVML's numbers where there are any."""
     child = child or scoring_process(settings)
     nvml = load_nvml()
     monitor = None if nvml is None else GpuMonitor(nvml)

@@ -33,7 +33,7 @@ log = structlog.get_logger("evomerge.evaluator")
 
 
 def item_digests(task: Task, items: Sequence[Item]) -> tuple[bytes, ...]:
-    """What makes each item's score: its content and how its task asks; not the task's name or weight.
+    """Digests what makes each item's score: its content and how its task asks; not the task's name or weight.
 
     Where a task brings its own items, or labels follow from the items, an item's score depends on the others.
     """
@@ -75,7 +75,7 @@ class Scores:
         return bool(fresh)
 
     def encode(self) -> bytes:
-        """JSON: device, digests and 32-bit scores in base64."""
+        """Writes JSON: device, digests and 32-bit scores in base64."""
         scores = struct.pack(f"<{len(self.items)}f", *self.items.values())
         texts = [base64.b64encode(part).decode() for part in (b"".join(self.items), scores)]
         return json.dumps({"device": self.device, "digests": texts[0], "scores": texts[1]}).encode()
@@ -103,7 +103,7 @@ class FitnessCache:
         self._folder = folder
 
     async def known(self, recipe_digest: str) -> Scores:
-        """All that is known of a recipe."""
+        """Returns all that is known of a recipe."""
         entry = await self._kv.get("scores", _key(recipe_digest))
         scores = Scores() if entry is None else Scores.decode(entry[0])
         if self._folder is not None:

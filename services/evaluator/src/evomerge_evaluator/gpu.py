@@ -29,7 +29,7 @@ class GpuSample:
 
 
 def load_nvml() -> Any | None:
-    """NVML, initialised; None without the library or a driver."""
+    """Loads NVML, initialised; None without the library or a driver."""
     try:
         import pynvml
     except ImportError:
@@ -49,7 +49,7 @@ class GpuMonitor:
         self._metrics = metrics
 
     def sample(self) -> list[GpuSample]:
-        """Every GPU now, also written into the metrics."""
+        """Measures every GPU now, also for the metrics."""
         samples = [self._one(index) for index in range(self._nvml.nvmlDeviceGetCount())]
         for sample in samples:
             gpu = str(sample.index)

@@ -77,7 +77,7 @@ class EvaluatorServicer(evaluator_pb2_grpc.EvaluatorServiceServicer):
     async def GetEvaluation(
         self, request: evaluator_pb2.GetEvaluationRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> evaluator_pb2.Evaluation:
-        """How a job went, of any run."""
+        """Answers how a job went, of any run."""
         return await self._evaluation(request.job_id)
 
     async def _evaluation(self, job_id: str) -> evaluator_pb2.Evaluation:
@@ -99,7 +99,7 @@ class EvaluatorServicer(evaluator_pb2_grpc.EvaluatorServiceServicer):
     async def ListTasks(
         self, request: evaluator_pb2.ListTasksRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> evaluator_pb2.ListTasksResponse:
-        """Kinds of task that a suite may hold; a user's own, installed here, are named plugin:NAME."""
+        """Lists the kinds of task that a suite may hold; a user's own, installed here, are named plugin:NAME."""
         kinds = [evaluator_pb2.TaskKind(name=name, summary=kind.summary) for name, kind in KINDS.items()]
         for name in installed_names():
             kinds.append(evaluator_pb2.TaskKind(name=f"plugin:{name}", summary="a task of your own"))
@@ -108,7 +108,7 @@ class EvaluatorServicer(evaluator_pb2_grpc.EvaluatorServiceServicer):
     async def GetDevices(
         self, request: evaluator_pb2.GetDevicesRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> evaluator_pb2.GetDevicesResponse:
-        """What could score here. Waits for the scoring process, which answers between two candidates."""
+        """Answers what could score here. Waits for the scoring process, which answers between two candidates."""
         found = [
             _device(info.name, info.kind, info.dtype, info.memory_bytes, info.memory_used_bytes)
             for info in await self._child.call(scoring.devices)
@@ -125,7 +125,7 @@ class EvaluatorServicer(evaluator_pb2_grpc.EvaluatorServiceServicer):
     async def Generate(
         self, request: evaluator_pb2.GenerateRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> evaluator_pb2.GenerateResponse:
-        """Greedy continuation of a prompt, within the caller's deadline (at most two minutes)."""
+        """Continues a prompt greedily, within the caller's deadline (at most two minutes)."""
         count = request.max_new_tokens or 128
         if not 0 < count <= MAX_NEW_TOKENS:
             raise InvalidInput(f"max_new_tokens must be 1 to {MAX_NEW_TOKENS}, not {count}")

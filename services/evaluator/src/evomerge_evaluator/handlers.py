@@ -57,11 +57,11 @@ class EvaluateHandler:
         self._log = structlog.get_logger("evomerge.evaluator")
 
     async def __call__(self, job: Job) -> CandidateEvaluated:
-        """The whole of a job: `work`, then `finish`."""
+        """Does the whole of a job: `work`, then `finish`."""
         return await self.finish(job, await self.work(job))
 
     async def prepare(self, job: Job) -> None:
-        """What can be done before it is the job's turn: items, known scores, weights. `work` tells what fails."""
+        """Does what can be done before it is the job's turn: items, known scores, weights. `work` tells what fails."""
         payload = job.payload
         if not isinstance(payload, EvaluateJob):
             return

@@ -36,7 +36,7 @@ class JobItems:
     known: Scores
 
     def missing(self) -> dict[str, dict[bytes, int]]:
-        """Task → digest → place of each item without a score, once: items with the same content share one."""
+        """Returns task → digest → place of each item without a score, once: items with the same content share one."""
         seen = set(self.known.items)
         found: dict[str, dict[bytes, int]] = {}
         for part in self.parts:

@@ -88,6 +88,7 @@ class _Folders(LRUCache[str, Path]):
     """Folders by recipe digest; one that is dropped is removed."""
 
     def popitem(self) -> tuple[str, Path]:
+        """Drops the folder that was used longest ago, and removes it."""
         digest, folder = super().popitem()
         remove(folder)
         return digest, folder

@@ -16,7 +16,7 @@ from evomerge_merger.handlers import ExportHandler, MergeHandler
 
 
 async def bootstrap(settings: Settings, ports: Ports) -> Service:
-    """One engine process, a worker for merges and one for exports, the gRPC API."""
+    """Makes one engine process, a worker for merges and one for exports, the gRPC API."""
     child = ChildProcess(initializer=engine.initialise, initargs=(settings.warm,))
     servicer = MergerServicer(ports=ports, child=child)
 

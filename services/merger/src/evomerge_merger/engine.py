@@ -21,7 +21,7 @@ _importing: threading.Thread | None = None
 
 
 def initialise(warm: bool) -> None:
-    """With `warm`, torch is imported beside the first merges, which mostly need none, not when one waits for it."""
+    """Prepares the process. With `warm`, torch is imported beside the first merges, which mostly need none."""
     global _warm  # noqa: PLW0603 - one process, one engine
     _warm = warm
 
@@ -77,7 +77,7 @@ def export_gguf(
 
 
 def validate(text: str) -> tuple[str, str, list[str], list[str]]:
-    """(JSON, digest, models, notes) of a client's recipe, EvoMerge's or mergekit's, checked against the registry.
+    """Checks a client's recipe, EvoMerge's or mergekit's, against the registry; returns (JSON, digest, models, notes).
 
     Raises:
         RecipeError: it means nothing.
@@ -90,7 +90,7 @@ def validate(text: str) -> tuple[str, str, list[str], list[str]]:
 
 
 def list_methods() -> list[tuple[str, str, list[tuple[str, str, str, bool]]]]:
-    """(name, summary, [(parameter, type, default, per model)]) of every merge method."""
+    """Lists (name, summary, [(parameter, type, default, per model)]) of every merge method."""
     from evomerge_merging.methods import methods
 
     return [

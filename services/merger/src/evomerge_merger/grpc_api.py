@@ -41,12 +41,14 @@ class MergerServicer(merger_pb2_grpc.MergerServiceServicer):
     async def ValidateRecipe(
         self, request: merger_pb2.ValidateRecipeRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> merger_pb2.ValidateRecipeResponse:
+        """Answers with the recipe in canonical form, its digest, models and notes."""
         text, digest, models, notes = await self._child.call(engine.validate, request.recipe)
         return merger_pb2.ValidateRecipeResponse(recipe_json=text, recipe_digest=digest, models=models, notes=notes)
 
     async def Merge(
         self, request: merger_pb2.MergeRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> merger_pb2.MergeStatus:
+        """Queues a merge; answers with its job id."""
         recipe, sources = await self._resolve(request.recipe, request.sources)
         return await self._queue(
             recipe, "merge", MergeJob(recipe_json=recipe.to_json(), recipe_digest=recipe.digest, sources=sources)
@@ -55,6 +57,7 @@ class MergerServicer(merger_pb2_grpc.MergerServiceServicer):
     async def Export(
         self, request: merger_pb2.ExportRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> merger_pb2.MergeStatus:
+        """Queues an export; answers with its job id."""
         recipe, sources = await self._resolve(request.recipe, request.sources)
         job = ExportJob(
             recipe_json=recipe.to_json(),
@@ -69,6 +72,7 @@ class MergerServicer(merger_pb2_grpc.MergerServiceServicer):
     async def GetMerge(
         self, request: merger_pb2.GetMergeRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> merger_pb2.MergeStatus:
+        """Answers how a merge went."""
         entry = await self._ports.kv.get("results", request.job_id)
         if entry is None:
             if not request.job_id.startswith(("merge-", "export-")):
@@ -91,6 +95,7 @@ class MergerServicer(merger_pb2_grpc.MergerServiceServicer):
     async def ListMethods(
         self, request: merger_pb2.ListMethodsRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> merger_pb2.ListMethodsResponse:
+        """Answers with every merge method and its parameters."""
         return merger_pb2.ListMethodsResponse(
             methods=[
                 merger_pb2.Method(

@@ -138,7 +138,7 @@ class ExportHandler(_Handler):
 
 
 def folders(models: tuple[Model, ...], store: ModelStore) -> dict[str, str]:
-    """Digest → folder of each source.
+    """Returns digest → folder of each source.
 
     Raises:
         NotFound: a source is not on this machine.

@@ -16,7 +16,7 @@ from evomerge_reporter.web import Page
 
 
 async def bootstrap(settings: Settings, ports: Ports) -> Service:
-    """The projection that follows the log, the page and the API that read it."""
+    """Makes the projection that follows the log, the page and the API that read it."""
     projection = Projection(settings.state_dir / "reporter.db")
     queries = Queries(projection.database)
     reports = Reports(queries, ports.log, ports.artifacts)

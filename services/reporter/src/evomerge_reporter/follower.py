@@ -34,7 +34,7 @@ class Follower:
         self._waiters: set[asyncio.Event] = set()
 
     async def follow(self, stop: asyncio.Event) -> None:
-        """Until `stop`; goes on where it was when the log was out of reach for a while."""
+        """Follows the log until `stop`; goes on where it was when the log was out of reach for a while."""
         work = asyncio.create_task(self._follow())
         ended = asyncio.create_task(stop.wait())
         await asyncio.wait({work, ended}, return_when=asyncio.FIRST_COMPLETED)
@@ -60,7 +60,7 @@ class Follower:
             await asyncio.sleep(_RETRY)
 
     async def tick(self, stop: asyncio.Event) -> None:
-        """A few times a second, until `stop`."""
+        """Ticks a few times a second, until `stop`."""
         rounds = 0
         while not stop.is_set():
             if self._dirty or rounds % 20 == 0:

@@ -23,14 +23,14 @@ class ReporterServicer(reporter_pb2_grpc.ReporterServiceServicer):
     async def GetReport(
         self, request: reporter_pb2.GetReportRequest, context: grpc.aio.ServicerContext
     ) -> reporter_pb2.GetReportResponse:
-        """result.json as far as the run has come; of an ended run also its report folder."""
+        """Answers with result.json as far as the run has come; of an ended run also its report folder."""
         text, uri = await self._reports.result(request.run_id)
         return reporter_pb2.GetReportResponse(result_json=text, uri=uri)
 
     async def GetLeaderboard(
         self, request: reporter_pb2.GetLeaderboardRequest, context: grpc.aio.ServicerContext
     ) -> reporter_pb2.GetLeaderboardResponse:
-        """Best candidates on search items."""
+        """Answers with the best candidates on search items."""
         if request.limit < 0:
             raise InvalidInput(f"limit must be 0 (twenty) or more, not {request.limit}")
         self._queries.run(request.run_id)
@@ -48,7 +48,7 @@ class ReporterServicer(reporter_pb2_grpc.ReporterServiceServicer):
     async def GetLineage(
         self, request: reporter_pb2.GetLineageRequest, context: grpc.aio.ServicerContext
     ) -> reporter_pb2.GetLineageResponse:
-        """A candidate and its ancestors, nearest first."""
+        """Answers with a candidate and its ancestors, nearest first."""
         self._queries.run(request.run_id)
         rows = self._queries.lineage(request.run_id, request.recipe_digest)
         return reporter_pb2.GetLineageResponse(

@@ -179,7 +179,7 @@ class Projection:
 
     @property
     def sequence(self) -> int:
-        """The last event taken in."""
+        """Returns the sequence of the last event taken in."""
         return int(self.database.execute("SELECT sequence FROM meta").fetchone()[0])
 
     def apply(self, recorded: Recorded) -> bool:

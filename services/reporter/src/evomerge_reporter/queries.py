@@ -40,27 +40,27 @@ class RunRow:
 
     @property
     def has_ended(self) -> bool:
-        """Whether nothing more will be decided."""
+        """Tells whether nothing more will be decided."""
         return self.status in ENDED
 
     @property
     def evaluated(self) -> int:
-        """Candidates with a score."""
+        """Counts the candidates with a score."""
         return self.states.get("evaluated", 0)
 
     @property
     def stopped(self) -> int:
-        """Candidates that a race has stopped."""
+        """Counts the candidates that a race has stopped."""
         return self.states.get("stopped", 0)
 
     @property
     def failed(self) -> int:
-        """Candidates that never got one."""
+        """Counts the candidates that never got one."""
         return self.states.get("failed", 0)
 
     @property
     def proposed(self) -> int:
-        """All candidates."""
+        """Counts all candidates."""
         return sum(self.states.values())
 
 
@@ -86,7 +86,7 @@ class CandidateRow:
 
     @property
     def name(self) -> str:
-        """A short name for tables."""
+        """Returns a short name for tables."""
         return short_name(self.source) if self.source else f"#{self.index} {self.method}".strip()
 
 
@@ -97,7 +97,7 @@ class Queries:
         self._database = database
 
     def runs(self, *, limit: int = 200) -> list[RunRow]:
-        """The latest runs, newest first."""
+        """Returns the latest runs, newest first."""
         rows = self._database.execute("SELECT * FROM runs ORDER BY started_at DESC, run_id LIMIT ?", (limit,))
         return [self._run(row) for row in rows.fetchall()]
 
@@ -108,7 +108,7 @@ class Queries:
         return [self._run(row) for row in self._database.execute(sql, (*ENDED, since)).fetchall()]
 
     def run(self, run_id: str) -> RunRow:
-        """One run.
+        """Returns one run.
 
         Raises:
             NotFound: the log has no such run.
@@ -137,19 +137,19 @@ class Queries:
         )
 
     def leaderboard(self, run_id: str, *, limit: int = 20) -> list[CandidateRow]:
-        """Best candidates on search items, best first; of equals the earlier."""
+        """Returns the best candidates on search items, best first; of equals the earlier."""
         return self._candidates("fitness IS NOT NULL ORDER BY fitness DESC, place LIMIT ?", run_id, limit)
 
     def stopped(self, run_id: str, *, limit: int = 20) -> list[CandidateRow]:
-        """Candidates that a race has stopped, the latest first."""
+        """Returns the candidates that a race has stopped, the latest first."""
         return self._candidates("state = 'stopped' ORDER BY place DESC LIMIT ?", run_id, limit)
 
     def sources(self, run_id: str) -> list[CandidateRow]:
-        """The models that the run was given."""
+        """Returns the models that the run was given."""
         return self._candidates("operator = 'source' ORDER BY place LIMIT ?", run_id, 100)
 
     def candidate(self, run_id: str, digest: str) -> CandidateRow | None:
-        """One candidate."""
+        """Returns one candidate."""
         found = self._candidates("digest = ? LIMIT ?", run_id, digest, 1)
         return found[0] if found else None
 
@@ -173,7 +173,7 @@ class Queries:
         return tuple(TaskScore(**dict(row)) for row in rows)
 
     def lineage(self, run_id: str, digest: str = "", *, limit: int = 200) -> list[CandidateRow]:
-        """A candidate (default: the champion) and its ancestors, nearest first.
+        """Returns a candidate (default: the champion) and its ancestors, nearest first.
 
         Raises:
             NotFound: no such run or candidate.
@@ -191,7 +191,7 @@ class Queries:
         return list(order.values())
 
     def points(self, run_id: str, *, after: int = 0) -> tuple[list[tuple[float, ...]], int]:
-        """The task scores on search items that came in after a mark, one tuple a candidate, and the next mark.
+        """Returns the task scores on search items that came in after a mark, one tuple a candidate, and the next mark.
 
         A mark that is higher than any tells that the projection was made anew: all are new then.
         """
@@ -207,7 +207,7 @@ class Queries:
         return [tuple(scores) for scores in found.values()], last
 
     def curve(self, run_id: str) -> list[tuple[int, float]]:
-        """(index, fitness) of every scored candidate, in order of proposal."""
+        """Returns (index, fitness) of every scored candidate, in order of proposal."""
         sql = "SELECT place, fitness FROM candidates WHERE run_id = ? AND fitness IS NOT NULL ORDER BY place"
         return [(row[0], row[1]) for row in self._database.execute(sql, (run_id,))]
 
@@ -220,17 +220,17 @@ class Queries:
         return [(row[0], row[1]) for row in self._database.execute(sql, (run_id, after))]
 
     def models(self, run_id: str) -> dict[str, dict[str, Any]]:
-        """Reference → what the downloader said of it."""
+        """Returns, by reference, what the downloader reported of it."""
         rows = self._database.execute("SELECT * FROM models WHERE run_id = ?", (run_id,))
         return {row["reference"]: dict(row) for row in rows}
 
     def failures(self, run_id: str, *, limit: int = 50) -> list[dict[str, Any]]:
-        """The latest failures, newest first."""
+        """Returns the latest failures, newest first."""
         sql = "SELECT * FROM failures WHERE run_id = ? ORDER BY sequence DESC LIMIT ?"
         return [dict(row) for row in self._database.execute(sql, (run_id, limit))]
 
     def recipe(self, run_id: str, digest: str) -> str:
-        """A candidate's recipe as indented JSON, or ""."""
+        """Returns a candidate's recipe as indented JSON, or ""."""
         sql = "SELECT recipe_json FROM candidates WHERE run_id = ? AND digest = ?"
         row = self._database.execute(sql, (run_id, digest)).fetchone()
         try:

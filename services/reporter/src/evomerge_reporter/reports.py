@@ -25,7 +25,7 @@ class Reports:
         self._lock = asyncio.Lock()
 
     async def result(self, run_id: str) -> tuple[str, str]:
-        """(result.json's text as far as the run has come, URI of the report folder or "" while it is under way).
+        """Returns result.json's text as far as the run has come, and the report's URI ("" while it is under way).
 
         Raises:
             NotFound: no such run, or its suite is gone.
@@ -41,7 +41,7 @@ class Reports:
             return await _in_child(_result_text, events, suite), ""
 
     async def folder(self, run_id: str) -> Path:
-        """The folder of a run's report, drawn now if the log has moved on since it was.
+        """Returns the folder of a run's report, drawn now if the log has moved on since it was.
 
         Raises:
             NotFound: no such run, or its suite is gone.

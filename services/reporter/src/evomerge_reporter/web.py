@@ -51,7 +51,7 @@ class Page:
         """Where it listens, once it does."""
 
     async def serve(self, stop: asyncio.Event) -> None:
-        """Until `stop`."""
+        """Serves the page until `stop`."""
         self._stop = stop
         runner = web.AppRunner(self.application(), access_log=None, shutdown_timeout=1.0)
         await runner.setup()
@@ -65,7 +65,7 @@ class Page:
             await runner.cleanup()
 
     def application(self) -> web.Application:
-        """The routes."""
+        """Returns the routes."""
         application = web.Application(middlewares=[self._guard], client_max_size=1024)
         application.add_routes(
             [

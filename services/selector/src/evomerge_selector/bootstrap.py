@@ -11,7 +11,7 @@ from evomerge_selector.runs import Runs
 
 
 async def bootstrap(settings: Settings, ports: Ports) -> Service:
-    """Runs, and the API that controls them."""
+    """Makes the runs, and the API that controls them."""
     runs = Runs(ports)
     servicer = SelectorServicer(runs, ports)
     return Service(

@@ -35,7 +35,7 @@ Score = Callable[[EvaluateJob], tuple[float, Sequence[TaskScore]]]
 
 
 def answer(job: Job, score: Score, *, layers: int = 6) -> Result:
-    """What a worker would say; a model's name is its digest, and `base+adapter` an adapter on that base."""
+    """Answers as a worker would; a model's name is its digest, and `base+adapter` an adapter on that base."""
     payload = job.payload
     match payload:
         case DownloadJob():
@@ -62,7 +62,7 @@ def answer(job: Job, score: Score, *, layers: int = 6) -> Result:
 
 
 def play(run: Run, spec: RunSpec, respond: Callable[[Job], Result]) -> None:
-    """A fresh run from its start to its end, without a holdout."""
+    """Plays a fresh run from its start to its end, without a holdout."""
 
     def tell(payload: Decision | Result) -> None:
         run.apply(Event(run_id=run.run_id, payload=payload))
@@ -81,7 +81,7 @@ def play(run: Run, spec: RunSpec, respond: Callable[[Job], Result]) -> None:
 
 @contextlib.asynccontextmanager
 async def workers(ports: Ports, respond: Callable[[Job], Result], *, each: int = 1) -> AsyncIterator[None]:
-    """So many of each kind, on real queues; an outage of the broker is waited out."""
+    """Runs so many of each kind, on real queues; an outage of the broker is waited out."""
     over = asyncio.Event()
 
     async def work(kind: str) -> None:

@@ -42,21 +42,25 @@ class SelectorServicer(selector_pb2_grpc.SelectorServiceServicer):
     async def StartRun(
         self, request: selector_pb2.StartRunRequest, context: grpc.aio.ServicerContext
     ) -> selector_pb2.Run:
+        """Starts a run, or finds the one that this request id started."""
         asked = await asyncio.to_thread(_read_request, request.spec)
         run_id = await self._runs.start(asked, request.request_id)
         return _run(await self._runs.find(run_id))
 
     async def GetRun(self, request: selector_pb2.GetRunRequest, context: grpc.aio.ServicerContext) -> selector_pb2.Run:
+        """Answers with one run."""
         return _run(await self._runs.find(request.run_id))
 
     async def ListRuns(
         self, request: selector_pb2.ListRunsRequest, context: grpc.aio.ServicerContext
     ) -> selector_pb2.ListRunsResponse:
+        """Answers with all runs."""
         return selector_pb2.ListRunsResponse(runs=[_run(one) for one in await self._runs.all()])
 
     async def WatchRun(
         self, request: selector_pb2.WatchRunRequest, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[selector_pb2.WatchRunResponse]:
+        """Streams a run's events from a sequence on, then live."""
         await self._runs.find(request.run_id)
         events = self._ports.log.follow(request.run_id, from_sequence=request.from_sequence)
         stopping = asyncio.ensure_future(self._ports.stop.wait())  # an open stream must not use up the whole grace
@@ -72,16 +76,19 @@ class SelectorServicer(selector_pb2_grpc.SelectorServiceServicer):
     async def PauseRun(
         self, request: selector_pb2.PauseRunRequest, context: grpc.aio.ServicerContext
     ) -> selector_pb2.Run:
+        """Pauses a run."""
         return _run(await self._runs.pause(request.run_id))
 
     async def ResumeRun(
         self, request: selector_pb2.ResumeRunRequest, context: grpc.aio.ServicerContext
     ) -> selector_pb2.Run:
+        """Lets a paused run go on."""
         return _run(await self._runs.resume(request.run_id))
 
     async def CancelRun(
         self, request: selector_pb2.CancelRunRequest, context: grpc.aio.ServicerContext
     ) -> selector_pb2.Run:
+        """Ends a run; with `finish` its champion is still proven and exported."""
         return _run(await self._runs.cancel(request.run_id, finish=request.finish, reason=request.reason))
 
 

@@ -16,7 +16,7 @@ from evomerge_common.domain.genome import Genome, SearchSpace
 from evomerge_common.domain.methods import searchable_methods, traits_of
 from evomerge_common.domain.spec import SearchSpec
 from evomerge_common.errors import SpecError
-from evomerge_selector.domain.strategy import Individual, Proposal, Strategy
+from evomerge_selector.domain.strategy import Proposal, ScoredCandidate, Strategy
 
 MAX_WEIGHT = 1.5
 
@@ -66,26 +66,26 @@ class OptunaSearch(Strategy):
         """Picks the methods that are searched, of those with weights. Called once, when the study is opened."""
         return methods
 
-    def tell(self, individual: Individual) -> None:
+    def tell(self, candidate: ScoredCandidate) -> None:
         """Closes the trial that proposed it, or adds one where its genome has this study's form."""
         import optuna
 
         states = optuna.trial.TrialState
-        failed = individual.fitness == float("-inf")
-        trial = self._trials.pop(individual.index, None)
+        failed = candidate.fitness == float("-inf")
+        trial = self._trials.pop(candidate.index, None)
         if trial is not None:
             if failed:
                 self._study.tell(trial, state=states.FAIL)
             else:
-                self._study.tell(trial, individual.fitness)
+                self._study.tell(trial, candidate.fitness)
             return
-        parameters = None if failed else self._parameters(individual.genome)
+        parameters = None if failed else self._parameters(candidate.genome)
         if parameters is not None:
             self._study.add_trial(
                 optuna.trial.create_trial(
                     params=parameters,
                     distributions=self._distributions,
-                    value=individual.fitness,
+                    value=candidate.fitness,
                     state=states.COMPLETE,
                 )
             )

@@ -45,13 +45,13 @@ class RunActor:
         self._decision = 0  # newest decision folded in
         self._dispatched: set[str] = set()
         self._blocked = False  # the queue refused a job: try again soon
-        self._folded = self._kept = 0  # events in the state, and in the newest snapshot
+        self._folded = self._snapshot_length = 0  # events in the state, and in the newest snapshot
         self._keeping: asyncio.Task[None] | None = None
         self._retry = RETRY
         self._paused_at = float("-inf")  # for want of something; a run that was left so tries again at once
 
     async def drive(self) -> None:
-        """Until the run has ended; survives every broker outage."""
+        """Drives the run until it has ended; survives every broker outage."""
         delay = 0.2
         while True:
             try:
@@ -105,7 +105,7 @@ class RunActor:
             found = await self._snapshot()
             self.run = found.run if found else Run(self._run_id)
             self._sequence, self._decision = (found.sequence, found.decision) if found else (0, 0)
-            self._folded = self._kept = 0
+            self._folded = self._snapshot_length = 0
             async for recorded in self._ports.log.read(self._run_id, from_sequence=self._sequence + 1):
                 self._note(recorded)
             if self.run.phase is Phase.NEW:
@@ -133,10 +133,10 @@ class RunActor:
 
     def _keep(self) -> None:
         """Starts a snapshot when the log has grown enough since the last one: all of them together cost O(log)."""
-        due = self._folded - self._kept >= max(SNAPSHOT_EVENTS, self._kept // 4)
+        due = self._folded - self._snapshot_length >= max(SNAPSHOT_EVENTS, self._snapshot_length // 4)
         if not due or (self._keeping and not self._keeping.done()) or self.run.phase.is_terminal:
             return
-        self._kept = self._folded
+        self._snapshot_length = self._folded
         try:
             packed = snapshot.pack(self.run)
         except TypeError as error:

@@ -102,7 +102,7 @@ class Runs:
         return payload if isinstance(payload, RunStarted) else RunStarted()
 
     async def find(self, run_id: str) -> RunSummary:
-        """The run's state.
+        """Finds the run's state.
 
         Raises:
             NotFound: there is no such run.
@@ -129,12 +129,12 @@ class Runs:
         if run.phase.is_terminal:
             entry = await self._ports.kv.get("runs", run_id)
             if entry is not None:
-                kept = RunEntry(summary.phase.value, summary).to_bytes()
-                await self._ports.kv.update("runs", run_id, kept, revision=entry[1])
+                record = RunEntry(summary.phase.value, summary).to_bytes()
+                await self._ports.kv.update("runs", run_id, record, revision=entry[1])
         return summary
 
     async def all(self) -> list[RunSummary]:
-        """Every run that the broker knows."""
+        """Returns every run that the broker knows."""
         found = []
         for run_id in sorted(await self._ports.kv.keys("runs")):
             with contextlib.suppress(NotFound):
@@ -142,7 +142,7 @@ class Runs:
         return found
 
     async def pause(self, run_id: str) -> RunSummary:
-        """Nothing new is proposed or queued until `resume`."""
+        """Pauses a run: nothing new is proposed or queued until `resume`."""
         return await self._ask(run_id, lambda run: None if run.paused and not run.lack else RunPaused(reason="asked"))
 
     async def resume(self, run_id: str) -> RunSummary:
@@ -196,8 +196,8 @@ class Runs:
         while True:
             try:
                 entry = await self._ports.kv.get("runs", run_id)
-                kept = RunEntry(summary.phase.value, summary if summary.phase.is_terminal else None).to_bytes()
-                if entry is None or await self._ports.kv.update("runs", run_id, kept, revision=entry[1]):
+                record = RunEntry(summary.phase.value, summary if summary.phase.is_terminal else None).to_bytes()
+                if entry is None or await self._ports.kv.update("runs", run_id, record, revision=entry[1]):
                     break
             except Unavailable:
                 await asyncio.sleep(1.0)

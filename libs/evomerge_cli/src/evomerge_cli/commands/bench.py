@@ -33,7 +33,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 
 def find_folder() -> Path:
-    """`benchmarks/` of the checkout that we run from, or of the one that the user stands in.
+    """Finds `benchmarks/` of the checkout that we run from, or of the one that the user stands in.
 
     Raises:
         InvalidInput: neither.

@@ -28,7 +28,7 @@ evaluation:
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
-    """See the module's text."""
+    """Makes the demo's models and data, evolves them, and reports."""
     from evomerge_cli.arguments import parse
     from evomerge_cli.commands.run import execute
     from evomerge_cli.demo.family import build_family

@@ -19,7 +19,7 @@ MARKS = {OK: "✓", NOTE: "!", BAD: "✗"}
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
-    """See the module's text."""
+    """Shows what this machine has and lacks, and what to do about it."""
     findings = [*_machine(), *_torch(), *_kernels(), *_broker(), *_network(), *_tools()]
     if not console.data([{"what": w, "state": s, "found": f, "advice": a} for w, s, f, a in findings]):
         for what, state, found, advice in findings:

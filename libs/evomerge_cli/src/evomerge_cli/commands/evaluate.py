@@ -21,7 +21,7 @@ from evomerge_scoring.report import ScoreReport
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
-    """See the module's text."""
+    """Scores one model on one suite, in this process."""
     from evomerge_common.runtime.settings import Settings
     from evomerge_scoring import score_folder
 

@@ -28,7 +28,7 @@ Progress = Callable[[int, int], None]
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
-    """See the module's text."""
+    """Writes a champion, a recipe or a model as a finished folder or a GGUF file."""
     if args.adapter:
         return _adapter(args, console)
     if args.rank:
@@ -64,8 +64,8 @@ def _mixture(path: Path, out: Path, console: Console) -> int:
         )
     for note in report.notes:
         console.say(f"note: {note}")
-    told = {"out": str(out), "bytes": report.bytes, "parameters": report.parameters, "notes": list(report.notes)}
-    if not console.data(told):
+    result = {"out": str(out), "bytes": report.bytes, "parameters": report.parameters, "notes": list(report.notes)}
+    if not console.data(result):
         console.out(f"{out}: {report.parameters:,} parameters, {report.bytes:,} bytes")
     return 0
 
@@ -151,9 +151,9 @@ def _to_gguf(args: argparse.Namespace, path: Path, out: Path, kind: str, console
             report = _write(Path(work) / name, file, kind, name, console)
     for note in report.notes:
         console.say(f"note: {note}")
-    told = {"out": str(file), "type": report.type, "bytes": report.bytes, "parameters": report.parameters,
+    result = {"out": str(file), "type": report.type, "bytes": report.bytes, "parameters": report.parameters,
             "tensors": report.tensors, "seconds": round(report.seconds, 2), "notes": list(report.notes)}  # fmt: skip
-    if not console.data(told):
+    if not console.data(result):
         console.out(f"{file}: {report.parameters:,} parameters as {report.type}, {report.bytes:,} bytes")
     return 0
 

@@ -19,7 +19,7 @@ SHOWN = 12
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
-    """See the module's text."""
+    """Writes what a fine-tuned model changed in its base as a LoRA adapter."""
     from evomerge_merging import extract_lora
 
     model, base = resolve_reference(args.model), resolve_reference(args.base)
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 
 def tell(report: AdapterReport, console: Console) -> None:
-    """The adapter's size and errors."""
+    """Shows the adapter's size and errors."""
     data = {
         "out": str(report.out_dir),
         "bytes": report.bytes,

@@ -11,7 +11,7 @@ from evomerge_models.reference import resolve_reference
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
-    """See the module's text."""
+    """Prints a model's greedy continuation of a prompt."""
     from evomerge_common.runtime.settings import Settings
     from evomerge_scoring import generate_text
 

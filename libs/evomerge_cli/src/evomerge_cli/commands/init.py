@@ -73,7 +73,7 @@ class Answers:
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
-    """See the module's text."""
+    """Writes a run spec to start from, asking for its values where the user wants that."""
     file = Path(args.file).expanduser()
     if file.exists() and not args.force:
         raise InvalidInput(f"{file} exists; choose another name, or --force to replace it")
@@ -85,7 +85,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 
 def spec_text(answers: Answers, command: str) -> str:
-    """The spec, with what was not asked for as comments."""
+    """Writes the spec, with what was not asked for as comments."""
     gguf = f"  formats: [hf, gguf]        # the champion also as a file for llama.cpp\n  gguf_type: {answers.gguf_type}"
     return SPEC.format(
         command=command,
@@ -130,7 +130,7 @@ class Questions:
         self._console = console
 
     def ask(self, question: str, default: str, read: Callable[[str], T]) -> T:
-        """The first answer that `read` takes."""
+        """Asks until `read` takes an answer, and returns what it made of it."""
         while True:
             shown = f"{question} [{default}]: " if default else f"{question}: "
             print(shown, end="", file=self._console.stderr, flush=True)
@@ -146,7 +146,7 @@ class Questions:
 
 
 def ask(questions: Questions, folder: Path) -> Answers:
-    """Question by question, each answer checked as the run would check it."""
+    """Asks question by question, each answer checked as the run would check it."""
     models: list[str] = []
     while True:
         default = DEFAULT_MODELS[len(models)] if len(models) < 2 else ""

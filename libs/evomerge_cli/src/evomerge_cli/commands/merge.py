@@ -24,7 +24,7 @@ from evomerge_models.reference import base_beside, base_hint, local_path, look_u
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
-    """See the module's text."""
+    """Executes one recipe here, or shows its plan."""
     from evomerge_merging import merge_recipe, plan_merge, read_recipe_file
     from evomerge_merging.engine.execute import MAX_SHARD_BYTES
 
@@ -39,9 +39,9 @@ def run(args: argparse.Namespace, console: Console) -> int:
         for note in plan.notes:
             console.say(f"note: {note}")
         if getattr(args, "dry_run", False):
-            told = facts(plan, out, threads=threads)
-            if not console.data(told):
-                show(told, console)
+            plan_facts = facts(plan, out, threads=threads)
+            if not console.data(plan_facts):
+                show(plan_facts, console)
             return 0
         counted = {
             "tensors": len(plan.tensors), "parameters": plan.parameters, "read_bytes": plan.read_bytes,
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
 def fetch(
     sources: list[ModelReference], console: Console, base: ModelReference | Recipe | None = None
 ) -> dict[str, Path]:
-    """Folder of each source: local ones as they are, hub ids through the model store.
+    """Finds the folder of each source: local ones as they are, hub ids through the model store.
 
     Of an adapter on its base it is a folder that stands for both; an adapter alone is one on `base`, else on the base
     that it names.
@@ -117,7 +117,7 @@ def _download(source: ModelReference, base: ModelReference | None, settings: Set
 
 
 def _classic(args: argparse.Namespace, console: Console) -> Recipe:
-    """The combination that the flags name, as a run's population zero has it.
+    """The combination that the flags name, as a run's initial population has it.
 
     The first technique merges the models into one, the second into another, the third draws its layers from the two.
     """

@@ -16,7 +16,7 @@ from evomerge_common.runtime.ports_factory import open_artifact
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
-    """See the module's text."""
+    """Writes the report again, from the event log of a folder or of a run at a server."""
     folder = Path(args.run).expanduser()
     out = Path(args.out).expanduser() if args.out else None
     if folder.is_dir():
@@ -29,7 +29,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 
 def events_of(run: str, server: str | None) -> list[Recorded]:
-    """The log of a run: of an output folder, or of a run at a server.
+    """Reads the log of a run: of an output folder, or of a run at a server.
 
     Raises:
         InvalidInput: it is neither.
@@ -50,7 +50,7 @@ def events_of(run: str, server: str | None) -> list[Recorded]:
 
 
 def suite_of(events: list[Recorded]) -> Suite:
-    """The suite that a run's log names.
+    """Finds the suite that a run's log names.
 
     Raises:
         NotFound: it is an artifact of a store that cannot be reached from here.

@@ -22,7 +22,7 @@ DEFAULT_OUT = "evomerge-out"
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
-    """See the module's text."""
+    """Checks, starts the stack, evolves, and reports."""
     from evomerge_common.runtime.settings import Settings
 
     settings = Settings.from_env()

@@ -17,7 +17,7 @@ from evomerge_common.ports import Recorded
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
-    """One of the actions."""
+    """Does one of the actions."""
     if args.action == "lineage" and Path(args.run_id).is_dir():
         return _lineage(RunFolder(Path(args.run_id)).events(), args.candidate, console)
     if args.action == "trace":
@@ -48,12 +48,12 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 
 def status_word(run_: pb.Run) -> str:
-    """running, paused …"""
+    """Names a status: running, paused …"""
     return str(pb.RunStatus.Name(run_.status)).removeprefix("RUN_STATUS_").lower()
 
 
 def as_data(run_: pb.Run) -> dict[str, Any]:
-    """The message as plain data, every field present."""
+    """Returns the message as plain data, every field present."""
     return {
         "run_id": run_.run_id, "status": status_word(run_), "proposed": run_.proposed, "evaluated": run_.evaluated,
         "failed": run_.failed, "budget": run_.budget, "generation": run_.generation, "best_fitness": run_.best_fitness,

@@ -22,7 +22,7 @@ STOP_SECONDS = 30.0
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
-    """One of the three."""
+    """Does one of the three: up, down, status."""
     return {"up": _up, "down": _down, "status": _status}[args.command](args, console)
 
 
@@ -127,7 +127,7 @@ def _memory(pid: int) -> int:
 
 
 def serve(folder: Path, evaluators: int) -> int:
-    """What `up` leaves in the background: a stack until SIGTERM."""
+    """Runs what `up` leaves in the background: a stack until SIGTERM."""
     import logging
 
     from evomerge_cli.failure import interrupt_on_signals

@@ -12,7 +12,7 @@ from evomerge_common.runtime.files import write_atomically
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
-    """See the module's text."""
+    """Shows where a run's time went, as a table, as data, and as a picture."""
     from evomerge_report.timeline import timeline_svg
     from evomerge_report.trace import summary, trace_of
 
@@ -23,14 +23,14 @@ def run(args: argparse.Namespace, console: Console) -> int:
         out = folder / "report" / "timeline.svg" if folder.is_dir() else Path(f"{args.run_id}-timeline.svg")
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(out, timeline_svg(trace))
-    told = summary(trace)
-    if console.data({**told, "picture": str(out), "spans": [asdict(span) for span in trace.spans]}):
+    overview = summary(trace)
+    if console.data({**overview, "picture": str(out), "spans": [asdict(span) for span in trace.spans]}):
         return 0
     rows = [
         [one["worker"], str(one["jobs"]), f"{one['busy_seconds']:.1f} s", f"{one['busy']:.1%}"]
-        for one in told["workers"]
+        for one in overview["workers"]
     ]
-    console.table(["worker", "jobs", "busy", "of the run"], rows, title=f"Run {told['run_id']}")
+    console.table(["worker", "jobs", "busy", "of the run"], rows, title=f"Run {overview['run_id']}")
     for key, words in (
         ("evaluator_busy", "evaluators with a job in hand, from the first candidate to the end of the search"),
         ("evaluator_scoring", "the same, computing alone"),
@@ -39,8 +39,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
         ("start", "of it the start: the first job waits for the scoring process"),
         ("orchestration_after_start", "of it the rest"),
     ):
-        console.out(f"{words}: {'-' if told[key] is None else format(told[key], '.1%')}")
-    for kind, seconds in told["mean_wait_seconds"].items():
+        console.out(f"{words}: {'-' if overview[key] is None else format(overview[key], '.1%')}")
+    for kind, seconds in overview["mean_wait_seconds"].items():
         console.out(f"mean wait of a job for {kind}: {seconds:.3f} s")
     console.out(f"picture: {out}")
     return 0

@@ -46,7 +46,7 @@ class TaskData:
 
 
 def build_data(seed: int) -> tuple[TaskData, TaskData, TaskData]:
-    """Arithmetic, sentiment and python, in this order; the same seed gives the same data."""
+    """Makes arithmetic, sentiment and python, in this order; the same seed gives the same data."""
     return arithmetic(seed), sentiment(seed), python_code(seed)
 
 
@@ -64,7 +64,7 @@ _MINUS = (
 
 
 def arithmetic(seed: int) -> TaskData:
-    """Sums and differences of one-digit numbers, each asked in six ways.
+    """Makes sums and differences of one-digit numbers, each asked in six ways.
 
     A way of asking a fact is either trained on or asked in the suite, never both; so the suite asks known facts in
     words in which they have not been asked before. The base learns those with a small first number.
@@ -107,7 +107,7 @@ _ADVERBS = ("", "", "quite ", "really ", "simply ", "once again ", "as always ")
 
 
 def sentiment(seed: int) -> TaskData:
-    """Short reviews to be given one of four labels, from terrible to excellent.
+    """Makes short reviews to be given one of four labels, from terrible to excellent.
 
     The last clause decides; "not" turns its sense round and makes it mild. Each (thing, adjective) pair of the
     deciding clause is used either for training or for the suite, never for both.
@@ -154,7 +154,7 @@ def _review(rng: random.Random, thing: str, adjective: str, level: int, *, plain
 
 
 def python_code(seed: int) -> TaskData:
-    """Short pieces of Python source. Files, not pieces, are held out."""
+    """Cuts short pieces of Python source. Files, not pieces, are held out."""
     rng = random.Random(f"python:{seed}")
     files = list(standard_library())
     if sum(map(len, files)) < 1_000_000:  # a zipped or stripped standard library
@@ -176,7 +176,7 @@ def python_code(seed: int) -> TaskData:
 
 
 def standard_library() -> Iterator[str]:
-    """The ASCII sources of the standard library's top-level modules and plain packages, by path."""
+    """Reads the ASCII sources of the standard library's top-level modules and plain packages, by path."""
     root = Path(sysconfig.get_paths()["stdlib"])
     paths = list(root.glob("*.py"))
     for package in ("asyncio", "collections", "concurrent", "email", "html", "http", "importlib", "json",

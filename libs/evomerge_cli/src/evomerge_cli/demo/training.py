@@ -27,6 +27,8 @@ class Shape:
 
 
 def train_tokenizer(rows: Iterable[Row]) -> PreTrainedTokenizerFast:
+    """Trains a byte-level BPE tokenizer on the rows' texts."""
+    """Trains a byte-level BPE tokenizer on the rows' texts."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
@@ -50,6 +52,7 @@ def train_tokenizer(rows: Iterable[Row]) -> PreTrainedTokenizerFast:
 
 
 def new_model(tokenizer: PreTrainedTokenizerFast, seed: int, shape: Shape = Shape()) -> LlamaForCausalLM:
+    """Makes a small Llama with random weights, the same for the same seed."""
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=shape.hidden,
@@ -92,6 +95,7 @@ class Encoded:
         self.queue: list[int] = []
 
     def next(self) -> Batch:
+        """Draws the next batch: token ids and labels (rows, tokens), int64; −100 where no loss is taken."""
         if len(self.queue) < self.batch:
             self.queue = list(range(len(self.rows)))
             self.rng.shuffle(self.queue)
@@ -125,6 +129,7 @@ class Muon:
 
     @torch.no_grad()  # type: ignore[untyped-decorator]
     def step(self, rate: float) -> None:
+        """Updates the matrices once, at a learning rate."""
         for group, buffer in self.groups:
             gradient = torch.stack([m.grad for m in group])
             buffer.lerp_(gradient, 1 - self.momentum)
@@ -153,6 +158,8 @@ def train(
     warmup: int = 10,
     progress: Callable[[float], None] = lambda _: None,
 ) -> list[list[float]]:
+    """Trains the model."""
+    """Trains the model on all tasks, each at every so many steps; returns the losses of each step."""
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
     rest = [p for n, p in model.named_parameters() if not (p.ndim == 2 and "embed" not in n)]
     muon = Muon(matrices)

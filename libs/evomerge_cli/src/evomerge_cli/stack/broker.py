@@ -56,22 +56,22 @@ class Broker:
 
     @property
     def url(self) -> str:
-        """Where clients connect."""
+        """Returns the URL that clients connect to."""
         return f"nats://127.0.0.1:{self.port}"
 
     @property
     def pid(self) -> int | None:
-        """Process id, while it runs."""
+        """Returns the process id, while it runs."""
         return self._process.pid if self._process is not None and self._process.poll() is None else None
 
     @property
     def log_file(self) -> Path:
-        """What it says."""
+        """Returns the path of its log."""
         return self.folder / "nats-server.log"
 
     @property
     def command(self) -> list[str]:
-        """What starts it, for whoever looks after the process himself; picks its ports and writes its config file.
+        """Returns what starts it, for whoever looks after the process; picks its ports and writes its config file.
 
         Raises:
             Unavailable: no binary.
@@ -135,7 +135,7 @@ class Broker:
         self._end(signal.SIGTERM, timeout)
 
     def kill(self) -> None:
-        """SIGKILL: what a power cut looks like from outside."""
+        """Kills it (SIGKILL): what a power cut looks like from outside."""
         self._end(signal.SIGKILL, 10.0)
 
     def _end(self, number: signal.Signals, timeout: float) -> None:
@@ -156,7 +156,7 @@ class Broker:
 
 
 def binary() -> str:
-    """Path of nats-server: the one installed beside this Python, else one on PATH.
+    """Finds nats-server: the one installed beside this Python, else one on PATH.
 
     Raises:
         Unavailable: there is none.

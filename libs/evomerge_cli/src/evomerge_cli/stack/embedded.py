@@ -71,16 +71,17 @@ class Stack:
 
     @property
     def settings(self) -> Settings:
-        """How a client talks to this stack: loopback, no token, no TLS."""
+        """Says how a client talks to this stack: loopback, no token, no TLS."""
         return Settings()
 
     @property
     def selector(self) -> str:
-        """host:port of the selector's gRPC API."""
+        """Returns host:port of the selector's gRPC API."""
         return self.addresses["selector"]
 
     @property
     def logs(self) -> Path:
+        """Returns the folder of the stack's logs."""
         return self.folder / "logs"
 
     def __enter__(self) -> Stack:
@@ -242,7 +243,7 @@ class Stack:
 
 
 def is_serving(address: str, timeout: float = 1.0) -> bool:
-    """Whether the service there says that it is ready (gRPC health)."""
+    """Tells whether the service there says that it is ready (gRPC health)."""
     import grpc
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 

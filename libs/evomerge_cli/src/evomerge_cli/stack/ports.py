@@ -14,7 +14,7 @@ between the choice and the service's bind."""
 
 
 def is_free(port: int) -> bool:
-    """Whether a server could bind the port now."""
+    """Tells whether a server could bind the port now."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -25,7 +25,7 @@ def is_free(port: int) -> bool:
 
 
 def free_ports(count: int, *, preferred: tuple[int, ...] = ()) -> list[int]:
-    """So many different free ports: the preferred ones (0: none) where they are free, others for the rest.
+    """Finds so many different free ports: the preferred ones (0: none) where they are free, others for the rest.
 
     Raises:
         Unavailable: none is left.

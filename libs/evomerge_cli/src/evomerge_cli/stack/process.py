@@ -48,7 +48,7 @@ class SupervisedProcess:
 
     @property
     def pid(self) -> int:
-        """0 while it is not running."""
+        """Returns the process id; 0 while it is not running."""
         return self._process.pid if self._process is not None and self._process.poll() is None else 0
 
     def start(self) -> None:
@@ -116,12 +116,12 @@ class SupervisedProcess:
 
 
 def describe_exit(code: int) -> str:
-    """An exit code in words."""
+    """Says an exit code in words."""
     return f"signal {-code}" if code < 0 else f"exit code {code}"
 
 
 def tail(log: Path, lines: int = TAIL_LINES) -> str:
-    """The last lines of a log."""
+    """Reads the last lines of a log."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - 16_384))

@@ -72,8 +72,8 @@ class Room:
                 return False
             with self._log.open("rb") as file:
                 file.seek(self._read if size > self._read else 0)
-                said = file.read()
+                text = file.read()
         except OSError:
             return False
         self._read = size
-        return any(words in said for words in REFUSALS)
+        return any(words in text for words in REFUSALS)

@@ -10,9 +10,9 @@ class SystemClock:
     """Unix time and real waiting."""
 
     def now(self) -> float:
-        """Unix seconds."""
+        """Returns Unix seconds."""
         return time.time()
 
     async def sleep(self, seconds: float) -> None:
-        """Waits."""
+        """Waits for some seconds."""
         await asyncio.sleep(seconds)

@@ -19,7 +19,7 @@ _MODULES = (types_pb2, jobs_pb2, events_pb2)
 
 
 def message_class(name: str) -> type[Message]:
-    """The generated class of that name.
+    """Returns the generated class of that name.
 
     Raises:
         KeyError: no .proto defines it.
@@ -38,7 +38,7 @@ def _names(kind: type) -> tuple[str, ...]:
 
 
 def to_proto(value: Any) -> Any:
-    """The protobuf message of the same name with the same fields."""
+    """Makes the protobuf message of the same name with the same fields."""
     kind: Any = type(value)
     message = message_class(kind.__name__)()
     for name in _names(kind):
@@ -61,7 +61,7 @@ def to_proto(value: Any) -> Any:
 
 
 def from_proto(message: Message) -> Any:
-    """The value of the same name with the same fields."""
+    """Makes the value of the same name with the same fields."""
     kind = getattr(messages, type(message).__name__)
     fields: dict[str, Any] = {}
     for name in _names(kind):
@@ -81,7 +81,7 @@ def from_proto(message: Message) -> Any:
 
 
 def encode(value: Any) -> bytes:
-    """Protobuf bytes of an Event or a Job."""
+    """Writes an Event or a Job as protobuf bytes."""
     data: bytes = to_proto(value).SerializeToString(deterministic=True)
     return data
 
@@ -103,7 +103,7 @@ def decode(kind: type[T], data: bytes) -> T:
 
 
 def to_json_line(event: messages.Event, sequence: int) -> str:
-    """One line of events.jsonl: {"sequence", "type", "run_id", "time", then the payload's own fields}.
+    """Writes one line of events.jsonl: {"sequence", "type", "run_id", "time", then the payload's own fields}.
 
     A result also has "worker" and "began".
     """
@@ -116,7 +116,7 @@ def to_json_line(event: messages.Event, sequence: int) -> str:
 
 
 def from_json_line(line: str) -> tuple[int, messages.Event]:
-    """(sequence, event) of one line of events.jsonl.
+    """Reads one line of events.jsonl as (sequence, event).
 
     Raises:
         InvalidInput: it is no such line.

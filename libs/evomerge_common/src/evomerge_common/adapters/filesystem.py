@@ -35,7 +35,7 @@ class FilesystemArtifactStore:
         self._sweep()
 
     def stage(self, name: str) -> Path:
-        """An empty folder to write in, on the store's file system."""
+        """Makes an empty folder to write in, on the store's file system."""
         self._path(name)
         staged = self._new()
         staged.mkdir(parents=True)
@@ -86,7 +86,7 @@ class FilesystemArtifactStore:
         return "file://" + quote(str(target))
 
     def get(self, uri: str) -> bytes:
-        """One file's bytes."""
+        """Reads one file."""
         path = self.open(uri)
         if not path.is_file():
             raise NotFound(f"{uri} is a folder; open it instead")
@@ -96,7 +96,7 @@ class FilesystemArtifactStore:
             raise NotFound(f"no artifact {uri}") from error
 
     def open(self, uri: str) -> Path:
-        """The artifact's path."""
+        """Returns the artifact's path."""
         path = self._from_uri(uri)
         if not path.exists():
             raise NotFound(f"no artifact {uri}: it was deleted, or belongs to a store that this machine does not see")
@@ -154,11 +154,11 @@ class FilesystemModelStore:
         self.root = root.expanduser().absolute()
 
     def uri(self, digest: str) -> str:
-        """The URI of the model with a digest, whether the store has it or not."""
+        """Returns the URI of the model with a digest, whether the store has it or not."""
         return (self.root / hex_digest(digest)).as_uri()
 
     def open(self, uri: str) -> Path:
-        """The folder itself."""
+        """Returns the folder itself."""
         try:
             path = local_path(uri)
         except NotFound as error:
@@ -169,7 +169,7 @@ class FilesystemModelStore:
 
 
 def name_parts(name: str) -> list[str]:
-    """The parts of an artifact's name, such as "scratch/<digest>".
+    """Returns the parts of an artifact's name, such as "scratch/<digest>".
 
     Raises:
         UnsafeFile: a name that leads out of its store, or into what a store keeps for itself.
@@ -182,7 +182,7 @@ def name_parts(name: str) -> list[str]:
 
 
 def hex_digest(digest: str) -> str:
-    """The 64 hex digits of a digest.
+    """Returns the 64 hex digits of a digest.
 
     Raises:
         InvalidInput: not a digest.

@@ -21,7 +21,7 @@ class MemoryClock:
         self._changed = Signal()
 
     def now(self) -> float:
-        """Unix seconds."""
+        """Returns Unix seconds."""
         return time.time() + self._offset
 
     def advance(self, seconds: float) -> None:
@@ -99,7 +99,7 @@ class MemoryJobQueue:
         self._changed.notify()
 
     async def fetch(self, kind: str, timeout: float) -> MemoryDelivery | None:
-        """The next job of a kind."""
+        """Waits for the next job of a kind."""
         subjects.work_subject(kind)
         end = time.monotonic() + timeout
         while True:
@@ -115,7 +115,7 @@ class MemoryJobQueue:
             await self._changed.wait(min(rest, 0.02))  # the clock may be advanced meanwhile
 
     async def depth(self, kind: str) -> int:
-        """Jobs waiting or in work."""
+        """Counts the jobs waiting or in work."""
         subjects.work_subject(kind)
         return sum(e.kind == kind for e in self._entries)
 
@@ -142,7 +142,7 @@ class MemoryDelivery:
 
     @property
     def is_last_attempt(self) -> bool:
-        """Whether a failure now is final."""
+        """Tells whether a failure now is final."""
         return self.attempt >= self._queue.max_deliver
 
     async def heartbeat(self) -> None:
@@ -200,7 +200,7 @@ class MemoryEventLog:
         return len(self._events)
 
     async def read(self, run_id: str, *, from_sequence: int = 0) -> AsyncIterator[Recorded]:
-        """The events up to now."""
+        """Yields the events up to now."""
         subjects.run_filter(run_id)
         for sequence in range(max(from_sequence, 1), len(self._events) + 1):
             owner, data = self._events[sequence - 1]
@@ -208,7 +208,7 @@ class MemoryEventLog:
                 yield Recorded(sequence, codec.decode(Event, data))
 
     async def follow(self, run_id: str, *, from_sequence: int = 0) -> AsyncIterator[Recorded]:
-        """The events up to now, then live."""
+        """Yields the events up to now, then live."""
         subjects.run_filter(run_id)
         sequence = max(from_sequence, 1)
         while True:
@@ -220,7 +220,7 @@ class MemoryEventLog:
             await self._changed.wait(60.0)
 
     async def last_sequence(self) -> int:
-        """Sequence of the newest event."""
+        """Returns the sequence of the newest event."""
         return len(self._events)
 
 
@@ -240,7 +240,7 @@ class MemoryKeyValue:
         self._buckets[bucket][key] = (value, self._revision)
 
     async def get(self, bucket: str, key: str) -> tuple[bytes, int] | None:
-        """Value and revision."""
+        """Returns the value and revision."""
         return self._bucket(bucket, key).get(key)
 
     async def create(self, bucket: str, key: str, value: bytes) -> bool:
@@ -263,5 +263,5 @@ class MemoryKeyValue:
         self._bucket(bucket, key).pop(key, None)
 
     async def keys(self, bucket: str) -> list[str]:
-        """All keys, sorted."""
+        """Returns all keys, sorted."""
         return sorted(self._bucket(bucket))

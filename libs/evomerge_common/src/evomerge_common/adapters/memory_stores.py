@@ -28,7 +28,7 @@ class MemoryArtifactStore:
         self._artifacts: dict[str, Content] = {}
 
     def stage(self, name: str) -> Path:
-        """An empty folder to write in."""
+        """Makes an empty folder to write in."""
         name_parts(name)
         return self._local.new_folder("staged")
 
@@ -46,14 +46,14 @@ class MemoryArtifactStore:
         return self._put(name, data)
 
     def get(self, uri: str) -> bytes:
-        """One file's bytes."""
+        """Reads one file."""
         content = self._content(uri)
         if isinstance(content, bytes):
             return content
         raise NotFound(f"{uri} is a folder; open it instead")
 
     def open(self, uri: str) -> Path:
-        """A copy of the artifact."""
+        """Makes a copy of the artifact, and returns its path."""
         return self._local.write(self._content(uri))
 
     def delete(self, uri: str) -> None:
@@ -96,11 +96,11 @@ class MemoryModelStore:
         return self.uri(digest)
 
     def uri(self, digest: str) -> str:
-        """The URI of the model with a digest."""
+        """Returns the URI of the model with a digest."""
         return _SCHEME + hex_digest(digest)
 
     def open(self, uri: str) -> Path:
-        """A copy of the model's folder."""
+        """Makes a copy of the model's folder, and returns its path."""
         try:
             return self._local.write(self._models[_name_in(uri)])
         except (KeyError, NotFound):
@@ -115,15 +115,17 @@ class _Local:
         self._numbers = itertools.count()
 
     def new_folder(self, kind: str) -> Path:
+        """Makes a new empty folder."""
         folder = self._root / kind / str(next(self._numbers))
         folder.mkdir(parents=True)
         return folder
 
     def has(self, folder: Path, kind: str) -> bool:
+        """Tells whether it made that folder."""
         return folder.parent == self._root / kind and folder.is_dir()
 
     def write(self, content: Content) -> Path:
-        """A copy of a file or folder."""
+        """Writes a copy of a file or folder."""
         folder = self.new_folder("copies")
         if isinstance(content, bytes):
             (folder / "file").write_bytes(content)

@@ -63,7 +63,7 @@ class NatsJobQueue:
 
     @property
     def ack_wait(self) -> float:
-        """Seconds without a heartbeat after which a job is delivered again."""
+        """Returns the seconds without a heartbeat after which a job is delivered again."""
         return self.link.settings.ack_wait
 
     async def publish(self, job: Job) -> None:
@@ -72,7 +72,7 @@ class NatsJobQueue:
         await self.link.publish(f"job {job.job_id}", subjects.work_subject(job.kind), codec.encode(job), headers)
 
     async def fetch(self, kind: str, timeout: float) -> NatsDelivery | None:
-        """The next job of a kind."""
+        """Waits for the next job of a kind."""
         subjects.work_subject(kind)
         message = await fetch_one(self.link, subjects.WORK, kind, timeout)
         if message is None:
@@ -86,7 +86,7 @@ class NatsJobQueue:
         return NatsDelivery(self.link, message, job)
 
     async def depth(self, kind: str) -> int:
-        """Jobs waiting or in work.
+        """Counts the jobs waiting or in work.
 
         The stream says it, which holds a job until its ack: a consumer's count follows a publish only moments later.
         """
@@ -106,7 +106,7 @@ class NatsDelivery:
 
     @property
     def is_last_attempt(self) -> bool:
-        """Whether a failure now is final."""
+        """Tells whether a failure now is final."""
         return self.attempt >= self.link.settings.max_deliver
 
     async def heartbeat(self) -> None:
@@ -194,15 +194,15 @@ class NatsEventLog:
             ) from error
 
     def read(self, run_id: str, *, from_sequence: int = 0) -> AsyncIterator[Recorded]:
-        """The events up to now."""
+        """Yields the events up to now."""
         return events(self.link, subjects.run_filter(run_id), from_sequence, live=False)
 
     def follow(self, run_id: str, *, from_sequence: int = 0) -> AsyncIterator[Recorded]:
-        """The events up to now, then live."""
+        """Yields the events up to now, then live."""
         return events(self.link, subjects.run_filter(run_id), from_sequence, live=True)
 
     async def last_sequence(self) -> int:
-        """Sequence of the newest event."""
+        """Returns the sequence of the newest event."""
         info = await self.link.api("state of the event log", f"STREAM.INFO.{subjects.EVENTS}")
         return int(info["state"]["last_seq"])
 
@@ -214,7 +214,7 @@ class NatsKeyValue:
         self.link = link
 
     async def get(self, bucket: str, key: str) -> tuple[bytes, int] | None:
-        """Value and revision."""
+        """Returns the value and revision."""
         subjects.check_key(bucket, key)
         last = await _last_message(self.link, f"KV_{bucket}", f"$KV.{bucket}.{key}")
         return None if last is None else (last.data, last.sequence)
@@ -244,7 +244,7 @@ class NatsKeyValue:
         await self.link.api(f"{bucket}/{key}", f"STREAM.PURGE.KV_{bucket}", {"filter": f"$KV.{bucket}.{key}"})
 
     async def keys(self, bucket: str) -> list[str]:
-        """All keys, sorted."""
+        """Returns all keys, sorted."""
         subjects.check_key(bucket, "any")
         found: list[str] = []
         while True:  # the broker answers in pages

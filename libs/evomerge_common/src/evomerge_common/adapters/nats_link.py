@@ -50,7 +50,7 @@ class Link:
 
     @property
     def js(self) -> JetStreamContext:
-        """JetStream with short timeouts; call it through `retry`."""
+        """Returns JetStream with short timeouts; call it through `retry`."""
         return self.client.jetstream(timeout=TRY_SECONDS)
 
     async def connect(self) -> None:
@@ -60,7 +60,7 @@ class Link:
             Unavailable: it does not answer, or refuses us.
 
         """
-        settings, started, said = self.settings, time.monotonic(), -3.0
+        settings, started, last_warning = self.settings, time.monotonic(), -3.0
         options: dict[str, Any] = {}
         if settings.nats_user:
             options |= {"user": settings.nats_user, "password": settings.nats_password}
@@ -88,8 +88,8 @@ class Link:
             while not connecting.done():
                 await asyncio.wait({connecting}, timeout=0.25)
                 waited = time.monotonic() - started
-                if not connecting.done() and waited > said + 5.0:
-                    said = waited
+                if not connecting.done() and waited > last_warning + 5.0:
+                    last_warning = waited
                     self.log.warning("waiting for NATS", url=settings.nats_url, seconds=round(waited))
                 refused = "authorization" in self._last_error.lower()
                 if not connecting.done() and (waited > CONNECT_PATIENCE or refused):
@@ -158,13 +158,13 @@ class Link:
         return await self.retry(what, once)
 
     async def request(self, what: str, subject: str, data: bytes = b"", *, patience: float = PATIENCE) -> Msg:
-        """One request with one answer."""
+        """Sends one request and waits for its answer."""
         return await self.retry(
             what, lambda: self.client.request(subject, data, timeout=TRY_SECONDS), patience=patience
         )
 
     async def api(self, what: str, subject: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        """A call of the JetStream API."""
+        """Calls the JetStream API."""
 
         async def once() -> dict[str, Any]:
             data = json.dumps(body).encode() if body else b""

@@ -61,13 +61,14 @@ class _Inbox:
         self._arrived.set()
 
     async def ask(self, batch: int, expires: float, *, heartbeat: float = 0.0) -> None:
+        """Asks the consumer for messages."""
         body: dict[str, Any] = {"batch": batch, "expires": int(expires * 1e9)}
         if heartbeat:
             body["idle_heartbeat"] = int(heartbeat * 1e9)
         await self._link.client.publish(self._subject, json.dumps(body).encode(), reply=self._inbox)
 
     async def next(self, timeout: float) -> Msg:
-        """The next message or status line.
+        """Waits for the next message or status line.
 
         Raises:
             TimeoutError: none came, or none will: the connection was lost meanwhile, and the request with it.
@@ -90,7 +91,7 @@ def _status(message: Msg) -> str:
 
 
 async def fetch_one(link: Link, stream: str, consumer: str, timeout: float) -> Msg | None:
-    """One message of a durable consumer, or None when none came within `timeout` seconds.
+    """Fetches one message of a durable consumer; None when none came within `timeout` seconds.
 
     Raises:
         Unavailable: not connected, or the consumer does not answer.
@@ -117,7 +118,7 @@ async def fetch_one(link: Link, stream: str, consumer: str, timeout: float) -> M
 
 
 async def events(link: Link, subject: str, from_sequence: int, *, live: bool) -> AsyncIterator[Recorded]:
-    """Events of a subject in order: what the log holds now, or with `live` all that come until the caller closes.
+    """Yields the events of a subject in order: what the log holds now, or with `live` all that come until closed.
 
     Outlives the broker: a reader that is lost starts again after the last event that it gave.
     """

@@ -18,7 +18,7 @@ _KEY = re.compile(r"[A-Za-z0-9_=/-]+(\.[A-Za-z0-9_=/-]+)*")
 
 
 def work_subject(kind: str) -> str:
-    """Subject of a kind of job.
+    """Returns the subject of a kind of job.
 
     Raises:
         InvalidInput: no such kind.
@@ -30,18 +30,18 @@ def work_subject(kind: str) -> str:
 
 
 def event_subject(event: Event) -> str:
-    """Subject of an event: results and decisions apart, since decisions alone are fenced."""
+    """Returns the subject of an event: results and decisions apart, since decisions alone are fenced."""
     side = "result" if event.is_result else "decision"
     return f"evomerge.event.{run_token(event.run_id)}.{side}.{event.type}"
 
 
 def run_filter(run_id: str) -> str:
-    """Subjects of one run's events ("*": of all runs)."""
+    """Returns the subjects of one run's events ("*": of all runs)."""
     return "evomerge.event.>" if run_id == "*" else f"evomerge.event.{run_token(run_id)}.>"
 
 
 def run_token(run_id: str) -> str:
-    """The run id, checked to be one token of a subject.
+    """Checks that a run id is one token of a subject, and returns it.
 
     Raises:
         InvalidInput: it is not.

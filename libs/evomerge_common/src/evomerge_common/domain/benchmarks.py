@@ -22,7 +22,7 @@ FAIR = ("train", "dev", "valid", "validation", "search")
 
 
 def selection_warnings(suite: Suite) -> tuple[str, ...]:
-    """One sentence for each task that looks like a known benchmark's test split, or that measures time."""
+    """Writes one sentence for each task that looks like a known benchmark's test split, or that measures time."""
     found = []
     for task in suite.tasks:
         kind = kind_of(task.kind)

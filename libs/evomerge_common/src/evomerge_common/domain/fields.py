@@ -32,7 +32,7 @@ class Fields:
 
     @classmethod
     def of(cls, data: Any, keys: Iterable[str], path: Path = (), error: type[SpecError] = SpecError) -> Fields:
-        """The fields of a value that must be a mapping with no other keys than these.
+        """Takes the fields of a value that must be a mapping with no other keys than these.
 
         Raises:
             SpecError (or `error`): it is no mapping; an unknown key, with the nearest valid one.
@@ -45,19 +45,19 @@ class Fields:
         return self.data.get(key) is not None
 
     def at(self, key: str) -> Path:
-        """The place of a key."""
+        """Returns the place of a key."""
         return (*self.path, key)
 
     def wrong(self, problem: str, key: str) -> SpecError:
-        """The error that says what is wrong with the value of a key."""
+        """Returns the error that says what is wrong with the value of a key."""
         return self.error(problem, self.at(key))
 
     def section(self, key: str, keys: Iterable[str]) -> Fields:
-        """The mapping under a key; an empty one where there is none."""
+        """Reads the mapping under a key; an empty one where there is none."""
         return Fields.of(self.data.get(key) or {}, keys, self.at(key), self.error)
 
     def text(self, key: str, default: str = "") -> str:
-        """A text without NUL, which no file's name has."""
+        """Reads a text without NUL, which no file's name has."""
         value = self._value(key, default)
         if not isinstance(value, str):
             raise self.wrong(f"must be text, not {value!r}", key)
@@ -66,28 +66,28 @@ class Fields:
         return value
 
     def texts(self, key: str, problem: str) -> tuple[str, ...]:
-        """A list of texts that are not empty; `problem` says what it must be."""
+        """Reads a list of texts that are not empty; `problem` says what it must be."""
         values = self._value(key, [])
         if not isinstance(values, list) or not all(isinstance(v, str) and v.strip() for v in values):
             raise self.wrong(problem, key)
         return tuple(values)
 
     def entries(self, key: str) -> list[Any]:
-        """A list with something in it."""
+        """Reads a list with something in it."""
         values = self.data.get(key)
         if not isinstance(values, list) or not values:
             raise self.wrong("must be a list with at least one entry", key)
         return values
 
     def word(self, key: str, valid: Iterable[str], default: str = "", *, what: str = "word") -> str:
-        """One of the valid words; "" is one only where it is the default."""
+        """Reads one of the valid words; "" is one only where it is the default."""
         value, words = self._value(key, default), tuple(valid)
         if not isinstance(value, str) or value not in (*words, default):
             raise self.wrong(f"unknown {what} {value!r}; {did_you_mean(str(value), words)}", key)
         return value
 
     def words(self, key: str, valid: Iterable[str], default: Iterable[str]) -> tuple[str, ...]:
-        """A list of valid words, each once, in the user's order."""
+        """Reads a list of valid words, each once, in the user's order."""
         values, words = self._value(key, list(default)), tuple(valid)
         if not isinstance(values, list):
             raise self.wrong(f"must be a list of words: {', '.join(words)}", key)
@@ -98,18 +98,18 @@ class Fields:
         return tuple(dict.fromkeys(values))
 
     def flag(self, key: str, default: bool) -> bool:
-        """True or false."""
+        """Reads true or false."""
         value = self._value(key, default)
         if not isinstance(value, bool):
             raise self.wrong(f"must be true or false, not {value!r}", key)
         return value
 
     def optional_flag(self, key: str) -> bool | None:
-        """True, false, or None where nothing is said."""
+        """Reads true, false, or None where nothing is said."""
         return self.flag(key, False) if key in self else None
 
     def integer(self, key: str, default: int, *, low: int = 0, high: int = MOST) -> int:
-        """A whole number within bounds."""
+        """Reads a whole number within bounds."""
         value = self._value(key, default)
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
             bounds = f"from {low} to {high}" if high < MOST else f"of at least {low}"
@@ -117,7 +117,7 @@ class Fields:
         return value
 
     def number(self, key: str, default: float, *, low: float = -UNBOUNDED, high: float = UNBOUNDED) -> float:
-        """A finite number within bounds."""
+        """Reads a finite number within bounds."""
         value = self._value(key, default)
         if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
             least = f" of at least {low:g}" if low > -UNBOUNDED else ""
@@ -126,7 +126,7 @@ class Fields:
         return float(value)
 
     def optional_number(self, key: str, *, low: float = -UNBOUNDED) -> float | None:
-        """A number, or None where nothing is said."""
+        """Reads a number, or None where nothing is said."""
         return self.number(key, 0.0, low=low) if key in self else None
 
     def _value(self, key: str, default: Any) -> Any:

@@ -63,7 +63,7 @@ class Genome:
 
     @cached_property
     def traits(self) -> Traits:
-        """What is known of its method.
+        """Returns what is known of its method.
 
         Raises:
             RecipeError: nobody declares such a method.
@@ -72,7 +72,7 @@ class Genome:
         return traits_of(self.method)
 
     def to_json(self) -> str:
-        """Canonical JSON."""
+        """Returns canonical JSON."""
         data: dict[str, Any] = {"method": self.method, "sigma": self.sigma}
         if self.weights:
             data["weights"] = [list(row) for row in self.weights]
@@ -107,7 +107,7 @@ class Genome:
         )
 
     def distance(self, other: Genome) -> float:
-        """How different two genomes are: 0 (same) … 1."""
+        """Says how different two genomes are: 0 (same) … 1."""
         is_path = self.traits.is_path
         if is_path != other.traits.is_path:
             return 1.0
@@ -127,7 +127,7 @@ class Genome:
 
 
 def builds_differ(builds: Iterable[tuple[str, int, int]]) -> bool:
-    """Whether models (architecture, layers, parameters; 0 where unknown) cannot be merged tensor by tensor.
+    """Tells whether models (architecture, layers, parameters; 0: unknown) cannot be merged tensor by tensor.
 
     A few tokens more or less are no other build.
     """
@@ -165,32 +165,32 @@ class SearchSpace:
 
     @property
     def rows(self) -> int:
-        """Embeddings and the layer groups."""
+        """Counts the rows of a weight table: the embeddings and the layer groups."""
         return 1 + self.spans_count
 
     @property
     def spans_count(self) -> int:
-        """Layer groups that there really are."""
+        """Counts the layer groups that there really are."""
         return 1 if self.layers == "whole" else max(1, min(self.groups, self.num_layers))
 
     @cached_property
     def even_cuts(self) -> tuple[int, ...]:
-        """The cuts of groups that are as even as can be."""
+        """Returns the cuts of groups that are as even as can be."""
         count = self.spans_count
         return tuple(round(i * self.num_layers / count) for i in range(1, count))
 
     @property
     def has_movable_cuts(self) -> bool:
-        """Whether groups can be cut in more than one way, and may be."""
+        """Tells whether groups can be cut in more than one way, and may be."""
         return "boundaries" in self.genes and 1 < self.spans_count < self.num_layers
 
     @property
     def has_masks(self) -> bool:
-        """Whether changes can be masked: they are told from a base."""
+        """Tells whether changes can be masked: they are told from a base."""
         return "masks" in self.genes and self.base is not None
 
     def spans(self, cuts: tuple[int, ...] = ()) -> list[tuple[int, int]]:
-        """Half-open layer range of each group.
+        """Returns the half-open layer range of each group.
 
         Raises:
             RecipeError: the cuts leave the layers, or a group empty.
@@ -202,11 +202,11 @@ class SearchSpace:
         return list(pairwise(edges))
 
     def source(self, model: ModelReference) -> Recipe:
-        """The recipe of a source as it is."""
+        """Makes the recipe of a source as it is."""
         return Recipe.of_source(model, dtype=self.dtype)
 
     def recipe(self, genome: Genome) -> Recipe:
-        """The recipe that a genome stands for.
+        """Makes the recipe that a genome stands for.
 
         Raises:
             RecipeError: the genome does not fit this space.
@@ -336,7 +336,7 @@ class SearchSpace:
     # ---- genomes that every search starts from ----
 
     def uniform(self, method: str, *, weight: float, density: float = 1.0, seed: int = 0) -> Genome:
-        """The same weight for every ingredient, everywhere."""
+        """Gives every ingredient the same weight, everywhere."""
         traits = traits_of(method)
         return Genome(
             method,
@@ -346,7 +346,7 @@ class SearchSpace:
         )
 
     def fitted(self, genome: Genome, method: str) -> Genome:
-        """The same parameter-space genome under another method."""
+        """Makes the same parameter-space genome under another method."""
         gene = traits_of(method).density
         if gene is None:
             return replace(genome, method=method)

@@ -95,7 +95,7 @@ class Change:
 
     @property
     def state(self) -> tuple[str, str] | None:
-        """(recipe digest, state) of a candidate that moves on: merged, evaluated, stopped or failed."""
+        """Returns (recipe digest, state) of a candidate that moves on: merged, evaluated, stopped or failed."""
         if self.merged is not None:
             return self.merged.recipe_digest, "merged"
         if self.scored is not None and self.scored.split != "holdout":

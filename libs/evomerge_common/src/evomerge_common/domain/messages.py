@@ -110,7 +110,7 @@ class Job:
 
     @property
     def kind(self) -> str:
-        """download, merge, evaluate or export: the end of the queue's subject."""
+        """Says download, merge, evaluate or export: the end of the queue's subject."""
         return JOB_KINDS[type(self.payload)]
 
 
@@ -322,10 +322,10 @@ class Event:
 
     @property
     def type(self) -> str:
-        """The payload's name, the end of the event's subject."""
+        """Returns the payload's name, the end of the event's subject."""
         return type(self.payload).__name__
 
     @property
     def is_result(self) -> bool:
-        """Whether a worker said it (a decision is the selector's)."""
+        """Tells whether it comes from a worker (a decision is the selector's)."""
         return isinstance(self.payload, Result)

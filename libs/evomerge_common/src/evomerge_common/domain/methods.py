@@ -44,7 +44,7 @@ class Density:
     default: float = 0.7
 
     def clip(self, share: float) -> float:
-        """The nearest share that the method takes."""
+        """Returns the nearest share that the method takes."""
         return min(self.high, max(self.low, share))
 
 
@@ -95,22 +95,22 @@ class Traits:
 
     @property
     def is_path(self) -> bool:
-        """Whether the search varies a path through layers."""
+        """Tells whether the search varies a path through layers."""
         return self.space == "path"
 
     @property
     def is_mean(self) -> bool:
-        """Whether only the weights' shares count."""
+        """Tells whether only the weights' shares count."""
         return self.weights == "mean"
 
     @property
     def is_sum(self) -> bool:
-        """Whether weighted changes of the base are added up."""
+        """Tells whether weighted changes of the base are added up."""
         return self.weights == "sum"
 
     @property
     def is_pairwise(self) -> bool:
-        """Whether it takes exactly two models, so that more are folded in one by one."""
+        """Tells whether it takes exactly two models, so that more are folded in one by one."""
         return not self.is_path and self.inputs is not None
 
 
@@ -222,7 +222,7 @@ DFS_TECHNIQUES = {"frankenmerge": "frankenmerge", "dfs": "dfs"}
 
 
 def find_traits(name: str) -> Traits | None:
-    """The traits of that name, of this table or an installed package; None where nobody declares any.
+    """Finds the traits of that name, of this table or an installed package; None where nobody declares any.
 
     Raises:
         SpecError: a package's entry point cannot be used.
@@ -232,7 +232,7 @@ def find_traits(name: str) -> Traits | None:
 
 
 def traits_of(name: str) -> Traits:
-    """The traits of that name.
+    """Finds the traits of that name.
 
     Raises:
         RecipeError: nobody declares any.
@@ -246,7 +246,7 @@ def traits_of(name: str) -> Traits:
 
 
 def searchable_methods() -> tuple[str, ...]:
-    """Every method that the search can draw, those of installed packages included."""
+    """Returns every method that the search can draw, those of installed packages included."""
     return tuple(one.name for one in (*_TABLE, *_of_packages().values()) if not one.refusal)
 
 

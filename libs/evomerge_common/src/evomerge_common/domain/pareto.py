@@ -12,12 +12,12 @@ Point = tuple[float, ...]
 
 
 def dominates(a: Point, b: Point) -> bool:
-    """Whether `a` is at least as good everywhere and better somewhere."""
+    """Tells whether `a` is at least as good everywhere and better somewhere."""
     return a != b and all(x >= y for x, y in zip(a, b, strict=True))
 
 
 def front(points: Sequence[Point]) -> list[int]:
-    """Indices of the points that no other dominates, ascending; equal points are all in it. O(n log n + n·front)."""
+    """Finds the points that no other dominates, as ascending indices; equal points are all in. O(n log n + n·front)."""
     order = sorted(range(len(points)), key=lambda i: (-sum(points[i]), i))
     found: list[int] = []
     for i in order:  # whoever dominates has the higher sum, so it has been seen
@@ -27,7 +27,7 @@ def front(points: Sequence[Point]) -> list[int]:
 
 
 def fronts(points: Sequence[Point]) -> list[list[int]]:
-    """Non-dominated sorting: the front, then the front of the rest, and so on."""
+    """Sorts by domination: the front, then the front of the rest, and so on."""
     left = list(range(len(points)))
     layers = []
     while left:
@@ -39,7 +39,7 @@ def fronts(points: Sequence[Point]) -> list[list[int]]:
 
 
 def crowding(points: Sequence[Point]) -> list[float]:
-    """Each point's crowding distance among these: the sum over objectives of its neighbours' gap, ends infinite."""
+    """Returns each point's crowding distance among these: the sum of its neighbours' gaps, infinite at the ends."""
     distance = [0.0] * len(points)
     for objective in range(len(points[0]) if points else 0):
         order = sorted(range(len(points)), key=lambda i: (points[i][objective], i))
@@ -52,7 +52,7 @@ def crowding(points: Sequence[Point]) -> list[float]:
 
 
 def knee(points: Sequence[Point]) -> int:
-    """Index of the point nearest to the ideal, each objective scaled to 0 … 1 over the front; the first of equals.
+    """Finds the index of the point nearest to the ideal, each objective scaled to 0 … 1; the first of equals.
 
     Raises:
         ValueError: no points.
@@ -72,7 +72,7 @@ def knee(points: Sequence[Point]) -> int:
 
 
 def hypervolume(points: Sequence[Point], reference: Point) -> float:
-    """Volume between the points and a reference that they should dominate; exact, by slicing the last objective.
+    """Returns the volume between points and a reference that they should dominate; exact: slices the last objective.
 
     Fine for a few objectives and some hundred points: the cost grows with the number of objectives.
     """

@@ -85,7 +85,7 @@ class Estimate:
 
 
 def shuffled(sizes: Mapping[str, int], *, seed: int) -> dict[str, tuple[int, ...]]:
-    """Task → all its places, in an order that follows from the seed alone."""
+    """Returns, for each task, all its places, in an order that follows from the seed alone."""
 
     def drawn(task: str, place: int) -> bytes:
         return hashlib.sha256(json.dumps([seed, task, place]).encode()).digest()
@@ -94,7 +94,7 @@ def shuffled(sizes: Mapping[str, int], *, seed: int) -> dict[str, tuple[int, ...
 
 
 def item_order(places: Mapping[str, Sequence[int]], jury: Sequence[Answers]) -> Order:
-    """Every task's places, in the order given: those on which the jury differs, and those on which all of it agrees."""
+    """Orders every task's places, as given: those on which the jury differs, and those on which all of it agrees."""
     order = {}
     for task, known in places.items():
         columns = list(zip(*(one[task] for one in jury), strict=True))
@@ -107,7 +107,7 @@ def item_order(places: Mapping[str, Sequence[int]], jury: Sequence[Answers]) -> 
 
 
 def steps(order: Order, shares: Sequence[float], *, most: int) -> list[Step]:
-    """The jobs of a whole race: at each share of the items a question, and no job with more than `most` items.
+    """Plans the jobs of a whole race: one at each share of the items, and no job with more than `most` items.
 
     Shares with fewer than `FEWEST` items are left out.
     Every task gives its share to every step, so that a part of the items weighs the tasks as the whole does.
@@ -154,7 +154,7 @@ class Stratum:
 
 
 def strata(order: Order, jury: Sequence[Answers], rival: Answers, *, weights: Mapping[str, float]) -> list[Stratum]:
-    """Every task's items, by whether the jury differs on them and whether the rival answers them better than its mean.
+    """Sorts every task's items by whether the jury differs on them, and the rival answers them better than its mean.
 
     Where the rival does, one can only lose; where it does not, only win: no variance between these counts. What is
     expected of a stratum is what the jury did there, and one item as in all of the task: the jury does not know all.
@@ -178,7 +178,7 @@ def strata(order: Order, jury: Sequence[Answers], rival: Answers, *, weights: Ma
 
 
 def compare(ours: Known, theirs: Answers, parts: Sequence[Stratum], *, margin: float = 0.0) -> Comparison:
-    """Our chance to be ahead of a model that has answered everything, once we have too.
+    """Returns our chance to be ahead of a model that has answered everything, once we have too.
 
     Of a stratum that has not been touched no difference is expected.
 
@@ -209,7 +209,7 @@ def compare(ours: Known, theirs: Answers, parts: Sequence[Stratum], *, margin: f
 
 
 def estimate(ours: Known, jury: Sequence[Answers], *, weights: Mapping[str, float]) -> Estimate:
-    """What all items would give a model that has answered some of them; see the module's text.
+    """Estimates what all items would give a model that has answered some of them; see the module's text.
 
     Rasch model: P(item answered) = σ(ability − difficulty), with σ the logistic function. A score between 0 and 1 that
     is no yes or no counts as a share of an answer (the quasi-likelihood of a fractional response).

@@ -67,7 +67,7 @@ class ModelReference:
 
     @classmethod
     def of_name(cls, text: str) -> ModelReference:
-        """One model, perhaps "@revision", in whose name a plus sign means nothing; a path has no revision."""
+        """Reads one model, perhaps "@revision", in whose name a plus sign means nothing; a path has no revision."""
         if text.startswith((".", "/", "~")):
             return cls(text)
         name, _, revision = text.partition("@")
@@ -75,12 +75,12 @@ class ModelReference:
 
     @property
     def whole(self) -> ModelReference:
-        """The model without its adapter."""
+        """Returns the model without its adapter."""
         return ModelReference(self.name, self.revision, digest="" if self.adapter else self.digest)
 
     @property
     def adapter_alone(self) -> ModelReference | None:
-        """The adapter without its base; None where there is none."""
+        """Returns the adapter without its base; None where there is none."""
         return ModelReference.of_name(self.adapter) if self.adapter else None
 
     def __str__(self) -> str:
@@ -169,13 +169,13 @@ def read_cross_domain(
 
 
 def cross_domain_to_dict(one: CrossDomain) -> dict[str, Any]:
-    """What `read_cross_domain` reads, without the target; never empty, so that saying it differs from not saying it."""
-    told: dict[str, Any] = {"strategy": one.strategy}
+    """Writes what `read_cross_domain` reads, without the target; never empty: saying it differs from silence."""
+    data: dict[str, Any] = {"strategy": one.strategy}
     if one.width != "align":
-        told["width"] = one.width
+        data["width"] = one.width
     if one.weight != 1.0:
-        told["weight"] = one.weight
-    return told
+        data["weight"] = one.weight
+    return data
 
 
 @dataclass(frozen=True)
@@ -235,7 +235,7 @@ class Recipe:
 
     @classmethod
     def of_source(cls, source: ModelReference, *, dtype: str = "") -> Recipe:
-        """The recipe that is just a source model."""
+        """Makes the recipe that is just a source model."""
         return cls("passthrough", (Slice((Input(source),)),), dtype=dtype)
 
     @classmethod
@@ -249,7 +249,7 @@ class Recipe:
         dtype: str = "",
         seed: int = 0,
     ) -> Recipe:
-        """A merge of whole models."""
+        """Makes a merge of whole models."""
         pairs = list(models.items()) if isinstance(models, Mapping) else list(models)
         inputs = tuple(Input(model, None, own) for model, own in pairs)
         return cls(method, (Slice(inputs),), base, parameters or {}, dtype=dtype, seed=seed)
@@ -257,7 +257,7 @@ class Recipe:
     # ---- the expression ----
 
     def inputs(self) -> Iterator[ModelReference | Recipe]:
-        """Direct inputs, base first, repeats included."""
+        """Yields the direct inputs, base first, repeats included."""
         if self.base is not None:
             yield self.base
         for part in self.slices:
@@ -265,7 +265,7 @@ class Recipe:
                 yield item.model
 
     def sources(self) -> list[ModelReference]:
-        """Every source model of the whole expression, each once, in order of first appearance."""
+        """Returns every source model of the whole expression, each once, in order of first appearance."""
         found: dict[str, ModelReference] = {}
         for item in self.inputs():
             for source in item.sources() if isinstance(item, Recipe) else (item,):
@@ -275,7 +275,7 @@ class Recipe:
         return list(found.values())
 
     def with_digests(self, digests: Mapping[str, str]) -> Recipe:
-        """The same recipe with each source's content digest, looked up by its text.
+        """Returns the same recipe with each source's content digest, looked up by its text.
 
         Raises:
             RecipeError: a source without a digest.
@@ -292,7 +292,7 @@ class Recipe:
         return self.with_sources(named)
 
     def with_sources(self, change: Callable[[ModelReference], ModelReference]) -> Recipe:
-        """The same recipe with every source model, of the whole expression, as `change` returns it."""
+        """Returns the same recipe with every source model, of the whole expression, as `change` returns it."""
 
         def changed(model: ModelReference | Recipe) -> ModelReference | Recipe:
             return model.with_sources(change) if isinstance(model, Recipe) else change(model)
@@ -310,7 +310,7 @@ class Recipe:
     # ---- JSON ----
 
     def to_dict(self, *, names: bool = True) -> dict[str, Any]:
-        """Plain data; without `names`, resolved sources are told by digest alone (the canonical form)."""
+        """Writes plain data; without `names`, resolved sources appear by digest alone (the canonical form)."""
 
         def model(item: ModelReference | Recipe) -> dict[str, Any]:
             if isinstance(item, Recipe):
@@ -335,8 +335,8 @@ class Recipe:
             return {**own, **({"source": digests.get(own["source"], own["source"])} if "source" in own else {})}
 
         # Apart from the rest, since no is a decision and not the absence of one.
-        kept = {} if self.preserve_instruction is None else {"preserve_instruction": self.preserve_instruction}
-        return kept | _present(
+        decision = {} if self.preserve_instruction is None else {"preserve_instruction": self.preserve_instruction}
+        return decision | _present(
             method=self.method,
             slices=[
                 _present(inputs=[one(item) for item in part.inputs], parameters=dict(part.parameters))
@@ -378,11 +378,11 @@ class Recipe:
             )
 
         def fitted(one: Mapping[str, Any]) -> CrossDomain:
-            told = {key: value for key, value in one.items() if key != "target"}
+            settings = {key: value for key, value in one.items() if key != "target"}
             target = model(one["target"]) if "target" in one else None
             if isinstance(target, Recipe):
                 raise RecipeError("the target of cross_domain must be a source model", ("cross_domain", "target"))
-            return replace(read_cross_domain(told, ("cross_domain",)), target=target)
+            return replace(read_cross_domain(settings, ("cross_domain",)), target=target)
 
         own = Fields(data, (), RecipeError)
         try:
@@ -408,7 +408,7 @@ class Recipe:
             raise RecipeError(f"not a recipe: {error!r}") from error
 
     def to_json(self) -> str:
-        """JSON with names and digests: what travels and is kept beside the weights."""
+        """Writes JSON with names and digests: what travels and lies beside the weights."""
         return json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
 
     @classmethod
@@ -427,7 +427,7 @@ class Recipe:
 
     @property
     def digest(self) -> str:
-        """SHA-256 (hex) of the canonical JSON: the identity of the merged model."""
+        """Returns SHA-256 (hex) of the canonical JSON: the identity of the merged model."""
         canonical = json.dumps(self.to_dict(names=False), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
@@ -441,7 +441,7 @@ def _present(**fields: Any) -> dict[str, Any]:
 
 
 def normal(value: Any, path: tuple[str | int, ...] = ()) -> Any:
-    """Parameter values in one form: every number a finite float, so that 1 and 1.0 are the same recipe.
+    """Puts parameter values in one form: every number a finite float, so that 1 and 1.0 are the same recipe.
 
     Raises:
         RecipeError: NaN, infinity, or a value that no parameter can have.

@@ -13,7 +13,7 @@ __all__ = ["task_score"]
 
 
 def task_score(task: Task, items: Sequence[Item], values: Sequence[float]) -> TaskScore:
-    """Item scores with their mean and the metric in its own unit.
+    """Puts item scores together with their mean and the metric in its own unit.
 
     Item scores travel as 32-bit numbers, so they are rounded first: mean and metric are then the same wherever they are
     computed, from fresh scores or from remembered ones.

@@ -140,16 +140,16 @@ class RunSpec:
 
     @property
     def target(self) -> str:
-        """The model whose build all candidates have."""
+        """Returns the model whose build all candidates have."""
         return self.base or self.models[0]
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """Every model that is fetched and scored: the models, then the base."""
+        """Returns every model that is fetched and scored: the models, then the base."""
         return self.models + ((self.base,) if self.base and self.base not in self.models else ())
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data in the form that `from_dict` reads."""
+        """Writes plain data in the form that `from_dict` reads."""
         search = {key: value for key, value in asdict(self.search).items() if value is not None}
         search |= {"methods": list(self.search.methods), "genes": list(self.search.genes)}
         for key in ("niche", "layer_granularity"):
@@ -175,7 +175,7 @@ class RunSpec:
         }
 
     def to_json(self) -> str:
-        """Canonical JSON: what the run's log begins with."""
+        """Writes canonical JSON: what the run's log begins with."""
         return json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
 
     @classmethod
@@ -247,7 +247,7 @@ class RunRequest:
         return cls(spec, Suite.from_dict(data["suite"], ("suite",)))
 
     def to_json(self) -> str:
-        """JSON in the form that `from_dict` reads."""
+        """Writes JSON in the form that `from_dict` reads."""
         whole = {**self.spec.to_dict(), "suite": self.suite.to_dict()}
         return json.dumps(whole, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 

@@ -30,7 +30,7 @@ class Interval:
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether zero lies outside: for a difference, that it is significant at the interval's level."""
+        """Tells whether zero lies outside: for a difference, that it is significant at the interval's level."""
         return self.low > 0 or self.high < 0
 
 
@@ -42,7 +42,7 @@ def mean_interval(
     resamples: int = 2000,
     level: float = 0.95,
 ) -> Interval:
-    """Percentile bootstrap interval of the weighted mean of task means.
+    """Returns the percentile bootstrap interval of the weighted mean of task means.
 
     Args:
         tasks: task name → one score an item.
@@ -92,7 +92,7 @@ def paired_difference(
     resamples: int = 2000,
     level: float = 0.95,
 ) -> Interval:
-    """Interval of score(a) − score(b) for two models on the same items, item i of `a` being item i of `b`.
+    """Returns the interval of score(a) − score(b) for two models on the same items, item i of `a` being item i of `b`.
 
     Raises:
         ValueError: different tasks or numbers of items, and as `mean_interval`.

@@ -33,7 +33,7 @@ class Suite:
     batch_size: int = 32
 
     def items(self, task: Task, split: str) -> tuple[Item, ...]:
-        """The task's items of a split ("search", "holdout", "all"), in the suite's order."""
+        """Returns the task's items of a split ("search", "holdout", "all"), in the suite's order."""
         if split not in SPLITS:
             raise SuiteError(f"unknown split {split!r}; {did_you_mean(split, SPLITS)}")
         if split == "all" or not kind_of(task.kind).splits:
@@ -42,11 +42,11 @@ class Suite:
         return tuple(i for i in task.items if i.is_holdout(seed=self.seed, share=self.holdout) == wanted)
 
     def fitness(self, scores: Mapping[str, float]) -> float:
-        """Weighted mean of the tasks' scores."""
+        """Returns the weighted mean of the tasks' scores."""
         return sum(t.weight * scores[t.name] for t in self.tasks) / sum(t.weight for t in self.tasks)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data in the form that `from_dict` reads, items included."""
+        """Writes plain data in the form that `from_dict` reads, items included."""
         tasks = [
             {
                 "name": t.name, "kind": t.kind, "weight": t.weight, "metric": t.metric, "stop": list(t.stop),
@@ -61,12 +61,12 @@ class Suite:
         }  # fmt: skip
 
     def to_json(self) -> str:
-        """Canonical JSON, items included."""
+        """Writes canonical JSON, items included."""
         return json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
     @property
     def digest(self) -> str:
-        """SHA-256 (hex) of the canonical JSON."""
+        """Returns SHA-256 (hex) of the canonical JSON."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     @classmethod
@@ -120,7 +120,7 @@ class Suite:
 
 
 def check_task_keys(data: Any, path: Path) -> Kind:
-    """The kind of a task, which must be known, as must be each of the task's keys.
+    """Finds the kind of a task, which must be known, as must be each of the task's keys.
 
     Raises:
         SuiteError: names the nearest valid word.

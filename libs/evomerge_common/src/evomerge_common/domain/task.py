@@ -20,7 +20,7 @@ class Item:
     content: Content
 
     def is_holdout(self, *, seed: int, share: float) -> bool:
-        """Whether a seeded hash of the content holds it out: duplicates fall together, whatever their id."""
+        """Tells whether a seeded hash of the content holds it out: duplicates fall together, whatever their id."""
         text = json.dumps([seed, dict(self.content)], sort_keys=True, ensure_ascii=False)
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64 < share
 

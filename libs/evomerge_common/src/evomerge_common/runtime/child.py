@@ -42,7 +42,7 @@ class ChildProcess:
 
     @property
     def pid(self) -> int | None:
-        """Process id, when it runs."""
+        """Returns the process id, when it runs."""
         return self._process.pid if self._process is not None and self._process.is_alive() else None
 
     def start(self) -> None:

@@ -44,7 +44,7 @@ class Document:
         self._source = source  # of a text whose values have not been looked for
 
     def line(self, place: Place) -> int:
-        """The line of a place, such as ("tasks", 1, "kind"), or of the nearest above it that there is.
+        """Finds the line of a place, such as ("tasks", 1, "kind"), or of the nearest above it that there is.
 
         The first line is 1; 0 is that of an empty document, and of JSON too large to look for it.
         """
@@ -58,7 +58,7 @@ class Document:
         return value.line
 
     def is_anchored(self, place: Place) -> bool:
-        """Whether an anchor (`&name`) is set at a place, or inside of what is there."""
+        """Tells whether an anchor (`&name`) is set at a place, or inside of what is there."""
         value = self._value or NOTHING
         for key in place:
             if key not in value.parts:
@@ -67,7 +67,7 @@ class Document:
         return value.anchored
 
     def repeats(self) -> list[Place]:
-        """The places of keys that are given twice with one value (see `read_text`)."""
+        """Returns the places of keys that are given twice with one value (see `read_text`)."""
         found: list[Place] = []
         rest: list[tuple[Place, Value]] = [((), self._value or NOTHING)]
         while rest:
@@ -77,7 +77,7 @@ class Document:
         return sorted(found, key=self.line)
 
     def located(self, error: S) -> S:
-        """The same error with name and line, unless it has them already."""
+        """Returns the same error with name and line, unless it has them already."""
         if error.file or not self.name:
             return error
         return type(error)(error.problem, error.path, file=self.name, line=self.line(error.path))
@@ -102,7 +102,7 @@ def read_file(
 
 
 def read_bytes(path: Path, most: int) -> bytes:
-    """The bytes of a regular file: what would block or never end, such as a FIFO or a device, is not opened for long.
+    """Reads a regular file: what would block or never end, such as a FIFO or a device, is not opened for long.
 
     Raises:
         OSError: it cannot be opened, is no regular file, or has more than `most` bytes.

@@ -42,7 +42,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def unique_sibling(path: Path) -> Path:
-    """A hidden name beside `path` that no other process or thread uses: `.<name>.partial-<pid>-<thread>-<time>`."""
+    """Makes a hidden name beside `path` that nobody else uses: `.<name>.partial-<pid>-<thread>-<time>`."""
     return path.with_name(f".{path.name}.partial-{os.getpid()}-{threading.get_ident()}-{time.monotonic_ns()}")
 
 

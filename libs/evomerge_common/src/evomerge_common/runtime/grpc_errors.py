@@ -36,12 +36,12 @@ _CODES: tuple[tuple[type[EvoMergeException], grpc.StatusCode], ...] = (
 
 
 def status_code(error: BaseException) -> grpc.StatusCode:
-    """The code that tells of an exception; INTERNAL for a bug or for work that failed."""
+    """Returns the code that tells of an exception; INTERNAL for a bug or for work that failed."""
     return next((code for kind, code in _CODES if isinstance(error, kind)), grpc.StatusCode.INTERNAL)
 
 
 def to_status(error: BaseException) -> Any:
-    """google.rpc status of an exception: ErrorInfo (class name), and BadRequest with the place in a document."""
+    """Makes a google.rpc status of an exception: ErrorInfo (class name), BadRequest with the place in a document."""
     from google.protobuf import any_pb2
     from google.rpc import error_details_pb2, status_pb2
     from grpc_status import rpc_status
@@ -69,7 +69,7 @@ def _cut(text: str, most: int) -> str:
 
 
 def error_from_rpc(error: grpc.RpcError) -> EvoMergeException:
-    """What a client catches → the exception that the server raised (or the nearest of the tree)."""
+    """Turns what a client catches into the exception that the server raised (or the nearest of the tree)."""
     from google.rpc import error_details_pb2
     from grpc_status import rpc_status
 

@@ -106,15 +106,18 @@ class _LateServices(grpc.GenericRpcHandler):
         self._handlers: list[Any] = []
 
     def clear(self) -> None:
+        """Forgets all handlers."""
         self._handlers.clear()
 
     def add_generic_rpc_handlers(self, handlers: tuple[Any, ...]) -> None:
+        """Takes the handlers of a service; called by the generated code."""
         self._handlers.extend(handlers)
 
     def add_registered_method_handlers(self, service_name: str, method_handlers: dict[str, Any]) -> None:
-        """The generic handlers serve them too."""
+        """Takes no more: the generic handlers serve them too."""
 
     def service(self, handler_call_details: Any) -> Any:
+        """Finds the handler of a call; called by gRPC."""
         for handler in self._handlers:
             found = handler.service(handler_call_details)
             if found is not None:
@@ -132,6 +135,7 @@ class _Errors(grpc.aio.ServerInterceptor):
     """Maps what a servicer raises to a status. Bugs are logged with their traceback."""
 
     async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], details: Any) -> Any:
+        """Has the errors of a call's handler become statuses; called by gRPC for each call."""
         handler = await continuation(details)
         if handler is None or details.method.startswith("/grpc."):
             return handler
@@ -174,6 +178,7 @@ class _TokenCheck(grpc.aio.ServerInterceptor):
         self._expected = f"Bearer {token}".encode()
 
     async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], details: Any) -> Any:
+        """Refuses a call without the token; called by gRPC for each call."""
         given = dict(details.invocation_metadata or ()).get("authorization", "")
         given = given if isinstance(given, bytes) else str(given).encode()
         if details.method.startswith(f"/{_HEALTH}/") or hmac.compare_digest(given, self._expected):
@@ -186,7 +191,7 @@ class _TokenCheck(grpc.aio.ServerInterceptor):
 
 
 def client_channel(address: str, settings: Settings | None = None) -> grpc.aio.Channel:
-    """A channel to a service, with the token and TLS of the settings.
+    """Opens a channel to a service, with the token and TLS of the settings.
 
     Unary calls get a deadline of CALL_SECONDS unless they set one. Turn what they raise into the exception that the
     server raised with `error_from_rpc`.
@@ -219,6 +224,7 @@ class _UnaryClient(grpc.aio.UnaryUnaryClientInterceptor):
         self._token = token
 
     async def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
+        """Adds the metadata to a call; called by gRPC."""
         return await continuation(_details(details, self._token, CALL_SECONDS), request)
 
 
@@ -227,6 +233,7 @@ class _StreamClient(grpc.aio.UnaryStreamClientInterceptor):
         self._token = token
 
     async def intercept_unary_stream(self, continuation: Any, details: Any, request: Any) -> Any:
+        """Adds the metadata to a call; called by gRPC."""
         return await continuation(_details(details, self._token, None), request)
 
 

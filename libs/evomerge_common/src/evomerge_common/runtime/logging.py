@@ -55,7 +55,7 @@ def setup_logging(service: str, settings: Settings) -> None:
 
 
 def active_logging() -> tuple[str, Settings] | None:
-    """What `setup_logging` was called with: a child process logs the same way."""
+    """Returns what `setup_logging` was called with: a child process logs the same way."""
     return _active.get("now")
 
 

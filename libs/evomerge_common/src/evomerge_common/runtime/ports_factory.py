@@ -37,7 +37,7 @@ class Ports:
 
 
 def artifact_store(settings: Settings) -> ArtifactStore:
-    """The store that EVOMERGE_ARTIFACT_STORE names.
+    """Opens the store that EVOMERGE_ARTIFACT_STORE names.
 
     Raises:
         UnservedScheme: a URI of a scheme that no store serves.
@@ -47,7 +47,7 @@ def artifact_store(settings: Settings) -> ArtifactStore:
 
 
 def model_store(settings: Settings) -> ModelStore:
-    """The store that EVOMERGE_MODEL_STORE names, for reading.
+    """Opens the store that EVOMERGE_MODEL_STORE names, for reading.
 
     Raises:
         UnservedScheme: a URI of a scheme that no store serves.
@@ -57,7 +57,7 @@ def model_store(settings: Settings) -> ModelStore:
 
 
 def open_artifact(uri: str) -> Path:
-    """A local path of an artifact of another process's store, such as a server's, for whoever has no store of his own.
+    """Returns a local path of an artifact of another process's store, such as a server's.
 
     Raises:
         NotFound: it is out of this machine's reach.
@@ -71,7 +71,7 @@ def open_artifact(uri: str) -> Path:
 
 
 def memory_ports(tmp: Path, *, ack_wait: float = 60.0, max_deliver: int = 5, max_pending: int = 10_000) -> Ports:
-    """Ports for tests: all in memory, artifacts and models under `tmp`."""
+    """Makes ports for tests: all in memory, artifacts and models under `tmp`."""
     from evomerge_common.adapters import memory
 
     clock = memory.MemoryClock()
@@ -86,7 +86,7 @@ def memory_ports(tmp: Path, *, ack_wait: float = 60.0, max_deliver: int = 5, max
 
 
 async def connect_ports(settings: Settings, *, stop: asyncio.Event | None = None, name: str = "evomerge") -> Ports:
-    """NATS and the stores. Waits for NATS to come up, and makes streams, consumers and buckets.
+    """Connects NATS and the stores. Waits for NATS to come up, and makes streams, consumers and buckets.
 
     Raises:
         Unavailable: NATS did not answer in time.

@@ -94,7 +94,7 @@ def run_service(
 async def serve(
     name: str, settings: Settings, bootstrap: Bootstrap, *, connect: Callable[..., Awaitable[Ports]] = connect_ports
 ) -> int:
-    """The service's life in a running loop; see `run_service`."""
+    """Lives the service's life in a running loop; see `run_service`."""
     log = structlog.get_logger("evomerge.service")
     asked = asyncio.Event()
     _on_signals(asked, log, settings.drain_timeout + settings.shutdown_grace + CLOSE_SECONDS)

@@ -167,7 +167,7 @@ class Settings:
         return cls(**values)
 
     def to_env(self) -> dict[str, str]:
-        """The variables that give these settings; holds the secrets, so it is for a child's environment alone."""
+        """Returns the variables that give these settings; it holds the secrets: for a child's environment alone."""
         default = Settings()
         changed = {f.name: getattr(self, f.name) for f in fields(self)}
         return {PREFIX + n.upper(): str(v) for n, v in changed.items() if v != getattr(default, n)}

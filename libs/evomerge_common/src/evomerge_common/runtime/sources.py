@@ -11,7 +11,7 @@ from evomerge_common.ports import ModelStore
 
 
 def source_folders(models: Iterable[Model], store: ModelStore) -> dict[str, Path]:
-    """ModelReference.key → folder of each model that is within reach; the others are left out.
+    """Finds the folder of each model that is within reach, by ModelReference.key; the others are left out.
 
     Raises:
         UnservedScheme: a model's URI is of a scheme that no store serves.

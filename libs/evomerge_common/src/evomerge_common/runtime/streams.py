@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 async def until(stream: AsyncIterator[T], ended: asyncio.Future[Any]) -> AsyncGenerator[T, None]:
-    """The stream's items until it is over or `ended` is done; then the stream is closed, whatever it was waiting for.
+    """Yields the stream's items until it is over or `ended` is done; then closes it, whatever it was waiting for.
 
     Close this iterator itself (`contextlib.aclosing`) when leaving it early.
     """

@@ -75,6 +75,7 @@ class _DataFile:
     lines: tuple[int, ...]  # of each item; empty where the format has none (JSON)
 
     def locate(self, error: SuiteError, path: Place) -> SuiteError:
+        """Adds file and line to an error about an item."""
         index = path[0]
         if self.lines and isinstance(index, int):
             return SuiteError(error.problem, path[1:], file=self.name, line=self.lines[index])

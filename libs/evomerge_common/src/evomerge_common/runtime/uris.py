@@ -15,7 +15,7 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")  # one slash: a Path has ta
 
 
 def local_path(place: str) -> Path:
-    """The path that a file:// URI or a plain path names, whether there is anything or not.
+    """Returns the path that a file:// URI or a plain path names, whether there is anything or not.
 
     Raises:
         UnservedScheme: a URI of another scheme.

@@ -339,7 +339,7 @@ def lack_of(error: Exception, job: Job) -> ResourceExhausted | None:
 
 
 def failure_of(job: Job, error: ErrorInfo) -> CandidateFailed:
-    """The result of a job that will never succeed."""
+    """Makes the result of a job that will never succeed."""
     payload = job.payload
     return CandidateFailed(
         job_id=job.job_id,

@@ -57,7 +57,7 @@ NOTHING = Value(None, 0, {}, 0)
 
 
 def compose(text: str, *, several: bool = False, repeats: bool = False) -> list[Value]:
-    """The documents of a YAML text: one at most, unless `several` may be.
+    """Reads the documents of a YAML text: one at most, unless `several` may be.
 
     Args:
         text: what is read.
@@ -90,7 +90,7 @@ class _Composer:
         self._count = 0
 
     def documents(self, *, several: bool) -> list[Value]:
-        """Every document of the text."""
+        """Reads every document of the text."""
         found: list[Value] = []
         try:
             self._parser.get_event()  # the stream's start

@@ -29,16 +29,16 @@ else:
     from evomerge_merging.torch_later import torch
 
 _CACHE_NUMBERS = 16 << 20  # 64 MB
-_ALIGNMENTS_KEPT = 4
+_ALIGNMENTS = 4
 _VOCABULARY = frozenset({"token embedding", "head"})
 
 Known = dict[object, AxisMap | LayerMaps]
-_known: LRUCache[object, Known] = LRUCache(_ALIGNMENTS_KEPT)
+_known: LRUCache[object, Known] = LRUCache(_ALIGNMENTS)
 _known_lock = threading.Lock()
 
 
 def layer_at(layer: int, depth: int, other_depth: int) -> int:
-    """The layer of a stack of `other_depth` at the same relative position: of 12 in 6: 0 2 4 7 9 11."""
+    """Returns the layer of a stack of `other_depth` at the same relative position: of 12 in 6: 0 2 4 7 9 11."""
     if depth <= 1:
         return other_depth - 1
     return int(layer * (other_depth - 1) / (depth - 1) + 0.5)
@@ -56,7 +56,7 @@ class AdaptedStore:
         identity: what alignments are remembered by: two stores with the same one have the same weights.
 
     Attributes:
-        kept: names of tensors that are the target's own.
+        target_tensors: names of tensors that are the target's own.
 
     """
 
@@ -77,7 +77,7 @@ class AdaptedStore:
         self._lock = threading.Lock()
         with _known_lock:
             self._known = _known.setdefault((identity, how.width), {})
-        self.kept = frozenset(name for name in self._own.tensors if not self._has(name))
+        self.target_tensors = frozenset(name for name in self._own.tensors if not self._has(name))
         self.tensors: Mapping[str, TensorInfo] = {
             name: self._info(name, info) for name, info in self._own.tensors.items()
         }
@@ -87,19 +87,19 @@ class AdaptedStore:
     # ---- what it has ----
 
     def source_part(self, part: Part) -> Part:
-        """The source's part that goes where the target has `part`; it may not exist."""
+        """Finds the source's part that goes where the target has `part`; it may not exist."""
         layer = None if part.layer is None else layer_at(part.layer, self._to.depth, self._from.depth)
         return Part(part.role, layer, part.suffix)
 
     def source_name(self, part: Part) -> str | None:
-        """The tensor of the source for a part of the target; for a head that is tied there, the embedding."""
+        """Names the source's tensor for a part of the target; for a head that is tied there, the embedding."""
         found = self._from.where.get(self.source_part(part))
         if found is None and part == Part("head", None, "weight"):
             return self._from.where[Part("token embedding", None, "weight")]
         return found
 
     def fits(self, part: Part) -> bool:
-        """Whether the source's part has the target's shape as it is."""
+        """Tells whether the source's part has the target's shape as it is."""
         if part.role in {"query", "key", "value", "attention output"} and self._from.head_size != self._to.head_size:
             return False
         return self._shape(self._from, self.source_part(part)) == self._shape(self._to, part)
@@ -139,13 +139,13 @@ class AdaptedStore:
     # ---- reading, as any store ----
 
     def tensor(self, name: str) -> Tensor:
-        """The whole tensor in the target's type."""
+        """Reads the whole tensor in the target's type."""
         info = self.tensors[name]
         return self.block(name, 0, math.prod(info.shape)).to(info.dtype).reshape(info.shape)
 
     def block(self, name: str, start: int, stop: int) -> Tensor:
-        """Elements [start, stop) of the flattened tensor, float32 where they were computed."""
-        if name in self.kept and not (self._own_vocabulary and self._is_rows(name)):
+        """Reads elements [start, stop) of the flattened tensor, float32 where they were computed."""
+        if name in self.target_tensors and not (self._own_vocabulary and self._is_rows(name)):
             return self._own.block(name, start, stop)
         if self._is_rows(name):
             width = math.prod(self.tensors[name].shape[1:])
@@ -154,7 +154,7 @@ class AdaptedStore:
         return self._whole(name).reshape(-1)[start:stop]
 
     def rows(self, name: str, rows: Tensor) -> Tensor:
-        """A copy of some rows, in the order asked for."""
+        """Reads a copy of some rows, in the order asked for."""
         return self.tensor(name)[rows]
 
     def close(self) -> None:

@@ -52,7 +52,7 @@ class LayerMaps:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Sums in one order: the last bits of a matrix product depend on the number of threads."""
+    """Has sums made in one order: the last bits of a matrix product depend on the number of threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -63,7 +63,7 @@ def one_thread() -> Iterator[None]:
 
 
 def procrustes(product: Tensor) -> Tensor | None:
-    """The map M [there, here] with orthonormal columns or rows for which tr(Mᵀ·product) is largest.
+    """Finds the map M [there, here] with orthonormal columns or rows for which tr(Mᵀ·product) is largest.
 
     Args:
         product: float64 [there, here], the sum of the outer products of vectors that are to meet.
@@ -85,7 +85,7 @@ def procrustes(product: Tensor) -> Tensor | None:
 
 
 def hidden_map(source: Anatomy, target: Anatomy, rows: TokenRows) -> AxisMap:
-    """The map of the residual stream, from the embeddings of the tokens that both know."""
+    """Finds the map of the residual stream, from the embeddings of the tokens that both know."""
     part = Part("token embedding", None, "weight")
     product = torch.zeros(source.hidden, target.hidden, dtype=torch.float64)
     moments = torch.zeros(source.hidden, source.hidden, dtype=torch.float64)
@@ -114,8 +114,8 @@ def _swelling(matrix: Tensor, moments: Tensor) -> float:
 
     """
     there, here = matrix.shape
-    kept = (matrix.T @ moments @ matrix).trace() / moments.trace().clamp(min=1e-300)
-    return math.sqrt(max(1.0, float(kept * there / here)))
+    share = (matrix.T @ moments @ matrix).trace() / moments.trace().clamp(min=1e-300)
+    return math.sqrt(max(1.0, float(share * there / here)))
 
 
 def layer_maps(source: Anatomy, theirs: int, target: Anatomy, ours: int, hidden: AxisMap) -> LayerMaps:
@@ -145,7 +145,7 @@ def layer_maps(source: Anatomy, theirs: int, target: Anatomy, ours: int, hidden:
 
 
 def leading_maps(source: Anatomy, target: Anatomy) -> LayerMaps:
-    """No alignment: heads, their dimensions and neurons in their order, as far as both have them."""
+    """Maps without alignment: heads, their dimensions and neurons in their order, as far as both have them."""
     order = torch.arange(target.heads)
     order[order >= source.heads] = -1
     scale = 1.0 if source.head_size == target.head_size else (target.head_size / source.head_size) ** 0.5

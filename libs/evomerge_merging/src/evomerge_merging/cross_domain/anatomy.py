@@ -69,35 +69,35 @@ class Anatomy:
 
     @property
     def depth(self) -> int:
-        """Number of layers."""
+        """Counts the layers."""
         return self.stack.depth
 
     @property
     def name(self) -> str:
-        """The last part of the model's name, as people call it."""
+        """Returns the last part of the model's name, as people call it."""
         return self.source.label.rstrip("/").rpartition("/")[2] or self.source.label
 
     @property
     def rows(self) -> int:
-        """Rows of the token embedding."""
+        """Counts the rows of the token embedding."""
         return int(self.source.store.tensors[self.where[Part("token embedding", None, "weight")]].shape[0])
 
     @property
     def build(self) -> str:
-        """In words, such as "bert, 12 layers × 768, 12 heads"."""
+        """Says the build in words, such as "bert, 12 layers × 768, 12 heads"."""
         return (
             f"{self.source.model_type}, {self.depth} layer{'s' if self.depth != 1 else ''} × {self.hidden}, "
             f"{self.heads} head{'s' if self.heads != 1 else ''}"
         )
 
     def read(self, part: Part) -> Tensor:
-        """A part in canonical form: [out, in] or [out], float32."""
+        """Reads a part in canonical form: [out, in] or [out], float32."""
         name = self.where[part]
         info = self.source.store.tensors[name]
         return self.split(name, self.source.store.block(name, 0, math.prod(info.shape)).reshape(info.shape))[part]
 
     def split(self, name: str, stored: Tensor) -> dict[Part, Tensor]:
-        """A stored tensor as its canonical parts."""
+        """Splits a stored tensor into its canonical parts."""
         values = stored.to(torch.float32)
         parts = self.parts[name]
         if parts[0].layer is not None and self.family.transposed and values.dim() == 2:
@@ -113,7 +113,7 @@ class Anatomy:
         return dict(zip(parts, values.split(sizes), strict=True))
 
     def joined(self, name: str, found: Mapping[Part, Tensor]) -> Tensor:
-        """Canonical parts as the tensor that is stored under `name`; float32, the stored shape."""
+        """Joins canonical parts to the tensor that is stored under `name`; float32, the stored shape."""
         parts = self.parts[name]
         values = [found[part] for part in parts]
         if len(parts) == 1:
@@ -130,7 +130,7 @@ class Anatomy:
         return whole.contiguous()
 
     def rows_of(self, role: str) -> int:
-        """Rows of a layer's role in canonical form."""
+        """Counts the rows of a layer's role in canonical form."""
         if role in {"key", "value"}:
             return self.kv_heads * self.head_size
         return {"query": self.heads * self.head_size, "up": self.mlp, "gate": self.mlp}.get(role, self.hidden)

@@ -22,11 +22,20 @@ class AxisMap(Protocol):
     """See the module's text. Tensors are float32 with the axis first."""
 
     @property
-    def whole(self) -> bool: ...
-    def take(self, values: Tensor) -> Tensor: ...
-    def shared(self, values: Tensor) -> Tensor: ...
+    def whole(self) -> bool:
+        """Tells whether every element of the target's axis comes from the source."""
+        ...
+
+    def take(self, values: Tensor) -> Tensor:
+        """Brings a tensor's first axis from the source's to the target's."""
+        ...
+
+    def shared(self, values: Tensor) -> Tensor:
+        """Marks the target's elements that the source has."""
+        ...
+
     def take_gains(self, gains: Tensor, own: Tensor) -> Tensor:
-        """Factors of a norm: they are a diagonal matrix, of whose image under the map the diagonal is kept."""
+        """Brings a norm's factors, a diagonal matrix, to the target's axis: of its image under the map the diagonal."""
         ...
 
 
@@ -140,7 +149,7 @@ class Heads:
 
 
 def leading(there: int, here: int) -> AxisMap:
-    """The first elements as they are; those that the other axis does not have, none."""
+    """Takes the first elements as they are; those that the other axis does not have, none."""
     if there == here:
         return Same()
     index = torch.arange(here)
@@ -148,7 +157,7 @@ def leading(there: int, here: int) -> AxisMap:
 
 
 def adapted(values: Tensor, own: Tensor, maps: tuple[AxisMap, ...], *, fill: bool) -> Tensor:
-    """A source's tensor on the target's axes.
+    """Brings a source's tensor on the target's axes.
 
     Args:
         values: the source's.

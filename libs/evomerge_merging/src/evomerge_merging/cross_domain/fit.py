@@ -11,7 +11,7 @@ from evomerge_common.errors import ModelError
 from evomerge_merging.cross_domain.adapted import AdaptedStore
 from evomerge_merging.cross_domain.anatomy import Anatomy, anatomy_of
 from evomerge_merging.cross_domain.tokens import token_rows
-from evomerge_merging.cross_domain.words import told
+from evomerge_merging.cross_domain.words import describe
 from evomerge_merging.engine import architecture
 from evomerge_merging.engine.source import Source
 from evomerge_merging.tokens.compare import disagreement, tokens_with_rows
@@ -29,7 +29,7 @@ class Fitted:
 
 
 def fit_sources(recipe: Recipe, sources: Mapping[str, Source]) -> tuple[dict[str, Source], list[str]]:
-    """The sources, those that differ from the target adapted to it, and the plan in words.
+    """Returns the sources, those that differ from the target adapted to it, and the plan in words.
 
     Args:
         recipe: the outermost of its recipes that sets `cross_domain` rules all.
@@ -66,7 +66,7 @@ def fit_sources(recipe: Recipe, sources: Mapping[str, Source]) -> tuple[dict[str
 def adapt(
     source: Source, target: Source, how: CrossDomain, *, own_vocabulary: bool = False, why: str = "as asked"
 ) -> Fitted:
-    """A source in another's build.
+    """Puts a source in another's build.
 
     Args:
         source, target: open models.
@@ -92,11 +92,11 @@ def adapt(
         root="",
         fitted=True,
     )
-    return Fitted(result, tuple(told(there, here, store, how, rows, why, own_vocabulary=own_vocabulary)))
+    return Fitted(result, tuple(describe(there, here, store, how, rows, why, own_vocabulary=own_vocabulary)))
 
 
 def differences(source: Source, target: Source, *, depth: bool, tokens: bool) -> str:
-    """What keeps two models from being merged tensor by tensor, in words; empty when nothing does.
+    """Says what keeps two models from being merged tensor by tensor; empty when nothing does.
 
     Args:
         source, target: open models.

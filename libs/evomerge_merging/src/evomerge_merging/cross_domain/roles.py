@@ -156,12 +156,12 @@ _KIND = re.compile(r"\.(weight|bias)$")
 
 
 def split_suffix(name: str) -> tuple[str, str]:
-    """Module and "weight" or "bias"; the latter is empty for any other tensor."""
+    """Returns module and "weight" or "bias"; the latter is empty for any other tensor."""
     match = _KIND.search(name)
     return (name[: match.start()], match[1]) if match else (name, "")
 
 
 def outside_role(family: Family, module: str) -> str:
-    """The role of a module outside the layers; empty when the family has no such module."""
+    """Returns the role of a module outside the layers; empty when the family has no such module."""
     fitting = [end for end in family.outside if module == end or module.endswith("." + end)]
     return family.outside[max(fitting, key=len)] if fitting else ""

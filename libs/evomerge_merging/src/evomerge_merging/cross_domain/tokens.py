@@ -51,13 +51,13 @@ class TokenRows:
     unused: int
 
     def pairs(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """(row here, row there) of all tokens with exactly one counterpart."""
+        """Returns (row here, row there) of all tokens with exactly one counterpart."""
         here = np.flatnonzero(np.diff(self.start) == 1)
         return here, self.parts[self.start[here]]
 
     @property
     def is_identity(self) -> bool:
-        """Whether each row stands for itself."""
+        """Tells whether each row stands for itself."""
         return len(self.parts) == len(self.start) - 1 and bool(np.array_equal(self.parts, np.arange(len(self.parts))))
 
 
@@ -140,7 +140,7 @@ class _Book:
             self._longest = max(self._longest, len(key[1]))
 
     def find(self, key: Key | None) -> tuple[int, bool] | None:
-        """(row, whether letter case had to be ignored) of a token."""
+        """Returns (row, whether letter case had to be ignored) of a token."""
         if key is None:
             return None
         begins, text = key
@@ -156,7 +156,7 @@ class _Book:
         return None
 
     def compose(self, key: Key | None) -> tuple[int, ...]:
-        """Rows of the parts that a token is made of, the longest first part first; empty when it cannot be."""
+        """Finds the rows of the parts that a token is made of, the longest first part first; empty where it cannot."""
         if key is None:
             return ()
         begins, text = key
@@ -177,7 +177,7 @@ class _Book:
 
 
 def key_of(token: str, alphabet: str) -> Key | None:
-    """What a token says; None when it is no text (a byte, say)."""
+    """Returns what a token says; None when it is no text (a byte, say)."""
     if alphabet == "byte-level":
         try:
             text = bytes(_BYTES[letter] for letter in token).decode("utf-8")

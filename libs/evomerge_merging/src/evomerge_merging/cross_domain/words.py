@@ -22,7 +22,7 @@ _SHOWN = 6
 _ORDER = list(AXES)
 
 
-def told(
+def describe(
     source: Anatomy,
     target: Anatomy,
     store: AdaptedStore,
@@ -32,8 +32,10 @@ def told(
     *,
     own_vocabulary: bool,
 ) -> list[str]:
-    """The plan for one source, a sentence a line, each with the source's name in front."""
-    whole = [part for part in target.where if store.source_name(part) and target.where[part] not in store.kept]
+    """Writes the plan for one source, a sentence a line, each with the source's name in front."""
+    whole = [
+        part for part in target.where if store.source_name(part) and target.where[part] not in store.target_tensors
+    ]
     used = [p for p in whole if how.strategy != "adapter" or p.role in {"token embedding", "head"} or store.fits(p)]
     taken = {store.source_part(part) for part in used}
     notes = [
@@ -56,10 +58,10 @@ def told(
         notes.append(_tokens(source, target, rows))
     layers = {part.layer for part in taken} if how.strategy != "embedding_only" else {p.layer for p in source.where}
     left = [part for part in source.where if part not in taken and part.layer in {None, *layers}]
-    kept = [part for part in target.where if part not in used]
+    target_parts = [part for part in target.where if part not in used]
     for what, parts, unknown in (
         ("left out", left, source.unknown),
-        (f"kept as in {target.name}", kept, target.unknown),
+        (f"kept as in {target.name}", target_parts, target.unknown),
     ):
         without = f"{len(unknown)} without a role that is known ({_few(unknown)})" if unknown else ""
         if parts or unknown:

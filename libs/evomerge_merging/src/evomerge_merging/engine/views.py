@@ -12,7 +12,7 @@ import numpy as np
 from evomerge_merging.engine.kernels import Reader
 from evomerge_merging.methods.view import Block
 from evomerge_merging.numerics.folds import Sums
-from evomerge_merging.numerics.ranks import RankMask, kept_by_rank, word_limits
+from evomerge_merging.numerics.ranks import RankMask, keep_by_rank, word_limits
 from evomerge_merging.numerics.rows import row_length, row_ranges, total
 from evomerge_merging.numerics.selection import Bits, Cut, Keep, cuts
 
@@ -93,7 +93,7 @@ class TorchView:
             found, block = self._magnitudes(start, stop), self._block(start, stop)
             for i, (density, epsilon) in wanted.items():
                 magnitudes = found[i].reshape(-1, row)
-                kept = kept_by_rank(magnitudes, block.words(i, 16), density, epsilon)
+                kept = keep_by_rank(magnitudes, block.words(i, 16), density, epsilon)
                 drawn[i].add(kept, total(magnitudes), total(magnitudes.reshape(-1) * torch.from_numpy(kept)))
         return {i: each.mask() for i, each in drawn.items()}
 

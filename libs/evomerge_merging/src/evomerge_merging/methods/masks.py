@@ -14,7 +14,7 @@ from evomerge_common.domain.methods import MASK_STRATEGIES
 from evomerge_common.errors import RecipeError, did_you_mean
 from evomerge_merging.methods.registry import merge_method
 from evomerge_merging.methods.view import Block, View
-from evomerge_merging.numerics.random_words import kept
+from evomerge_merging.numerics.random_words import keep
 from evomerge_merging.numerics.selection import Cut
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def _masked(values: Tensor, block: Block, rate: float, strategy: str, *, rescale
     if rate == 0.0:
         return values
     if strategy == "random":
-        result = values * torch.from_numpy(kept(block.words(0), 1.0 - rate))
+        result = values * torch.from_numpy(keep(block.words(0), 1.0 - rate))
     else:
         result = block.statistics.apply(values, block.start)
     return result / (1.0 - rate) if rescale and rate < 1.0 else result

@@ -83,7 +83,7 @@ def _by_rank(view: View, *, density: Sequence[float], epsilon: Sequence[float], 
     masks = view.masks_by_rank(wanted)
     rest = [None if share >= 1.0 else KEEP_NONE for share in density]
     keeps: list[Keep | None] = [masks[i].keep if i in masks else rest[i] for i in range(len(density))]
-    factors = [_factor(masks[i].whole, masks[i].kept) if rescale and i in masks else 1.0 for i in range(len(density))]
+    factors = [_factor(masks[i].whole, masks[i].part) if rescale and i in masks else 1.0 for i in range(len(density))]
     return Thinned(keeps, factors)
 
 

@@ -107,7 +107,7 @@ class View(Protocol):
         """Draws for these inputs what is kept, row by row (the last dimension; a tensor of one dimension is one row).
 
         Args:
-            wanted: input → density and epsilon: see `numerics.ranks.kept_by_rank`.
+            wanted: input → density and epsilon: see `numerics.ranks.keep_by_rank`.
 
         """
         ...

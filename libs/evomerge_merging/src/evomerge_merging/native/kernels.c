@@ -536,7 +536,7 @@ FAST int evomerge_words(const uint32_t *key, int64_t start, int64_t count, int16
     return 0;
 }
 
-/* DELLA's choice for whole rows: see kept_by_rank. Writes a byte, 0 or 1, for each element, and for the piece the sums of
+/* DELLA's choice for whole rows: see keep_by_rank. Writes a byte, 0 or 1, for each element, and for the piece the sums of
  * magnitudes, all and kept. `scratch` has room for eight bytes an element of a row. */
 FAST int evomerge_rank_flags(const elements *in, const elements *base_elements, int64_t rows, int64_t row,
                              const uint32_t *key, int64_t start, int64_t low, int64_t high, float *restrict scratch,

@@ -18,7 +18,7 @@ cells are added exactly (math.fsum), so neither the pieces' length nor their ord
 
 
 def cell_sums(values: torch.Tensor) -> list[float]:
-    """The sum of each cell of a flat tensor that begins at a cell's beginning."""
+    """Returns the sum of each cell of a flat tensor that begins at a cell's beginning."""
     full = values.numel() // CELL
     sums: list[float] = []
     if full:

@@ -33,25 +33,25 @@ _AT_ONCE = 256
 
 
 def mask_key(seed: int, source: str, tensor: str) -> MaskKey:
-    """A 128-bit key for one source's tensor under one seed."""
+    """Makes a 128-bit key for one source's tensor under one seed."""
     text = f"{seed}\0{source}\0{tensor}".encode()
     digest = hashlib.blake2b(text, digest_size=16, person=b"evomerge-mask").digest()
     return int.from_bytes(digest[:8], "little"), int.from_bytes(digest[8:], "little")
 
 
 def key_parts(key: MaskKey) -> tuple[int, int, int, int]:
-    """The generator's 64-bit key, and the upper half of its 128-bit counter, as 32-bit numbers."""
+    """Returns the generator's 64-bit key, and the upper half of its 128-bit counter, as 32-bit numbers."""
     mask = 0xFFFFFFFF
     return key[0] & mask, key[0] >> 32, key[1] & mask, key[1] >> 32
 
 
 def words(key: MaskKey, start: int, stop: int, bits: Literal[16, 32] = 32) -> torch.Tensor:
-    """See `raw_words`."""
+    """Draws uniform words, see `raw_words`."""
     return torch.from_numpy(raw_words(key, start, stop, bits))
 
 
 def raw_words(key: MaskKey, start: int, stop: int, bits: Literal[16, 32] = 32) -> Array:
-    """One int32 (or int16) for each element of [start, stop), uniform over all values."""
+    """Draws one int32 (or int16) for each element of [start, stop), uniform over all values."""
     halves = 32 // bits
     first = start // halves
     stream = _drawn(key, first, -(-stop // halves))
@@ -77,7 +77,7 @@ def _drawn(key: MaskKey, start: int, stop: int) -> Array:
 
 
 def philox(key: MaskKey, start: int, stop: int) -> Array:
-    """Four uint32 for each counter of [start, stop): counters × 4. `key[1]` is the counters' upper half."""
+    """Computes four uint32 for each counter of [start, stop): counters × 4. `key[1]` is the counters' upper half."""
     keys = key_parts(key)
     counters = np.arange(start, stop, dtype=np.uint64)
     a, b = counters & _LOWER, counters >> _HALF
@@ -90,8 +90,8 @@ def philox(key: MaskKey, start: int, stop: int) -> Array:
     return np.stack([a, b, c, d], axis=1).astype(np.uint32)
 
 
-def kept(values: torch.Tensor, density: float) -> Flags:
-    """True with probability `density` (rounded to the words' 32 or 16 bits), from uniform words."""
+def keep(values: torch.Tensor, density: float) -> Flags:
+    """Says True with probability `density` (rounded to the words' 32 or 16 bits), from uniform words."""
     drawn = values.numpy()
     half = 1 << (8 * drawn.itemsize - 1)
     limit = word_limit(density, 8 * drawn.itemsize)
@@ -99,6 +99,6 @@ def kept(values: torch.Tensor, density: float) -> Flags:
 
 
 def word_limit(density: float, bits: int) -> int:
-    """Words below it keep: from the smallest signed number of `bits` bits on, to one beyond the largest."""
+    """Returns the limit below which words keep: from the smallest signed number of `bits` bits to past the largest."""
     half = 1 << (bits - 1)
     return min(max(round(density * 2 * half) - half, -half), half)

@@ -24,10 +24,10 @@ class RankMask:
 
     keep: Bits
     whole: float
-    kept: float
+    part: float
 
 
-def kept_by_rank(magnitudes: Tensor, words: Tensor, density: float, epsilon: float) -> Flags:
+def keep_by_rank(magnitudes: Tensor, words: Tensor, density: float, epsilon: float) -> Flags:
     """Says which elements of a piece of whole rows (rows × columns) are kept, as flat booleans: DELLA's MagPrune.
 
     The element of rank r of n (0 is the smallest of its row) is kept with probability

@@ -16,24 +16,24 @@ _AT_ONCE = 1 << 18
 
 
 def row_length(shape: tuple[int, ...]) -> int:
-    """Elements of a row: the last dimension's; a tensor of one dimension is one row."""
+    """Counts the elements of a row: the last dimension's; a tensor of one dimension is one row."""
     return max(1, shape[-1]) if shape else 1
 
 
 def row_ranges(shape: tuple[int, ...]) -> Iterator[tuple[int, int]]:
-    """Ranges of whole rows that cover the tensor: the same whatever the pieces, so sums over them are too."""
+    """Yields ranges of whole rows that cover the tensor: the same whatever the pieces, so sums over them are too."""
     yield from ranges_of(math.prod(shape), row_length(shape))
 
 
 def ranges_of(size: int, row: int) -> Iterator[tuple[int, int]]:
-    """Ranges of a multiple of eight times `row` elements, each about a piece long."""
+    """Yields ranges of a multiple of eight times `row` elements, each about a piece long."""
     step = max(8, _AT_ONCE // row // 8 * 8) * row
     for start in range(0, size, step):
         yield start, min(start + step, size)
 
 
 def along_rows(values: Tensor, row: int, start: int, stop: int) -> Tensor:
-    """Elements [start, stop) of a tensor that has `values[i]` throughout its i-th row."""
+    """Returns the elements [start, stop) of a tensor that has `values[i]` throughout its i-th row."""
     first, last = start // row, -(-stop // row)
     if last - first == 1:
         return values[first]
@@ -42,12 +42,12 @@ def along_rows(values: Tensor, row: int, start: int, stop: int) -> Tensor:
 
 
 def along_columns(values: Tensor, start: int, stop: int) -> Tensor:
-    """Elements [start, stop) of a tensor whose every row is `values`."""
+    """Returns the elements [start, stop) of a tensor whose every row is `values`."""
     row = len(values)
     skip = start % row
     return values.repeat(math.ceil((skip + stop - start) / row))[skip : skip + stop - start]
 
 
 def total(values: Tensor) -> float:
-    """A sum in float64, for ranges that are always the same."""
+    """Sums in float64, for ranges that are always the same."""
     return float(values.sum(dtype=torch.float64).item())

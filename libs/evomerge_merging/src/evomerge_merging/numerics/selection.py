@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from evomerge_merging.numerics.random_words import MaskKey, kept, words
+from evomerge_merging.numerics.random_words import MaskKey, keep, words
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +28,7 @@ class Keep(Protocol):
     """Which elements of a tensor are kept."""
 
     def apply(self, values: torch.Tensor, start: int) -> torch.Tensor:
-        """A piece that begins at element `start`, with zeros for what is not kept; `values` may be written into."""
+        """Puts zeros for what is not kept in a piece that begins at element `start`; `values` may be written into."""
         ...
 
 
@@ -43,7 +43,7 @@ class Cut:
     last: int
 
     def apply(self, values: torch.Tensor, start: int) -> torch.Tensor:
-        """A piece that begins at element `start`, with zeros for what is not kept."""
+        """Returns a piece that begins at element `start`, with zeros for what is not kept."""
         equal = min(max(self.last + 1 - start, 0), values.numel())
         # hardshrink keeps what is above its limit, in one vectorised pass: a limit just below the threshold keeps ties.
         just_below = torch.tensor(self.threshold, dtype=values.dtype).nextafter(torch.zeros((), dtype=values.dtype))
@@ -67,7 +67,7 @@ class Band:
     inner: Cut
 
     def apply(self, values: torch.Tensor, start: int) -> torch.Tensor:
-        """A piece with zeros for what is not kept; exact, since each element is itself or zero in both."""
+        """Returns a piece with zeros for what is not kept; exact, since each element is itself or zero in both."""
         return self.outer.apply(values, start) - self.inner.apply(values, start)
 
 
@@ -78,7 +78,7 @@ class Bits:
     packed: np.ndarray[Any, np.dtype[np.uint8]]
 
     def apply(self, values: torch.Tensor, start: int) -> torch.Tensor:
-        """A piece with zeros for what is not kept, written into it."""
+        """Puts zeros for what is not kept in a piece, which is written into."""
         skip = start % 8
         count = skip + values.numel()
         bits = np.unpackbits(self.packed[start // 8 : (start + values.numel() + 7) // 8], count=count)[skip:]
@@ -95,8 +95,8 @@ class Drawn:
     density: float
 
     def apply(self, values: torch.Tensor, start: int) -> torch.Tensor:
-        """A piece with zeros for what is not kept, written into it."""
-        chosen = kept(words(self.key, start, start + values.numel(), 16), self.density)
+        """Puts zeros for what is not kept in a piece, which is written into."""
+        chosen = keep(words(self.key, start, start + values.numel(), 16), self.density)
         piece = values.numpy()
         np.multiply(piece, chosen, out=piece)
         return values
@@ -117,7 +117,7 @@ def cuts(
     counts: Sequence[int],
     scan: Scan | None = None,
 ) -> list[Cut]:
-    """For the i-th tensor, the cut that keeps its `counts[i]` largest magnitudes.
+    """Finds, for the i-th tensor, the cut that keeps its `counts[i]` largest magnitudes.
 
     A sample gives an interval that almost surely holds the k-th value; one pass counts what lies above and collects
     what lies inside. If the sample misled, a radix histogram narrows the interval down to the value: slower, the same

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from evomerge_common.domain.methods import MASK_STRATEGIES
 from evomerge_common.errors import InvalidInput, did_you_mean
-from evomerge_merging.numerics.random_words import kept, mask_key, words
+from evomerge_merging.numerics.random_words import keep, mask_key, words
 from evomerge_merging.numerics.selection import Cut, cuts
 from evomerge_merging.state_dicts.task_vector import StateDict, TaskVector
 
@@ -62,7 +62,7 @@ def mask_input_with_mask_rate(
     if mask_rate == 0.0:
         return input_tensor.detach().clone()
     if mask_strategy == "random":
-        values *= torch.from_numpy(kept(words(mask_key(seed, "", name), 0, values.numel()), 1.0 - mask_rate))
+        values *= torch.from_numpy(keep(words(mask_key(seed, "", name), 0, values.numel()), 1.0 - mask_rate))
     else:
         values = _keep_largest(values, values.numel() - int(mask_rate * values.numel()))
     if use_rescale and mask_rate < 1.0:

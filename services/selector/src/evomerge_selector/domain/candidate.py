@@ -24,10 +24,10 @@ class Candidate:
 
     @property
     def is_whole(self) -> bool:
-        """Whether all items were scored: only then may it be compared with others."""
+        """Tells whether all items were scored: only then may it be compared with others."""
         return self.fitness is not None and self.fitness > FAILED and not (self.raced and self.raced.stopped)
 
     @property
     def genome(self) -> Genome:
-        """Read when asked for: a fold of a long log needs only the last ones."""
+        """Reads the genome when asked for: a fold of a long log needs only the last ones."""
         return Genome.from_json(self.proposed.genome_json)

@@ -24,7 +24,7 @@ from evomerge_common.domain.spec import RunSpec
 
 
 def is_linear(recipe: Recipe) -> bool:
-    """Whether each tensor is a weighted sum of the sources'."""
+    """Tells whether each tensor is a weighted sum of the sources'."""
     nested = (item for item in recipe.inputs() if isinstance(item, Recipe))
     return traits_of(recipe.method).linear and all(is_linear(item) for item in nested)
 
@@ -35,14 +35,14 @@ def _job(run_id: str, kind: str, key: str, payload: JobPayload) -> Job:
 
 
 def downloads(run_id: str, spec: RunSpec) -> Iterator[Job]:
-    """One for each model."""
+    """Makes one download job for each model."""
     for reference in spec.sources:
         base = spec.base if reference != spec.base else ""
         yield _job(run_id, "download", reference, DownloadJob(reference=reference, base=base))
 
 
 def merge(run_id: str, proposed: CandidateProposed, models: Mapping[str, Model]) -> Job:
-    """Of a candidate."""
+    """Makes the merge job of a candidate."""
     digest, sources = proposed.recipe_digest, tuple(models.values())
     payload = MergeJob(recipe_json=proposed.recipe_json, recipe_digest=digest, sources=sources)
     return _job(run_id, "merge", digest, payload)
@@ -60,7 +60,7 @@ def evaluation(
     items: tuple[TaskItems, ...] = (),
     rung: int = 0,
 ) -> Job:
-    """Of a candidate, on a whole split or, in a race, on some of its items.
+    """Makes the evaluation job of a candidate, on a whole split or, in a race, on some of its items.
 
     Args:
         uri: of its weights; empty: the evaluator makes them.
@@ -83,7 +83,7 @@ def evaluation(
 
 
 def exports(run_id: str, champion: CandidateProposed, models: Mapping[str, Model], spec: RunSpec) -> Iterator[Job]:
-    """Of the champion: one for each format."""
+    """Makes the export jobs of the champion: one for each format."""
     recipe, digest = Recipe.from_json(champion.recipe_json), champion.recipe_digest
     if spec.export_dtype:
         recipe = replace(recipe, out_dtype=spec.export_dtype)

@@ -18,7 +18,7 @@ MAX_MASK = 0.9
 
 
 def random_genome(space: SearchSpace, rng: Random, *, method: str = "") -> Genome:
-    """A genome from the whole space: a method, then weights that differ by ingredient more than by row."""
+    """Draws a genome from the whole space: a method, then weights that differ by ingredient more than by row."""
     method = method or rng.choice(space.methods)
     if traits_of(method).is_path:
         return Genome(method, path=random_path(space, rng, method))
@@ -38,7 +38,7 @@ def random_genome(space: SearchSpace, rng: Random, *, method: str = "") -> Genom
 
 
 def mutate(genome: Genome, space: SearchSpace, rng: Random) -> Genome:
-    """Gaussian steps on about a third of the genes, a rare change of method; the step size evolves with the genome."""
+    """Steps (Gaussian) on about a third of the genes, rarely to another method; the step size evolves, too."""
     sigma = min(MAX_SIGMA, max(MIN_SIGMA, genome.sigma * math.exp(rng.gauss(0.0, 0.3))))
     if genome.traits.is_path:
         return replace(genome, path=mutate_path(genome, space, rng), sigma=sigma)
@@ -69,7 +69,7 @@ def mutate(genome: Genome, space: SearchSpace, rng: Random) -> Genome:
 
 
 def crossover(first: Genome, second: Genome, space: SearchSpace, rng: Random) -> Genome:
-    """A child of two: their union, rows exchanged (uniform crossover), or a blend (BLX-0.25, Eshelman & Schaffer 1993).
+    """Breeds two: their union, rows exchanged (uniform crossover), or a blend (BLX-0.25, Eshelman & Schaffer 1993).
 
     Parents of different shape cannot exchange genes: the child is then a mutant of the first.
     """
@@ -125,7 +125,7 @@ def crossover(first: Genome, second: Genome, space: SearchSpace, rng: Random) ->
 
 
 def differential(target: Genome, first: Genome, second: Genome, space: SearchSpace, rng: Random) -> Genome | None:
-    """A step from the target along the difference of two others (differential evolution, Storn & Price 1997).
+    """Steps from the target along the difference of two others (differential evolution, Storn & Price 1997).
 
     The pool's own spread sets length and direction of the step. None when the three are not of one shape.
     """
@@ -160,7 +160,7 @@ def merge_of_merges(parents: Sequence[Genome], space: SearchSpace, rng: Random) 
 
 
 def flattened(parents: Sequence[Genome], weights: Sequence[float], space: SearchSpace) -> Genome | None:
-    """The weighted mean of merges as one merge of the sources; None when a parent is no weighted sum of them.
+    """Returns the weighted mean of merges as one merge of the sources; None when a parent is no weighted sum of them.
 
     `linear` is a mean Σ cᵢmᵢ with Σ cᵢ = 1, `task_arithmetic` the sum b + Σ cᵢ(mᵢ − b): with a base, both are of the
     second form, and so is their mean.

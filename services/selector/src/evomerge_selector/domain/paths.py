@@ -21,12 +21,12 @@ Path = tuple[Hop, ...]
 
 
 def depths(space: SearchSpace) -> tuple[int, int]:
-    """Fewest and most layers that a path may have."""
+    """Returns the fewest and most layers that a path may have."""
     return max(1, space.num_layers * 3 // 4), max(space.num_layers, space.num_layers * 5 // 4)
 
 
 def random_path(space: SearchSpace, rng: Random, method: str) -> Path:
-    """The sources' own order of layers, each stretch from one source; with scales and one move where hops scale."""
+    """Draws the sources' own order of layers, each stretch from one source; where hops scale, scales and a move."""
     hops = traits_of(method).scales == "hop"
     scales = hops and not space.fixed_scale
     path: list[Hop] = []
@@ -40,7 +40,7 @@ def random_path(space: SearchSpace, rng: Random, method: str) -> Path:
 
 
 def mutate_path(genome: Genome, space: SearchSpace, rng: Random) -> Path:
-    """One move: another source, another scale, or another order; what these models cannot hold is another source."""
+    """Makes one move: another source, another scale, or another order; never what these models cannot hold."""
     path = list(genome.path)
     choices = len(genome.ingredients or space.models)
     fewest, most = depths(space)
@@ -72,7 +72,7 @@ def mutate_path(genome: Genome, space: SearchSpace, rng: Random) -> Path:
 
 
 def cross_paths(first: Path, second: Path, space: SearchSpace, rng: Random) -> Path:
-    """The lower part of one under the upper part of the other, cut at the same relative depth (one-point crossover)."""
+    """Puts the lower part of one under the upper part of the other, cut at one relative depth (one-point crossover)."""
     fewest, most = depths(space)
     cut = rng.random()
     path = first[: round(cut * len(first))] + second[round(cut * len(second)) :]

@@ -19,7 +19,7 @@ from evomerge_common.errors import SpecError
 from evomerge_selector.domain.candidate import FAILED, Candidate
 from evomerge_selector.domain.initial_population import initial_population
 from evomerge_selector.domain.operators import mutate, random_genome
-from evomerge_selector.domain.strategy import Individual, Proposal, make_strategy
+from evomerge_selector.domain.strategy import Proposal, ScoredCandidate, make_strategy
 
 
 class Proposer:
@@ -82,8 +82,8 @@ class Proposer:
         """Tells the strategy the results of the first `count`, as far as it does not know them."""
         for one in candidates[self._seen : count]:
             fitness = FAILED if one.fitness is None else one.fitness
-            individual = Individual(one.proposed.recipe_digest, one.genome, fitness, one.proposed.index, one.scores)
-            self._strategy.tell(individual)
+            candidate = ScoredCandidate(one.proposed.recipe_digest, one.genome, fitness, one.proposed.index, one.scores)
+            self._strategy.tell(candidate)
         self._seen = max(self._seen, count)
 
     def _novel(self, index: int, known: Container[str]) -> tuple[Proposal, Recipe | None]:

@@ -67,12 +67,12 @@ class Race:
         """After how many candidates were counted → the best `rank` (−fitness, index) of those with all items."""
 
     def open(self) -> bool:
-        """Begins; False: the sources do not tell enough for a race."""
+        """Begins; returns False where the sources do not tell enough for a race."""
         self.is_open = bool(self._answers)
         return self.is_open
 
     def whole(self, index: int, scores: Sequence[TaskScore]) -> None:
-        """A candidate that answered all items at once; ignored when it does not say item by item."""
+        """Takes in a candidate that answered all items at once; ignored when it does not say item by item."""
         answers = {one.task: one.item_scores for one in scores}
         if all(one.items and len(answers.get(one.task, ())) == one.items for one in self._tasks):
             self._answers[index] = answers
@@ -101,7 +101,7 @@ class Race:
 
     @staticmethod
     def items(runner: Runner) -> tuple[TaskItems, ...]:
-        """What the job of its step scores."""
+        """Returns the items that the job of its step scores."""
         wanted = runner.steps[runner.step].items
         return tuple(TaskItems(task=task, positions=places) for task, places in wanted.items() if places)
 
@@ -131,7 +131,7 @@ class Race:
         return runner
 
     def judge(self, digest: str, index: int, name: Callable[[int], str]) -> CandidateRaced | None:
-        """What has become of a candidate after its step; None: it goes on. `name`: recipe digest by index."""
+        """Decides what becomes of a candidate after its step; None: it goes on. `name`: recipe digest by index."""
         runner = self.runners[digest]
         if runner.step == len(runner.steps) - 1:
             return self._finished(digest, index, runner)

@@ -72,7 +72,7 @@ class Phase(Enum):
 
     @property
     def is_terminal(self) -> bool:
-        """Whether nothing more will happen."""
+        """Tells whether nothing more will happen."""
         return self in (Phase.FINISHED, Phase.CANCELLED, Phase.FAILED)
 
 
@@ -123,44 +123,44 @@ class Run:
 
     @property
     def discarded(self) -> list[str]:
-        """URIs of weights that nobody needs any more; the shell takes them off the list and deletes them."""
+        """Lists the URIs of weights that nobody needs any more; the shell takes them off the list and deletes them."""
         return self._ledger.discarded
 
     @property
     def final_champion(self) -> Candidate:
-        """The one that the search would end with now, by the strategy's rule."""
+        """Returns the champion that the search would end with now, by the strategy's rule."""
         assert self.spec is not None
         whole = [one for one in self.candidates[: self._leaderboard.seen] if one.is_whole]
         return whole[strategy_class(self.spec.search.strategy).champion(whole)]
 
     @property
     def champion(self) -> Candidate:
-        """The fittest candidate counted so far."""
+        """Returns the fittest candidate counted so far."""
         return self.candidates[self._leaderboard.champion]
 
     @property
     def has_champion(self) -> bool:
-        """Whether any candidate has a score."""
+        """Tells whether any candidate has a score."""
         return self._leaderboard.champion >= 0
 
     @property
     def ended(self) -> SearchEnded | None:
-        """How the search ended; None while it goes on."""
+        """Says how the search ended; None while it goes on."""
         return self._proof.ended if self._proof is not None else None
 
     @property
     def evaluated(self) -> int:
-        """Candidates with a score or a failure, in whatever order."""
+        """Counts the candidates with a score or a failure, in whatever order."""
         return sum(1 for one in self.candidates if one.fitness is not None)
 
     @property
     def generation(self) -> int:
-        """Generations completed."""
+        """Counts the generations completed."""
         return self._leaderboard.generations
 
     @property
     def mean_fitness(self) -> float:
-        """Over the last generation's places; 0 without a score."""
+        """Returns the mean over the last generation's places; 0 without a score."""
         return self._leaderboard.mean_fitness(self.candidates, self.spec.search) if self.spec else 0.0
 
     # ---- folding ----

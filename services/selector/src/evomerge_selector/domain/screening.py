@@ -23,7 +23,7 @@ from evomerge_common.domain.methods import traits_of
 from evomerge_selector.domain.operators import MAX_WEIGHT, MIN_DENSITY
 
 BEST, LATEST = 20, 10
-"""How many of the fittest and of the newest individuals the model is made of."""
+"""How many of the fittest and of the newest candidates the model is made of."""
 NOISE = 0.02
 """Variance of a score that the genes do not explain, in variances of fitness."""
 CURIOSITY = 0.6
@@ -54,11 +54,11 @@ class Window:
 
     @cached_property
     def median(self) -> float:
-        """The median distance."""
+        """Returns the median distance."""
         return median([d for row in self.apart for d in row])
 
     def following(self, point: Point) -> Window:
-        """This window with one more point, and, where that makes it too long, one less: of those that are not among
+        """Returns this window with one more point, and, if that is too long, one less: of those that are not among
         the newest the least fit.
         """
         place = bisect(self.points, point)
@@ -85,27 +85,27 @@ class Screen:
 
     space: SearchSpace
     window: Window = Window()
-    _told: int = 0
+    _results_count: int = 0
     _earlier: list[Window] = field(default_factory=lambda: [Window() for _ in SCALES])
     _likelihood: dict[int, float] = field(default_factory=dict)
     _fitted: tuple[int, Process | None] = (0, None)  # after how many tells, and the model
 
     def tell(self, genome: Genome, fitness: float, index: int) -> None:
-        """One more scored genome; one without weights teaches nothing."""
+        """Learns one more scored genome; one without weights teaches nothing."""
         vector = self._vector(genome)
         if vector is None or fitness == float("-inf"):
             return
         self.window = self.window.following((-fitness, index, vector))
         # A length scale is judged on every eighth state of the window, each on another, so that a question costs one
         # or two decompositions and not four.
-        turn, is_between = divmod(self._told % (2 * len(SCALES)), 2)
-        self._told += 1
+        turn, is_between = divmod(self._results_count % (2 * len(SCALES)), 2)
+        self._results_count += 1
         if not is_between:
             self._earlier[turn] = self.window
             self._likelihood.pop(turn, None)
 
     def choose(self, genomes: Sequence[Genome]) -> int:
-        """Index of the most promising genome; the first when nothing can be said."""
+        """Picks the most promising genome, as an index; the first when nothing can be said."""
         vectors = [self._vector(genome) for genome in genomes]
         if len(self.window.points) < ENOUGH or len(genomes) == 1:
             return 0
@@ -120,7 +120,7 @@ class Screen:
         return best
 
     def climb(self, genome: Genome) -> Genome:
-        """The genome after some steps up the model's slope, or itself where there is none.
+        """Takes a genome some steps up the model's slope; returns it as it was where there is none.
 
         Weights and densities move, within their bounds; the weights of a mean as shares.
         """
@@ -158,8 +158,8 @@ class Screen:
         )
 
     def _model(self) -> Process | None:
-        if self._fitted[0] != self._told:
-            self._fitted = (self._told, self._fit())
+        if self._fitted[0] != self._results_count:
+            self._fitted = (self._results_count, self._fit())
         return self._fitted[1]
 
     def _fit(self) -> Process | None:
@@ -212,7 +212,7 @@ class Process:
 
     @classmethod
     def fit(cls, window: Window, scale: float) -> Process | None:
-        """None when every point is the same."""
+        """Fits the process to the points; None when every point is the same."""
         width = scale * window.median
         if width <= 0.0:
             return None
@@ -227,7 +227,7 @@ class Process:
         return cls(points, steepness, lower, _backward(lower, forward), likelihood, list(zip(*points, strict=True)))
 
     def promise(self, vector: Vector, *, beyond: float) -> float:
-        """Upper confidence bound; −inf without the cost of a variance where it cannot exceed `beyond`."""
+        """Returns the upper confidence bound; −inf without the cost of a variance where it cannot exceed `beyond`."""
         near = [exp((d := dist(vector, point)) * d * self.steepness) for point in self.points]
         mean = sum(map(mul, near, self.weights))
         if mean + CURIOSITY * math.sqrt(1.0 + NOISE) <= beyond:
@@ -237,7 +237,7 @@ class Process:
         return float(mean + CURIOSITY * math.sqrt(max(0.0, variance)))
 
     def slope(self, vector: Vector) -> tuple[float, list[float]]:
-        """Upper confidence bound and its gradient, the latter but for a positive factor."""
+        """Returns the upper confidence bound and its gradient, the latter but for a positive factor."""
         near = [exp((d := dist(vector, point)) * d * self.steepness) for point in self.points]
         forward = _forward(self.lower, near)
         doubt = math.sqrt(max(1e-9, 1.0 + NOISE - sum(map(mul, forward, forward))))

@@ -55,7 +55,7 @@ class Snapshot:
 
 
 def pack(run: Run) -> dict[str, Any]:
-    """The state as plain data and frozen values, which share nothing that changes with the state machine.
+    """Packs the state as plain data and frozen values, which share nothing that changes with the state machine.
 
     Raises:
         TypeError: something in it has no form here.
@@ -65,14 +65,14 @@ def pack(run: Run) -> dict[str, Any]:
 
 
 def encode(packed: dict[str, Any], *, sequence: int, decision: int) -> bytes:
-    """What `decode` reads; may run in another thread than the state machine."""
+    """Writes what `decode` reads; may run in another thread than the state machine."""
     head = {"format": FORMAT, "version": _version(), "sequence": sequence, "decision": decision}
     text = json.dumps({**head, "state": packed}, default=_value, separators=(",", ":"))
     return zlib.compress(text.encode(), 1)
 
 
 def decode(data: bytes) -> Snapshot | None:
-    """The state, or None: of another version, or damaged."""
+    """Reads the state; None of another version, or where it is damaged."""
     classes = _classes()
     try:
         read = json.loads(zlib.decompress(data), object_hook=lambda one: _unpacked(one, classes))

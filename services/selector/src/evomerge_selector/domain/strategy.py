@@ -24,7 +24,7 @@ from evomerge_selector.domain.candidate import Candidate
 
 
 @dataclass(frozen=True)
-class Individual:
+class ScoredCandidate:
     """A scored genome; of a candidate that failed, `fitness` is −inf and `scores` (one a task) is empty."""
 
     digest: str
@@ -35,7 +35,7 @@ class Individual:
 
     @property
     def rank(self) -> tuple[float, int]:
-        """Sort key, best first; the earlier proposal wins a tie."""
+        """Returns the sort key, best first; the earlier proposal wins a tie."""
         return (-self.fitness, self.index)
 
 
@@ -71,7 +71,7 @@ class Strategy(ABC):
         self.seed = seed
 
     @abstractmethod
-    def tell(self, individual: Individual) -> None:
+    def tell(self, candidate: ScoredCandidate) -> None:
         """Learns a result. Called by the proposer before `ask`, once for each candidate, in order of proposal.
 
         Candidates that the strategy did not propose (sources, initial population) are told, too, and failed ones.

@@ -40,7 +40,7 @@ KINDS: Mapping[str, Kind] = _own_kinds()
 
 
 def kind_of(name: str) -> Kind:
-    """The kind with this name: one of EvoMerge's own, else an installed one.
+    """Finds the kind with this name: one of EvoMerge's own, else an installed one.
 
     Raises:
         SuiteError: there is none; names the nearest.

@@ -28,7 +28,7 @@ class Classification(MultipleChoice):
         return options
 
     def check_item(self, content: Content, path: Path) -> None:
-        """Nothing more: a text and a label."""
+        """Checks nothing more: a text and a label."""
 
     def check_task(self, task: Task, path: Path) -> None:
         """Refuses a task with one label alone, and a label that is none of `labels`."""
@@ -42,17 +42,17 @@ class Classification(MultipleChoice):
                 raise SuiteError(f"unknown label {label!r}; {did_you_mean(label, labels)}", place)
 
     def contents(self, task: Task, items: Sequence[Item]) -> list[Content]:
-        """Each text in the template, with the labels as choices."""
+        """Puts each text in the template, with the labels as choices."""
         labels = labels_of(task)
         return [_question(task.options["template"], item.content, labels) for item in items]
 
     def depends_on(self, task: Task) -> Mapping[str, Any]:
-        """The labels, which may follow from the items."""
+        """Returns the labels, which may follow from the items."""
         return {"labels": sorted({str(item.content.get("label")) for item in task.items})}
 
 
 def labels_of(task: Task) -> Sequence[str]:
-    """The labels that a task knows: its own list, else those of its items."""
+    """Returns the labels that a task knows: its own list, else those of its items."""
     return task.options["labels"] or sorted({item.content["label"] for item in task.items})
 
 

@@ -33,10 +33,10 @@ class Code(Generation):
         return options
 
     def check_task(self, task: Task, path: Path) -> None:
-        """Nothing: programs are not extracted."""
+        """Checks nothing: programs are not extracted."""
 
     def program(self, content: Content, answers: Sequence[Any]) -> str:
-        """The whole program of an item, tests included; called by the sandbox's side for each candidate."""
+        """Writes the whole program of an item, tests included; called by the sandbox's side for each candidate."""
         return f"{content['prompt']}{answers[0]}\n\n{content['tests']}\n"
 
 

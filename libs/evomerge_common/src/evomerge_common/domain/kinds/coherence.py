@@ -33,17 +33,17 @@ class Coherence(MultipleChoice):
             raise SuiteError(f"coherence needs texts of at least three sentences; this one has {count}", place)
 
     def contents(self, task: Task, items: Sequence[Item]) -> list[Content]:
-        """See `orders`."""
+        """Returns the orders of each text, see `orders`."""
         return [orders(item.content["text"]) for item in items]
 
 
 def sentences(text: str) -> list[str]:
-    """A text cut after each full stop, question or exclamation mark."""
+    """Cuts a text after each full stop, question or exclamation mark."""
     return [part for part in re.split(r"(?<=[.!?])\s+", text.strip()) if part]
 
 
 def orders(text: str) -> Content:
-    """The first sentence as the prompt; the rest in order, and shuffled, as the choices.
+    """Returns the first sentence as the prompt; the rest in order, and shuffled, as the choices.
 
     Telling a text from its permutations is the discrimination test of Barzilay & Lapata (Modeling Local Coherence,
     2008). All choices have the same bytes. The text itself decides the shuffles and the place of the right one.

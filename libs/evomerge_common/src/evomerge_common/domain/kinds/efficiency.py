@@ -30,7 +30,7 @@ class Efficiency(Kind):
         return {"reference": float(value)}
 
     def metric_value(self, task: Task, items: Sequence[Item], scores: Sequence[float]) -> float:
-        """What a score of 0 to 1 says in tokens a second, parameters or bytes."""
+        """Says what a score of 0 to 1 is in tokens a second, parameters or bytes."""
         share = min(1.0 - 1e-9, max(1e-9, sum(scores) / len(scores)))
         reference = float(task.options["reference"])
         if task.metric == "tokens_per_second":
@@ -38,7 +38,7 @@ class Efficiency(Kind):
         return float(round(reference * (1.0 - share) / share))
 
     def measures_time(self, task: Task) -> bool:
-        """A speed is measured; parameters and bytes are the same everywhere."""
+        """Tells whether the metric is a speed; parameters and bytes are the same everywhere."""
         return task.metric == "tokens_per_second"
 
 

@@ -46,12 +46,12 @@ class ExactMatch(Generation):
             raise SuiteError("`answer` must be text and not empty", (*path, "answer"))
 
     def score(self, task: Task, content: Content, answers: Sequence[Any]) -> float:
-        """Whether what was said is the answer, spaces around aside."""
+        """Compares what was said with the answer, spaces around aside."""
         return float(extracted(answers[0], task.extract) == content["answer"].strip())
 
 
 def extracted(text: str, pattern: str) -> str | None:
-    """The answer in a generated text: what the pattern's first group found, else all of it; stripped."""
+    """Finds the answer in a generated text: what the pattern's first group found, else all of it; stripped."""
     if not pattern:
         return text.strip()
     match = re.search(pattern, text, re.MULTILINE)

@@ -11,12 +11,12 @@ ENTRY_POINTS = "evomerge.tasks"
 
 
 def installed_names() -> list[str]:
-    """Names of the kinds and tasks that are installed here."""
+    """Lists the names of the kinds and tasks that are installed here."""
     return sorted({entry.name for entry in importlib.metadata.entry_points(group=ENTRY_POINTS)})
 
 
 def load_installed(name: str) -> Any:
-    """The kind or task of an entry point: the object that it names, or what its class makes without arguments.
+    """Loads the kind or task of an entry point: the object that it names, or what its class makes without arguments.
 
     Raises:
         SuiteError: it is not installed, or cannot be loaded.

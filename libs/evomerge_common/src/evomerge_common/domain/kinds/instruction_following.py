@@ -63,16 +63,16 @@ class InstructionFollowing(Generation):
     max_new_tokens = 128
 
     def check_item(self, content: Content, path: Path) -> None:
-        """See `check_checks`."""
+        """Checks an item's checks, see `check_checks`."""
         check_checks(content["checks"], (*path, "checks"))
 
     def score(self, task: Task, content: Content, answers: Sequence[Any]) -> float:
-        """See `judge_instructions`."""
+        """Judges what was said, see `judge_instructions`."""
         return judge_instructions(answers[0], content["checks"], task.metric)
 
 
 def check_checks(checks: Any, path: Path) -> None:
-    """Whether an item's checks mean something.
+    """Checks that an item's checks mean something.
 
     Raises:
         SuiteError: none, an unknown one, or a value of another type.
@@ -93,9 +93,9 @@ def check_checks(checks: Any, path: Path) -> None:
 
 
 def judge_instructions(text: str, checks: Mapping[str, Any], metric: str) -> float:
-    """Share of the instructions that a text follows (instruction_acc), or whether it follows all (prompt_acc)."""
-    kept = [CHECKS[name][1](text, value) for name, value in checks.items()]
-    return float(all(kept)) if metric == "prompt_acc" else sum(kept) / len(kept)
+    """Returns the share of the instructions that a text follows (instruction_acc), or whether all (prompt_acc)."""
+    verdicts = [CHECKS[name][1](text, value) for name, value in checks.items()]
+    return float(all(verdicts)) if metric == "prompt_acc" else sum(verdicts) / len(verdicts)
 
 
 KIND = InstructionFollowing()

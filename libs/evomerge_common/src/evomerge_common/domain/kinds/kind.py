@@ -61,18 +61,18 @@ class UserTask(Protocol):
     """
 
     def items(self, options: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
-        """Called when a suite is read: the task's items, JSON objects. The same options must give the same items.
+        """Returns the task's items, JSON objects; called when a suite is read. The same options must give the same.
 
         An `id` among an item's keys is kept as its name.
         """
         ...
 
     def requests(self, item: Mapping[str, Any]) -> Iterable[Request]:
-        """Called where models are scored, once for a run's candidates: what to ask about an item."""
+        """Returns what to ask about an item; called where models are scored, once for a run's candidates."""
         ...
 
     def score(self, item: Mapping[str, Any], answers: Sequence[Any]) -> float:
-        """Called for each candidate: the item's score, 0 to 1, from the answers in the order of the requests."""
+        """Returns the item's score, 0 to 1, from the answers in the requests' order; called for each candidate."""
         ...
 
 
@@ -133,7 +133,7 @@ class Kind:
     # ---- called when a suite is read ----
 
     def read_options(self, data: Mapping[str, Any], path: Path) -> dict[str, Any]:
-        """The kind's own keys of a task, defaults filled in; called by `Suite.from_dict` with the task's keys.
+        """Reads the kind's own keys of a task, defaults filled in; called by `Suite.from_dict` with the task's keys.
 
         Raises:
             SuiteError: one is missing, or of another type than its default.
@@ -145,7 +145,7 @@ class Kind:
         }
 
     def read_item(self, data: Mapping[str, Any], path: Path) -> dict[str, Any]:
-        """An item's content; called by `Suite.from_dict` with each item's keys.
+        """Reads an item's content; called by `Suite.from_dict` with each item's keys.
 
         Raises:
             SuiteError: a field is missing, or `check_item` refuses it.
@@ -165,7 +165,7 @@ class Kind:
         return content
 
     def check_item(self, content: Content, path: Path) -> None:
-        """Whether an item can be asked; called by `read_item` with all fields there and texts checked.
+        """Checks that an item can be asked; called by `read_item` with all fields there and texts checked.
 
         Raises:
             SuiteError: names the field.
@@ -173,7 +173,7 @@ class Kind:
         """
 
     def check_task(self, task: Task, path: Path) -> None:
-        """Whether a task can be asked; called by `Suite.from_dict` when all of it is read.
+        """Checks that a task can be asked; called by `Suite.from_dict` when all of it is read.
 
         Raises:
             SuiteError: names the key.
@@ -181,7 +181,7 @@ class Kind:
         """
 
     def items(self, task: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
-        """The task's items; called by the command, of a kind with `own_items`, with the task's keys as written.
+        """Returns the task's items; called by the command, of a kind with `own_items`, with the task's keys as written.
 
         The same keys must give the same items. An `id` among an item's keys is its name.
         """
@@ -190,39 +190,39 @@ class Kind:
     # ---- called where models are scored ----
 
     def contents(self, task: Task, items: Sequence[Item]) -> list[Content]:
-        """What `requests` and `score` get of each item; called once for all candidates of a run.
+        """Returns what `requests` and `score` get of each item; called by the scorer, once for all candidates of a run.
 
         A composed kind returns its items as those of the basic kind that it derives from.
         """
         return [item.content for item in items]
 
     def requests(self, task: Task, content: Content) -> Sequence[Request]:
-        """What to ask of an item; called once for all candidates of a run."""
+        """Returns what to ask of an item; called by the scorer, once for all candidates of a run."""
         raise NotImplementedError
 
     def score(self, task: Task, content: Content, answers: Sequence[Any]) -> float:
-        """The item's score, 0 to 1, from the answers in the order of its requests; called for each candidate."""
+        """Returns the item's score, 0 to 1, from the answers in its requests' order; called for each candidate."""
         raise NotImplementedError
 
     # ---- called with scores ----
 
     def metric_value(self, task: Task, items: Sequence[Item], scores: Sequence[float]) -> float:
-        """The metric in its own unit; called by `scores.task_score` with the score of each item."""
+        """Returns the metric in its own unit; called by `scores.task_score` with the score of each item."""
         del items
         return sum(scores) / len(scores)
 
     def depends_on(self, task: Task) -> Mapping[str, Any]:
-        """What of a task's items together each item's score depends on; called by the fitness cache."""
+        """Returns what of a task's items together each item's score depends on; called by the fitness cache."""
         return {}
 
     # ---- called by `benchmarks.selection_warnings` ----
 
     def measures_time(self, task: Task) -> bool:
-        """Whether a second evaluation of the same model may score otherwise."""
+        """Tells whether a second evaluation of the same model may score otherwise."""
         return False
 
     def test_split_of(self, task: Task) -> str | None:
-        """The public benchmark whose test split the items are, "" for none, None: the task's name tells."""
+        """Returns the public benchmark whose test split the items are, "" for none, None: the task's name tells."""
         return None
 
 
@@ -246,7 +246,7 @@ def _option(kind: str, value: Any, default: Any, path: Path) -> Any:
 
 
 def check_name(options: Mapping[str, Any], key: str, path: Path) -> None:
-    """Whether an option is a name.
+    """Checks that an option is a name.
 
     Raises:
         SuiteError: it is not.

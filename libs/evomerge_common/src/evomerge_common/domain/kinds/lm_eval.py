@@ -39,7 +39,7 @@ class LmEval(Kind):
         return options
 
     def test_split_of(self, task: Task) -> str | None:
-        """The harness says which split its documents are of; a local folder's task is as good as its name."""
+        """Asks the harness which split its documents are of; a local folder's task is as good as its name."""
         if task.options.get("folder"):
             return None
         return str(task.options["task"]) if task.options.get("split") == "test" else ""

@@ -32,12 +32,12 @@ class MultipleChoice(Kind):
         return [Choices(content["prompt"], content["choices"], task.chat)]
 
     def score(self, task: Task, content: Content, answers: Sequence[Any]) -> float:
-        """Whether the likeliest choice is the right one."""
+        """Tells whether the likeliest choice is the right one."""
         return float(choose(content["choices"], answers[0], task.metric) == content["answer"])
 
 
 def choose(choices: Sequence[str], loglikelihoods: Sequence[float], metric: str) -> int:
-    """The place of the likeliest choice, by `acc_norm` per byte; the first among equals."""
+    """Returns the index of the likeliest choice, by `acc_norm` per byte; the first among equals."""
     lengths = [len(c.encode()) if metric == "acc_norm" else 1 for c in choices]
     values = [ll / n for ll, n in zip(loglikelihoods, lengths, strict=True)]
     return values.index(max(values))

@@ -32,12 +32,12 @@ class Perplexity(Kind):
         return [Document(content["text"], content.get("prompt", ""))]
 
     def score(self, task: Task, content: Content, answers: Sequence[Any]) -> float:
-        """2 to the power of minus the text's bits a byte."""
+        """Returns 2 to the power of minus the text's bits a byte."""
         bits = -answers[0] / math.log(2)
         return float(2.0 ** -(bits / len(content["text"].encode())))
 
     def metric_value(self, task: Task, items: Sequence[Item], scores: Sequence[float]) -> float:
-        """Bits a byte of all documents together."""
+        """Returns the bits a byte of all documents together."""
         sizes = [len(str(item.content["text"]).encode()) for item in items]
         bits = [-math.log2(max(score, 1e-45)) * size for score, size in zip(scores, sizes, strict=True)]
         return sum(bits) / sum(sizes)

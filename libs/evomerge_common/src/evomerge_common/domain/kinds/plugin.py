@@ -31,15 +31,15 @@ class Plugin(Kind):
         return {key: value for key, value in data.items() if key != "id"}
 
     def items(self, task: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
-        """As the user's task makes them from the task's `options`."""
+        """Asks the user's task for its items, with the task's `options`."""
         return _user_task(str(task.get("plugin", ""))).items(task.get("options") or {})
 
     def requests(self, task: Task, content: Content) -> Sequence[Request]:
-        """As the user's task says."""
+        """Asks the user's task."""
         return list(_user_task(task.options["plugin"]).requests(content))
 
     def score(self, task: Task, content: Content, answers: Sequence[Any]) -> float:
-        """As the user's task says."""
+        """Asks the user's task."""
         return _user_task(task.options["plugin"]).score(content, answers)
 
 

@@ -33,11 +33,11 @@ class QuestionAnswering(Generation):
             raise SuiteError("`answers` must be a text or a list of texts, none empty", (*path, "answers"))
 
     def contents(self, task: Task, items: Sequence[Item]) -> list[Content]:
-        """Each question as a prompt, with a list of answers."""
+        """Makes each item a prompt, with a list of answers."""
         return [_question(item.content) for item in items]
 
     def score(self, task: Task, content: Content, answers: Sequence[Any]) -> float:
-        """See `judge_answer`."""
+        """Judges the answer, see `judge_answer`."""
         return judge_answer(extracted(answers[0], task.extract) or "", content["answers"], task.metric)
 
 
@@ -49,13 +49,13 @@ def _question(content: Content) -> Content:
 
 
 def normalised(answer: str) -> str:
-    """Lower case, without punctuation, articles and spare spaces, as SQuAD's evaluation does it."""
+    """Puts a text in lower case, without punctuation, articles and needless spaces, as SQuAD's evaluation does it."""
     bare = "".join(c for c in answer.lower() if c not in string.punctuation)
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", bare).split())
 
 
 def token_f1(answer: str, truth: str) -> float:
-    """Harmonic mean of precision and recall over normalised words."""
+    """Returns the harmonic mean of precision and recall over normalised words."""
     found, wanted = normalised(answer).split(), normalised(truth).split()
     if not found or not wanted:
         return float(found == wanted)
@@ -64,7 +64,7 @@ def token_f1(answer: str, truth: str) -> float:
 
 
 def judge_answer(answer: str, truths: Sequence[str], metric: str) -> float:
-    """SQuAD's exact_match or f1 with the best of the right answers, 0 to 1."""
+    """Returns SQuAD's exact_match or f1 with the best of the right answers, 0 to 1."""
     if metric == "f1":
         return max(token_f1(answer, truth) for truth in truths)
     return float(any(normalised(answer) == normalised(truth) for truth in truths))

@@ -8,7 +8,7 @@ from random import Random
 from evomerge_common.domain.genome import SearchSpace
 from evomerge_common.domain.spec import SearchSpec
 from evomerge_selector.domain.operators import crossover, differential, merge_of_merges, mutate, random_genome
-from evomerge_selector.domain.strategy import Individual, Proposal, Strategy
+from evomerge_selector.domain.strategy import Proposal, ScoredCandidate, Strategy
 
 CROSSOVER_RATE = 0.35
 DIFFERENTIAL_RATE = 0.35
@@ -26,7 +26,7 @@ class Evolution(Strategy):
     def __init__(self, space: SearchSpace, spec: SearchSpec, *, seed: int = 0) -> None:
         """Begins with nobody in the pool."""
         super().__init__(space, spec, seed=seed)
-        self.pool: list[Individual] = []
+        self.pool: list[ScoredCandidate] = []
 
     def ask(self, index: int, rng: Random) -> Proposal:
         """Answers with a child of one, two or three parents; with any genome while there are none."""
@@ -55,5 +55,5 @@ class Evolution(Strategy):
         return Proposal(mutate(first.genome, self.space, rng), "mutation", (first.digest,))
 
     @abstractmethod
-    def _parent(self, rng: Random) -> Individual:
+    def _parent(self, rng: Random) -> ScoredCandidate:
         """Picks one of the pool to have a child. Called by `ask`, once for each parent it needs."""

@@ -8,7 +8,7 @@ from evomerge_common.domain.genome import SearchSpace
 from evomerge_common.domain.pareto import Point
 from evomerge_common.domain.spec import SearchSpec
 from evomerge_selector.domain.strategies.evolution import Evolution
-from evomerge_selector.domain.strategy import Individual
+from evomerge_selector.domain.strategy import ScoredCandidate
 
 
 class MapElitesSearch(Evolution):
@@ -21,20 +21,20 @@ class MapElitesSearch(Evolution):
     def __init__(self, space: SearchSpace, spec: SearchSpec, *, seed: int = 0) -> None:
         """Begins without cells."""
         super().__init__(space, spec, seed=seed)
-        self.cells: dict[tuple[bool, ...], Individual] = {}
+        self.cells: dict[tuple[bool, ...], ScoredCandidate] = {}
         self.measure: list[Point] = []  # task scores of the sources
 
-    def tell(self, individual: Individual) -> None:
+    def tell(self, candidate: ScoredCandidate) -> None:
         """Puts it into its cell, if it is better than who is there."""
-        if not individual.scores:
+        if not candidate.scores:
             return
         if len(self.measure) < len(self.space.models):
-            self.measure.append(individual.scores)
+            self.measure.append(candidate.scores)
         means = [sum(column) / len(column) for column in zip(*self.measure, strict=True)]
-        cell = tuple(score > mean for score, mean in zip(individual.scores[:8], means, strict=False))
-        if cell not in self.cells or individual.rank < self.cells[cell].rank:
-            self.cells[cell] = individual
+        cell = tuple(score > mean for score, mean in zip(candidate.scores[:8], means, strict=False))
+        if cell not in self.cells or candidate.rank < self.cells[cell].rank:
+            self.cells[cell] = candidate
         self.pool = sorted(self.cells.values(), key=lambda one: one.index)
 
-    def _parent(self, rng: Random) -> Individual:
+    def _parent(self, rng: Random) -> ScoredCandidate:
         return rng.choice(self.pool)

@@ -10,7 +10,7 @@ from evomerge_common.domain.pareto import crowding, fronts, knee
 from evomerge_common.domain.spec import SearchSpec
 from evomerge_selector.domain.candidate import Candidate
 from evomerge_selector.domain.strategies.evolution import Evolution
-from evomerge_selector.domain.strategy import Individual, Strategy
+from evomerge_selector.domain.strategy import ScoredCandidate, Strategy
 
 
 class ParetoSearch(Evolution):
@@ -26,24 +26,24 @@ class ParetoSearch(Evolution):
         self.layer: dict[str, int] = {}  # digest → front that it is on, 0 the best
         self.room: dict[str, float] = {}  # digest → crowding distance on its front
 
-    def tell(self, individual: Individual) -> None:
+    def tell(self, candidate: ScoredCandidate) -> None:
         """Sorts the pool anew, and lets go of the last and most crowded."""
-        if not individual.scores:
+        if not candidate.scores:
             return  # a failed candidate has no place among the objectives
-        members = [*self.pool, individual]
-        kept: list[Individual] = []
+        members = [*self.pool, candidate]
+        survivors: list[ScoredCandidate] = []
         self.layer.clear()
         self.room.clear()
         for rank, indices in enumerate(fronts([one.scores for one in members])):
             one_layer = [members[i] for i in indices]
             room = dict(zip(indices, crowding([one.scores for one in one_layer]), strict=True))
             order = sorted(indices, key=lambda i: (-room[i], members[i].index))
-            for i in order[: self.spec.population - len(kept)]:
-                kept.append(members[i])
+            for i in order[: self.spec.population - len(survivors)]:
+                survivors.append(members[i])
                 self.layer[members[i].digest], self.room[members[i].digest] = rank, room[i]
-            if len(kept) == self.spec.population:
+            if len(survivors) == self.spec.population:
                 break
-        self.pool = sorted(kept, key=lambda one: one.index)
+        self.pool = sorted(survivors, key=lambda one: one.index)
 
     @staticmethod
     def champion(candidates: Sequence[Candidate]) -> int:
@@ -53,6 +53,6 @@ class ParetoSearch(Evolution):
             return Strategy.champion(candidates)
         return places[knee([candidates[i].scores for i in places])]
 
-    def _parent(self, rng: Random) -> Individual:
+    def _parent(self, rng: Random) -> ScoredCandidate:
         pair = (rng.choice(self.pool), rng.choice(self.pool))
         return min(pair, key=lambda one: (self.layer[one.digest], -self.room[one.digest], one.index))

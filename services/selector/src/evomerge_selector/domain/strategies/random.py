@@ -5,13 +5,13 @@ from __future__ import annotations
 from random import Random
 
 from evomerge_selector.domain.operators import random_genome
-from evomerge_selector.domain.strategy import Individual, Proposal, Strategy
+from evomerge_selector.domain.strategy import Proposal, ScoredCandidate, Strategy
 
 
 class RandomSearch(Strategy):
     """Draws independently from the whole space: the yardstick."""
 
-    def tell(self, individual: Individual) -> None:
+    def tell(self, candidate: ScoredCandidate) -> None:
         """Learns nothing."""
 
     def ask(self, index: int, rng: Random) -> Proposal:

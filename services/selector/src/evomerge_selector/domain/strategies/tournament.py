@@ -11,7 +11,7 @@ from evomerge_common.domain.spec import SearchSpec
 from evomerge_selector.domain.operators import merge_of_merges, mutate, random_genome
 from evomerge_selector.domain.screening import Screen
 from evomerge_selector.domain.strategies.evolution import Evolution
-from evomerge_selector.domain.strategy import Individual, Proposal
+from evomerge_selector.domain.strategy import Proposal, ScoredCandidate
 
 CHILDREN = 12
 """How many children are made for each that is proposed."""
@@ -21,7 +21,7 @@ SCREENED_RATE = 0.95
 class EvolutionaryTournament(Evolution):
     """(μ+λ) evolution with tournament selection (Goldberg & Deb 1991), elites, and fresh blood on stagnation.
 
-    The pool keeps the best `population` individuals, so elites never leave it. Parents win tournaments of
+    The pool keeps the best `population` candidates, so elites never leave it. Parents win tournaments of
     `tournament_size`; with `niche`, by what their place in the pool is worth once all who are alike have shared it
     (fitness sharing, Goldberg & Richardson 1987; on ranks, since scores have no natural zero). `breeding: classic`
     makes children as the original did: the top two have three mutants each, the bottom six are merged in two triples.
@@ -35,16 +35,16 @@ class EvolutionaryTournament(Evolution):
         self.screen = Screen(space)
         self.shares: dict[str, float] = {}  # digest → the part of its place in the pool that its niche leaves it
 
-    def tell(self, individual: Individual) -> None:
+    def tell(self, candidate: ScoredCandidate) -> None:
         """Keeps the best in the pool, and shows the result to the screening model."""
-        self.pool = sorted([*self.pool, individual], key=lambda one: one.rank)[: self.spec.population]
+        self.pool = sorted([*self.pool, candidate], key=lambda one: one.rank)[: self.spec.population]
         if self.spec.niche:
             self.shares = {one.digest: place for one, place in zip(self.pool, self._shared(), strict=True)}
-        if individual.fitness > self.best + self.spec.min_delta:
-            self.best, self.stale = individual.fitness, 0
+        if candidate.fitness > self.best + self.spec.min_delta:
+            self.best, self.stale = candidate.fitness, 0
         else:
             self.stale += 1
-        self.screen.tell(individual.genome, individual.fitness, individual.index)
+        self.screen.tell(candidate.genome, candidate.fitness, candidate.index)
 
     def ask(self, index: int, rng: Random) -> Proposal:
         """Answers with the child that the screening model likes best, or with fresh blood when the search is stale."""
@@ -60,7 +60,7 @@ class EvolutionaryTournament(Evolution):
         # A climb on the model costs a millisecond, where one on the landscape would cost merges.
         return replace(best, genome=self.screen.climb(best.genome))
 
-    def _parent(self, rng: Random) -> Individual:
+    def _parent(self, rng: Random) -> ScoredCandidate:
         drawn = [rng.choice(self.pool) for _ in range(self.spec.tournament_size)]
         return min(drawn, key=lambda one: (-self.shares.get(one.digest, 0.0), one.rank))
 
