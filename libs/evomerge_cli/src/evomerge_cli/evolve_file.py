@@ -41,12 +41,12 @@ _NOT_DONE = {
 
 
 def is_evolve_file(data: Any) -> bool:
-    """Whether a document is mergekit-evolve's."""
+    """Tells whether a document is mergekit-evolve's."""
     return isinstance(data, Mapping) and "genome" in data and "models" not in data
 
 
 def read_evolve(data: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
-    """The run spec that the file means, as data, with its suite (whose places in the file are the same).
+    """Reads the run spec that the file means, as data, with its suite (whose places in the file are the same).
 
     Args:
         data: the file's.

@@ -40,7 +40,7 @@ def random_path(space: SearchSpace, rng: Random, method: str) -> Path:
 
 
 def mutate_path(genome: Genome, space: SearchSpace, rng: Random) -> Path:
-    """Makes one move: another source, another scale, or another order; never what these models cannot hold."""
+    """Makes one move: another source, scale or order; what these models cannot hold becomes another source."""
     path = list(genome.path)
     choices = len(genome.ingredients or space.models)
     fewest, most = depths(space)
