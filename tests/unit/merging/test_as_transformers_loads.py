@@ -13,8 +13,8 @@ import transformers
 from safetensors.torch import save_file
 
 from evomerge_common.domain.recipe import ModelReference, Recipe
-from evomerge_common.errors import ModelError, QuantisedModel, ShapeMismatch
-from evomerge_merging import merge_recipe
+from evomerge_common.errors import ModelError, QuantisedModel, RecipeError, ShapeMismatch
+from evomerge_merging import merge_recipe, read_recipe_text
 from evomerge_merging.engine.stored import TIED_BY_DEFAULT
 from evomerge_models.describe import describe_model
 from helpers.tiny_merging import load_model, make_model, rewrite, set_config, weights
@@ -295,3 +295,65 @@ def test_a_head_that_is_neither_stored_nor_tied_is_refused(tmp_path: Path, famil
 def test_model_types_that_tie_by_default_are_those_of_transformers() -> None:
     for kind in TIED_BY_DEFAULT:
         assert transformers.CONFIG_MAPPING[kind]().tie_word_embeddings, kind
+
+
+# ---- blocks beyond the layers ----
+
+
+def with_predictor(folder: Path, seed: int, *, family: str) -> Path:
+    """A model with one more block than layers, as one that predicts several tokens is stored."""
+    make_model(folder, family, seed=seed, layers=2)
+    block = {name: t.clone() for name, t in weights(make_model(folder.parent / f"{folder.name}-3", family, seed=seed,
+             layers=3)).items() if name.startswith("model.layers.2.")}  # fmt: skip
+    block["model.layers.2.eh_proj.weight"] = torch.full((16, 32), float(seed))
+    block["model.layers.2.embed_tokens.weight"] = torch.full((40, 16), float(seed))
+    rewrite(folder, block)
+    set_config(folder, num_nextn_predict_layers=1)
+    return folder
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+def test_layers_are_counted_without_the_blocks_beyond_them(tmp_path: Path, family: str) -> None:
+    one = with_predictor(tmp_path / "one", 1, family=family)
+    other = with_predictor(tmp_path / "other", 2, family=family)
+    plain = make_model(tmp_path / "plain", family, seed=3, layers=2)
+    mean([one, other], tmp_path / "both")
+    assert (weights(tmp_path / "both")["model.layers.2.eh_proj.weight"] == 1.5).all()
+    (first, notes), (second, others) = in_both_orders(one, plain, tmp_path)
+    assert any("block 2" in note and "is missing in" in note for note in notes)
+    assert any("block 2" in note and "is left out" in note for note in others)
+    assert (weights(first)["model.layers.2.embed_tokens.weight"] == 1).all()
+    assert not any(".2." in name for name in weights(second))
+    name = "model.layers.1.mlp.up_proj.weight"
+    for out in (first, second):
+        torch.testing.assert_close(weights(out)[name], (weights(one)[name] + weights(plain)[name]) / 2)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+def test_a_gradient_ends_with_the_last_layer(tmp_path: Path, family: str) -> None:
+    one = with_predictor(tmp_path / "one", 1, family=family)
+    plain = make_model(tmp_path / "plain", family, seed=3, layers=2)
+    models = "\n".join(
+        f"- {{model: {folder}, parameters: {{weight: {gradient}}}}}"
+        for folder, gradient in ((one, [1, 0]), (plain, [0, 1]))
+    )
+    merge_recipe(read_recipe_text(f"merge_method: linear\nmodels:\n{models}\n"), {}, tmp_path / "out")
+    found = weights(tmp_path / "out")
+    for layer, folder in ((0, one), (1, plain)):
+        name = f"model.layers.{layer}.mlp.up_proj.weight"
+        assert torch.equal(found[name], weights(folder)[name])
+
+
+def test_a_slice_leaves_the_blocks_beyond_the_layers_out(tmp_path: Path) -> None:
+    one = with_predictor(tmp_path / "one", 1, family="llama")
+    slices = "".join(f"- sources: [{{model: {one}, layer_range: [{start}, {start + 1}]}}]\n" for start in (0, 1, 1))
+    report = merge_recipe(read_recipe_text(f"merge_method: passthrough\nslices:\n{slices}"), {}, tmp_path / "out")
+    assert any("block 2" in note and "is left out" in note for note in report.notes)
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["num_nextn_predict_layers"] == 0
+    load_model(tmp_path / "out")
+    name = "mlp.up_proj.weight"
+    found = weights(tmp_path / "out")
+    assert torch.equal(found[f"model.layers.2.{name}"], weights(one)[f"model.layers.1.{name}"])
+    with pytest.raises(RecipeError, match="has layers 0 to 2"):
+        beyond = f"merge_method: passthrough\nslices:\n- sources: [{{model: {one}, layer_range: [0, 3]}}]\n"
+        merge_recipe(read_recipe_text(beyond), {}, tmp_path / "refused")

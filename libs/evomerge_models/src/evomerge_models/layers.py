@@ -34,7 +34,10 @@ _OF_FAMILIES_BY_PLACE = frozenset({"beam", "big_bird", "diffllama", "esm", "funn
 
 @dataclass(frozen=True)
 class LayerStack:
-    """The repeated blocks: tensors `<prefix>.<n>.<rest>` for n from 0 to depth - 1."""
+    """The repeated blocks: tensors `<prefix>.<n>.<rest>` for n from 0 to depth - 1.
+
+    Blocks beyond them (multi-token prediction) are none of the model's layers: transformers does not load them.
+    """
 
     prefix: str
     depth: int
@@ -42,9 +45,14 @@ class LayerStack:
     def split(self, name: str) -> tuple[int, str] | None:
         """Layer number and the rest of a tensor's name, or None when it is not in the stack."""
         match = _NUMBERED.match(name)
-        if match is None or match[1] != self.prefix:
+        if match is None or match[1] != self.prefix or int(match[2]) >= self.depth:
             return None
         return int(match[2]), match[3]
+
+    def beyond(self, name: str) -> int | None:
+        """Number of the block beyond the layers that a tensor is in; None when it is in none."""
+        match = _NUMBERED.match(name)
+        return int(match[2]) if match and match[1] == self.prefix and int(match[2]) >= self.depth else None
 
     def name(self, layer: int, rest: str) -> str:
         """The tensor's full name."""
@@ -67,7 +75,7 @@ def depth_of(config: Mapping[str, Any]) -> int | None:
 
 
 def layer_stack(names: Iterable[str], config: Mapping[str, Any]) -> LayerStack | None:
-    """The text model's layers: of the stacks as deep as the config says, the one beside the token embedding.
+    """The text model's layers: of the stacks as deep as the config says (or deeper), the one beside the embedding.
 
     A vision or audio tower may be as deep, and have more tensors; but it lies in a module of its own, away from the
     embedding. None: no such stack.
@@ -80,11 +88,10 @@ def layer_stack(names: Iterable[str], config: Mapping[str, Any]) -> LayerStack |
             numbers.setdefault(match[1], set()).add(int(match[2]))
             counts[match[1]] = counts.get(match[1], 0) + 1
     depth = depth_of(config)
-    fitting = [
-        prefix
-        for prefix, found in numbers.items()
-        if found == set(range(len(found))) and (depth is None or len(found) == depth)
-    ]
+    whole = [prefix for prefix, found in numbers.items() if found == set(range(len(found)))]
+    fitting = [prefix for prefix in whole if depth is None or len(numbers[prefix]) == depth]
+    if depth and not fitting:
+        fitting = [prefix for prefix in whole if len(numbers[prefix]) > depth]
     if not fitting:
         return None
     embedding = input_embedding(names) or ""
@@ -100,7 +107,7 @@ def layer_stack(names: Iterable[str], config: Mapping[str, Any]) -> LayerStack |
         return together, -len(path), path[-1] in {"layers", "layer", "h"}, counts[prefix], prefix
 
     prefix = max(fitting, key=nearness)
-    return LayerStack(prefix, len(numbers[prefix]))
+    return LayerStack(prefix, depth or len(numbers[prefix]))
 
 
 def numbered(name: str) -> tuple[str, int] | None:

@@ -121,7 +121,7 @@ class Planner:
         if heads and any(model.tied for model in with_heads):
             self.note("some models tie their head to the embedding and some do not: the result has a head of its own")
         for row, before in ((rows[0], True), (rows[-1], False)):
-            for name in self._outside(row, heads, before=before):
+            for name in self._outside(row, heads, before=before, sliced=sliced):
                 tensors[name] = self._tensor(how, recipe, row, name, None, name, self._depth_outside(row, name))
         depth = 0
         hops = Hops(how)
@@ -144,6 +144,8 @@ class Planner:
                 (row.reference.model.config, row.reference.start + layer) for row in rows for layer in range(row.layers)
             ]
             config = config_of_layers(config, origin, donor.stack, self.note)
+            if config.get("num_nextn_predict_layers"):
+                config["num_nextn_predict_layers"] = 0
         if heads and any(model.tied for model in with_heads):
             config = architecture.untied(config)
         label = f"a {recipe.method} merge"
@@ -248,8 +250,11 @@ class Planner:
                 if key in theirs and key in ours and theirs[key] != ours[key]:
                     self.note(f"{key} is {theirs[key]} in {model.label}; {donor.label}'s {ours[key]} is kept")
 
-    def _outside(self, row: ResolvedSlice, heads: Sequence[str], *, before: bool) -> list[str]:
-        """Names outside the stack that come before (or after) the layers; `heads`: the result's, none if tied."""
+    def _outside(self, row: ResolvedSlice, heads: Sequence[str], *, before: bool, sliced: bool) -> list[str]:
+        """Names outside the stack that come before (or after) the layers; `heads`: the result's, none if tied.
+
+        Blocks beyond the layers are left out of a sliced model, where their numbers would be those of layers.
+        """
         reference = row.reference.model
 
         def outside(model: Virtual) -> Iterator[str]:
@@ -259,9 +264,19 @@ class Planner:
                     yield name
 
         names = list(outside(reference))
+        if sliced:
+            for number in sorted({n for name in names if (n := _beyond(reference, name)) is not None}):
+                self.note(
+                    f"block {number} of {reference.label} (multi-token prediction, beyond its layers) is left out: the "
+                    "result's layers are others"
+                )
+            names = [name for name in names if _beyond(reference, name) is None]
         for part in row.everyone:
             for name in outside(part.model):
-                if name not in names and not architecture.is_buffer(name):
+                number = _beyond(part.model, name)
+                if number is not None and name not in names:
+                    self.note(f"block {number} of {part.model.label}, beyond its layers, is left out")
+                elif name not in names and not architecture.is_buffer(name):
                     self.note(f"{name} of {part.model.label} is left out: {reference.label} has no such tensor")
         if not before:
             names += [name for name in dict.fromkeys(heads) if any(part.node(name, None) for part in row.everyone)]
@@ -338,6 +353,12 @@ class Planner:
     ) -> Node:
         """What becomes of a tensor that some inputs lack: optional parts are kept, anything else does not fit."""
         lacking = ", ".join(part.model.label for part in missing)
+        number = _beyond(row.reference.model, rest) if layer is None else None
+        if number is not None:
+            self.note(
+                f"block {number}, beyond the layers, is missing in {lacking}: it is {row.reference.model.label}'s"
+            )
+            return next(node for part in (row.reference, *row.everyone) if (node := nodes[id(part)]) is not None)
         if not architecture.is_buffer(rest) and (layer is not None or architecture.is_embedding(rest)):
             raise ShapeMismatch(
                 f"{row.reference.name(rest, layer)} of {row.reference.model.label} is missing in {lacking}"
@@ -349,6 +370,11 @@ class Planner:
             )
             self.note(f"{rest} is missing in {lacking}: it {kept}")
         return present[0] if len(present) == 1 else self._average(present)
+
+
+def _beyond(model: Virtual, name: str) -> int | None:
+    """Number of the block beyond the model's layers that a tensor is in."""
+    return None if model.stack is None else model.stack.beyond(name)
 
 
 def _mismatch(name: str, one: str, first: Node, other: str, node: Node) -> str:
