@@ -354,6 +354,6 @@ def test_a_slice_leaves_the_blocks_beyond_the_layers_out(tmp_path: Path) -> None
     name = "mlp.up_proj.weight"
     found = weights(tmp_path / "out")
     assert torch.equal(found[f"model.layers.2.{name}"], weights(one)[f"model.layers.1.{name}"])
+    text = f"merge_method: passthrough\nslices:\n- sources: [{{model: {one}, layer_range: [0, 3]}}]\n"
     with pytest.raises(RecipeError, match="has layers 0 to 2"):
-        beyond = f"merge_method: passthrough\nslices:\n- sources: [{{model: {one}, layer_range: [0, 3]}}]\n"
-        merge_recipe(read_recipe_text(beyond), {}, tmp_path / "refused")
+        merge_recipe(read_recipe_text(text), {}, tmp_path / "refused")

@@ -273,10 +273,12 @@ class Planner:
             names = [name for name in names if _beyond(reference, name) is None]
         for part in row.everyone:
             for name in outside(part.model):
-                number = _beyond(part.model, name)
-                if number is not None and name not in names:
-                    self.note(f"block {number} of {part.model.label}, beyond its layers, is left out")
-                elif name not in names and not architecture.is_buffer(name):
+                if name in names or architecture.is_buffer(name) or part.model is reference:
+                    continue
+                block = _beyond(part.model, name)
+                if block is not None:
+                    self.note(f"block {block} of {part.model.label}, beyond its layers, is left out")
+                else:
                     self.note(f"{name} of {part.model.label} is left out: {reference.label} has no such tensor")
         if not before:
             names += [name for name in dict.fromkeys(heads) if any(part.node(name, None) for part in row.everyone)]
@@ -355,9 +357,8 @@ class Planner:
         lacking = ", ".join(part.model.label for part in missing)
         number = _beyond(row.reference.model, rest) if layer is None else None
         if number is not None:
-            self.note(
-                f"block {number}, beyond the layers, is missing in {lacking}: it is {row.reference.model.label}'s"
-            )
+            label = row.reference.model.label
+            self.note(f"block {number}, beyond the layers, is missing in {lacking}: it is {label}'s")
             return next(node for part in (row.reference, *row.everyone) if (node := nodes[id(part)]) is not None)
         if not architecture.is_buffer(rest) and (layer is not None or architecture.is_embedding(rest)):
             raise ShapeMismatch(
