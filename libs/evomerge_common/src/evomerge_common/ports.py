@@ -97,11 +97,11 @@ class EventLog(Protocol):
         ...
 
     def read(self, run_id: str, *, from_sequence: int = 0) -> AsyncIterator[Recorded]:
-        """Yields what the log holds of a run ("*": of all runs) now, in order, from a sequence on."""
+        """Yields what the log holds of a run ("*": all runs) now, in order, from a sequence on."""
         ...
 
     def follow(self, run_id: str, *, from_sequence: int = 0) -> AsyncIterator[Recorded]:
-        """Yields the same, then what comes, until the caller closes the iterator."""
+        """Yields the same, then what comes, until the caller closes it; called by the selector and the reporter."""
         ...
 
     async def last_sequence(self) -> int:
@@ -117,11 +117,11 @@ class KeyValue(Protocol):
         ...
 
     async def create(self, bucket: str, key: str, value: bytes) -> bool:
-        """Sets it if nobody has; tells whether it did."""
+        """Sets it if nobody has; tells whether it did. Called by whoever wants to be the first to write a key."""
         ...
 
     async def update(self, bucket: str, key: str, value: bytes, *, revision: int) -> bool:
-        """Sets it if its revision is still this one; tells whether it did."""
+        """Sets it if its revision is still this one, as read before; tells whether it did."""
         ...
 
     async def delete(self, bucket: str, key: str) -> None:
@@ -137,7 +137,7 @@ class ArtifactStore(Protocol):
     """Files and folders by URI. A put is atomic: half an artifact never has a URI."""
 
     def stage(self, name: str) -> Path:
-        """Makes an empty folder to write in, on the store's own file system where it has one."""
+        """Makes an empty folder, on the store's file system where it has one; called before writing and `commit`."""
         ...
 
     def commit(self, staged: Path, name: str) -> str:
@@ -145,7 +145,7 @@ class ArtifactStore(Protocol):
         ...
 
     def put(self, name: str, data: bytes) -> str:
-        """Stores one file; returns its URI."""
+        """Stores one file under a name; returns its URI."""
         ...
 
     def get(self, uri: str) -> bytes:

@@ -96,7 +96,7 @@ class Scores:
 
 
 class FitnessCache:
-    """See the module's text."""
+    """The scores of recipes' items, shared by everyone at one broker and, in a folder, by every stack of this home."""
 
     def __init__(self, kv: KeyValue, folder: Path | None = None) -> None:
         self._kv = kv

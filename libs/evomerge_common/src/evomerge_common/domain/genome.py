@@ -38,7 +38,7 @@ class Hop:
 
 @dataclass(frozen=True)
 class Genome:
-    """See the module's text.
+    """What evolution changes; the method's traits say which of the two shapes it has.
 
     Attributes:
         weights: row → ingredient → weight.

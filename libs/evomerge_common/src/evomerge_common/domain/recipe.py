@@ -197,7 +197,7 @@ class Slice:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to make one model. See the module's text.
+    """How to make one model: an immutable expression over source models.
 
     Attributes:
         method: name of a merge method, such as "ties".

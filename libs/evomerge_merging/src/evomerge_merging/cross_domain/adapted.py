@@ -45,7 +45,7 @@ def layer_at(layer: int, depth: int, other_depth: int) -> int:
 
 
 class AdaptedStore:
-    """See the module's text.
+    """A source seen in another model's build; what it holds is made when it is asked for.
 
     Args:
         source: what is adapted.

@@ -38,7 +38,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Anatomy:
-    """See the module's text.
+    """One model's measures, and where each role of each layer is stored.
 
     Attributes:
         mlp: neurons of a layer.

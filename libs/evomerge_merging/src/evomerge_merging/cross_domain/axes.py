@@ -19,7 +19,7 @@ else:
 
 
 class AxisMap(Protocol):
-    """See the module's text. Tensors are float32 with the axis first."""
+    """A map from one model's axis to another's; `along` calls it. Tensors are float32 with the axis first."""
 
     @property
     def whole(self) -> bool:

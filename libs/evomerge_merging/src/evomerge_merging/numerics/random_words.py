@@ -91,7 +91,7 @@ def philox(key: MaskKey, start: int, stop: int) -> Array:
 
 
 def keep(values: torch.Tensor, density: float) -> Flags:
-    """Says True with probability `density` (rounded to the words' 32 or 16 bits), from uniform words."""
+    """Says for each of some uniform words whether it keeps, which has probability `density` to 1 in 2³² or 2¹⁶."""
     drawn = values.numpy()
     half = 1 << (8 * drawn.itemsize - 1)
     limit = word_limit(density, 8 * drawn.itemsize)

@@ -28,7 +28,7 @@ class Keep(Protocol):
     """Which elements of a tensor are kept."""
 
     def apply(self, values: torch.Tensor, start: int) -> torch.Tensor:
-        """Puts zeros for what is not kept in a piece that begins at element `start`; `values` may be written into."""
+        """Puts zeros for what is not kept; called with each piece, from `start` on, which may be written into."""
         ...
 
 
