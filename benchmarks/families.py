@@ -8,7 +8,9 @@ Exits with 1 where a family is neither right nor refused.
 from __future__ import annotations
 
 import argparse
+import re
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,15 +24,14 @@ from helpers.families import Row, rows
 
 COLUMNS: dict[str, Callable[[Row], str]] = {
     "family": lambda row: f"`{row.family}`",
-    "merged with itself": lambda row: row.itself,
+    "itself": lambda row: row.itself,
     "linear": lambda row: row.linear,
     "loads": lambda row: row.loads,
-    "first layer out": lambda row: row.cuts.get("first", "-"),
-    "middle layer out": lambda row: row.cuts.get("middle", "-"),
-    "last layer out": lambda row: row.cuts.get("last", "-"),
-    "two repeated": lambda row: row.cuts.get("repeated", "-"),
-    "a search draws layers": lambda row: row.search.replace("_", " "),
-    "why refused": lambda row: "; ".join(row.reasons),
+    "first out": lambda row: row.cuts.get("first", "-"),
+    "middle out": lambda row: row.cuts.get("middle", "-"),
+    "last out": lambda row: row.cuts.get("last", "-"),
+    "repeated": lambda row: row.cuts.get("repeated", "-"),
+    "search": lambda row: row.search.replace("_", " "),
 }
 """The table's columns, each with what it says of a family."""
 
@@ -39,13 +40,14 @@ _HEAD = """# Families
 What merging, leaving out and repeating layers comes to for each architecture of transformers {version}, on tiny random
 models whose towers are as deep as their text model. Made by `make families`; do not edit.
 
-* merged with itself: it is itself, tensor by tensor, and every tensor of the headers is in the result
+* itself: merged with itself it is itself, tensor by tensor, and every tensor of the headers is in the result
 * linear: equals a plain torch sum; loads: transformers misses no key of the result that it does not miss in the source
-* layers out or repeated: the logits are those of the source with its own layers skipped or passed twice (yes), or the
-  recipe is refused before a byte is written; whole: its blocks of layers, not its layers, are told apart
-* a search draws layers: in any order, each in place (from one source or another), or models whole
+* first, middle or last layer out, two layers repeated: the logits are those of the source with its own layers skipped
+  or passed twice, or the recipe is refused before a byte is written (why: below); whole: its blocks of layers, not its
+  layers, are told apart
+* search: layers are drawn in any order, each in place (from one source or another), or models whole
 
-{made} families: {right} right in every column, {refused} refuse some orders of layers; {wrong}.
+{made} families: {right} are right in every column, {refused} refuse some order of layers; {wrong}.
 
 """
 
@@ -53,19 +55,26 @@ models whose towers are as deep as their text model. Made by `make families`; do
 def table(found: Mapping[str, Row | str]) -> str:
     """The page, in Markdown."""
     made = [row for row in found.values() if isinstance(row, Row)]
-    refused = sum(bool(row.reasons) for row in made)
     wrong = [row.family for row in made if row.wrong]
     head = _HEAD.format(
         version=transformers.__version__,
         made=len(made),
-        right=len(made) - refused - len([row for row in made if row.wrong and not row.reasons]),
-        refused=refused,
+        right=sum(not row.reasons and not row.wrong for row in made),
+        refused=sum(bool(row.reasons) for row in made),
         wrong=f"wrong: {', '.join(wrong)}" if wrong else "none is wrong",
     )
     lines = [" | ".join(COLUMNS), " | ".join("---" for _ in COLUMNS)]
-    lines += [" | ".join(say(row).replace("|", "\\|") for say in COLUMNS.values()) for row in made]
-    left = [f"* `{name}`: {why}" for name, why in found.items() if isinstance(why, str)]
-    return head + "\n".join(f"| {line} |" for line in lines) + "\n\nNot made small here:\n\n" + "\n".join(left) + "\n"
+    lines += [" | ".join(say(row) for say in COLUMNS.values()) for row in made]
+    reasons = _listed({row.family: row.reasons[0] for row in made if row.reasons})
+    left = _listed({name: why for name, why in found.items() if isinstance(why, str)})
+    rows_text = "\n".join(f"| {line} |" for line in lines)
+    return f"{head}{rows_text}\n\n## Why refused\n\n{reasons}\n\n## Not made small here\n\n{left}\n"
+
+
+def _listed(reasons: Mapping[str, str]) -> str:
+    """Each reason as a point, wrapped; its first sentence is enough."""
+    points = (f"* {name}: {re.split(r', and an? |; keep ', why)[0]}" for name, why in reasons.items())
+    return "\n".join(textwrap.fill(one, 118, subsequent_indent="  ", break_on_hyphens=False) for one in points)
 
 
 def main() -> int:

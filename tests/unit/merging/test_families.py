@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from pathlib import Path
 
@@ -9,9 +10,12 @@ import pytest
 
 from helpers import families
 
-# Dense, alternating, mixture of experts, hybrid, state-space, encoder, encoder-decoder, with a tower as deep.
+_PAGE = Path(__file__).parents[3] / "docs" / "families.md"
+# Dense, alternating, mixture of experts, hybrid, state-space, encoder, encoder-decoder, a tower as deep, packed
+# tensors, a head of its own.
 _ONE_OF_EACH = (
     "llama", "cohere2", "qwen2_moe", "granitemoehybrid", "mamba2", "bert", "t5", "qwen2_vl", "mistral3", "gemma3n_text",
+    "cpmant",
 )  # fmt: skip
 
 
@@ -25,3 +29,11 @@ def test_a_family_is_merged_cut_and_stacked_or_refused(family: str, tmp_path: Pa
     assert (row.itself, row.linear, row.loads) == ("yes", "yes", "yes")
     assert set(row.cuts) == set(families.CUTS)
     assert not row.wrong, row
+
+
+def test_the_page_tells_of_75_families_or_more_and_none_is_wrong() -> None:
+    page = _PAGE.read_text()
+    rows = re.findall(r"^\| `[\w-]+` \|.*$", page, re.MULTILINE)
+    assert len(rows) >= 75
+    assert "none is wrong" in page
+    assert not [row for row in rows if re.search("logits|faults|error|differs", row)]

@@ -28,7 +28,10 @@ _BY_PLACE = re.compile(
     r"|hidden_size_per_layer_input|num_dense_layers|cross_layer_interval|ple_layer_ids|decoder_layers|indexer_types)$"
 )
 _NUMBERS = re.compile(r"only_layers$|indices$|_idxs$|layer_ids$|moe_layers$|cross_attention_layers$")
-_OF_FAMILIES_BY_PLACE = frozenset({"beam", "big_bird", "diffllama", "esm", "funnel", "inkling2_text", "minicpm3"})
+_OF_FAMILIES_BY_PLACE = frozenset({
+    "beam", "big_bird", "diffllama", "esm", "funnel", "gemma4_unified", "gemma4_unified_text", "inkling2_text",
+    "minicpm3",
+})  # fmt: skip
 """Families that do something else at each place, without a word in config or names (docs/families.md)."""
 
 

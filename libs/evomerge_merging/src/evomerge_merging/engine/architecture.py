@@ -60,9 +60,11 @@ def is_tied(config: Mapping[str, Any], names: Collection[str]) -> bool:
     """Whether head and input embedding are one tensor.
 
     Configs leave out what is the default of their class, so without a word the absence of a head that the class should
-    have tells it.
+    have tells it. A head beside no embedding that it could be is the model's own, whatever the flag.
     """
     flag = tie_flag(config)
+    if flag and input_embedding(names) is None and any(is_head(name) for name in names):
+        return False
     if flag is not None:
         return flag
     return "LM" in class_name(config) and not any(is_head(name) for name in names)
