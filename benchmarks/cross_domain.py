@@ -53,7 +53,9 @@ from transformers import (
 
 from evomerge_cli.console import Console
 from evomerge_cli.demo.data import build_data, standard_library
-from evomerge_common.domain.recipe import CrossDomain, ModelReference, Recipe
+from evomerge_common.domain.cross_domain import CrossDomain
+from evomerge_common.domain.recipe import Recipe
+from evomerge_common.domain.reference import ModelReference
 from evomerge_merging import merge_recipe
 from helpers.tiny_models import masked_tokenizer
 

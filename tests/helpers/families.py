@@ -24,7 +24,8 @@ from safetensors.torch import load_file
 from transformers import CONFIG_MAPPING
 from transformers.models.auto import modeling_auto
 
-from evomerge_common.domain.recipe import Input, ModelReference, Recipe, Slice
+from evomerge_common.domain.recipe import Input, Recipe, Slice
+from evomerge_common.domain.reference import ModelReference
 from evomerge_common.errors import InvalidInput
 from evomerge_merging import merge_recipe
 from evomerge_models.layers import movement

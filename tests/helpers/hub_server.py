@@ -39,7 +39,10 @@ def write_safetensors(path: Path, shapes: dict[str, tuple[int, ...]], fill: int 
 def write_model_folder(folder: Path, fill: int = 0) -> Path:
     """The files of a model of 2 layers and 320 parameters; for what looks at names and headers alone."""
     folder.mkdir(parents=True)
-    config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "num_hidden_layers": 2}
+    config: dict[str, Any] = {
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "num_hidden_layers": 2,
+    }  # fmt: skip
+    config["tie_word_embeddings"] = True  # it has no head of its own
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "tokenizer.json").write_text("{}")
     (folder / "README.md").write_text("# not part of the model")

@@ -6,7 +6,8 @@ import json
 import random
 
 from evomerge_common.domain import messages as m
-from evomerge_common.domain.recipe import ModelReference, Recipe
+from evomerge_common.domain.recipe import Recipe
+from evomerge_common.domain.reference import ModelReference
 from evomerge_common.domain.suite import Suite
 from evomerge_common.ports import Recorded
 

@@ -22,7 +22,8 @@ from evomerge.v1 import evaluator_pb2, evaluator_pb2_grpc
 from evomerge_common.adapters.codec import to_proto
 from evomerge_common.domain.kinds import KINDS
 from evomerge_common.domain.messages import EvaluateJob, Job, Model, TaskItems
-from evomerge_common.domain.recipe import ModelReference, Recipe
+from evomerge_common.domain.recipe import Recipe
+from evomerge_common.domain.reference import ModelReference
 from evomerge_common.domain.suite import Suite
 from evomerge_common.errors import (
     InvalidInput,

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from evomerge_common.domain.recipe import Input, ModelReference, Recipe, Slice
+from evomerge_common.domain.recipe import Input, Recipe, Slice
+from evomerge_common.domain.reference import ModelReference
 from evomerge_common.errors import ModelError, RecipeError
 from evomerge_merging import execute, merge_recipe, plan_merge, read_recipe_text
 from helpers import tiny_merging as tiny

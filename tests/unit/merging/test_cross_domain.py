@@ -15,7 +15,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from evomerge_common.domain.recipe import CrossDomain, ModelReference, Recipe
+from evomerge_common.domain.cross_domain import CrossDomain
+from evomerge_common.domain.recipe import Recipe
+from evomerge_common.domain.reference import ModelReference
 from evomerge_common.errors import ModelError, RecipeError
 from evomerge_merging import merge_recipe, plan_merge, read_recipe_text
 from evomerge_merging.cross_domain import Fitted, adapt

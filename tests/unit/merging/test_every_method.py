@@ -12,7 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from evomerge_common.domain.recipe import ModelReference, Recipe
+from evomerge_common.domain.recipe import Recipe
+from evomerge_common.domain.reference import ModelReference
 from evomerge_common.errors import RecipeError, ShapeMismatch
 from evomerge_merging import merge_in_memory, plan_merge
 from evomerge_merging.methods import methods

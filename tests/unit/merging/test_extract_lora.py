@@ -13,7 +13,8 @@ import transformers
 from peft import PeftModel
 from safetensors.torch import load_file
 
-from evomerge_common.domain.recipe import ModelReference, Recipe
+from evomerge_common.domain.recipe import Recipe
+from evomerge_common.domain.reference import ModelReference
 from evomerge_common.errors import InvalidInput, ModelError, ShapeMismatch
 from evomerge_merging import export_adapter, extract_lora, merge_in_memory, plan_merge
 from evomerge_merging.lora.low_rank import decompose, reduce

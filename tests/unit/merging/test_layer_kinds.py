@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from evomerge_common.domain.recipe import Input, ModelReference, Recipe, Slice
+from evomerge_common.domain.recipe import Input, Recipe, Slice
+from evomerge_common.domain.reference import ModelReference
 from evomerge_common.errors import RecipeError, ShapeMismatch
 from evomerge_merging import merge_recipe, plan_merge
 from evomerge_merging.engine import architecture, layer_fields

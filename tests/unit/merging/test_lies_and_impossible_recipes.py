@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from evomerge_common.domain.recipe import Input, ModelReference, Recipe, Slice
+from evomerge_common.domain.recipe import Input, Recipe, Slice
+from evomerge_common.domain.reference import ModelReference
 from evomerge_common.errors import (
     ModelError,
     ModelNotFound,

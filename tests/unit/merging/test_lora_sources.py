@@ -15,7 +15,8 @@ import transformers
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
-from evomerge_common.domain.recipe import Input, ModelReference, Recipe, Slice
+from evomerge_common.domain.recipe import Input, Recipe, Slice
+from evomerge_common.domain.reference import ModelReference
 from evomerge_common.errors import EvoMergeException, ModelError, ModelNotFound, ShapeMismatch, UnsafeFile
 from evomerge_merging import execute, merge_in_memory, merge_into, plan_merge
 from evomerge_merging.engine.execute import PIECE_ELEMENTS

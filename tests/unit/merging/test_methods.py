@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from evomerge_common.domain.recipe import ModelReference, Recipe
+from evomerge_common.domain.recipe import Recipe
+from evomerge_common.domain.reference import ModelReference
 from evomerge_common.errors import RecipeError
 from evomerge_merging import merge_in_memory, plan_merge
 from evomerge_merging.methods import Block, PerModel, merge_method, method, methods, registry

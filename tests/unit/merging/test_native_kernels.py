@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from evomerge_common.domain.recipe import ModelReference, Recipe
+from evomerge_common.domain.recipe import Recipe
+from evomerge_common.domain.reference import ModelReference
 from evomerge_common.errors import NonFiniteWeights
 from evomerge_merging import merge_in_memory, native, plan_merge
 from evomerge_merging.engine.expression import Evaluation

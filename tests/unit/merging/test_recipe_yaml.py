@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from evomerge_common.domain.recipe import ModelReference, Recipe
+from evomerge_common.domain.recipe import Recipe
+from evomerge_common.domain.reference import ModelReference
 from evomerge_common.errors import ModelNotFound, RecipeError
 from evomerge_merging import read_recipe_file, read_recipe_text, recipe_to_mergekit
 

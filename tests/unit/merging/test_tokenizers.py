@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from evomerge_common.domain.recipe import ModelReference, Recipe
+from evomerge_common.domain.recipe import Recipe
+from evomerge_common.domain.reference import ModelReference
 from evomerge_common.errors import ModelError, RecipeError
 from evomerge_merging import merge_in_memory, merge_recipe, plan_merge
 from helpers.tiny_merging import load_model, make_model, rewrite, weights

@@ -13,7 +13,8 @@ import torch
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
-from evomerge_common.domain.recipe import ModelReference, Recipe
+from evomerge_common.domain.recipe import Recipe
+from evomerge_common.domain.reference import ModelReference
 from evomerge_common.errors import ModelError
 from evomerge_merging import merge_in_memory, merge_recipe, plan_merge
 from evomerge_merging.tokens.files import added_tokens, unread, vocabulary

@@ -15,7 +15,8 @@ from safetensors import SafetensorError, safe_open
 
 from evomerge_cli.commands import merge
 from evomerge_cli.console import Console
-from evomerge_common.domain.recipe import ModelReference, Recipe
+from evomerge_common.domain.recipe import Recipe
+from evomerge_common.domain.reference import ModelReference
 from evomerge_common.errors import EvoMergeException, NotAModel, QuantisedModel, UnsafeFile
 from evomerge_downloader.fetch import Fetcher
 from evomerge_merging import plan_merge

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from evomerge_common.domain.genome import SearchSpace
-from evomerge_common.domain.recipe import ModelReference
+from evomerge_common.domain.reference import ModelReference
+from evomerge_common.domain.search_space import SearchSpace
 from evomerge_merging import plan_merge
 from evomerge_models.describe import describe_model
 from evomerge_models.layers import IN_PLACE, MOVABLE, WHOLE, hops_scale, layer_stack, movement

@@ -16,8 +16,10 @@ from evomerge_cli.commands import merge
 from evomerge_cli.console import Console
 from evomerge_cli.preflight import check_models
 from evomerge_cli.spec_source import prepare
+from evomerge_common.domain.cross_domain import CrossDomain
 from evomerge_common.domain.messages import DownloadJob, Job, Model
-from evomerge_common.domain.recipe import CrossDomain, ModelReference, Recipe
+from evomerge_common.domain.recipe import Recipe
+from evomerge_common.domain.reference import ModelReference
 from evomerge_common.domain.spec import RunSpec
 from evomerge_common.errors import ModelNotFound, RecipeError, SpecError
 from evomerge_downloader.fetch import Fetcher

@@ -9,10 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evomerge_common.domain.genome import GENES, Genome, Hop, SearchSpace
+from evomerge_common.domain.genome import GENES, Genome, Hop
 from evomerge_common.domain.methods import DEFAULT_METHODS as METHODS
 from evomerge_common.domain.methods import DFS_TECHNIQUES
-from evomerge_common.domain.recipe import ModelReference, Recipe
+from evomerge_common.domain.recipe import Recipe
+from evomerge_common.domain.reference import ModelReference
+from evomerge_common.domain.search_space import SearchSpace
 from evomerge_common.errors import RecipeError
 from evomerge_selector.domain.operators import crossover, flattened, merge_of_merges, mutate, random_genome
 from evomerge_selector.domain.paths import depths

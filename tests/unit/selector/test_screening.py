@@ -7,9 +7,10 @@ from random import Random
 
 import pytest
 
-from evomerge_common.domain.genome import GENES, Genome, SearchSpace
+from evomerge_common.domain.genome import GENES, Genome
 from evomerge_common.domain.methods import DEFAULT_METHODS as METHODS
-from evomerge_common.domain.recipe import ModelReference
+from evomerge_common.domain.reference import ModelReference
+from evomerge_common.domain.search_space import SearchSpace
 from evomerge_selector.domain.operators import MAX_WEIGHT, MIN_DENSITY, random_genome
 from evomerge_selector.domain.screening import BEST, CURIOSITY, LATEST, NOISE, Process, Screen, Window
 

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from evomerge_common.domain.genome import Genome, SearchSpace
+from evomerge_common.domain.cross_domain import CrossDomain
+from evomerge_common.domain.genome import Genome
 from evomerge_common.domain.messages import (
     ArtifactExported,
     CandidateEvaluated,
@@ -32,7 +33,9 @@ from evomerge_common.domain.messages import (
     SearchEnded,
 )
 from evomerge_common.domain.pareto import front, hypervolume, knee
-from evomerge_common.domain.recipe import CrossDomain, ModelReference, Recipe
+from evomerge_common.domain.recipe import Recipe
+from evomerge_common.domain.reference import ModelReference
+from evomerge_common.domain.search_space import SearchSpace
 from evomerge_common.domain.spec import RunRequest, RunSpec
 from evomerge_common.domain.strategies import STRATEGIES
 from evomerge_common.errors import SpecError

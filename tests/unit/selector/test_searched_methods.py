@@ -13,10 +13,12 @@ from random import Random
 import pytest
 import torch
 
-from evomerge_common.domain.genome import Genome, SearchSpace
+from evomerge_common.domain.genome import Genome
 from evomerge_common.domain.messages import CandidateProposed
 from evomerge_common.domain.methods import BUILT_IN, DEFAULT_METHODS, searchable_methods, traits_of
-from evomerge_common.domain.recipe import ModelReference, Recipe
+from evomerge_common.domain.recipe import Recipe
+from evomerge_common.domain.reference import ModelReference
+from evomerge_common.domain.search_space import SearchSpace
 from evomerge_common.domain.spec import RunSpec, SearchSpec
 from evomerge_common.errors import RecipeError, SpecError
 from evomerge_merging import check_recipe, merge_in_memory, plan_merge

@@ -8,8 +8,8 @@ from typing import NoReturn
 
 from evomerge_cli.argument_types import positive, rate, size
 from evomerge_common import __version__
+from evomerge_common.domain.cross_domain import CROSS_STRATEGIES
 from evomerge_common.domain.methods import DFS_TECHNIQUES, MASK_STRATEGIES, PS_TECHNIQUES_1, PS_TECHNIQUES_2
-from evomerge_common.domain.recipe import CROSS_STRATEGIES
 from evomerge_common.errors import did_you_mean
 
 DEFAULT_MODELS = (

@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from evomerge_common.domain.cross_domain import CrossDomain
 from evomerge_common.domain.kinds import kind_of
-from evomerge_common.domain.recipe import CrossDomain, ModelReference, Recipe
+from evomerge_common.domain.recipe import Recipe
+from evomerge_common.domain.reference import ModelReference
 from evomerge_common.domain.spec import RunSpec
 from evomerge_common.domain.suite import Suite
 from evomerge_common.errors import EvoMergeException, ModelError, ModelNotFound, SuiteError

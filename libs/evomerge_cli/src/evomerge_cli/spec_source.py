@@ -19,7 +19,7 @@ from evomerge_common.domain.benchmarks import selection_warnings
 from evomerge_common.domain.fields import check_keys
 from evomerge_common.domain.kinds import kind_of
 from evomerge_common.domain.methods import DEFAULT_METHODS, traits_of
-from evomerge_common.domain.recipe import ModelReference
+from evomerge_common.domain.reference import ModelReference
 from evomerge_common.domain.spec import REQUEST_KEYS, RunRequest, RunSpec
 from evomerge_common.domain.suite import Suite
 from evomerge_common.errors import InvalidInput, RecipeError, SpecError, SuiteError

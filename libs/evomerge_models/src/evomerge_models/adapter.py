@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from evomerge_common.domain.recipe import ModelReference
+from evomerge_common.domain.reference import ModelReference
 from evomerge_common.errors import ModelError, NotAModel
 from evomerge_models.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, check_adapter_files, names_in, read_json_object
 from evomerge_models.headers import read_header

@@ -133,8 +133,8 @@ class _Fitting:
 
     def _module(self, module: str, parts: Mapping[str, str]) -> None:
         for part, key in parts.items():
-            kind, _, plain = part.rpartition(".")
-            if kind == "original":
+            role, _, plain = part.rpartition(".")
+            if role == "original":
                 if "tokens" in parts and f"base.{plain}" not in parts:
                     self._replace(module, plain, key)
                 elif "tokens" not in parts and plain not in parts:

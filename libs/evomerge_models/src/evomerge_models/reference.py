@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from evomerge_common.domain.recipe import ModelReference
+from evomerge_common.domain.reference import ModelReference
 from evomerge_common.errors import ModelError, ModelNotFound
 from evomerge_models.adapter import read_adapter
 from evomerge_models.files import ADAPTER_CONFIG

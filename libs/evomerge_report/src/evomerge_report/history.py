@@ -10,7 +10,8 @@ from typing import Any
 
 from evomerge_common.domain import messages as m
 from evomerge_common.domain.history import Change, change_of, population_of
-from evomerge_common.domain.recipe import ModelReference, Recipe
+from evomerge_common.domain.recipe import Recipe
+from evomerge_common.domain.reference import ModelReference
 from evomerge_common.errors import InvalidInput, RecipeError
 from evomerge_common.ports import Recorded
 

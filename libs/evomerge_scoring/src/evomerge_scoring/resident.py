@@ -12,7 +12,8 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoTokenizer
 
-from evomerge_common.domain.recipe import ModelReference, Recipe
+from evomerge_common.domain.recipe import Recipe
+from evomerge_common.domain.reference import ModelReference
 from evomerge_models.pair import read_pair
 from evomerge_scoring.config import config_key, context_of, end_ids, is_masked, tokenizer_digest
 from evomerge_scoring.devices import choose_dtype

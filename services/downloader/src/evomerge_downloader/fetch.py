@@ -10,7 +10,7 @@ from pathlib import Path
 import structlog
 
 from evomerge_common.domain.messages import Model
-from evomerge_common.domain.recipe import ModelReference
+from evomerge_common.domain.reference import ModelReference
 from evomerge_common.errors import InvalidInput, ModelError, ModelNotFound, RecipeError, Unavailable
 from evomerge_common.runtime.files import remove
 from evomerge_models.describe import ModelDescription, describe_model, describe_pair

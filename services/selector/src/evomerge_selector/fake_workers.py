@@ -24,7 +24,7 @@ from evomerge_common.domain.messages import (
     RunStarted,
     TaskScore,
 )
-from evomerge_common.domain.recipe import ModelReference
+from evomerge_common.domain.reference import ModelReference
 from evomerge_common.domain.spec import RunSpec
 from evomerge_common.errors import Unavailable
 from evomerge_common.runtime.ports_factory import Ports

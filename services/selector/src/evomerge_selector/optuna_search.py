@@ -12,8 +12,9 @@ from abc import abstractmethod
 from random import Random
 from typing import Any
 
-from evomerge_common.domain.genome import Genome, SearchSpace
+from evomerge_common.domain.genome import Genome
 from evomerge_common.domain.methods import searchable_methods, traits_of
+from evomerge_common.domain.search_space import SearchSpace
 from evomerge_common.domain.spec import SearchSpec
 from evomerge_common.errors import SpecError
 from evomerge_selector.domain.strategy import Proposal, ScoredCandidate, Strategy

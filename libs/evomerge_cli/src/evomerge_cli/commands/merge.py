@@ -10,9 +10,11 @@ from evomerge_cli.byte_progress import bytes_bar, human
 from evomerge_cli.console import Console
 from evomerge_cli.merge_plan import facts, show
 from evomerge_cli.spec_source import classic_models
-from evomerge_common.domain.genome import SearchSpace, builds_differ
+from evomerge_common.domain.cross_domain import CrossDomain
 from evomerge_common.domain.methods import DEFAULT_METHODS
-from evomerge_common.domain.recipe import CrossDomain, ModelReference, Recipe
+from evomerge_common.domain.recipe import Recipe
+from evomerge_common.domain.reference import ModelReference
+from evomerge_common.domain.search_space import SearchSpace, builds_differ
 from evomerge_common.domain.spec import ClassicSpec
 from evomerge_common.errors import ModelError, ModelNotFound
 from evomerge_common.runtime.scratch import scratch_folder

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from evomerge_common.domain.cross_domain import CROSS_KEYS, CrossDomain, cross_domain_to_dict, read_cross_domain
 from evomerge_common.domain.fields import Fields
 from evomerge_common.domain.genome import GENES
 from evomerge_common.domain.gguf_types import TYPES
@@ -20,14 +21,8 @@ from evomerge_common.domain.methods import (
     searchable_methods,
     traits_of,
 )
-from evomerge_common.domain.recipe import (
-    CROSS_KEYS,
-    DTYPES,
-    CrossDomain,
-    ModelReference,
-    cross_domain_to_dict,
-    read_cross_domain,
-)
+from evomerge_common.domain.recipe import DTYPES
+from evomerge_common.domain.reference import ModelReference
 from evomerge_common.domain.strategies import STRATEGIES
 from evomerge_common.domain.suite import Suite
 from evomerge_common.errors import Path, RecipeError, SpecError

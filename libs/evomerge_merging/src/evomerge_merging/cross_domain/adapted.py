@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from cachetools import LRUCache
 
-from evomerge_common.domain.recipe import CrossDomain
+from evomerge_common.domain.cross_domain import CrossDomain
 from evomerge_merging.cross_domain.alignment import LayerMaps, hidden_map, layer_maps, leading_maps, one_thread
 from evomerge_merging.cross_domain.anatomy import Anatomy, Part
 from evomerge_merging.cross_domain.axes import AxisMap, Pick, Same, adapted, leading

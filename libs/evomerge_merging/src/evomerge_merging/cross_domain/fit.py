@@ -6,7 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from evomerge_common.domain.recipe import CrossDomain, ModelReference, Recipe
+from evomerge_common.domain.cross_domain import CrossDomain
+from evomerge_common.domain.recipe import Recipe
+from evomerge_common.domain.reference import ModelReference
 from evomerge_common.errors import ModelError
 from evomerge_merging.cross_domain.adapted import AdaptedStore
 from evomerge_merging.cross_domain.anatomy import Anatomy, anatomy_of

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby
 
-from evomerge_common.domain.recipe import CrossDomain
+from evomerge_common.domain.cross_domain import CrossDomain
 from evomerge_merging.cross_domain.adapted import AdaptedStore, layer_at
 from evomerge_merging.cross_domain.anatomy import Anatomy, Part
 from evomerge_merging.cross_domain.roles import AXES

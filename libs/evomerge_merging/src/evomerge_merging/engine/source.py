@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from evomerge_common.domain.recipe import ModelReference
+from evomerge_common.domain.reference import ModelReference
 from evomerge_common.errors import ModelNotFound
 from evomerge_common.runtime.scratch import drop, scratch_folder
 from evomerge_merging.engine.stored import config_as_stored, without_wrappers

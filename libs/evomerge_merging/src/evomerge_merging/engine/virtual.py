@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from evomerge_common.domain.recipe import Input, ModelReference, Recipe, Slice
+from evomerge_common.domain.recipe import Input, Recipe, Slice
+from evomerge_common.domain.reference import ModelReference
 from evomerge_common.errors import ModelError, RecipeError, ShapeMismatch
 from evomerge_merging.engine import architecture
 from evomerge_merging.engine.ancestry import common_ancestor

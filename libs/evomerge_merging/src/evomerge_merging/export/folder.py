@@ -8,7 +8,8 @@ from pathlib import Path
 
 import yaml
 
-from evomerge_common.domain.recipe import ModelReference, Recipe
+from evomerge_common.domain.recipe import Recipe
+from evomerge_common.domain.reference import ModelReference
 from evomerge_merging.io.writer import write_text
 from evomerge_merging.recipes.to_yaml import recipe_to_mergekit
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evomerge_common.domain.recipe import ModelReference, Recipe
+from evomerge_common.domain.recipe import Recipe
+from evomerge_common.domain.reference import ModelReference
 from evomerge_common.errors import InvalidInput, ModelError, ShapeMismatch
 from evomerge_merging.engine import architecture
 from evomerge_merging.engine.execute import Progress, merge_in_memory, workplace

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from evomerge_common.domain.recipe import ModelReference, Recipe
+from evomerge_common.domain.recipe import Recipe
+from evomerge_common.domain.reference import ModelReference
 from evomerge_common.errors import InvalidInput, ModelError, ShapeMismatch
 from evomerge_merging.engine import architecture
 from evomerge_merging.engine.execute import MAX_SHARD_BYTES, MergeReport, Progress, execute

@@ -21,7 +21,8 @@ from pathlib import Path as FilePath
 from typing import Any
 
 from evomerge_common.domain.fields import Fields
-from evomerge_common.domain.recipe import DTYPES, ModelReference
+from evomerge_common.domain.recipe import DTYPES
+from evomerge_common.domain.reference import ModelReference
 from evomerge_common.errors import Path, RecipeError, did_you_mean
 from evomerge_common.runtime.documents import read_file
 from evomerge_merging.recipes.notices import Notices

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from evomerge_common.domain.recipe import DTYPES, Input, ModelReference, Recipe, Slice
+from evomerge_common.domain.recipe import DTYPES, Input, Recipe, Slice
+from evomerge_common.domain.reference import ModelReference
 from evomerge_common.errors import Path, RecipeError, did_you_mean
 from evomerge_merging.methods.registry import Method, method
 from evomerge_merging.recipes.parameters import check_parameters

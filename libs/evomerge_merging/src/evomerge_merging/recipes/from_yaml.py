@@ -17,8 +17,10 @@ from dataclasses import replace
 from pathlib import Path as FilePath
 from typing import Any
 
+from evomerge_common.domain.cross_domain import read_cross_domain
 from evomerge_common.domain.fields import Fields
-from evomerge_common.domain.recipe import Input, ModelReference, Recipe, Slice, read_cross_domain
+from evomerge_common.domain.recipe import Input, Recipe, Slice
+from evomerge_common.domain.reference import ModelReference
 from evomerge_common.errors import ModelNotFound, Path, RecipeError
 from evomerge_common.runtime.documents import Document, read_file, read_text
 from evomerge_merging.methods import methods

@@ -9,7 +9,8 @@ from typing import Any
 import yaml
 
 from evomerge_common.domain.methods import find_traits
-from evomerge_common.domain.recipe import Input, ModelReference, Recipe
+from evomerge_common.domain.recipe import Input, Recipe
+from evomerge_common.domain.reference import ModelReference
 
 
 def recipe_to_mergekit(recipe: Recipe) -> str | None:

@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from evomerge_common.domain.fields import Fields, check_keys
-from evomerge_common.domain.recipe import Input, ModelReference, Recipe, Slice, normal
+from evomerge_common.domain.recipe import Input, Recipe, Slice, normal
+from evomerge_common.domain.reference import ModelReference
 from evomerge_common.errors import Path, RecipeError
 from evomerge_merging.methods.registry import method
 from evomerge_merging.recipes.notices import Notices

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import product
 
-from evomerge_common.domain.genome import Genome, Hop, SearchSpace
+from evomerge_common.domain.genome import Genome, Hop
 from evomerge_common.domain.methods import DFS_TECHNIQUES, PS_TECHNIQUES_1, PS_TECHNIQUES_2, traits_of
 from evomerge_common.domain.recipe import Recipe
+from evomerge_common.domain.search_space import SearchSpace
 from evomerge_common.domain.spec import ClassicSpec
 
 

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from random import Random
 
-from evomerge_common.domain.genome import Genome, SearchSpace
+from evomerge_common.domain.genome import Genome
 from evomerge_common.domain.methods import traits_of
+from evomerge_common.domain.search_space import SearchSpace
 from evomerge_selector.domain.paths import cross_paths, mutate_path, random_path
 
 MAX_WEIGHT = 2.0

@@ -12,8 +12,9 @@ from __future__ import annotations
 from dataclasses import replace
 from random import Random
 
-from evomerge_common.domain.genome import Genome, Hop, SearchSpace
+from evomerge_common.domain.genome import Genome, Hop
 from evomerge_common.domain.methods import traits_of
+from evomerge_common.domain.search_space import SearchSpace
 
 MIN_SCALE, MAX_SCALE = 0.5, 1.5
 

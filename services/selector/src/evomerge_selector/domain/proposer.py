@@ -10,10 +10,13 @@ from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from random import Random
 
-from evomerge_common.domain.genome import Genome, SearchSpace, builds_differ
+from evomerge_common.domain.cross_domain import CrossDomain
+from evomerge_common.domain.genome import Genome
 from evomerge_common.domain.messages import CandidateProposed, Model
 from evomerge_common.domain.methods import traits_of
-from evomerge_common.domain.recipe import CrossDomain, ModelReference, Recipe
+from evomerge_common.domain.recipe import Recipe
+from evomerge_common.domain.reference import ModelReference
+from evomerge_common.domain.search_space import SearchSpace, builds_differ
 from evomerge_common.domain.spec import RunSpec
 from evomerge_common.errors import SpecError
 from evomerge_selector.domain.candidate import FAILED, Candidate

@@ -18,8 +18,9 @@ from math import dist, exp
 from operator import mul
 from statistics import median
 
-from evomerge_common.domain.genome import Genome, SearchSpace
+from evomerge_common.domain.genome import Genome
 from evomerge_common.domain.methods import traits_of
+from evomerge_common.domain.search_space import SearchSpace
 from evomerge_selector.domain.operators import MAX_WEIGHT, MIN_DENSITY
 
 BEST, LATEST = 20, 10

@@ -15,8 +15,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
-from evomerge_common.domain.genome import Genome, SearchSpace
+from evomerge_common.domain.genome import Genome
 from evomerge_common.domain.pareto import Point
+from evomerge_common.domain.search_space import SearchSpace
 from evomerge_common.domain.spec import SearchSpec
 from evomerge_common.domain.strategies import STRATEGIES
 from evomerge_common.errors import SpecError, did_you_mean

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from random import Random
 
-from evomerge_common.domain.genome import SearchSpace
+from evomerge_common.domain.search_space import SearchSpace
 from evomerge_common.domain.spec import SearchSpec
 from evomerge_selector.domain.operators import crossover, differential, merge_of_merges, mutate, random_genome
 from evomerge_selector.domain.strategy import Proposal, ScoredCandidate, Strategy

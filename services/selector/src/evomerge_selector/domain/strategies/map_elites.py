@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from random import Random
 
-from evomerge_common.domain.genome import SearchSpace
 from evomerge_common.domain.pareto import Point
+from evomerge_common.domain.search_space import SearchSpace
 from evomerge_common.domain.spec import SearchSpec
 from evomerge_selector.domain.strategies.evolution import Evolution
 from evomerge_selector.domain.strategy import ScoredCandidate

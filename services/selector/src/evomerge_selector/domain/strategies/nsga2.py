@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from random import Random
 
-from evomerge_common.domain.genome import SearchSpace
 from evomerge_common.domain.pareto import crowding, fronts, knee
+from evomerge_common.domain.search_space import SearchSpace
 from evomerge_common.domain.spec import SearchSpec
 from evomerge_selector.domain.candidate import Candidate
 from evomerge_selector.domain.strategies.evolution import Evolution

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from random import Random
 
-from evomerge_common.domain.genome import SearchSpace
+from evomerge_common.domain.search_space import SearchSpace
 from evomerge_common.domain.spec import SearchSpec
 from evomerge_selector.domain.operators import merge_of_merges, mutate, random_genome
 from evomerge_selector.domain.screening import Screen

@@ -1,0 +1,99 @@
+"""How a model is called: a hub id, a folder, a file, an adapter on its base; and which content is meant."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+
+from evomerge_common.errors import RecipeError
+
+_PLUS = re.compile(r"(\\*)\+")
+
+
+@dataclass(frozen=True, order=True)
+class ModelReference:
+    r"""A model as recipes and specs name it; the same on every machine, since no disk is looked at.
+
+    Its text is `name`, `name@revision` or either with `+adapter`: the first plus sign parts base and adapter. One that
+    belongs to a name is written `\+` (and backslashes right before a plus sign are doubled), so that the folder
+    `./my+model` is `./my\+model`. What a person typed is looked up on the disk first, once, where the disk is
+    (`evomerge_models.reference`).
+
+    Attributes:
+        name: a hub id (org/name), or the path of a folder or GGUF file, as it is on the disk.
+        revision: of a hub id: branch, tag or commit; "" is the default branch.
+        adapter: the hub id (perhaps @revision) or folder of a LoRA adapter that is applied to it; "" without.
+        digest: of the content, once the downloader has told it; "" before.
+
+    """
+
+    name: str
+    revision: str = ""
+    adapter: str = ""
+    digest: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> ModelReference:
+        """Reads "org/name", "org/name@revision", "./folder", "base+adapter".
+
+        Raises:
+            RecipeError: the text names no model, or nothing after its plus sign.
+
+        """
+        whole, adapter = _parted(text.strip())
+        found = cls.of_name(whole)
+        if not found.name or "\0" in text:
+            raise RecipeError(f"{text!r} names no model; give a hub id (org/name) or a folder")
+        if adapter == "":
+            raise RecipeError(f"{text!r} names no adapter after its plus sign; one in a name is written \\+")
+        return replace(found, adapter=adapter or "")
+
+    @classmethod
+    def of_name(cls, text: str) -> ModelReference:
+        """Reads one model, perhaps "@revision", in whose name a plus sign means nothing; a path has no revision."""
+        if text.startswith((".", "/", "~")):
+            return cls(text)
+        name, _, revision = text.partition("@")
+        return cls(name, revision)
+
+    @property
+    def whole(self) -> ModelReference:
+        """Returns the model without its adapter."""
+        return ModelReference(self.name, self.revision, digest="" if self.adapter else self.digest)
+
+    @property
+    def adapter_alone(self) -> ModelReference | None:
+        """Returns the adapter without its base; None where there is none."""
+        return ModelReference.of_name(self.adapter) if self.adapter else None
+
+    def __str__(self) -> str:
+        whole = _escaped(self.name + (f"@{self.revision}" if self.revision else ""))
+        if not self.adapter:
+            return whole
+        doubled = whole[len(whole.rstrip("\\")) :]
+        return f"{whole}{doubled}+{_escaped(self.adapter)}"
+
+    @property
+    def key(self) -> str:
+        """Identifies it where models are looked up (`plan_merge(models=…)`): the digest when known, else the text."""
+        return self.digest or str(self)
+
+
+def _parted(text: str) -> tuple[str, str | None]:
+    """Base and adapter of a reference's text, without escapes; None for the adapter where no plus sign parts them."""
+    whole, adapter, at = "", None, 0
+    for match in _PLUS.finditer(text):
+        slashes = len(match[1])
+        piece = text[at : match.start()] + slashes // 2 * "\\"
+        at = match.end()
+        if adapter is None and slashes % 2 == 0:
+            whole, adapter = whole + piece, ""
+        elif adapter is None:
+            whole += piece + "+"
+        else:
+            adapter += piece + "+"
+    return (whole + text[at:], None) if adapter is None else (whole.strip(), (adapter + text[at:]).strip())
+
+
+def _escaped(name: str) -> str:
+    return _PLUS.sub(r"\1\1\\+", name)
