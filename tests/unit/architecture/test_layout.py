@@ -144,7 +144,7 @@ UNSEEN = {
     "evomerge_merging": ("sentencepiece",),
     "evomerge_selector": ("cmaes",),
 }
-"""Distributions that are needed though nothing imports them: started as processes, or imported by Optuna or transformers."""
+"""Distributions that are needed though nothing imports them: processes, or what Optuna and transformers import."""
 
 
 def functions(file: Path) -> Iterator[tuple[str, int]]:
