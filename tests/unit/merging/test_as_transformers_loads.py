@@ -19,6 +19,7 @@ from evomerge_merging import merge_recipe, read_recipe_text
 from evomerge_merging.engine.stored import TIED_BY_DEFAULT
 from evomerge_models.describe import describe_model
 from helpers.tiny_merging import load_model, make_model, rewrite, set_config, weights
+from helpers.tiny_tokenizers import make_tokenizer
 
 Tensors = dict[str, torch.Tensor]
 
@@ -359,3 +360,66 @@ def test_a_slice_leaves_the_blocks_beyond_the_layers_out(tmp_path: Path) -> None
     text = f"merge_method: passthrough\nslices:\n- sources: [{{model: {one}, layer_range: [0, 3]}}]\n"
     with pytest.raises(RecipeError, match="has layers 0 to 2"):
         merge_recipe(read_recipe_text(text), {}, tmp_path / "refused")
+
+
+# ---- files beside the weights ----
+
+PROCESSORS = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
+
+
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_a_processor_is_the_bases_or_its_absence_is_told(tmp_path: Path, name: str) -> None:
+    one, other = make_model(tmp_path / "one", seed=1), make_model(tmp_path / "other", seed=2)
+    (one / name).write_text('{"size": 8}')
+    (first, _), (second, notes) = in_both_orders(one, other, tmp_path)
+    assert (first / name).read_text() == '{"size": 8}'
+    assert not (second / name).exists()
+    assert any(note.startswith(f"{name} of") and "is left out" in note for note in notes)
+    (other / name).write_text('{"size": 9}')
+    assert any("differs" in note for note in mean([one, other], tmp_path / "both"))
+
+
+def sentence_model(folder: Path, seed: int, *modules: str) -> Path:
+    make_model(folder, "bert_pooled", seed=seed)
+    entries = [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}]
+    for i, path in enumerate(modules, 1):
+        entries.append({"idx": i, "name": str(i), "path": path, "type": "sentence_transformers.models.Any"})
+        if path[0].isdigit():
+            (folder / path).mkdir()
+            (folder / path / "config.json").write_text(json.dumps({"of": seed}))
+    (folder / "modules.json").write_text(json.dumps(entries))
+    for name in ("sentence_bert_config.json", "config_sentence_transformers.json"):
+        (folder / name).write_text("{}")
+    return folder
+
+
+@pytest.mark.parametrize("modules", [("1_Pooling",), ("1_Pooling", "2_Normalize"), ("1_Pooling", "2_Dense")])
+def test_modules_of_sentence_transformers_are_kept(tmp_path: Path, modules: tuple[str, ...]) -> None:
+    folders = [sentence_model(tmp_path / f"m{i}", i, *modules) for i in (1, 2)]
+    if "2_Dense" in modules:
+        save_file({"linear.weight": torch.ones(4, 4)}, folders[0] / "2_Dense" / "model.safetensors")
+    notes = mean(folders, tmp_path / "out")
+    for name in ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"):
+        assert (tmp_path / "out" / name).read_text() == (folders[0] / name).read_text()
+    for path in modules:
+        assert json.loads((tmp_path / "out" / path / "config.json").read_text()) == {"of": 1}
+    assert any("2_Dense" in note and "not merged" in note for note in notes) == ("2_Dense" in modules)
+    load_model(tmp_path / "out")
+
+
+@pytest.mark.parametrize("path", ["../secret", "gone"])
+def test_modules_elsewhere_are_not_copied(tmp_path: Path, path: str) -> None:
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "secret" / "config.json").write_text("{}")
+    notes = mean([sentence_model(tmp_path / "m", 1, path)], tmp_path / "out")
+    assert any("modules.json is left out" in note for note in notes)
+    assert not (tmp_path / "out" / "modules.json").exists()
+
+
+def test_a_source_without_a_tokenizer_takes_the_bases(tmp_path: Path) -> None:
+    rows = make_tokenizer(tmp_path / "one")
+    one = make_model(tmp_path / "one", seed=1, vocab_size=rows)
+    checkpoint = make_model(tmp_path / "checkpoint", seed=2, vocab_size=rows)
+    for out, notes in in_both_orders(one, checkpoint, tmp_path):
+        assert (out / "tokenizer.json").read_bytes() == (one / "tokenizer.json").read_bytes()
+        assert any("has no tokenizer" in note for note in notes)

@@ -22,7 +22,14 @@ MAX_SMALL_BYTES = 512_000_000
 """Tokenizers may be large; what is larger than this is left alone."""
 
 CONFIG = "config.json"
-SUPPORT_FILES = frozenset(
+COMPANION_FILES = frozenset(
+    {
+        "preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json", "modules.json",
+        "sentence_bert_config.json", "config_sentence_transformers.json",
+    }
+)  # fmt: skip
+"""Small files of processors and of sentence-transformers: nothing here reads them, but a model is not whole without."""
+SUPPORT_FILES = COMPANION_FILES | frozenset(
     {
         CONFIG, "generation_config.json",
         "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
@@ -30,7 +37,7 @@ SUPPORT_FILES = frozenset(
         "chat_template.jinja", "chat_template.json",
     }
 )  # fmt: skip
-CONFIG_FILES = frozenset({CONFIG, "generation_config.json"})
+CONFIG_FILES = COMPANION_FILES | frozenset({CONFIG, "generation_config.json"})
 """What a base keeps of its own when its adapter brings a tokenizer."""
 TOKENIZER_FILES = frozenset(
     {"tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt"}

@@ -89,6 +89,7 @@ def execute(
             )
         files = _write_weights(plan, folder, threads, progress, piece_elements, max_shard_bytes)
         plan.tokenizer.write(folder)
+        plan.companions.write(folder)
         write_text(folder / "config.json", json.dumps(dict(plan.config), indent=2, ensure_ascii=False) + "\n")
         if extras is not None:
             extras(folder)

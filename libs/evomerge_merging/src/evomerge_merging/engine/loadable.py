@@ -49,10 +49,10 @@ def check_loads(config: Mapping[str, Any], shapes: Shapes, donor: Source, note: 
 
 
 def _check_head(config: Mapping[str, Any], shapes: Shapes, donor: Source) -> None:
-    """Refuses a model whose class has a head that is neither stored nor tied: transformers would make one up."""
+    """Refuses a model that is whole but for a head that is neither stored nor tied: transformers would make one up."""
     found = _faults_or_none(config, shapes) if "LM" in class_name(config) and knows(config) else None
     heads = [name for name in found.missing if is_head(name)] if found else []
-    if heads:
+    if found and heads and len(heads) == len(found.missing):
         raise ShapeMismatch(
             f"{donor.label} has no {heads[0]}, and its config does not tie it to the embedding, so transformers would "
             "make one up at random: set tie_word_embeddings to true in its config.json if it is tied, or name "

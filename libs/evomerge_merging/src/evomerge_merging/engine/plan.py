@@ -21,11 +21,13 @@ from evomerge_merging.engine.names import named_alike
 from evomerge_merging.engine.nodes import Load, Node, loads, whole_bytes
 from evomerge_merging.engine.source import Source, open_source
 from evomerge_merging.engine.virtual import Planner
+from evomerge_merging.io.companions import Companions, plan_companions
 from evomerge_merging.lora.sum import folded
 from evomerge_merging.recipes.check import check_recipe
 from evomerge_merging.tokens.files import TokenizerPlan
 from evomerge_merging.tokens.tokenizer import named_outside, plan_tokenizer
 from evomerge_models.dtypes import RECIPE_NAMES, ElementType
+from evomerge_models.files import TOKENIZER_FILES, names_in
 
 WHOLE_TENSOR_BYTES = 1 << 30
 """What all threads together may hold of tensors that methods ask for whole; one larger tensor is worked on alone."""
@@ -64,6 +66,7 @@ class Plan:
     tokenizer: TokenizerPlan
     sources: Mapping[str, Source]
     notes: tuple[str, ...]
+    companions: Companions
 
     def public(self, note: str) -> str:
         """A note without the author's folders: a local source is called by its own name."""
@@ -180,8 +183,10 @@ def plan_merge(recipe: Recipe, models: Mapping[str, Path] | None = None) -> Plan
         for text in [*opening, *renaming, *fitting, *told]:
             planner.note(text)
         model = planner.model(recipe)
+        folders = {source.label: source.folder for source in sources.values()}
         if tokenizer.default:
-            tokenizer = replace(tokenizer, folder=model.donor.folder)
+            label = _with_tokenizer(model.donor, folders, planner)
+            tokenizer = replace(tokenizer, folder=folders.get(label, model.donor.folder))
         done: dict[int, Node] = {}
         nodes = folded({name: flatten(node, done) for name, node in model.tensors.items()}, planner.sources)
         out_dtype = RECIPE_NAMES.get(recipe.out_dtype or recipe.dtype)
@@ -195,11 +200,23 @@ def plan_merge(recipe: Recipe, models: Mapping[str, Path] | None = None) -> Plan
             raise ShapeMismatch("the models have no tensors in common")
         config = _config(model.config, tokenizer.config, tensors, planner)
         check_loads(config, {tensor.name: tensor.shape for tensor in tensors}, model.donor, planner.note)
-        return Plan(recipe, tensors, config, tokenizer, planner.sources, tuple(planner.notes))
+        companions, told = plan_companions(model.donor.folder, model.donor.label, folders)
+        for text in told:
+            planner.note(text)
+        return Plan(recipe, tensors, config, tokenizer, planner.sources, tuple(planner.notes), companions)
     except BaseException:
         for source in planner.sources.values():
             source.store.close()
         raise
+
+
+def _with_tokenizer(donor: Source, folders: Mapping[str, Path], planner: Planner) -> str:
+    """Label of the source whose tokenizer is taken: the donor, or the first that has one where that has none."""
+    having = [label for label, folder in folders.items() if names_in(folder) & TOKENIZER_FILES]
+    if not having or names_in(donor.folder) & TOKENIZER_FILES:
+        return donor.label
+    planner.note(f"{donor.label} has no tokenizer: that of {having[0]} is taken")
+    return having[0]
 
 
 def _config(
