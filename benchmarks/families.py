@@ -44,7 +44,7 @@ models whose towers are as deep as their text model. Made by `make families`; do
 * linear: equals a plain torch sum; loads: transformers misses no key of the result that it does not miss in the source
 * first, middle or last layer out, two layers repeated: the logits are those of the source with its own layers skipped
   or passed twice, or the recipe is refused before a byte is written (why: below); whole: its blocks of layers, not its
-  layers, are told apart
+  layers, are told apart; -: its model calls layers past their hooks, so there is nothing to judge by
 * search: layers are drawn in any order, each in place (from one source or another), or models whole
 
 {made} families: {right} are right in every column, {refused} refuse some order of layers; {wrong}.

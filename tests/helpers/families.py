@@ -76,6 +76,7 @@ _SPECIAL: dict[str, dict[str, Any]] = {
     "gemma3_text": {"sliding_window_pattern": 3},
     "gpt_neo": {"attention_types": [[["global", "local"], 2]], "window_size": 4},
     "mamba2": {"num_heads": 8, "head_dim": 8, "n_groups": 1},
+    "rwkv": {"rescale_every": 0},
     "smollm3": {"no_rope_layer_interval": 4},
 }  # fmt: skip
 """Settings of one family, over the small ones."""
@@ -201,14 +202,14 @@ def expected(model: Any, order: tuple[int, ...]) -> torch.Tensor:
         def hook(layer: Any, args: Any, kwargs: Any, out: Any) -> Any:
             given = args[0] if args else kwargs["hidden_states"]
             for _ in range(times - 1):
-                hidden = out[0] if isinstance(out, tuple) else out
+                hidden = out[0] if isinstance(out, tuple | list) else out
                 out = (
                     layer.forward(hidden, *args[1:], **kwargs)
                     if args
                     else layer.forward(**{**kwargs, "hidden_states": hidden})
                 )
             if not times:
-                out = (given, *out[1:]) if isinstance(out, tuple) else given
+                out = type(out)([given, *out[1:]]) if isinstance(out, tuple | list) else given
             return out
 
         return hook
@@ -229,14 +230,14 @@ def moved_logits(model: Any, order: tuple[int, ...]) -> torch.Tensor:
     calls: dict[int, tuple[Any, Any]] = {}
 
     def hidden(out: Any) -> Any:
-        return out[0] if isinstance(out, tuple) else out
+        return out[0] if isinstance(out, tuple | list) else out
 
     def note(layer: int) -> Any:
         def hook(_: Any, args: Any, kwargs: Any, out: Any) -> Any:
             given = args[0] if args else kwargs["hidden_states"]
             calls[layer] = (args[1:], {key: value for key, value in kwargs.items() if key != "hidden_states"})
             if layer < LAYERS - 1:
-                return (given, *out[1:]) if isinstance(out, tuple) else given
+                return type(out)([given, *out[1:]]) if isinstance(out, tuple | list) else given
             for one in order:
                 rest, named = calls[one]
                 out = layers[one].forward(given, *rest, **named)
@@ -268,11 +269,14 @@ def check(model_type: str, kind: str, class_name: str, root: Path) -> Row:
     """
     one, two = root / "a", root / "b"
     try:
-        model = make(model_type, class_name, one, 1)
-        logits(model)
+        logits(make(model_type, class_name, one, 1))
         make(model_type, class_name, two, 2)
         weights, others = stored(one), stored(two)
-        _, own_faults = load(one, class_name)
+        model, own_faults = load(one, class_name)
+        if own_faults and not logits(model).equal(logits(load(one, class_name)[0])):
+            raise NotBuilt("transformers does not load what it saved: weights are missing")
+    except NotBuilt:
+        raise
     except Exception as error:
         raise NotBuilt(f"{type(error).__name__}: {error}"[:160].replace("\n", " ")) from error
     row = Row(model_type, kind)
@@ -323,6 +327,8 @@ def _cut(row: Row, model: Any, class_name: str, one: Path, out: Path, order: tup
         wanted = expected(model, order)
     except Exception as error:
         return f"no logits: {type(error).__name__}: {error}"[:120]
+    if wanted.equal(logits(model)):
+        return "-"  # its model calls layers past their hooks: there is nothing to judge by
     difference = float((logits(made) - wanted).abs().max())
     return "yes" if difference <= 1e-4 * max(1.0, float(wanted.abs().max())) else f"logits off by {difference:.3g}"
 
