@@ -25,7 +25,8 @@ its place; they may be left out, repeated and reordered.
 """
 _BY_PLACE = re.compile(
     r"^(first_k_dense_replace|moe_layer_(start|end)_index|(attn|expert)_layer_period|num_kv_shared_layers"
-    r"|hidden_size_per_layer_input|num_dense_layers|cross_layer_interval|ple_layer_ids|(num_)?decoder_layers|num_blocks|indexer_types)$"
+    r"|hidden_size_per_layer_input|num_dense_layers|cross_layer_interval|ple_layer_ids"
+    r"|(num_)?decoder_layers|num_blocks|indexer_types)$"
 )
 _NUMBERS = re.compile(r"only_layers$|indices$|_idxs$|layer_ids$|moe_layers$|cross_attention_layers$")
 _OF_FAMILIES_BY_PLACE = frozenset({
