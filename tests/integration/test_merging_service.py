@@ -123,7 +123,10 @@ async def test_an_export_job_becomes_a_finished_model(
     result = await handler(export())
     assert isinstance(result, ArtifactExported)
     assert result.uri.endswith("exports/run/champion")
-    assert result.notes == ("rms_norm_eps is 1e-05 in org/m1; org/m0's 1e-06 is kept",)
+    assert result.notes == (
+        "org/m0 has no tokenizer: vocabularies are taken to be the same",
+        "rms_norm_eps is 1e-05 in org/m1; org/m0's 1e-06 is kept",
+    )
     out = ports.artifacts.open(result.uri)
     names = {path.name for path in out.iterdir()}
     assert {"model.safetensors", "config.json", "README.md", "recipe.json", "mergekit_config.yml"} <= names
