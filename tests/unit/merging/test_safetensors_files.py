@@ -126,11 +126,12 @@ def test_an_index_that_leads_out_of_its_folder_is_refused(tmp_path: Path, name: 
 
 def test_an_incomplete_download_is_told(tmp_path: Path) -> None:
     folder = raw_model(tmp_path / "m", random_tensors(0, 10))
+    (folder / "model.safetensors").rename(folder / "model-00002-of-00002.safetensors")
     index = folder / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"norm.weight": "model-00001-of-00002.safetensors"}}))
     with pytest.raises(NotAModel, match="lacks model-00001"):
         open_weights(folder)
-    index.write_text(json.dumps({"weight_map": {"other.weight": "model.safetensors"}}))
+    index.write_text(json.dumps({"weight_map": {"other.weight": "model-00002-of-00002.safetensors"}}))
     with pytest.raises(NotAModel, match="says that"):
         open_weights(folder)
 
