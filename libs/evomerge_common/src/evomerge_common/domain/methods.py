@@ -169,10 +169,8 @@ _TABLE = (
     _task_vectors("ties", default=True),
     _task_vectors("dare_linear", random=True, default=True),
     _task_vectors("dare_ties", random=True, default=True),
-    Traits(
-        name="frankenmerge", base="none", inputs=1, space="path", scales="tensor", mergekit="passthrough", default=True
-    ),
-    Traits(name="dfs", base="none", inputs=1, space="path", scales="hop", mergekit="passthrough", default=True),
+    _layers("frankenmerge", scales="tensor", default=True),
+    _layers("dfs", scales="hop", default=True),
     _task_vectors("breadcrumbs"),
     _task_vectors("breadcrumbs_ties"),
     _task_vectors("della", random=True, density=_DELLA),
