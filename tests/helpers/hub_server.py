@@ -9,19 +9,24 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import hashlib
 import json
 import math
 import re
 import struct
 import threading
+import time
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import unquote, urlsplit
 
+import yaml
+
 LFS_SUFFIXES = (".safetensors", ".bin", ".gguf", ".model")
+HUGE_BYTES = 1 << 26
 
 
 def write_safetensors(path: Path, shapes: dict[str, tuple[int, ...]], fill: int = 0) -> None:
@@ -61,6 +66,21 @@ def write_adapter(folder: Path, module: str = "a", *, base: str = "", size: int 
     return folder
 
 
+def card_of(path: Path) -> dict[str, Any]:
+    """The metadata at the head of a model card, as the hub's API gives it."""
+    text = path.read_text() if path.is_file() else ""
+    return yaml.safe_load(text[4:].partition("\n---")[0]) or {} if text.startswith("---\n") else {}
+
+
+@functools.lru_cache(maxsize=4096)
+def hashes_of(path: Path, size: int, _mtime_ns: int) -> tuple[str, str]:
+    """Git's SHA-1, and SHA-256 of an LFS file; of a huge (sparse) one, never fetched whole, of its beginning."""
+    with path.open("rb") as file:
+        data = file.read(HUGE_BYTES)
+    blob = hashlib.sha1(b"blob %d\0" % size + data).hexdigest()
+    return blob, hashlib.sha256(data).hexdigest() if path.name.endswith(LFS_SUFFIXES) else ""
+
+
 @dataclass
 class Repository:
     """A folder as the hub shows it."""
@@ -73,10 +93,9 @@ class Repository:
     def __post_init__(self) -> None:
         for path in sorted(self.folder.rglob("*")):
             if path.is_file() and not path.name.startswith(".gated"):
-                data = path.read_bytes()
-                blob = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
-                sha256 = hashlib.sha256(data).hexdigest() if path.name.endswith(LFS_SUFFIXES) else ""
-                self.hashes[path.relative_to(self.folder).as_posix()] = (blob, sha256)
+                stat = path.stat()
+                found = hashes_of(path, stat.st_size, stat.st_mtime_ns)
+                self.hashes[path.relative_to(self.folder).as_posix()] = found
 
     @property
     def commit(self) -> str:
@@ -94,9 +113,12 @@ class Repository:
             if sha256:
                 sibling["lfs"] = {"sha256": sha256, "size": size, "pointerSize": 134}
             siblings.append(sibling)
+        card = card_of(self.folder / "README.md")
+        tags = [f"license:{card['license']}"] if "license" in card else []
         return {
             "_id": self.commit[:24], "id": self.name, "modelId": self.name, "sha": self.commit, "private": False,
-            "gated": False, "disabled": False, "tags": [], "downloads": 0, "likes": 0, "siblings": siblings,
+            "gated": False, "disabled": False, "tags": tags, "cardData": card, "downloads": 0,
+            "likes": 0, "siblings": siblings,
         }  # fmt: skip
 
     def tree(self) -> list[dict[str, Any]]:
@@ -118,6 +140,8 @@ class HubServer(ThreadingHTTPServer):
         break_next: for so many file requests the connection is cut half-way through the body.
         lie: name → bytes served instead of a file's own (of the same length, as a broken cache would).
         down: every request is answered 503.
+        delay: seconds before each answer.
+        sent: bytes of file bodies sent so far.
     """
 
     daemon_threads = True
@@ -129,6 +153,8 @@ class HubServer(ThreadingHTTPServer):
         self.break_next = 0
         self.lie: dict[str, bytes] = {}
         self.down = False
+        self.delay = 0.0
+        self.sent = 0
 
     @property
     def endpoint(self) -> str:
@@ -172,6 +198,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         path = unquote(urlsplit(self.path).path)
         self.hub.requests.append(f"{self.command} {path}")
+        time.sleep(self.hub.delay)
         if self.hub.down:
             self._error(503, "", "down for the test")
         elif match := re.fullmatch(r"/api/models/(.+?)(?:/(revision|tree)/([^/]+))?/?", path):
@@ -201,25 +228,32 @@ class _Handler(BaseHTTPRequestHandler):
         if name not in repository.hashes:
             self._error(404, "EntryNotFound", "Entry not found")
             return
-        data = (repository.folder / name).read_bytes()
+        size = (repository.folder / name).stat().st_size
         blob, sha256 = repository.hashes[name]
-        start, status = 0, 200
-        if match := re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", "")):
+        start, stop, status = 0, size, 200
+        if match := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")):
             start, status = int(match[1]), 206
-        body = self.hub.lie.get(name, data)[start:]
+            stop = min(size, int(match[2]) + 1) if match[2] else size
+        if name in self.hub.lie:
+            body = self.hub.lie[name][start:stop]
+        else:
+            with (repository.folder / name).open("rb") as file:
+                file.seek(start)
+                body = b"" if self.command == "HEAD" else file.read(stop - start)
         self.send_response(status)
         self.send_header("ETag", f'"{sha256 or blob}"')
         self.send_header("X-Repo-Commit", repository.commit)
         self.send_header("Accept-Ranges", "bytes")
         if sha256:
             self.send_header("X-Linked-ETag", f'"{sha256}"')
-            self.send_header("X-Linked-Size", str(len(data)))
+            self.send_header("X-Linked-Size", str(size))
         if status == 206:
-            self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
-        self.send_header("Content-Length", str(len(body)))
+            self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{size}")
+        self.send_header("Content-Length", str(stop - start))
         self.end_headers()
         if self.command == "HEAD":
             return
+        self.hub.sent += len(body)
         if self.hub.break_next > 0 and sha256:
             self.hub.break_next -= 1
             self.wfile.write(body[: len(body) // 2])
