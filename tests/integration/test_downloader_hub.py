@@ -4,7 +4,9 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -79,6 +81,22 @@ def test_second_time_fetches_no_file(hub: HubServer, fetcher: Fetcher) -> None:
     hub.requests.clear()
     pinned = fetcher.fetch(f"org/small@{first.commit}")
     assert (pinned.digest, hub.requests) == (first.digest, [])
+
+
+def test_many_who_want_one_model_fetch_it_once(hub: HubServer, store: WritableModelStore) -> None:
+    for fill in range(1, 6):
+        write_model_folder(hub.root / "org" / f"many{fill}", fill=fill)
+        hub.requests.clear()
+        start = threading.Barrier(6)
+
+        def one(name: str, start: threading.Barrier = start) -> str:
+            start.wait(10)
+            return Fetcher(WritableModelStore(store.root), Hub(hub.endpoint)).fetch(name).digest
+
+        with ThreadPoolExecutor(6) as pool:
+            digests = set(pool.map(one, [f"org/many{fill}"] * 6))
+        assert len(digests) == 1
+        assert sorted(hub.files_fetched()) == ["config.json", "model.safetensors", "tokenizer.json"]
 
 
 def test_new_commit_is_another_model(hub: HubServer, store: WritableModelStore, fetcher: Fetcher) -> None:

@@ -139,7 +139,7 @@ class Fetcher:
             write_model_folder(path, incoming)
             described = describe_model(incoming)
             stored = self._store.put(incoming, _record(model.reference, described), described.files, link=False)
-        self._store.remember(CONVERTER, "", content, stored.digest)
+            self._store.remember(CONVERTER, "", content, stored.digest)
         return stored
 
     # ---- the hub ----
@@ -165,7 +165,8 @@ class Fetcher:
                 remove(incoming)
                 return known
             model = self._download(reference, remote, incoming)
-        self._store.remember(repository, revision, remote.commit, model.digest)
+            # before the lock goes: who waits for it looks here
+            self._store.remember(repository, revision, remote.commit, model.digest)
         return model
 
     def _download(self, reference: str, remote: RemoteModel, incoming: Path) -> Model:

@@ -1,0 +1,10 @@
+"""A hub of models: what it says of a repository, and how the bytes come.
+
+```
+client.py     Hub: a repository at one commit; its files, fetched and verified
+```
+"""
+
+from evomerge_models.hub.client import COMMIT, HUB_ID, Hub, RemoteFile, RemoteModel, verify
+
+__all__ = ["COMMIT", "HUB_ID", "Hub", "RemoteFile", "RemoteModel", "verify"]
