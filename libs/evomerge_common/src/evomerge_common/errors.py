@@ -12,6 +12,7 @@ EvoMergeException
 │   │   ├── UnsafeFile          a pickle, a lying header, a path that leaves its folder
 │   │   ├── ShapeMismatch       models whose tensors do not fit each other
 │   │   └── NonFiniteWeights    NaN or infinity in the weights
+│   ├── LicenceConflict         sources whose licences exclude each other
 │   ├── NotFound                no such run, model, job or artifact
 │   └── UnservedScheme          a URI whose scheme no store serves
 ├── ResourceExhausted           this machine lacks something
@@ -39,6 +40,7 @@ __all__ = [
     "EvoMergeException",
     "Fenced",
     "InvalidInput",
+    "LicenceConflict",
     "ModelError",
     "ModelNotFound",
     "NonFiniteScore",
@@ -134,6 +136,10 @@ class ShapeMismatch(ModelError):
 
 class NonFiniteWeights(ModelError):
     """NaN or infinity in the weights."""
+
+
+class LicenceConflict(InvalidInput):
+    """Sources whose licences exclude each other, so that what is made of them could not be shared."""
 
 
 class NotFound(InvalidInput):
