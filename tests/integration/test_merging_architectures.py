@@ -233,7 +233,11 @@ def test_the_card_names_models_and_recipe_but_no_folder_of_this_machine(family: 
     one = family["llama"]["a"]
     merge_recipe(mean(one), {}, tmp_path / "out")
     card = (tmp_path / "out" / "README.md").read_text()
-    assert card.startswith("---\nbase_model:\n- llama-a\nlibrary_name: transformers\ntags:\n- merge\n- evomerge\n---\n")
+    assert card.startswith(
+        "---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags:\n- merge\n- evomerge\n"
+    )
+    assert "\n* llama-a" in card, "a folder is no hub id: it is named in the text alone"
+    assert str(one) not in card
     assert Recipe.from_json((tmp_path / "out" / "recipe.json").read_text()).method == "linear"
     assert (tmp_path / "out" / "mergekit_config.yml").read_text().startswith("merge_method: linear\n")
     merge_recipe(mean(one), {}, tmp_path / "own", card="# Mine\n")

@@ -22,12 +22,13 @@ def finish(folder: RunFolder, console: Console, *, out: Path | None = None) -> d
 
 def report(events: Iterable[Recorded], suite: Suite, out: Path) -> dict[str, Any]:
     """Writes report/ and result.json, and the card of the champion if it lies in OUT/model."""
+    from evomerge_models.card import CARD
     from evomerge_report.card import model_card
     from evomerge_report.report import write_report
 
     result = write_report(events, suite, out)
     if (out / "model").is_dir():
-        write_atomically(out / "model" / "README.md", model_card(result))
+        write_atomically(out / "model" / CARD, model_card(result, out / "model"))
     return result
 
 

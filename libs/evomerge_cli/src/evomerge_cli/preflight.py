@@ -163,7 +163,8 @@ def _check_hub(wanted: Sequence[ModelReference], store: Path | None) -> None:
     """Asks for all of them at the same time."""
     if not wanted:
         return
-    from evomerge_models.hub import HUB_ID, Hub
+    from evomerge_common.domain.reference import HUB_ID
+    from evomerge_models.hub import Hub
     from evomerge_models.store import WritableModelStore
 
     for reference in wanted:

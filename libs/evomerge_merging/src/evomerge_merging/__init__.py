@@ -80,5 +80,5 @@ def merge_recipe(
             progress=progress,
             staged=staged,
             max_shard_bytes=max_shard_bytes,
-            extras=lambda folder: write_card(recipe, folder, card, [plan.public(note) for note in plan.notes]),
+            extras=lambda folder: write_card(recipe, plan, folder, card),
         )

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
+from evomerge_common.domain.recipe import Recipe, public_names
+from evomerge_common.domain.reference import ModelReference
+from evomerge_models import card as cards
 from evomerge_report.history import short_name
 
 _NAMES = re.compile(r"(?<![\w.])[/~](?:[^\s/,:;+']+/)+[^\s/,:;+']+")
@@ -15,15 +19,16 @@ LIMITS = (
 )
 
 
-def model_card(result: dict[str, Any]) -> str:
-    """Writes Markdown with front matter: verdict, scores with 95% intervals on items never selected on, recipe."""
+def model_card(result: dict[str, Any], folder: Path | None = None) -> str:
+    """Writes Markdown with front matter: verdict, scores with 95% intervals on items never selected on, recipe.
+
+    Args:
+        result: see `result_of`.
+        folder: of the finished model, whose config and files say what it is; None: nothing is said of that.
+
+    """
     champion = result.get("champion") or {}
     sources = result.get("sources") or []
-    hub_ids = [s["reference"] for s in sources if s.get("commit")]
-    front = ["---", "library_name: transformers", "tags:", "- merge", "- evomerge"]
-    if hub_ids:
-        front += ["base_model:", *(f"- {json.dumps(reference.partition('@')[0])}" for reference in hub_ids)]
-    front.append("---")
     gain = result.get("improvement")
     verdict = gain["statement"] if gain else "Nothing is proven: the run has no scores on held-out items."
     found = (
@@ -31,11 +36,11 @@ def model_card(result: dict[str, Any]) -> str:
         f"{result['evaluations']} candidates were scored, {result['failed']} failed."
     )
     parts = [
-        *front, "", "# A merged language model", "", found, "", f"**{verdict}**", "",
+        _metadata(result, folder).front_matter(), "# A merged language model", "", found, "", f"**{verdict}**", "",
         *_sources(sources), "", *_scores(result), "", *_notes(result),
         "## Recipe", "",
         f"Digest `{champion.get('recipe_digest', '')}`. The recipe rebuilds these weights bit for bit.", "",
-        "```json", json.dumps(_public(champion.get("recipe")), indent=2, ensure_ascii=False), "```", "",
+        "```json", json.dumps(public_names(champion.get("recipe")), indent=2, ensure_ascii=False), "```", "",
         "## Limits", "", LIMITS, "",
     ]  # fmt: skip
     return "\n".join(parts)
@@ -48,6 +53,56 @@ def notes_of(result: dict[str, Any]) -> list[str]:
         for one in {one["format"]: one for one in result["exports"]}.values()
         for note in one["notes"]
     ]
+
+
+def _metadata(result: dict[str, Any], folder: Path | None) -> cards.Metadata:
+    champion = result.get("champion") or {}
+    if champion.get("recipe"):
+        references = Recipe.from_dict(champion["recipe"]).sources()
+    else:
+        references = [ModelReference.parse(source["reference"]) for source in result.get("sources") or []]
+    library, task = cards.of_folder(folder) if folder else ("transformers", "")
+    known = [cards.read_metadata(Path(one.name).expanduser()) for one in references]
+    expressible = folder is not None and (folder / "mergekit_config.yml").exists()
+    merged = not champion.get("is_source")
+    return cards.Metadata(
+        base_models=cards.hub_ids(references),
+        relation="merge" if merged else "",
+        library=library,
+        pipeline_tag=task,
+        tags=(*(["merge"] if merged else []), "evomerge", *(["mergekit"] if merged and expressible else [])),
+        licence=cards.licence_of(known),
+        languages=cards.languages_of(known),
+        name=f"EvoMerge champion {champion.get('recipe_digest', '')[:12]}",
+        scores=_held_out(result, champion.get("holdout")),
+    )
+
+
+def _held_out(result: dict[str, Any], measured: dict[str, Any] | None) -> tuple[cards.HeldOutScore, ...]:
+    """The champion's scores for `model-index`: of items that the search never saw, or none."""
+    if not measured:
+        return ()
+    suite = result["suite"]
+
+    def one(task: str, items: int, metric: str, value: float, note: str = "") -> cards.HeldOutScore:
+        return cards.HeldOutScore(suite["name"], suite["digest"], task, items, metric, value, note)
+
+    scores = [
+        one(name, own["items"], own["metric"], own["metric_value"], _interval(own))
+        for name, own in measured["tasks"].items()
+    ]
+    everything = {"score": measured["fitness"], "metric_value": measured["fitness"], **measured}
+    items = sum(score.items for score in scores)
+    return (*scores, one("weighted mean of all tasks", items, "score", measured["fitness"], _interval(everything)))
+
+
+def _interval(entry: dict[str, Any]) -> str:
+    """The interval of a score in words; where the metric has another unit, the score with it."""
+    bounds = entry.get("interval95")
+    if not bounds:
+        return ""
+    words = f"95% interval {bounds[0]:.3f} to {bounds[1]:.3f}"
+    return words if entry["score"] == entry["metric_value"] else f"score {entry['score']:.3f}, {words}"
 
 
 def _notes(result: dict[str, Any]) -> list[str]:
@@ -89,18 +144,6 @@ def _number(entry: dict[str, Any] | None) -> str:
         return "n/a"
     interval = entry.get("interval95")
     return f"{entry['score']:.3f}" + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
-
-
-def _public(recipe: Any) -> Any:
-    """Without the author's folders: a local source is told by its name and digest."""
-    if isinstance(recipe, list):
-        return [_public(item) for item in recipe]
-    if not isinstance(recipe, dict):
-        return recipe
-    return {
-        key: short_name(value) if key == "source" and str(value).startswith(("/", ".", "~")) else _public(value)
-        for key, value in recipe.items()
-    }
 
 
 def _cell(text: str) -> str:

@@ -10,12 +10,12 @@ from pathlib import Path
 import structlog
 
 from evomerge_common.domain.messages import Model
-from evomerge_common.domain.reference import ModelReference
+from evomerge_common.domain.reference import HUB_ID, ModelReference
 from evomerge_common.errors import InvalidInput, ModelError, ModelNotFound, RecipeError, Unavailable
 from evomerge_common.runtime.files import remove
 from evomerge_models.describe import ModelDescription, describe_model, describe_pair
 from evomerge_models.files import ADAPTER_CONFIG, is_adapter_folder
-from evomerge_models.hub import COMMIT, HUB_ID, Hub, RemoteModel
+from evomerge_models.hub import COMMIT, Hub, RemoteModel
 from evomerge_models.reference import base_beside, base_hint, plus_hint, resolve_reference
 from evomerge_models.store import WritableModelStore
 

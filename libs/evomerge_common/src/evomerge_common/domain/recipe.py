@@ -273,6 +273,11 @@ class Recipe:
         return cls.from_dict(data)
 
     @property
+    def public(self) -> Recipe:
+        """Returns the recipe as others may read it: a source's folder is called by its own name."""
+        return Recipe.from_dict(public_names(self.to_dict()))
+
+    @property
     def digest(self) -> str:
         """Returns SHA-256 (hex) of the canonical JSON: the identity of the merged model."""
         canonical = json.dumps(self.to_dict(names=False), sort_keys=True, separators=(",", ":"))
@@ -280,6 +285,20 @@ class Recipe:
 
     def __hash__(self) -> int:
         return hash(self.digest)
+
+
+def public_names(data: Any) -> Any:
+    """Returns plain data of a recipe (`Recipe.to_dict`) in which a source's folder is called by its own name."""
+    if isinstance(data, list):
+        return [public_names(item) for item in data]
+    if not isinstance(data, Mapping):
+        return data
+    return {
+        key: str(ModelReference.parse(value).public)
+        if key in {"source", "tokenizer"} and isinstance(value, str) and value
+        else public_names(value)
+        for key, value in data.items()
+    }
 
 
 def _present(**fields: Any) -> dict[str, Any]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from pathlib import PurePath
 
 from evomerge_common.errors import RecipeError
 
 _PLUS = re.compile(r"(\\*)\+")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9_][\w.-]*)?")
 
 
 @dataclass(frozen=True, order=True)
@@ -74,9 +76,25 @@ class ModelReference:
         return f"{whole}{doubled}+{_escaped(self.adapter)}"
 
     @property
+    def public(self) -> ModelReference:
+        """Returns the reference as others may read it: hub ids as they are, of a folder its own name."""
+        return replace(self, name=own_name(self.name), adapter=own_name(self.adapter))
+
+    @property
+    def hub_ids(self) -> tuple[str, ...]:
+        """Returns the hub ids among model and adapter, without revisions."""
+        names = (self.name, self.adapter.partition("@")[0])
+        return tuple(name for name in names if HUB_ID.fullmatch(name))
+
+    @property
     def key(self) -> str:
         """Identifies it where models are looked up (`plan_merge(models=…)`): the digest when known, else the text."""
         return self.digest or str(self)
+
+
+def own_name(name: str) -> str:
+    """Returns a hub id as it is, of a path the last part: the rest means nothing elsewhere, and is the author's own."""
+    return PurePath(name).name if name.startswith((".", "/", "~")) or name.count("/") > 1 else name
 
 
 def _parted(text: str) -> tuple[str, str | None]:

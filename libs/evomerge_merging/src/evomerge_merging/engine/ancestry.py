@@ -2,33 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
-
 from evomerge_merging.engine.source import Source
-
-_FRONT_MATTER = re.compile(r"\A---\s*\n(.*?)\n---\s*(\n|\Z)", re.DOTALL)
-_MAX_CARD_BYTES = 1_000_000
+from evomerge_models.card import read_metadata
 
 
 def said_ancestors(source: Source) -> set[str]:
     """The names in the model card's `base_model` and the config's `_name_or_path`."""
     if source.fitted:
         return set()  # config and folder are those of the model that it was fitted to
-    found = {str(source.config.get("_name_or_path") or "")}
-    card = source.folder / "README.md"
-    if card.is_file() and card.stat().st_size < _MAX_CARD_BYTES:
-        match = _FRONT_MATTER.match(card.read_text("utf-8", errors="replace"))
-        try:
-            data = yaml.safe_load(match[1]) if match else {}
-        except yaml.YAMLError:
-            data = {}
-        told = data.get("base_model") if isinstance(data, dict) else None
-        found |= {str(name) for name in (told if isinstance(told, list) else [told]) if name}
-    return found - {""}
+    named = read_metadata(source.folder).get("base_model")
+    found = {str(name) for name in (named if isinstance(named, list) else [named]) if name}
+    return (found | {str(source.config.get("_name_or_path") or "")}) - {""}
 
 
 def common_ancestor(inputs: Sequence[Source], candidates: Sequence[Source]) -> Source | None:

@@ -71,9 +71,7 @@ class Plan:
     def public(self, note: str) -> str:
         """A note without the author's folders: a local source is called by its own name."""
         for source in sorted(self.sources.values(), key=lambda source: -len(source.label)):
-            whole = ModelReference.parse(source.label)
-            shown = replace(whole, name=_own_name(whole.name), adapter=_own_name(whole.adapter))
-            note = note.replace(source.label, str(shown))
+            note = note.replace(source.label, str(ModelReference.parse(source.label).public))
         return note
 
     def kept(self) -> tuple[Source, frozenset[str]] | None:
@@ -145,11 +143,6 @@ class Plan:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _own_name(name: str) -> str:
-    """Of a path the last part; a hub id as it is."""
-    return Path(name).name if "/" in name and name[0] in "./~" else name
 
 
 def plan_merge(recipe: Recipe, models: Mapping[str, Path] | None = None) -> Plan:

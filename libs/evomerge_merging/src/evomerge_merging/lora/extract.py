@@ -25,6 +25,7 @@ from evomerge_merging.io.writer import write_text
 from evomerge_merging.lora.folder import AdapterParts, same, write_adapter
 from evomerge_merging.lora.low_rank import Product, decompose, reduce
 from evomerge_merging.lora.sum import SumStore
+from evomerge_models import card as cards
 
 if TYPE_CHECKING:
     import torch
@@ -163,7 +164,7 @@ def _write(
         report = AdapterReport(
             out, size, tuple(modules), math.sqrt(error / norm) if norm else 0.0, tuple(sorted(work.skipped)), plan.notes
         )
-        write_text(folder / "README.md", _card(report, name))
+        write_text(folder / cards.CARD, _card(report, ModelReference.of_name(name)))
     return report
 
 
@@ -263,12 +264,11 @@ class _Extraction:
         return reduce(factors.left, factors.right, self._rank)
 
 
-def _card(report: AdapterReport, base: str) -> str:
-    shown = base if not base.startswith((".", "/", "~")) else Path(base).name
+def _card(report: AdapterReport, base: ModelReference) -> str:
+    head = cards.Metadata(cards.hub_ids([base]), "adapter", "peft", "text-generation", ("lora", "evomerge"))
     ranks = sorted({module.rank for module in report.modules if module.rank})
     return (
-        "---\nlibrary_name: peft\ntags: [lora, evomerge]\n"
-        f'base_model: "{shown}"\n---\n\n# LoRA adapter of {shown}\n\nMade by EvoMerge. Rank '
+        f"{head.front_matter()}\n# LoRA adapter of {base.public}\n\nMade by EvoMerge. Rank "
         f"{' to '.join(map(str, dict.fromkeys((ranks[0], ranks[-1]))))}; of all changes to the base "
         f"{report.relative_error:.2%} (Frobenius) are lost.\n"
     )

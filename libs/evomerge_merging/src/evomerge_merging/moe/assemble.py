@@ -24,11 +24,11 @@ from evomerge_merging.engine.execute import MAX_SHARD_BYTES, MergeReport, Progre
 from evomerge_merging.engine.nodes import Load, Node
 from evomerge_merging.engine.plan import OutputTensor, Plan, plan_merge
 from evomerge_merging.engine.source import Source
-from evomerge_merging.export.folder import public_name
 from evomerge_merging.io.model_folder import MemoryStore
 from evomerge_merging.io.writer import write_text
 from evomerge_merging.moe import gates
 from evomerge_merging.moe.yaml import RANDOM_GATES, Expert, Mixture
+from evomerge_models import card as cards
 from evomerge_models.dtypes import RECIPE_NAMES, ElementType
 
 if TYPE_CHECKING:
@@ -281,7 +281,7 @@ class _Assembly:
 def _in_words(expert: Expert) -> dict[str, Any]:
     """An expert in mergekit-moe's words."""
     return {
-        "source_model": public_name(expert.model),
+        "source_model": str(expert.model.public),
         **({"positive_prompts": list(expert.positive)} if expert.positive else {}),
         **({"negative_prompts": list(expert.negative)} if expert.negative else {}),
         **({"noise_scale": expert.noise} if expert.noise else {}),
@@ -292,7 +292,7 @@ def _in_words(expert: Expert) -> dict[str, Any]:
 def _write_card(mixture: Mixture, folder: Path, plan: Plan) -> None:
     """mergekit_moe_config.yml and README.md."""
     data: dict[str, Any] = {
-        "base_model": public_name(mixture.base), "gate_mode": mixture.gate,
+        "base_model": str(mixture.base.public), "gate_mode": mixture.gate,
         "experts_per_token": mixture.experts_per_token,
         "experts": [_in_words(one) for one in mixture.experts],
     }  # fmt: skip
@@ -300,13 +300,15 @@ def _write_card(mixture: Mixture, folder: Path, plan: Plan) -> None:
         data["shared_experts"] = [_in_words(mixture.shared)]
     text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
     write_text(folder / "mergekit_moe_config.yml", text)
-    names = list(dict.fromkeys(public_name(source) for source in mixture.sources()))
-    front = yaml.safe_dump(
-        {"base_model": names, "library_name": "transformers", "tags": ["moe", "merge", "evomerge"]}, sort_keys=False
-    )
+    known = [cards.read_metadata(source.folder) for source in plan.sources.values()]
+    head = cards.Metadata(
+        base_models=cards.hub_ids(mixture.sources()), pipeline_tag=cards.of_folder(folder)[1],
+        tags=("moe", "merge", "evomerge"), licence=cards.licence_of(known), languages=cards.languages_of(known),
+    )  # fmt: skip
     notes = "".join(f"* {plan.public(note)}\n" for note in plan.notes)
     write_text(
-        folder / "README.md",
-        f"---\n{front}---\n\n# Mixture of experts\n\nMade by EvoMerge from dense models; gates were not trained.\n\n"
+        folder / cards.CARD,
+        f"{head.front_matter()}\n# Mixture of experts\n\n"
+        "Made by EvoMerge from dense models; gates were not trained.\n\n"
         f"{notes}\n```yaml\n{text}```\n",
     )

@@ -21,7 +21,6 @@ from evomerge_models.files import CONFIG, Selection, read_json_object, select_fi
 from evomerge_models.hashes import git_blob_sha1, sha256_file
 from evomerge_models.quantised import check_plain
 
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9_][\w.-]*)?")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 ACCESS = (
     "check the name and revision; for a gated or private model accept its terms on the hub and set HF_TOKEN; "
