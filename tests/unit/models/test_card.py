@@ -91,7 +91,10 @@ def test_the_task_follows_from_the_class(config: dict[str, Any], files: tuple[st
 
 
 def test_languages_and_licence_of_the_sources() -> None:
-    cards = [{"language": "EN", "license": "mit"}, {"language": ["de", "en", "Deutsch", None], "license": "mit"}]
+    cards: list[dict[str, Any]] = [
+        {"language": "EN", "license": "mit"},
+        {"language": ["de", "en", "Deutsch", None], "license": "mit"},
+    ]
     assert languages_of(cards) == ("en", "de")
     assert licence_of(cards) == "mit"
     assert licence_of([*cards, {}]) == "", "one that says nothing may be under anything"

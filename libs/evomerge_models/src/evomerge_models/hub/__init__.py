@@ -5,6 +5,7 @@ client.py     Hub: a repository at one commit; its files, fetched and verified
 ```
 """
 
-from evomerge_models.hub.client import COMMIT, HUB_ID, Hub, RemoteFile, RemoteModel, verify
+from evomerge_common.domain.reference import HUB_ID
+from evomerge_models.hub.client import COMMIT, Hub, RemoteFile, RemoteModel, verify
 
 __all__ = ["COMMIT", "HUB_ID", "Hub", "RemoteFile", "RemoteModel", "verify"]
