@@ -224,3 +224,16 @@ async def test_adapters_of_the_hub(hub: HubServer, store: WritableModelStore, fe
     job = Job(job_id="j", run_id="r", payload=DownloadJob(reference="org/adapter", base=str(other)))
     assert (await DownloadHandler(fetcher)(job)).model.base == fetcher.fetch(str(other)).digest
     assert fetcher.fetch(f"{other}+org/adapter").base == fetcher.fetch(str(other)).digest
+
+
+def test_modules_of_sentence_transformers_come_along(
+    hub: HubServer, store: WritableModelStore, fetcher: Fetcher
+) -> None:
+    folder = write_model_folder(hub.root / "org" / "sentences")
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text('{"pooling_mode_mean_tokens": true}')
+    (folder / "modules.json").write_text("[]")
+    entry = store.folder(fetcher.fetch("org/sentences"))
+    assert (entry / "1_Pooling" / "config.json").read_text() == '{"pooling_mode_mean_tokens": true}'
+    copied = Fetcher(WritableModelStore(hub.root.parent / "copies"), Hub(hub.endpoint), link=False).fetch(str(folder))
+    assert copied.digest == fetcher.fetch("org/sentences").digest

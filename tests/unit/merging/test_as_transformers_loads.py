@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -414,6 +415,20 @@ def test_modules_elsewhere_are_not_copied(tmp_path: Path, path: str) -> None:
     notes = mean([sentence_model(tmp_path / "m", 1, path)], tmp_path / "out")
     assert any("modules.json is left out" in note for note in notes)
     assert not (tmp_path / "out" / "modules.json").exists()
+
+
+def test_a_module_that_keeps_no_file_stays_and_one_without_weights_is_told(tmp_path: Path) -> None:
+    folder = sentence_model(tmp_path / "m", 1, "1_Pooling", "2_Normalize")
+    shutil.rmtree(folder / "2_Normalize")  # as a hub has it: git keeps no empty folder
+    modules = json.loads((folder / "modules.json").read_text())
+    modules[2]["type"] = "sentence_transformers.models.Normalize"
+    (folder / "modules.json").write_text(json.dumps(modules))
+    mean([folder], tmp_path / "out")
+    assert (tmp_path / "out" / "modules.json").is_file()
+    assert (tmp_path / "out" / "2_Normalize").is_dir()
+    modules[1]["type"] = "sentence_transformers.models.Dense"
+    (folder / "modules.json").write_text(json.dumps(modules))
+    assert any("no weights in safetensors" in note for note in mean([folder], tmp_path / "other"))
 
 
 def test_a_source_without_a_tokenizer_takes_the_bases(tmp_path: Path) -> None:

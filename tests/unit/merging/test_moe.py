@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from evomerge_cli.__main__ import main
 from evomerge_common.errors import InvalidInput, ModelError, RecipeError, ShapeMismatch
+from evomerge_merging.moe import assemble as assembly
 from evomerge_merging.moe.assemble import assemble
 from evomerge_merging.moe.yaml import read_mixture
 from helpers import tiny_models
@@ -267,3 +269,15 @@ def test_what_does_not_fit_is_refused_and_nothing_is_written(tmp_path: Path) -> 
     path.write_text(path.read_text() + f"  negative_prompts: {json.dumps(PROMPTS[1])}\n")
     with pytest.raises(InvalidInput, match="cancel out"):
         assemble(read_mixture(path), tmp_path / "out")
+
+
+def test_a_mixture_that_would_not_load_is_refused_before_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = replace(assembly._FORMATS["llama"], block="feed_forward")  # names that Mixtral has not
+    monkeypatch.setitem(assembly._FORMATS, "llama", wrong)
+    base = made(tmp_path / "base", "llama")
+    path = written(tmp_path, base, [base] * 2, "random")
+    with pytest.raises(ShapeMismatch, match="would not load"):
+        assemble(read_mixture(path), tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -41,6 +41,25 @@ def test_takes_no_code_and_no_other_files() -> None:
     assert select_files(names, "here").files == ("config.json", "model.safetensors", "tokenizer.json")
 
 
+def test_takes_the_modules_of_sentence_transformers_and_nothing_else_from_folders(tmp_path: Path) -> None:
+    model = [*FULL, "model.safetensors"]
+    modules = ["1_Pooling/config.json", "2_Dense/config.json", "2_Dense/model.safetensors"]
+    others = [
+        "onnx/model.onnx", "openvino/config.json", "2_Dense/pytorch_model.bin", "1_Pooling/run.py", "../3_X/config.json",
+        "1_Pooling/../../config.json", "1_Pooling/deep/config.json", "/1_Pooling/config.json", "1_..\\x/config.json",
+    ]  # fmt: skip
+    chosen = select_files([*model, "modules.json", *modules, *others], "here")
+    assert chosen.files == tuple(sorted([*model, "modules.json", *modules]))
+    assert chosen.weights == ("model.safetensors",)
+    assert select_files([*model, *modules], "here").files == tuple(sorted(model))
+    folder = write_model_folder(tmp_path / "m")
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text("{}")
+    assert "1_Pooling/config.json" not in describe_model(folder).files
+    (folder / "modules.json").write_text("[]")
+    assert "1_Pooling/config.json" in describe_model(folder).files
+
+
 @pytest.mark.parametrize(
     ("names", "error", "words"),
     [

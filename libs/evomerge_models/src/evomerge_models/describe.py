@@ -15,7 +15,7 @@ from evomerge_models.files import (
     CONFIG,
     WeightFiles,
     check_index,
-    names_in,
+    names_with_modules,
     read_json_object,
     select_files,
     weight_files,
@@ -79,7 +79,7 @@ def describe_model(path: Path) -> ModelDescription:
         raise NotAModel(f"{path} is a file; give the folder that holds config.json, the weights and the tokenizer")
     if pair := read_pair(path):
         return describe_pair(*pair)
-    chosen = select_files(names_in(path), str(path))
+    chosen = select_files(names_with_modules(path), str(path))
     if chosen.is_adapter:
         return ModelDescription("", 0, read_adapter(path).parameters, _bytes(path, chosen.files), chosen.files)
     config, weights = read_json_object(path / CONFIG), weight_files(path)

@@ -22,9 +22,11 @@ MAX_SMALL_BYTES = 512_000_000
 """Tokenizers may be large; what is larger than this is left alone."""
 
 CONFIG = "config.json"
+MODULES = "modules.json"
+"""What sentence-transformers puts behind the model, each in a folder of its own, such as 1_Pooling."""
 COMPANION_FILES = frozenset(
     {
-        "preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json", "modules.json",
+        "preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json", MODULES,
         "sentence_bert_config.json", "config_sentence_transformers.json",
     }
 )  # fmt: skip
@@ -52,11 +54,14 @@ BIN_SINGLE, BIN_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 _STANDARD = ((INDEX, SINGLE, ".safetensors"), (BIN_INDEX, BIN_SINGLE, ".bin"))
 _SHARD = re.compile(r"(model|pytorch_model)-\d+-of-(?P<of>\d+)\.(safetensors|bin)")
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+_OF_MODULE = re.compile(r"\d+_\w+/[A-Za-z0-9_][A-Za-z0-9._-]*\.(json|safetensors|txt)", re.ASCII)
 
 
 @dataclass(frozen=True)
 class Selection:
-    """The files of a folder or repository that make its model; names at the top level, sorted."""
+    """The files of a folder or repository that make its model, sorted: names at the top level, or of a module's file
+    (1_Pooling/config.json).
+    """
 
     support: tuple[str, ...]
     weights: tuple[str, ...]
@@ -101,7 +106,8 @@ def select_files(names: Iterable[str], where: str) -> Selection:
         UnsafeFile: an adapter whose weights are a pickle.
 
     """
-    top = {name for name in names if "/" not in name and _PLAIN_NAME.fullmatch(name)}
+    names = set(names)
+    top = {name for name in names if _PLAIN_NAME.fullmatch(name)}
     if is_adapter(top):
         check_adapter_files(top, where)
         return Selection(tuple(sorted(tokenizer_of_adapter(top) | {ADAPTER_CONFIG})), (ADAPTER_WEIGHTS,))
@@ -116,7 +122,8 @@ def select_files(names: Iterable[str], where: str) -> Selection:
         raise NotAModel(f"{where} has no tokenizer (tokenizer.json, tokenizer.model, vocab.json or vocab.txt); {found}")
     stale = weights[0] in {SINGLE, BIN_SINGLE}
     indexes = set() if stale else {INDEX if weights[0].endswith(".safetensors") else BIN_INDEX} & top
-    return Selection(tuple(sorted(top & SUPPORT_FILES | indexes)), weights)
+    modules = {name for name in names if _OF_MODULE.fullmatch(name)} if MODULES in top else set()
+    return Selection(tuple(sorted(top & SUPPORT_FILES | indexes | modules)), weights)
 
 
 def weights_among(top: Collection[str]) -> tuple[str, ...]:
@@ -196,6 +203,13 @@ def tokenizer_of_adapter(top: Collection[str]) -> set[str]:
 def names_in(folder: Path) -> set[str]:
     """Names of the files at the folder's top level."""
     return {item.name for item in folder.iterdir() if item.is_file()}
+
+
+def names_with_modules(folder: Path) -> set[str]:
+    """Those and, of a model of sentence-transformers, the names of its modules' files, such as 1_Pooling/config.json."""
+    top = names_in(folder)
+    inside = (item.relative_to(folder).as_posix() for item in folder.glob("*/*") if item.is_file())
+    return top | {name for name in inside if _OF_MODULE.fullmatch(name)} if MODULES in top else top
 
 
 def is_adapter_folder(folder: Path) -> bool:

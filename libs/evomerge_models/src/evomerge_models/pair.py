@@ -6,7 +6,14 @@ import json
 from pathlib import Path
 
 from evomerge_common.errors import NotAModel
-from evomerge_models.files import CONFIG_FILES, SUPPORT_FILES, names_in, read_json_object, tokenizer_of_adapter
+from evomerge_models.files import (
+    CONFIG_FILES,
+    SUPPORT_FILES,
+    names_in,
+    names_with_modules,
+    read_json_object,
+    tokenizer_of_adapter,
+)
 
 PAIR = "base_and_adapter.json"
 """Marks such a folder: paths of base and adapter, relative to the folder or absolute."""
@@ -15,7 +22,7 @@ PAIRS = "evomerge-pair-"
 
 
 def write_pair(folder: Path, base: Path, adapter: Path) -> None:
-    """Makes an empty folder stand for base + adapter: links to the small files, and `PAIR`.
+    """Makes an empty folder stand for base + adapter: links to the small files and to folders of modules, and `PAIR`.
 
     The adapter's tokenizer, where it brings one, goes before the base's; weights are neither copied nor linked.
 
@@ -26,8 +33,10 @@ def write_pair(folder: Path, base: Path, adapter: Path) -> None:
 
     """
     of_adapter = tokenizer_of_adapter(names_in(folder / adapter))
-    of_base = names_in(folder / base) & (CONFIG_FILES if of_adapter else SUPPORT_FILES)
-    for names, place in ((of_base, base), (of_adapter, adapter)):
+    of_base = names_with_modules(folder / base)
+    modules = {name.partition("/")[0] for name in of_base if "/" in name}
+    of_base &= CONFIG_FILES if of_adapter else SUPPORT_FILES
+    for names, place in ((of_base | modules, base), (of_adapter, adapter)):
         for name in names:
             (folder / name).symlink_to(place / name)
     (folder / PAIR).write_text(json.dumps({"base": str(base), "adapter": str(adapter)}) + "\n", "utf-8")

@@ -100,7 +100,8 @@ class WritableModelStore(FilesystemModelStore):
         elif path.is_symlink() or not path.exists():
             if path.is_symlink():  # files of our own serve better than somebody's folder
                 path.unlink()
-            for changed in (*(folder / name for name in names), folder):
+            files = [folder / name for name in names]
+            for changed in (*files, *{file.parent for file in files}):
                 sync(changed)
             try:
                 folder.rename(path)

@@ -119,6 +119,7 @@ class Fetcher:
             remove(incoming)
             incoming.mkdir()
             for name in described.files:
+                (incoming / name).parent.mkdir(exist_ok=True)
                 shutil.copyfile(folder / name, incoming / name)
             return self._store.put(incoming, model, described.files, link=False)
 

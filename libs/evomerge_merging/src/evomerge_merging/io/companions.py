@@ -9,16 +9,24 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from evomerge_models.files import COMPANION_FILES, MAX_SMALL_BYTES
+from evomerge_models.files import COMPANION_FILES, MAX_SMALL_BYTES, MODULES
 
-_MODULES = "modules.json"
 _FOLDER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 _OF_MODULES = (".json", ".safetensors", ".txt")
+_EMPTY, _WEIGHTY = "Normalize", "Dense"
+"""Classes of modules: of the first the folder is empty, and so not on a hub; the second is nothing without weights."""
 
 
 @dataclass(frozen=True)
 class Companions:
-    """What is copied from a folder: names, of files in a module's folder too, such as 1_Pooling/config.json."""
+    """What is copied from a folder.
+
+    Attributes:
+        folder: where they are.
+        names: of files, those in a module's folder too, such as 1_Pooling/config.json; that of a module that keeps
+            nothing ends with a slash: 2_Normalize/.
+
+    """
 
     folder: Path
     names: tuple[str, ...] = ()
@@ -26,6 +34,9 @@ class Companions:
     def write(self, out: Path) -> None:
         """Copies them."""
         for name in self.names:
+            if name.endswith("/"):
+                (out / name).mkdir(exist_ok=True)
+                continue
             (out / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(self.folder / name, out / name)
 
@@ -54,21 +65,26 @@ def plan_companions(folder: Path, label: str, others: Mapping[str, Path]) -> tup
 
 def _names(folder: Path) -> tuple[list[str], list[str]]:
     found = [name for name in sorted(COMPANION_FILES) if _is_small(folder / name)]
-    if _MODULES not in found:
+    if MODULES not in found:
         return found, []
     inside: list[str] = []
-    for path in _module_folders(folder / _MODULES):
+    for path, kind in _modules(folder / MODULES):
         there = (folder / path).glob("*") if _FOLDER.fullmatch(path) else ()
         files = sorted(item.name for item in there if item.suffix in _OF_MODULES and _is_small(item))
-        if not files:
-            found.remove(_MODULES)
-            return found, [f"{_MODULES} is left out: it names {path!r}, which is no folder with files beside it"]
-        inside += [f"{path}/{name}" for name in files]
+        lack = ""
+        if not _FOLDER.fullmatch(path) or not (files or kind == _EMPTY):
+            lack = f"it names {path!r}, which is no folder with files beside it"
+        elif kind == _WEIGHTY and not any(name.endswith(".safetensors") for name in files):
+            lack = f"{path} has no weights in safetensors, and pickles are not read"
+        if lack:
+            found.remove(MODULES)
+            return found, [f"{MODULES} is left out: {lack}"]
+        inside += [f"{path}/{name}" for name in files] or [f"{path}/"]
     return found + inside, []
 
 
-def _module_folders(path: Path) -> Iterable[str]:
-    """Folders that a modules.json names, but that of the model itself."""
+def _modules(path: Path) -> Iterable[tuple[str, str]]:
+    """Folder and class of what a modules.json names, but of the model itself."""
     try:
         modules = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError):
@@ -76,7 +92,7 @@ def _module_folders(path: Path) -> Iterable[str]:
     for module in modules if isinstance(modules, list) else ():
         where = module.get("path") if isinstance(module, Mapping) else None
         if isinstance(where, str) and where:
-            yield where
+            yield where, str(module.get("type", "")).rpartition(".")[2]
 
 
 def _is_small(path: Path) -> bool:

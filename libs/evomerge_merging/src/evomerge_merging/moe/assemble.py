@@ -21,6 +21,7 @@ from evomerge_common.domain.reference import ModelReference
 from evomerge_common.errors import InvalidInput, ModelError, ShapeMismatch
 from evomerge_merging.engine import architecture
 from evomerge_merging.engine.execute import MAX_SHARD_BYTES, MergeReport, Progress, execute
+from evomerge_merging.engine.loadable import check_loads
 from evomerge_merging.engine.nodes import Load, Node
 from evomerge_merging.engine.plan import OutputTensor, Plan, plan_merge
 from evomerge_merging.engine.source import Source
@@ -92,7 +93,7 @@ def assemble(
 
     Raises:
         ModelError: a type of model that has no format of experts here.
-        ShapeMismatch: an expert's feed-forward layers are not as the base's.
+        ShapeMismatch: an expert's feed-forward layers are not as the base's; transformers would not load the result.
         InvalidInput: prompts that cancel out; `out` is not empty.
 
     """
@@ -226,11 +227,12 @@ class _Assembly:
         base = self._base.sources[self._mixture.base.key]
         store = MemoryStore(self._own)
         self._sources[_GATES] = Source(_GATES, _GATES, base.folder, {}, store)
-        notes = (
+        notes = [
             f"{self._experts} experts, {self._mixture.experts_per_token} a token; gates: {self._mixture.gate}",
             f"all but the feed-forward layers is {self._mixture.base}'s",
-        )
+        ]
         config = self._config(self._tensors[0].dtype)
+        check_loads(config, {tensor.name: tensor.shape for tensor in self._tensors}, base, notes.append)
         return replace(
             self._base, tensors=tuple(self._tensors), config=config, sources=self._sources,
             notes=(*self._mixture.notes, *self._base.notes, *notes),
