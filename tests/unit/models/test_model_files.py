@@ -45,7 +45,8 @@ def test_takes_the_modules_of_sentence_transformers_and_nothing_else_from_folder
     model = [*FULL, "model.safetensors"]
     modules = ["1_Pooling/config.json", "2_Dense/config.json", "2_Dense/model.safetensors"]
     others = [
-        "onnx/model.onnx", "openvino/config.json", "2_Dense/pytorch_model.bin", "1_Pooling/run.py", "../3_X/config.json",
+        "onnx/model.onnx", "openvino/config.json", "2_Dense/pytorch_model.bin", "1_Pooling/run.py",
+        "../3_X/config.json",
         "1_Pooling/../../config.json", "1_Pooling/deep/config.json", "/1_Pooling/config.json", "1_..\\x/config.json",
     ]  # fmt: skip
     chosen = select_files([*model, "modules.json", *modules, *others], "here")

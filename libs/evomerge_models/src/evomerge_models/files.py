@@ -206,7 +206,7 @@ def names_in(folder: Path) -> set[str]:
 
 
 def names_with_modules(folder: Path) -> set[str]:
-    """Those and, of a model of sentence-transformers, the names of its modules' files, such as 1_Pooling/config.json."""
+    """Those and, of a model of sentence-transformers, those of its modules, such as 1_Pooling/config.json."""
     top = names_in(folder)
     inside = (item.relative_to(folder).as_posix() for item in folder.glob("*/*") if item.is_file())
     return top | {name for name in inside if _OF_MODULE.fullmatch(name)} if MODULES in top else top
