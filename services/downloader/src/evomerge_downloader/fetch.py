@@ -11,11 +11,12 @@ import structlog
 
 from evomerge_common.domain.messages import Model
 from evomerge_common.domain.reference import HUB_ID, ModelReference
-from evomerge_common.errors import InvalidInput, ModelError, ModelNotFound, RecipeError, Unavailable
+from evomerge_common.errors import DiskFull, InvalidInput, ModelError, ModelNotFound, RecipeError, Unavailable
 from evomerge_common.runtime.files import remove
 from evomerge_models.describe import ModelDescription, describe_model, describe_pair
+from evomerge_models.downloads import ProgressFile
 from evomerge_models.files import ADAPTER_CONFIG, is_adapter_folder
-from evomerge_models.hub import COMMIT, Hub, RemoteModel
+from evomerge_models.hub import COMMIT, Hub, Progress, RemoteModel, Tell, bytes_there
 from evomerge_models.reference import base_beside, base_hint, plus_hint, resolve_reference
 from evomerge_models.store import WritableModelStore
 
@@ -27,13 +28,15 @@ class Fetcher:
 
     Args:
         link: local folders are linked into the store, not copied.
+        tell: called with how far a download is, see `Tell`; the store's progress file says it to other processes.
 
     """
 
-    def __init__(self, store: WritableModelStore, hub: Hub, *, link: bool = True) -> None:
+    def __init__(self, store: WritableModelStore, hub: Hub, *, link: bool = True, tell: Tell = lambda _: None) -> None:
         self._store = store
         self._hub = hub
         self._link = link
+        self._tell = tell
 
     def fetch(self, reference: str, base: str = "", *, typed: bool = True) -> Model:
         """Finds the entry of a hub id, local folder, or base+adapter of such, fetched only if the store lacks it.
@@ -148,6 +151,8 @@ class Fetcher:
     def _from_hub(self, reference: str, repository: str, revision: str) -> Model:
         if COMMIT.fullmatch(revision) and (known := self._known(reference, repository, revision)):
             return known
+        if self._hub.is_offline:
+            return self._offline(reference, repository, revision)
         try:
             remote = self._hub.model(repository, revision)
         except Unavailable as error:
@@ -170,11 +175,31 @@ class Fetcher:
             self._store.remember(repository, revision, remote.commit, model.digest)
         return model
 
+    def _offline(self, reference: str, repository: str, revision: str) -> Model:
+        """What the store has of a revision, as it was last seen."""
+        known = self._known(reference, repository, self._store.commit_of(repository, revision))
+        if known is None:
+            raise ModelNotFound(
+                f"{reference} is not in the model store {self._store.root} and HF_HUB_OFFLINE is set; unset it to "
+                "download the model, or give a local folder"
+            )
+        log.warning("HF_HUB_OFFLINE is set: the commit fetched before is used", model=reference, commit=known.commit)
+        return known
+
     def _download(self, reference: str, remote: RemoteModel, incoming: Path) -> Model:
-        there = sum(path.stat().st_size for file in remote.files if (path := incoming / file.name).is_file())
-        self._store.check_room(max(0, remote.bytes - there), reference)
+        self._store.check_room(remote.bytes - bytes_there(remote.files, incoming), reference)
         log.info("download", model=reference, commit=remote.commit, bytes=remote.bytes, files=len(remote.files))
-        self._hub.fetch(remote, incoming)
+        try:
+            with ProgressFile(incoming, reference) as file:
+
+                def tell(progress: Progress) -> None:
+                    file(progress)
+                    self._tell(progress)
+
+                self._hub.fetch(remote, incoming, tell)
+        except DiskFull:
+            remove(incoming)  # others on this disk need the room more than a download that cannot end
+            raise
         self._hub.finish(incoming)
         described = describe_model(incoming)
         verified = {file.name: file.sha256 for file in remote.files if file.sha256}

@@ -1,56 +1,23 @@
-"""The Hugging Face Hub, or a server that speaks as it does (HF_ENDPOINT), through the real client.
+"""The Hugging Face Hub, or a server that speaks as it does (HF_ENDPOINT).
 
-The client is imported on first use, so that an idle service stays small.
+What it says of a repository comes through huggingface_hub, imported on first use so that an idle service stays small;
+the bytes come by `transfer`.
 """
 
 from __future__ import annotations
 
-import errno
-import logging
-import re
-import shutil
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from evomerge_common.errors import DiskFull, EvoMergeException, ModelNotFound, Unavailable, UnsafeFile
-from evomerge_models.files import CONFIG, Selection, read_json_object, select_files
-from evomerge_models.hashes import git_blob_sha1, sha256_file
+from evomerge_common.errors import ModelNotFound
+from evomerge_common.runtime.files import remove
+from evomerge_models.files import CONFIG, read_json_object, select_files
+from evomerge_models.hub.answers import client, commit_of, file_of, patiently
+from evomerge_models.hub.bandwidth import Bandwidth
+from evomerge_models.hub.files import RemoteFile, RemoteModel
+from evomerge_models.hub.part import PARTS, bytes_there
+from evomerge_models.hub.transfer import Tell, Transfer
+from evomerge_models.hub.wire import Wire
 from evomerge_models.quantised import check_plain
-
-COMMIT = re.compile(r"[0-9a-f]{40}")
-ACCESS = (
-    "check the name and revision; for a gated or private model accept its terms on the hub and set HF_TOKEN; "
-    "for another hub set HF_ENDPOINT; or give a local folder"
-)
-
-
-@dataclass(frozen=True)
-class RemoteFile:
-    """A file as the hub describes it. `sha256` is set for LFS files, `blob` (git's SHA-1) for the others."""
-
-    name: str
-    size: int
-    sha256: str = ""
-    blob: str = ""
-
-
-@dataclass(frozen=True)
-class RemoteModel:
-    """A repository at one commit, with the files that make its model."""
-
-    repository: str
-    commit: str
-    selection: Selection
-    files: tuple[RemoteFile, ...]
-
-    @property
-    def bytes(self) -> int:
-        """Size of the selected files."""
-        return sum(file.size for file in self.files)
 
 
 class Hub:
@@ -58,145 +25,78 @@ class Hub:
 
     Args:
         endpoint: None: HF_ENDPOINT, else the public hub. The token comes from HF_TOKEN or the client's own login.
+        limit: bytes a second of all downloads together; 0: none.
 
     """
 
-    def __init__(self, endpoint: str | None = None) -> None:
+    def __init__(self, endpoint: str | None = None, *, limit: int = 0) -> None:
         self._endpoint = endpoint
+        self._bandwidth = Bandwidth(limit)
+
+    @property
+    def is_offline(self) -> bool:
+        """Tells whether the client is set to ask no hub (HF_HUB_OFFLINE)."""
+        return bool(client().constants.is_offline_mode())
 
     def model(self, repository: str, revision: str) -> RemoteModel:
-        """What a revision ("" = the default branch) is now, pinned to its commit.
+        """Asks what a revision ("" = the default branch) is now, pinned to its commit.
 
         Raises:
             ModelNotFound: no such repository or revision, no access, or the client is set to offline.
             NotAModel: it has no config, weights or tokenizer.
-            Unavailable: the hub does not answer.
+            Unavailable: the hub does not answer, or not as a hub does.
 
         """
-        client = _client()
+        api = client().HfApi(endpoint=self._endpoint, library_name="evomerge")
         name = f"{repository}@{revision}" if revision else repository
-        with _errors(name):
-            api = client.HfApi(endpoint=self._endpoint, library_name="evomerge")
-            info = api.model_info(repository, revision=revision or None, files_metadata=True, timeout=30.0)
-        siblings = {sibling.rfilename: sibling for sibling in info.siblings or ()}
-        selection = select_files(siblings, f"hub model {name}")
-        commit = str(info.sha or "")
-        if not COMMIT.fullmatch(commit):
-            raise Unavailable(f"the hub names no commit for {name}, so it cannot be pinned; is HF_ENDPOINT a hub?")
-        files = []
-        for chosen in selection.files:
-            sibling = siblings[chosen]
-            lfs = sibling.lfs
-            sha256 = str(lfs["sha256"] if lfs else "").removeprefix("sha256:")
-            files.append(RemoteFile(chosen, int(sibling.size or 0), sha256, "" if lfs else str(sibling.blob_id or "")))
-        return RemoteModel(repository, commit, selection, tuple(files))
 
-    def fetch(self, model: RemoteModel, folder: Path) -> None:
-        """Brings every selected file into `folder` and verifies it; what an earlier try completed is kept.
+        def ask() -> tuple[str, dict[str, RemoteFile]]:
+            info = api.model_info(repository, revision=revision or None, files_metadata=True, timeout=30.0)
+            return commit_of(info, name), {one.name: one for one in map(file_of, info.siblings or ())}
+
+        commit, files = patiently(ask, name)
+        selection = select_files(files, f"hub model {name}")
+        return RemoteModel(repository, commit, selection, tuple(files[chosen] for chosen in selection.files))
+
+    def fetch(self, model: RemoteModel, folder: Path, tell: Tell = lambda _: None) -> None:
+        """Brings every selected file into `folder`, verified; what an earlier try left there is gone on with.
+
+        Args:
+            model: what to bring.
+            folder: where the files go; one caller at a time.
+            tell: called with how far it is, see `Tell`.
 
         Raises:
             QuantisedModel: the config, which comes first, says that the rest is of no use.
-            UnsafeFile: a file is not what the hub's metadata says; it is removed.
-            ModelNotFound, DiskFull, Unavailable: as they say; calling again goes on with the missing files.
+            UnsafeFile: a file is not what the hub's metadata says, fetched again too; it is removed.
+            ModelNotFound, DiskFull, Unavailable: as they say; calling again goes on where this stopped.
 
         """
-        client = _client()
-        for leftover in folder.rglob("*.incomplete"):  # of a killed download: the client never goes on with it
-            leftover.unlink(missing_ok=True)
-
-        def one(file: RemoteFile) -> None:
-            with _errors(f"{model.repository}@{model.commit}"):
-                client.hf_hub_download(
-                    model.repository,
-                    file.name,
-                    revision=model.commit,
-                    local_dir=folder,
-                    endpoint=self._endpoint,
-                    library_name="evomerge",
-                )
-            verify(file, folder / file.name, model.repository)
-
-        rest = [file for file in model.files if file.name != CONFIG]
-        if len(rest) < len(model.files):
-            one(next(file for file in model.files if file.name == CONFIG))
+        first = tuple(file for file in model.files if file.name == CONFIG)
+        rest = tuple(file for file in model.files if file.name != CONFIG)
+        self._transfer(model, folder, tell).run(first, done=bytes_there(rest, folder))
+        if first:
             check_plain(read_json_object(folder / CONFIG), {}, model.repository)
-        with ThreadPoolExecutor(4, "download") as pool:
-            for _ in pool.map(one, rest):
-                pass
+        self._transfer(model, folder, tell).run(rest, done=sum(file.size for file in first))
+
+    def _transfer(self, model: RemoteModel, folder: Path, tell: Tell) -> Transfer:
+        hub = client()
+        if self.is_offline:
+            raise ModelNotFound(f"{model.repository} is not in the model store, and HF_HUB_OFFLINE is set")
+        constants = hub.constants
+        endpoint = self._endpoint or constants.ENDPOINT
+        headers = hub.utils.build_hf_headers(library_name="evomerge")
+        return Transfer(
+            Wire(headers, endpoint, float(constants.HF_HUB_DOWNLOAD_TIMEOUT)),
+            f"{model.repository}@{model.commit}",
+            lambda name: hub.hf_hub_url(model.repository, name, revision=model.commit, endpoint=self._endpoint),
+            folder,
+            self._bandwidth,
+            tell,
+            model.bytes,
+        )
 
     @staticmethod
     def finish(folder: Path) -> None:
-        """Removes what the client keeps beside the files for going on."""
-        shutil.rmtree(folder / ".cache", ignore_errors=True)
-
-
-def _client() -> Any:
-    """huggingface_hub, told to be quiet: its lines hold whole URLs, and that of a private file on a CDN is signed,
-    which makes it as good as a password.
-    """
-    import huggingface_hub
-    from huggingface_hub.utils import disable_progress_bars
-    from huggingface_hub.utils.logging import set_verbosity_error
-
-    disable_progress_bars()
-    set_verbosity_error()
-    for name in ("httpx", "httpx2"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    return huggingface_hub
-
-
-def verify(file: RemoteFile, path: Path, repository: str) -> None:
-    """Compares size and hash with the hub's metadata; a file that differs is removed.
-
-    Raises:
-        UnsafeFile: it differs.
-
-    """
-    size = path.stat().st_size
-    wrong = ""
-    if file.sha256 and (found := sha256_file(path)) != file.sha256:
-        wrong = f"its SHA-256 is {found}, the hub says {file.sha256}"
-    elif not file.sha256 and file.blob and (found := git_blob_sha1(path)) != file.blob:
-        wrong = f"its git hash is {found}, the hub says {file.blob}"
-    elif not (file.sha256 or file.blob) and size != file.size:
-        wrong = f"it has {size} bytes, the hub says {file.size}"
-    if wrong:
-        path.unlink()
-        raise UnsafeFile(f"{file.name} of {repository} is not the file that was asked for: {wrong}; download it again")
-
-
-@contextmanager
-def _errors(name: str) -> Iterator[None]:
-    """The client's errors as ours. None of them carries the token: the client keeps it in request headers."""
-    from huggingface_hub import errors
-
-    try:
-        yield
-    except EvoMergeException:
-        raise
-    except errors.HFValidationError as error:
-        raise ModelNotFound(
-            f"{name!r} is no hub id ({error}); give org/name, perhaps @revision, or a folder"
-        ) from error
-    except errors.OfflineModeIsEnabled as error:
-        raise ModelNotFound(
-            f"{name} is not in the model store and HF_HUB_OFFLINE is set; unset it or give a local folder"
-        ) from error
-    except errors.RevisionNotFoundError as error:
-        raise ModelNotFound(f"the hub has no such revision: {name}; {ACCESS}") from error
-    except errors.GatedRepoError as error:
-        raise ModelNotFound(f"{name} is gated; {ACCESS}") from error
-    except (errors.RepositoryNotFoundError, errors.EntryNotFoundError, errors.DisabledRepoError) as error:
-        raise ModelNotFound(f"the hub has no model {name}, or does not show it to you; {ACCESS}") from error
-    except errors.HfHubHTTPError as error:
-        status = error.response.status_code
-        if status in {401, 403}:
-            raise ModelNotFound(f"the hub refuses {name} (HTTP {status}); {ACCESS}") from error
-        raise Unavailable(f"the hub answers HTTP {status} for {name}; trying again may help") from error
-    except (errors.HTTPError, OSError) as error:
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            raise DiskFull(f"the disk filled up while {name} was downloaded; free some room and try again") from error
-        raise Unavailable(
-            f"the hub does not answer for {name} ({type(error).__name__}: {error}); check the network, HF_ENDPOINT, or "
-            "give a local folder"
-        ) from error
+        """Removes what is kept beside the files for going on."""
+        remove(folder / PARTS)
