@@ -17,6 +17,7 @@ import re
 import struct
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -132,6 +133,37 @@ class Repository:
         return found
 
 
+@dataclass(frozen=True)
+class Fault:
+    """What goes wrong with one answer; the faults of a body are places in it, as fractions of what was asked for.
+
+    Attributes:
+        status: answered in place of the file or record, with `retry_after`.
+        redirect: the answer sends to this address.
+        page: the answer is this, and no record or file.
+        cut: the connection is closed there, though more was promised.
+        short: the file ends there, as the answer's headers say too.
+        flip: one bit is wrong there.
+        etag: the header, in place of the true one; None: it is left out.
+        drip: seconds between bits of 16 kB.
+
+    """
+
+    status: int = 0
+    retry_after: str = ""
+    redirect: str = ""
+    page: bytes | None = None
+    cut: float = 1.0
+    short: float = 1.0
+    flip: float | None = None
+    etag: str | None = ""
+    drip: float = 0.0
+
+
+NO_FAULT = Fault()
+CHUNK = 16 * 1024
+
+
 class HubServer(ThreadingHTTPServer):
     """Serves the repositories under `root`, on loopback alone.
 
@@ -142,6 +174,12 @@ class HubServer(ThreadingHTTPServer):
         down: every request is answered 503.
         delay: seconds before each answer.
         sent: bytes of file bodies sent so far.
+        rate: bytes a second of one connection; 0: as fast as it goes.
+        ranges: whether a range is answered as one; otherwise the whole file comes.
+        mirror: files are answered by a redirect to this address.
+        fault: called with the path of each request; says what goes wrong with its answer.
+        moved: name → the folder (under `root`) that its branch has moved to; its old commit is served still.
+        tokens: the Authorization header of each request, in order.
     """
 
     daemon_threads = True
@@ -155,6 +193,17 @@ class HubServer(ThreadingHTTPServer):
         self.down = False
         self.delay = 0.0
         self.sent = 0
+        self.rate = 0
+        self.ranges = True
+        self.mirror = ""
+        self.fault: Callable[[str], Fault] = lambda _: NO_FAULT
+        self.moved: dict[str, str] = {}
+        self.tokens: list[str] = []
+        self._sent_lock = threading.Lock()
+
+    def count(self, sent: int) -> None:
+        with self._sent_lock:
+            self.sent += sent
 
     @property
     def endpoint(self) -> str:
@@ -181,6 +230,7 @@ class HubServer(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    fault = NO_FAULT
 
     @property
     def hub(self) -> HubServer:
@@ -198,9 +248,17 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         path = unquote(urlsplit(self.path).path)
         self.hub.requests.append(f"{self.command} {path}")
+        self.hub.tokens.append(self.headers.get("Authorization", ""))
         time.sleep(self.hub.delay)
+        self.fault = self.hub.fault(path)
         if self.hub.down:
             self._error(503, "", "down for the test")
+        elif self.fault.status:
+            self._error(self.fault.status, "", "a fault of the test")
+        elif self.fault.redirect or (self.hub.mirror and "/resolve/" in path):
+            self._redirect(self.fault.redirect or self.hub.mirror + self.path)
+        elif self.fault.page is not None:
+            self._page(self.fault.page)
         elif match := re.fullmatch(r"/api/models/(.+?)(?:/(revision|tree)/([^/]+))?/?", path):
             name, what, revision = match.groups()
             if repository := self._repository(name, revision or "main"):
@@ -218,30 +276,32 @@ class _Handler(BaseHTTPRequestHandler):
             self._error(401, "RepoNotFound", "Repository not found")
         elif repository.gated and self.headers.get("Authorization") != f"Bearer {self.hub.token}":
             self._error(401, "GatedRepo", "Access to this model is restricted")
-        elif revision not in {"main", repository.commit}:
-            self._error(404, "RevisionNotFound", "Invalid rev id")
         else:
-            return repository
+            moved = self.hub.moved.get(name)
+            branch = Repository(name, self.hub.root / moved) if moved else repository
+            for one in (branch, repository):
+                if revision == one.commit or (one is branch and revision == "main"):
+                    return one
+            self._error(404, "RevisionNotFound", "Invalid rev id")
         return None
 
     def _file(self, repository: Repository, name: str) -> None:
         if name not in repository.hashes:
             self._error(404, "EntryNotFound", "Entry not found")
             return
-        size = (repository.folder / name).stat().st_size
         blob, sha256 = repository.hashes[name]
+        path = repository.folder / name
+        size = int(path.stat().st_size * self.fault.short)
         start, stop, status = 0, size, 200
-        if match := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")):
+        if self.hub.ranges and (match := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))):
             start, status = int(match[1]), 206
             stop = min(size, int(match[2]) + 1) if match[2] else size
-        if name in self.hub.lie:
-            body = self.hub.lie[name][start:stop]
-        else:
-            with (repository.folder / name).open("rb") as file:
-                file.seek(start)
-                body = b"" if self.command == "HEAD" else file.read(stop - start)
+            if start >= size > 0:
+                self._error(416, "", "no such range")
+                return
         self.send_response(status)
-        self.send_header("ETag", f'"{sha256 or blob}"')
+        if self.fault.etag is not None:
+            self.send_header("ETag", f'"{self.fault.etag or sha256 or blob}"')
         self.send_header("X-Repo-Commit", repository.commit)
         self.send_header("Accept-Ranges", "bytes")
         if sha256:
@@ -253,14 +313,44 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command == "HEAD":
             return
-        self.hub.sent += len(body)
+        cut = self.fault.cut
         if self.hub.break_next > 0 and sha256:
             self.hub.break_next -= 1
-            self.wfile.write(body[: len(body) // 2])
-            self.wfile.flush()
+            cut = 0.5
+        self._body(path, self.hub.lie.get(name), start, stop, start + int((stop - start) * cut))
+        if cut < 1.0:
             self.close_connection = True
-            return
-        self.wfile.write(body)
+
+    def _body(self, path: Path, lie: bytes | None, start: int, stop: int, end: int) -> None:
+        """Sends the bytes from `start` to `end` of what was asked for up to `stop`."""
+        self.wfile.flush()
+        with path.open("rb") as file, contextlib.suppress(ConnectionError):  # who asked has gone
+            if lie is None and self.fault == NO_FAULT and not self.hub.rate:
+                self.hub.count(self.connection.sendfile(file, start, end - start) if end > start else 0)
+                return
+            file.seek(start)
+            data = bytearray(lie[start:end] if lie is not None else file.read(end - start))
+            if self.fault.flip is not None and data:
+                data[min(len(data) - 1, int((stop - start) * self.fault.flip))] ^= 1
+            for at in range(0, len(data), CHUNK):
+                part = data[at : at + CHUNK]
+                self.wfile.write(part)
+                self.hub.count(len(part))
+                time.sleep(self.fault.drip + (len(part) / self.hub.rate if self.hub.rate else 0.0))
+
+    def _redirect(self, address: str) -> None:
+        self.send_response(302)
+        self.send_header("Location", address)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def _page(self, body: bytes) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
 
     def _json(self, value: object) -> None:
         body = json.dumps(value).encode()
@@ -276,6 +366,8 @@ class _Handler(BaseHTTPRequestHandler):
         if code:
             self.send_header("X-Error-Code", code)
         self.send_header("X-Error-Message", message)
+        if self.fault.retry_after:
+            self.send_header("Retry-After", self.fault.retry_after)
         self.send_header("Content-Length", "0")
         self.end_headers()
 
