@@ -77,7 +77,7 @@ def card_of(path: Path) -> dict[str, Any]:
 def hashes_of(path: Path, size: int, _mtime_ns: int) -> tuple[str, str]:
     """Git's SHA-1, and SHA-256 of an LFS file; of a huge (sparse) one, never fetched whole, of its beginning."""
     with path.open("rb") as file:
-        data = file.read(HUGE_BYTES)
+        data = file.read(size if size < HUGE_BYTES else 1 << 16)
     blob = hashlib.sha1(b"blob %d\0" % size + data).hexdigest()
     return blob, hashlib.sha256(data).hexdigest() if path.name.endswith(LFS_SUFFIXES) else ""
 
@@ -168,7 +168,7 @@ class HubServer(ThreadingHTTPServer):
     """Serves the repositories under `root`, on loopback alone.
 
     Attributes:
-        requests: "METHOD path" of every request, in order.
+        requests: "METHOD path" of every request, in order; "LOOK path" of what is read before a download is begun.
         break_next: for so many file requests the connection is cut half-way through the body.
         lie: name → bytes served instead of a file's own (of the same length, as a broken cache would).
         down: every request is answered 503.
@@ -177,7 +177,8 @@ class HubServer(ThreadingHTTPServer):
         rate: bytes a second of one connection; 0: as fast as it goes.
         ranges: whether a range is answered as one; otherwise the whole file comes.
         mirror: files are answered by a redirect to this address.
-        fault: called with the path of each request; says what goes wrong with its answer.
+        fault: called with the path of each request but looks; says what goes wrong with its answer.
+        fault_of_looks: the same for looks.
         moved: name → the folder (under `root`) that its branch has moved to; its old commit is served still.
         tokens: the Authorization header of each request, in order.
     """
@@ -197,6 +198,7 @@ class HubServer(ThreadingHTTPServer):
         self.ranges = True
         self.mirror = ""
         self.fault: Callable[[str], Fault] = lambda _: NO_FAULT
+        self.fault_of_looks: Callable[[str], Fault] = lambda _: NO_FAULT
         self.moved: dict[str, str] = {}
         self.tokens: list[str] = []
         self._sent_lock = threading.Lock()
@@ -211,6 +213,9 @@ class HubServer(ThreadingHTTPServer):
 
     def files_fetched(self) -> list[str]:
         return [line.rpartition("/")[2] for line in self.requests if line.startswith("GET") and "/resolve/" in line]
+
+    def files_looked_at(self) -> list[str]:
+        return [line.rpartition("/")[2] for line in self.requests if line.startswith("LOOK")]
 
     def repository(self, name: str) -> Repository | None:
         folder = self.root / name
@@ -231,6 +236,7 @@ class HubServer(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     fault = NO_FAULT
+    look = False
 
     @property
     def hub(self) -> HubServer:
@@ -247,10 +253,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self) -> None:
         path = unquote(urlsplit(self.path).path)
-        self.hub.requests.append(f"{self.command} {path}")
+        self.look = "purpose/look" in self.headers.get("User-Agent", "")
+        self.hub.requests.append(f"{'LOOK' if self.look else self.command} {path}")
         self.hub.tokens.append(self.headers.get("Authorization", ""))
         time.sleep(self.hub.delay)
-        self.fault = self.hub.fault(path)
+        self.fault = (self.hub.fault_of_looks if self.look else self.hub.fault)(path)
         if self.hub.down:
             self._error(503, "", "down for the test")
         elif self.fault.status:
@@ -314,7 +321,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command == "HEAD":
             return
         cut = self.fault.cut
-        if self.hub.break_next > 0 and sha256:
+        if self.hub.break_next > 0 and sha256 and not self.look:
             self.hub.break_next -= 1
             cut = 0.5
         self._body(path, self.hub.lie.get(name), start, stop, start + int((stop - start) * cut))

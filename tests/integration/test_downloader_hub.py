@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 from evomerge_common.domain.messages import DownloadJob, Job
-from evomerge_common.errors import ModelNotFound, NotAModel, QuantisedModel, Unavailable, UnsafeFile
+from evomerge_common.errors import LicenceConflict, ModelNotFound, NotAModel, QuantisedModel, Unavailable, UnsafeFile
 from evomerge_downloader.fetch import Fetcher
 from evomerge_downloader.handlers import DownloadHandler
 from evomerge_models.hub import Hub
 from evomerge_models.pair import read_pair
 from evomerge_models.store import WritableModelStore
-from helpers.hub_server import HubServer, write_adapter, write_model_folder
+from helpers.hub_server import Fault, HubServer, write_adapter, write_model_folder, write_safetensors
 
 
 @pytest.fixture
@@ -57,7 +57,8 @@ async def test_hub_id_downloads_pinned(hub: HubServer, store: WritableModelStore
     assert (ready.job_id, model.reference, model.commit) == ("j", "org/small", commit(hub))
     entry = store.root / model.digest.removeprefix("sha256:")
     assert sorted(path.name for path in entry.iterdir()) == ["config.json", "model.safetensors", "tokenizer.json"]
-    assert sorted(hub.files_fetched()) == ["config.json", "model.safetensors", "tokenizer.json"]
+    assert sorted(hub.files_looked_at()) == ["config.json", "model.safetensors", "tokenizer.json"]
+    assert hub.files_fetched() == ["model.safetensors"]  # the others are small, and came with the look
     assert all(f"/resolve/{model.commit}/" in line for line in hub.requests if "/resolve/" in line)
     local = Fetcher(WritableModelStore(store.root.parent / "other"), Hub(hub.endpoint)).fetch(
         str(hub.root / "org" / "small")
@@ -65,12 +66,58 @@ async def test_hub_id_downloads_pinned(hub: HubServer, store: WritableModelStore
     assert local.digest == model.digest
 
 
-def test_of_a_quantised_model_only_the_config_is_fetched(hub: HubServer, fetcher: Fetcher) -> None:
+def test_of_a_quantised_model_no_weights_are_fetched(hub: HubServer, fetcher: Fetcher) -> None:
+    write_safetensors(hub.root / "org" / "small" / "model.safetensors", {"a.qweight": (16, 16), "b.weight": (64,)})
     config = hub.root / "org" / "small" / "config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "quantization_config": {"quant_method": "gptq"}}))
     with pytest.raises(QuantisedModel, match="org/small is quantised"):
         fetcher.fetch("org/small")
-    assert hub.files_fetched() == ["config.json"]
+    assert hub.files_fetched() == []
+
+
+def test_no_model_of_a_run_is_fetched_when_another_is_of_no_use(hub: HubServer, fetcher: Fetcher) -> None:
+    write_safetensors(
+        write_model_folder(hub.root / "org" / "codes") / "model.safetensors", {"a.qweight": (16, 16), "b.weight": (64,)}
+    )
+    with pytest.raises(QuantisedModel, match="org/codes is quantised"):
+        fetcher.fetch("org/small", typed=False, together=["org/small", "org/codes"])
+    assert hub.files_fetched() == []
+
+
+def test_licences_that_exclude_each_other_stop_a_download(hub: HubServer, fetcher: Fetcher) -> None:
+    (hub.root / "org" / "small" / "README.md").write_text("---\nlicense: gpl-3.0\n---\n")
+    other = write_model_folder(hub.root / "org" / "other", fill=1)
+    (other / "README.md").write_text("---\nlicense: llama3.1\n---\n")
+    together = ["org/small", "org/other"]
+    with pytest.raises(LicenceConflict, match=r"GPL-3.0 \(org/small\) allows no further terms"):
+        fetcher.fetch("org/small", typed=False, together=together)
+    assert hub.files_fetched() == []
+    model = fetcher.fetch("org/other", typed=False, together=together, accept_licence_conflict=True)
+    assert model.licence == "llama3.1"
+    assert fetcher.fetch("org/small").licence == "gpl-3.0"
+    assert fetcher.fetch(str(other)).licence == "llama3.1"
+
+
+def test_a_leftover_quantization_config_is_none(hub: HubServer, fetcher: Fetcher) -> None:
+    config = hub.root / "org" / "small" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "quantization_config": {"load_in_4bit": True}}))
+    assert fetcher.fetch("org/small").parameters == 320
+
+
+def test_what_the_hub_keeps_back_from_a_look_is_left_to_the_download(hub: HubServer, fetcher: Fetcher) -> None:
+    hub.fault_of_looks = lambda _: Fault(status=418)
+    assert fetcher.fetch("org/small").parameters == 320
+
+
+def test_a_bit_that_is_wrong_once_is_read_again(hub: HubServer, fetcher: Fetcher) -> None:
+    seen: list[str] = []
+
+    def fault(path: str) -> Fault:
+        seen.append(path)
+        return Fault(flip=0.01) if seen.count(path) == 1 else Fault()
+
+    hub.fault_of_looks = fault
+    assert fetcher.fetch("org/small").parameters == 320
 
 
 def test_second_time_fetches_no_file(hub: HubServer, fetcher: Fetcher) -> None:
@@ -96,7 +143,7 @@ def test_many_who_want_one_model_fetch_it_once(hub: HubServer, store: WritableMo
         with ThreadPoolExecutor(6) as pool:
             digests = set(pool.map(one, [f"org/many{fill}"] * 6))
         assert len(digests) == 1
-        assert sorted(hub.files_fetched()) == ["config.json", "model.safetensors", "tokenizer.json"]
+        assert hub.files_fetched() == ["model.safetensors"]
 
 
 def test_new_commit_is_another_model(hub: HubServer, store: WritableModelStore, fetcher: Fetcher) -> None:

@@ -13,12 +13,18 @@ from typing import Any
 
 import yaml
 
+from evomerge_common.domain.licence_names import OTHER, UNKNOWN, licence_of_metadata, licence_of_text
 from evomerge_common.domain.reference import ModelReference
 from evomerge_models.files import CONFIG, names_in, read_json_or_nothing
 
 CARD = "README.md"
 _MAX_CARD_BYTES = 1_000_000
 _FRONT_MATTER = re.compile(r"\A---\s*\n(.*?)\n---\s*(\n|\Z)", re.DOTALL)
+_LICENCE_FILE = re.compile(r"(?i)(licen[sc]e|copying)([._-]?(txt|md|rst))?")
+LICENCE_BYTES = 4096
+"""Of a licence's text: its heading is in them."""
+UNTOLD = frozenset({"", OTHER, UNKNOWN})
+"""Words of a card that say nothing of its licence."""
 _LANGUAGE = re.compile(r"[a-z]{2,3}")
 _OTHER_LANGUAGES = frozenset({"code", "multilingual"})
 _TASKS = {
@@ -131,6 +137,23 @@ def parse_metadata(text: str) -> tuple[dict[str, Any], str]:
     except yaml.YAMLError:
         data = {}
     return (data if isinstance(data, dict) else {}), text[match.end() :] if match else text
+
+
+def licence_file_among(names: Collection[str]) -> str:
+    """Returns the name of the file that holds a licence's text; "" where there is none."""
+    return next((name for name in sorted(names) if _LICENCE_FILE.fullmatch(name)), "")
+
+
+def licence_of_folder(folder: Path) -> str:
+    """Tells a model's licence by its card, else by the text beside it, as `licence_names` writes it; "" for unknown."""
+    told = licence_of_metadata(read_metadata(folder))
+    if told not in UNTOLD:
+        return told
+    name = licence_file_among(names_in(folder))
+    if not name:
+        return told
+    with (folder / name).open("rb") as file:
+        return licence_of_text(file.read(LICENCE_BYTES).decode("utf-8", "replace")) or told
 
 
 def languages_of(cards: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:

@@ -7,9 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from evomerge_common.domain.licence_names import joined, licence_of_metadata
 from evomerge_common.errors import ModelNotFound, NotAModel
 from evomerge_models.adapter import read_adapter
 from evomerge_models.adapter_changes import changes
+from evomerge_models.card import licence_of_folder
 from evomerge_models.files import (
     ADAPTER_WEIGHTS,
     CONFIG,
@@ -38,6 +40,8 @@ class ModelDescription:
         parameters: elements of all stored tensors; 0 for .bin weights, which are not opened to count them.
         bytes: of the selected files.
         files: their names, sorted.
+        licence: as card or text beside it say, in the words of `licence_names`, joined where there are several; "" for
+            unknown.
 
     """
 
@@ -48,6 +52,7 @@ class ModelDescription:
     files: tuple[str, ...]
     layers: str = MOVABLE
     hops_scale: bool = True
+    licence: str = ""
 
 
 def check_model_folder(path: Path) -> None:
@@ -81,7 +86,8 @@ def describe_model(path: Path) -> ModelDescription:
         return describe_pair(*pair)
     chosen = select_files(names_with_modules(path), str(path))
     if chosen.is_adapter:
-        return ModelDescription("", 0, read_adapter(path).parameters, _bytes(path, chosen.files), chosen.files)
+        parameters, size = read_adapter(path).parameters, _bytes(path, chosen.files)
+        return ModelDescription("", 0, parameters, size, chosen.files, licence=licence_of_folder(path))
     config, weights = read_json_object(path / CONFIG), weight_files(path)
     tensors = _tensors(path, weights)
     check_plain(config, {name: info.dtype.name for name, info in tensors.items()}, str(path))
@@ -95,6 +101,7 @@ def describe_model(path: Path) -> ModelDescription:
         files=files,
         layers=movement(config, shapes),
         hops_scale=hops_scale(config, shapes),
+        licence=licence_of_folder(path),
     )
 
 
@@ -109,7 +116,8 @@ def describe_pair(base: Path, adapter: Path) -> ModelDescription:
     shapes = tensor_shapes(base)
     if shapes:
         changes(read, shapes, label=str(base), model_type=str(read_json_object(base / CONFIG).get("model_type")))
-    return replace(whole, bytes=whole.bytes + _bytes(adapter, (ADAPTER_WEIGHTS,)))
+    licence = joined([whole.licence, licence_of_folder(adapter)])
+    return replace(whole, bytes=whole.bytes + _bytes(adapter, (ADAPTER_WEIGHTS,)), licence=licence)
 
 
 def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
@@ -149,6 +157,7 @@ def _describe_gguf(path: Path) -> ModelDescription:
             parameters=sum(one.source.numel for one in model.weights),
             bytes=sum(one.bytes for one in model.weights),
             files=(path.name,),
+            licence=licence_of_metadata({"license": file.metadata.get("general.license")}),
         )
 
 

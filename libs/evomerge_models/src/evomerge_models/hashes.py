@@ -76,6 +76,11 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def git_blob_sha1(data: bytes) -> str:
+    """The hash under which git, and so the hub, keeps a file that is not in LFS."""
+    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+
+
 def _key(path: Path) -> Key:
     status = path.stat()
     return status.st_size, status.st_mtime_ns, status.st_ino

@@ -22,7 +22,7 @@ from evomerge_models.dtypes import TYPES, ElementType
 MAX_HEADER_BYTES = 100_000_000
 """The limit of the format itself."""
 MAX_DIMENSIONS = 16
-_LENGTH_BYTES = 8
+LENGTH_BYTES = 8
 _MAX_NATURAL = 2**62
 _MAX_BITS = 2**64
 """A product of sizes that reaches it overflows where the library computes it, also if a later size is zero."""
@@ -68,13 +68,44 @@ def read_header(path: Path, fd: int | None = None) -> Header:
         with path.open("rb") as file:
             return read_header(path, file.fileno())
     size = os.fstat(fd).st_size
-    length = int.from_bytes(os.pread(fd, _LENGTH_BYTES, 0), "little") if size >= _LENGTH_BYTES else -1
-    if not 0 <= length <= min(size - _LENGTH_BYTES, MAX_HEADER_BYTES):
+    length = header_length(path, size, os.pread(fd, LENGTH_BYTES, 0))
+    return parse_header(path, size, os.pread(fd, length, LENGTH_BYTES))
+
+
+def header_length(path: Path, size: int, beginning: bytes) -> int:
+    """Reads how long the header behind the first eight bytes is.
+
+    Args:
+        path: of the file; how errors call it.
+        size: of the file in bytes.
+        beginning: its first eight bytes, or as many as there are; more do no harm.
+
+    Raises:
+        UnsafeFile: the file has no room for it, or nobody needs one so long.
+
+    """
+    length = int.from_bytes(beginning[:LENGTH_BYTES], "little") if size >= LENGTH_BYTES else -1
+    if not 0 <= length <= min(size - LENGTH_BYTES, MAX_HEADER_BYTES):
         claim = f"its header claims {length} bytes of a file of {size}" if length >= 0 else f"it has {size} bytes"
         raise UnsafeFile(f"{path} is no safetensors file: {claim}{_AGAIN}")
-    data = _object(path, os.pread(fd, length, _LENGTH_BYTES))
+    return length
+
+
+def parse_header(path: Path, size: int, raw: bytes) -> Header:
+    """Reads and checks a header, wherever its bytes came from; see `read_header`.
+
+    Args:
+        path: of the file; how errors call it.
+        size: of the file in bytes.
+        raw: the header, without the eight bytes before it.
+
+    Raises:
+        UnsafeFile: it is none, or does not fit the file.
+
+    """
+    data = _object(path, raw)
     metadata = data.pop("__metadata__", None) or {}
-    origin = _LENGTH_BYTES + length
+    origin = LENGTH_BYTES + len(raw)
     tensors = {name: _tensor(path, name, entry, origin, size) for name, entry in data.items()}
     _check_cover(path, tensors, origin, size)
     return Header(tensors, metadata)
@@ -181,5 +212,5 @@ def header_bytes(tensors: Sequence[TensorSpec], metadata: Mapping[str, str]) -> 
         starts[name], at = at, stop
     text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
-    start = _LENGTH_BYTES + len(text)
-    return len(text).to_bytes(_LENGTH_BYTES, "little") + text, {name: start + at for name, at in starts.items()}
+    start = LENGTH_BYTES + len(text)
+    return len(text).to_bytes(LENGTH_BYTES, "little") + text, {name: start + at for name, at in starts.items()}

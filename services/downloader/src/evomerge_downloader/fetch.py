@@ -5,10 +5,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import structlog
 
+from evomerge_common.domain.licence_names import joined
+from evomerge_common.domain.licences import combine
 from evomerge_common.domain.messages import Model
 from evomerge_common.domain.reference import HUB_ID, ModelReference
 from evomerge_common.errors import DiskFull, InvalidInput, ModelError, ModelNotFound, RecipeError, Unavailable
@@ -17,8 +20,10 @@ from evomerge_models.describe import ModelDescription, describe_model, describe_
 from evomerge_models.downloads import ProgressFile
 from evomerge_models.files import ADAPTER_CONFIG, is_adapter_folder
 from evomerge_models.hub import COMMIT, Hub, Progress, RemoteModel, Tell, bytes_there
-from evomerge_models.reference import base_beside, base_hint, plus_hint, resolve_reference
+from evomerge_models.hub.outline import Outlines
+from evomerge_models.reference import absolute, base_beside, base_hint, plus_hint, resolve_reference
 from evomerge_models.store import WritableModelStore
+from evomerge_models.survey import Survey
 
 log = structlog.get_logger(__name__)
 
@@ -38,7 +43,15 @@ class Fetcher:
         self._link = link
         self._tell = tell
 
-    def fetch(self, reference: str, base: str = "", *, typed: bool = True) -> Model:
+    def fetch(
+        self,
+        reference: str,
+        base: str = "",
+        *,
+        typed: bool = True,
+        together: Sequence[str] = (),
+        accept_licence_conflict: bool = False,
+    ) -> Model:
         """Finds the entry of a hub id, local folder, or base+adapter of such, fetched only if the store lacks it.
 
         A name that exists as a folder is that folder: a local path is never asked for on the hub.
@@ -48,9 +61,13 @@ class Fetcher:
             base: what an adapter that is named alone is applied to; "": the base that it names itself.
             typed: a person wrote both: they are looked up on this machine's disk (`resolve_reference`). False: they
                 travelled, and are read as the canonical text of `ModelReference` alone.
+            together: canonical texts of all models that it will be merged with: no weights come before all of them
+                have been looked at.
+            accept_licence_conflict: it comes though their licences exclude each other.
 
         Raises:
-            ModelError: it cannot be used (see the classes below it); trying again will not help.
+            ModelError: it, or one of the others, cannot be used (see the classes below it); trying again will not help.
+            LicenceConflict: their licences exclude each other.
             DiskFull, Unavailable: trying again may help.
 
         """
@@ -59,6 +76,7 @@ class Fetcher:
             wanted, owner = read(reference), read(base) if base else None
         except RecipeError as error:
             raise ModelNotFound(str(error)) from error
+        self._look([ModelReference.parse(one) for one in together] or [wanted], owner, accept=accept_licence_conflict)
         try:
             model = self._one(reference if wanted.adapter == "" else str(wanted.whole), wanted.whole)
         except ModelNotFound as error:
@@ -77,6 +95,15 @@ class Fetcher:
         except ModelNotFound as error:
             raise ModelNotFound(f"{error}{base_hint(reference, named)}") from error
         return self._pair(reference, found, model)
+
+    def _look(self, asked: Sequence[ModelReference], base: ModelReference | None, *, accept: bool) -> None:
+        """Judges models by what is known of them without weights; what the hub keeps back is left to the download."""
+        if all(local_folder(part) or not HUB_ID.fullmatch(part.name) for one in asked for part in _parts(one)):
+            return  # nothing will be fetched
+        hub = None if self._hub.is_offline else self._hub
+        with Survey(hub, self._store, patient=True) as survey:
+            survey.look([absolute(one) for one in asked], base and absolute(base))
+            combine(survey.licences()).check(accepted=accept)
 
     def _one(self, reference: str, model: ModelReference) -> Model:
         """A model or an adapter by itself, recorded under the text `reference`."""
@@ -105,7 +132,11 @@ class Fetcher:
                 f"{reference}: {adapter.reference} is no LoRA adapter (no {ADAPTER_CONFIG}); write base+adapter"
             )
         described = describe_pair(self._store.folder(base), self._store.folder(adapter))
-        record = dataclasses.replace(_record(reference, described, adapter.commit or base.commit), base=base.digest)
+        record = dataclasses.replace(
+            _record(reference, described, adapter.commit or base.commit),
+            base=base.digest,
+            licence=joined([base.licence, adapter.licence]),
+        )
         return self._store.put_pair(record, base, adapter)
 
     # ---- local folders ----
@@ -188,6 +219,8 @@ class Fetcher:
 
     def _download(self, reference: str, remote: RemoteModel, incoming: Path) -> Model:
         self._store.check_room(remote.bytes - bytes_there(remote.files, incoming), reference)
+        with Outlines(self._hub, self._store.root) as outlines:
+            outlines.seed(remote, incoming)
         log.info("download", model=reference, commit=remote.commit, bytes=remote.bytes, files=len(remote.files))
         try:
             with ProgressFile(incoming, reference) as file:
@@ -203,8 +236,12 @@ class Fetcher:
         self._hub.finish(incoming)
         described = describe_model(incoming)
         verified = {file.name: file.sha256 for file in remote.files if file.sha256}
-        record = _record(reference, described, remote.commit)
+        record = dataclasses.replace(_record(reference, described, remote.commit), licence=self._licence(remote))
         return self._store.put(incoming, record, described.files, link=False, verified=verified)
+
+    def _licence(self, remote: RemoteModel) -> str:
+        with Outlines(self._hub, self._store.root) as outlines:
+            return outlines.find(remote.repository, remote.commit).licence
 
     def _known(self, reference: str, repository: str, commit: str) -> Model | None:
         digest = self._store.digest_of(repository, commit) if commit else ""
@@ -221,6 +258,11 @@ def local_folder(model: ModelReference) -> Path | None:
     return path if not model.revision and path.exists() else None
 
 
+def _parts(model: ModelReference) -> list[ModelReference]:
+    """Base and adapter, or the model alone."""
+    return [model.whole, *([model.adapter_alone] if model.adapter_alone is not None else [])]
+
+
 def _record(reference: str, described: ModelDescription, commit: str = "") -> Model:
     return Model(
         reference=reference,
@@ -231,4 +273,5 @@ def _record(reference: str, described: ModelDescription, commit: str = "") -> Mo
         bytes=described.bytes,
         layers=described.layers,
         fixed_scale=not described.hops_scale,
+        licence=described.licence,
     )

@@ -21,5 +21,12 @@ class DownloadHandler:
         if not isinstance(job.payload, DownloadJob):
             raise InvalidInput(f"job {job.job_id} is a {job.kind} job; the downloader takes download jobs alone")
         start = time.monotonic()
-        model = await in_daemon_thread(self._fetcher.fetch, job.payload.reference, job.payload.base, typed=False)
+        model = await in_daemon_thread(
+            self._fetcher.fetch,
+            job.payload.reference,
+            job.payload.base,
+            typed=False,
+            together=job.payload.together,
+            accept_licence_conflict=job.payload.accept_licence_conflict,
+        )
         return ModelReady(job_id=job.job_id, model=model, seconds=time.monotonic() - start)

@@ -26,12 +26,16 @@ class Job(_message.Message):
     def __init__(self, job_id: _Optional[str] = ..., run_id: _Optional[str] = ..., attempt: _Optional[int] = ..., download: _Optional[_Union[DownloadJob, _Mapping]] = ..., merge: _Optional[_Union[MergeJob, _Mapping]] = ..., evaluate: _Optional[_Union[EvaluateJob, _Mapping]] = ..., export: _Optional[_Union[ExportJob, _Mapping]] = ...) -> None: ...
 
 class DownloadJob(_message.Message):
-    __slots__ = ("reference", "base")
+    __slots__ = ("reference", "base", "together", "accept_licence_conflict")
     REFERENCE_FIELD_NUMBER: _ClassVar[int]
     BASE_FIELD_NUMBER: _ClassVar[int]
+    TOGETHER_FIELD_NUMBER: _ClassVar[int]
+    ACCEPT_LICENCE_CONFLICT_FIELD_NUMBER: _ClassVar[int]
     reference: str
     base: str
-    def __init__(self, reference: _Optional[str] = ..., base: _Optional[str] = ...) -> None: ...
+    together: _containers.RepeatedScalarFieldContainer[str]
+    accept_licence_conflict: bool
+    def __init__(self, reference: _Optional[str] = ..., base: _Optional[str] = ..., together: _Optional[_Iterable[str]] = ..., accept_licence_conflict: _Optional[bool] = ...) -> None: ...
 
 class MergeJob(_message.Message):
     __slots__ = ("recipe_json", "recipe_digest", "sources")

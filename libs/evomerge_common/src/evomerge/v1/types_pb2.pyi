@@ -7,7 +7,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Model(_message.Message):
-    __slots__ = ("reference", "digest", "uri", "commit", "architecture", "num_layers", "parameters", "bytes", "base", "layers", "fixed_scale")
+    __slots__ = ("reference", "digest", "uri", "commit", "architecture", "num_layers", "parameters", "bytes", "base", "layers", "fixed_scale", "licence")
     REFERENCE_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     URI_FIELD_NUMBER: _ClassVar[int]
@@ -19,6 +19,7 @@ class Model(_message.Message):
     BASE_FIELD_NUMBER: _ClassVar[int]
     LAYERS_FIELD_NUMBER: _ClassVar[int]
     FIXED_SCALE_FIELD_NUMBER: _ClassVar[int]
+    LICENCE_FIELD_NUMBER: _ClassVar[int]
     reference: str
     digest: str
     uri: str
@@ -30,7 +31,8 @@ class Model(_message.Message):
     base: str
     layers: str
     fixed_scale: bool
-    def __init__(self, reference: _Optional[str] = ..., digest: _Optional[str] = ..., uri: _Optional[str] = ..., commit: _Optional[str] = ..., architecture: _Optional[str] = ..., num_layers: _Optional[int] = ..., parameters: _Optional[int] = ..., bytes: _Optional[int] = ..., base: _Optional[str] = ..., layers: _Optional[str] = ..., fixed_scale: _Optional[bool] = ...) -> None: ...
+    licence: str
+    def __init__(self, reference: _Optional[str] = ..., digest: _Optional[str] = ..., uri: _Optional[str] = ..., commit: _Optional[str] = ..., architecture: _Optional[str] = ..., num_layers: _Optional[int] = ..., parameters: _Optional[int] = ..., bytes: _Optional[int] = ..., base: _Optional[str] = ..., layers: _Optional[str] = ..., fixed_scale: _Optional[bool] = ..., licence: _Optional[str] = ...) -> None: ...
 
 class TaskScore(_message.Message):
     __slots__ = ("task", "score", "metric", "metric_value", "item_scores", "positions")

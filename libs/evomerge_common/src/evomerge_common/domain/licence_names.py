@@ -97,3 +97,9 @@ def licence_of_text(text: str) -> str:
     """Tells a licence by how its text begins; "" where it is none that is known."""
     start = " ".join(text[:_HEADING_CHARACTERS].lower().split())
     return next((licence for pattern, licence in _HEADINGS if re.search(pattern, start)), "")
+
+
+def joined(licences: Iterable[str]) -> str:
+    """Writes the licences of a model's parts as one text, `UNKNOWN` for what is not known; "" where nothing is."""
+    words = [licence or UNKNOWN for licence in licences]
+    return "" if set(words) == {UNKNOWN} else AND.join(dict.fromkeys(words))

@@ -194,10 +194,13 @@ LICENCES: dict[str, Licence] = {
         # --- responsible AI licences ---
         _rail("openrail", "OpenRAIL", "https://huggingface.co/blog/open_rail"),
         _rail("openrail++", "CreativeML Open RAIL++-M", "https://huggingface.co/stabilityai/stable-diffusion-2"),
-        _rail("creativeml-openrail-m", "CreativeML OpenRAIL-M", "https://huggingface.co/spaces/CompVis/stable-diffusion-license"),
-        _rail("bigscience-openrail-m", "BigScience OpenRAIL-M", "https://www.licenses.ai/blog/2022/8/26/bigscience-open-rail-m-license"),
+        _rail("creativeml-openrail-m", "CreativeML OpenRAIL-M",
+              "https://huggingface.co/spaces/CompVis/stable-diffusion-license"),
+        _rail("bigscience-openrail-m", "BigScience OpenRAIL-M",
+              "https://www.licenses.ai/blog/2022/8/26/bigscience-open-rail-m-license"),
         _rail("bigscience-bloom-rail-1.0", "BigScience RAIL 1.0", "https://huggingface.co/spaces/bigscience/license"),
-        _rail("bigcode-openrail-m", "BigCode OpenRAIL-M", "https://huggingface.co/spaces/bigcode/bigcode-model-license-agreement"),
+        _rail("bigcode-openrail-m", "BigCode OpenRAIL-M",
+              "https://huggingface.co/spaces/bigcode/bigcode-model-license-agreement"),
         # --- makers' own ---
         _llama("2", name="Llama 2", rivals="Llama 2"),
         _llama("3", name="Meta Llama 3", shown="Built with Meta Llama 3", named="Llama 3", rivals="Meta Llama 3"),

@@ -111,20 +111,20 @@ def _of_result(known: list[Licence], strange: list[str], conflict: bool) -> tupl
         # none excludes another: the one that all may become, a source's own if possible, else the nearest
         common = [word for word in alike[0].becomes if all(word in licence.becomes for licence in alike)]
         own = [licence.id for licence in alike if licence.id in common]
-        return _told(LICENCES[min(own or common)])
+        return _labelled(LICENCES[min(own or common)])
     binding = [licence for licence in known if not licence.is_permissive]
     if len(binding) == 1:
-        return _told(binding[0])
+        return _labelled(binding[0])
     if binding:
         return OTHER, "-and-".join(sorted(licence.id for licence in binding)), ""
     if not known:
         return UNKNOWN, "", ""
     ranks = {word: rank for rank, word in enumerate(_PERMISSIVE)}
     first = min(known, key=lambda one: (not one.attribution, ranks.get(one.id, len(ranks)), one.id))
-    return _told(first)
+    return _labelled(first)
 
 
-def _told(licence: Licence) -> tuple[str, str, str]:
+def _labelled(licence: Licence) -> tuple[str, str, str]:
     return (licence.id, "", "") if licence.listed else (OTHER, licence.id, licence.link)
 
 

@@ -20,6 +20,7 @@ class Model:
     base: str = ""
     layers: str = ""
     fixed_scale: bool = False
+    licence: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +52,8 @@ class ErrorInfo:
 class DownloadJob:
     reference: str = ""
     base: str = ""
+    together: tuple[str, ...] = ()
+    accept_licence_conflict: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

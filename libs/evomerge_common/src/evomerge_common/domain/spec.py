@@ -118,6 +118,7 @@ class RunSpec:
         gguf_type: of the GGUF file in which the champion is handed back as well ("" = none).
         preserve_instruction: of every candidate's recipe; see `Recipe`.
         cross_domain: how models that are built otherwise than the base (or the first) are fitted to it; None: in full.
+        accept_licence_conflict: the run goes on though the sources' licences exclude each other.
 
     """
 
@@ -132,6 +133,7 @@ class RunSpec:
     gguf_type: str = ""
     preserve_instruction: bool | None = None
     cross_domain: CrossDomain | None = None
+    accept_licence_conflict: bool = False
 
     @property
     def target(self) -> str:
@@ -167,6 +169,7 @@ class RunSpec:
             },
             **({} if self.preserve_instruction is None else {"preserve_instruction": self.preserve_instruction}),
             **({} if self.cross_domain is None else {"cross_domain": cross_domain_to_dict(self.cross_domain)}),
+            **({"accept_licence_conflict": True} if self.accept_licence_conflict else {}),
         }
 
     def to_json(self) -> str:
@@ -216,6 +219,7 @@ class RunSpec:
             cross_domain=None
             if fitted is None
             else read_cross_domain(fitted, own.at("cross_domain"), SpecError, keys=CROSS_KEYS),
+            accept_licence_conflict=own.flag("accept_licence_conflict", False),
         )
 
 
@@ -249,7 +253,7 @@ class RunRequest:
 
 SPEC_KEYS = (
     "models", "base", "seed", "dtype", "search", "classic", "evaluation", "export", "preserve_instruction",
-    "cross_domain",
+    "cross_domain", "accept_licence_conflict",
 )  # fmt: skip
 REQUEST_KEYS = (*SPEC_KEYS, "suite")
 SEARCH_KEYS = tuple(SearchSpec.__dataclass_fields__)

@@ -1,6 +1,7 @@
 """A hub of models: what it says of a repository, and how the bytes come.
 
 ```
+outline.py     a model before its weights: small files, headers, holes
 client.py      Hub: a repository at one commit; its files, fetched and verified
 answers.py     what the API's client says, and what its errors mean here
 transfer.py    files in pieces over a few connections, hashed as they come

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from evomerge_common.domain.licence_names import licence_of_metadata
 from evomerge_common.errors import EvoMergeException, ModelNotFound, Unavailable
 from evomerge_models.hub.files import ACCESS, COMMIT, SHA256, RemoteFile
 from evomerge_models.hub.patience import RETRIED, Broken, Patience, pause, retry_after
@@ -96,6 +97,12 @@ def commit_of(info: Any, name: str) -> str:
     if not COMMIT.fullmatch(commit):
         raise Unavailable(f"the hub names no commit for {name}, so it cannot be pinned; is HF_ENDPOINT a hub?")
     return commit
+
+
+def licence_said(info: Any) -> str:
+    """Reads the licence that a repository's card or tags name, as `licence_names` writes it; "" for none."""
+    card = info.card_data.to_dict() if info.card_data is not None else {}
+    return licence_of_metadata(card, info.tags or ())
 
 
 def file_of(sibling: Any) -> RemoteFile:

@@ -10,14 +10,17 @@ from pathlib import Path
 
 from evomerge_common.errors import ModelNotFound
 from evomerge_common.runtime.files import remove
-from evomerge_models.files import CONFIG, read_json_object, select_files
-from evomerge_models.hub.answers import client, commit_of, file_of, patiently
+from evomerge_models.card import licence_file_among
+from evomerge_models.files import select_files
+from evomerge_models.hub.answers import client, commit_of, file_of, licence_said, patiently
 from evomerge_models.hub.bandwidth import Bandwidth
 from evomerge_models.hub.files import RemoteFile, RemoteModel
-from evomerge_models.hub.part import PARTS, bytes_there
+from evomerge_models.hub.part import PARTS
 from evomerge_models.hub.transfer import Tell, Transfer
 from evomerge_models.hub.wire import Wire
-from evomerge_models.quantised import check_plain
+
+_PARTIAL = 206
+_READ_BYTES = 1 << 16
 
 
 class Hub:
@@ -50,13 +53,41 @@ class Hub:
         api = client().HfApi(endpoint=self._endpoint, library_name="evomerge")
         name = f"{repository}@{revision}" if revision else repository
 
-        def ask() -> tuple[str, dict[str, RemoteFile]]:
+        def ask() -> tuple[str, dict[str, RemoteFile], str]:
             info = api.model_info(repository, revision=revision or None, files_metadata=True, timeout=30.0)
-            return commit_of(info, name), {one.name: one for one in map(file_of, info.siblings or ())}
+            files = {one.name: one for one in map(file_of, info.siblings or ())}
+            return commit_of(info, name), files, licence_said(info)
 
-        commit, files = patiently(ask, name)
+        commit, files, licence = patiently(ask, name)
         selection = select_files(files, f"hub model {name}")
-        return RemoteModel(repository, commit, selection, tuple(files[chosen] for chosen in selection.files))
+        chosen = tuple(files[one] for one in selection.files)
+        return RemoteModel(repository, commit, selection, chosen, licence, licence_file_among(files))
+
+    def read(self, model: RemoteModel, name: str, start: int, stop: int) -> bytes:
+        """Reads bytes [start, stop) of a file, fewer where it ends; of a hub without ranges the rest is not read.
+
+        Raises:
+            ModelNotFound, Unavailable: as `model`.
+
+        """
+        utils = client().utils
+        # What it is for, so that whoever counts requests can tell looking from fetching.
+        headers = utils.build_hf_headers(library_name="evomerge", user_agent={"purpose": "look"})
+        headers |= {"Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
+        url = client().hf_hub_url(model.repository, name, revision=model.commit, endpoint=self._endpoint)
+
+        def ask() -> bytes:
+            with utils.get_session().stream("GET", url, headers=headers, follow_redirects=True, timeout=30.0) as answer:
+                utils.hf_raise_for_status(answer)
+                before = 0 if answer.status_code == _PARTIAL else start
+                data = bytearray()
+                for piece in answer.iter_bytes(_READ_BYTES):
+                    data += piece
+                    if len(data) >= before + stop - start:
+                        break
+            return bytes(data[before : before + stop - start])
+
+        return patiently(ask, f"{model.repository}@{model.commit}")
 
     def fetch(self, model: RemoteModel, folder: Path, tell: Tell = lambda _: None) -> None:
         """Brings every selected file into `folder`, verified; what an earlier try left there is gone on with.
@@ -67,17 +98,11 @@ class Hub:
             tell: called with how far it is, see `Tell`.
 
         Raises:
-            QuantisedModel: the config, which comes first, says that the rest is of no use.
             UnsafeFile: a file is not what the hub's metadata says, fetched again too; it is removed.
             ModelNotFound, DiskFull, Unavailable: as they say; calling again goes on where this stopped.
 
         """
-        first = tuple(file for file in model.files if file.name == CONFIG)
-        rest = tuple(file for file in model.files if file.name != CONFIG)
-        self._transfer(model, folder, tell).run(first, done=bytes_there(rest, folder))
-        if first:
-            check_plain(read_json_object(folder / CONFIG), {}, model.repository)
-        self._transfer(model, folder, tell).run(rest, done=sum(file.size for file in first))
+        self._transfer(model, folder, tell).run(model.files)
 
     def _transfer(self, model: RemoteModel, folder: Path, tell: Tell) -> Transfer:
         hub = client()

@@ -27,12 +27,20 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class RemoteModel:
-    """A repository at one commit, with the files that make its model."""
+    """A repository at one commit, with the files that make its model.
+
+    Attributes:
+        licence: what its card says, as `evomerge_common.domain.licence_names` writes it; "" where it says nothing.
+        licence_file: name of a file with its text; "" where there is none.
+
+    """
 
     repository: str
     commit: str
     selection: Selection
     files: tuple[RemoteFile, ...]
+    licence: str = ""
+    licence_file: str = ""
 
     @property
     def bytes(self) -> int:

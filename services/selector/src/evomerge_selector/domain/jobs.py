@@ -38,7 +38,10 @@ def downloads(run_id: str, spec: RunSpec) -> Iterator[Job]:
     """Makes one download job for each model."""
     for reference in spec.sources:
         base = spec.base if reference != spec.base else ""
-        yield _job(run_id, "download", reference, DownloadJob(reference=reference, base=base))
+        payload = DownloadJob(
+            reference=reference, base=base, together=spec.sources, accept_licence_conflict=spec.accept_licence_conflict
+        )
+        yield _job(run_id, "download", reference, payload)
 
 
 def merge(run_id: str, proposed: CandidateProposed, models: Mapping[str, Model]) -> Job:
