@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModel, AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    PreTrainedTokenizerFast,
+)
 
 from evomerge_merging.export.gguf import export_gguf
-from helpers import tiny_models
+from helpers import gguf_cases, tiny_models
 from helpers.llama_cpp import FOLDER, Judge
 
 pytestmark = pytest.mark.llama_cpp
@@ -45,6 +51,48 @@ def test_llama_cpp_goes_on_as_transformers_does(tmp_path: Path, kind: str, dtype
                 margin = logits[expected[differ]] - logits[found[differ]]
                 assert dtype == "f16", prompt
                 assert 0 <= margin < 0.001 * logits.std(), prompt
+
+
+def same_as(judge: Judge, model: Any, tokenizer: Any) -> None:
+    """llama.cpp gives a model's first token the same probability as transformers does, and goes on with the same ones.
+
+    It may choose otherwise only where transformers' own probabilities are all but equal.
+    """
+    vocabulary = model.config.get_text_config().vocab_size
+    for prompt in gguf_cases.PROMPTS:
+        ids = tokenizer(prompt).input_ids
+        rest = model.generate(
+            torch.tensor([ids]), attention_mask=torch.ones(1, len(ids)), max_new_tokens=16, do_sample=False
+        )[0, len(ids) :].tolist()
+        logits = model(torch.tensor([ids + rest])).logits[0, len(ids) - 1 :].detach().log_softmax(-1)
+        found = judge.continuation(ids, 16)
+        assert judge.log_probability(ids, rest[0], vocabulary) == pytest.approx(logits[0, rest[0]].item(), abs=2e-3)
+        assert len(found) >= len(rest) - 1  # one of them may leave the end token out
+        for at, (mine, theirs) in enumerate(zip(found, rest, strict=False)):
+            if mine != theirs:
+                assert logits[at, theirs] - logits[at, mine] < 1e-3, (prompt, at)
+                break
+
+
+@pytest.mark.parametrize("name", gguf_cases.CASES)
+def test_every_architecture_goes_on_as_in_transformers(tmp_path: Path, name: str) -> None:
+    folder = gguf_cases.make(tmp_path / "model", name)
+    report = export_gguf(folder, tmp_path / "m.gguf", "f32")
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    if name == "phi3":  # the prompts that are shorter are asked with the factors of long ones
+        model.config.rope_parameters["short_factor"] = model.config.rope_parameters["long_factor"]
+    with Judge(report.path) as judge:
+        same_as(judge, model, PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json")))
+
+
+@pytest.mark.parametrize("name", gguf_cases.WRAPPED)
+def test_the_text_half_of_a_model_of_images_goes_on_as_in_transformers(tmp_path: Path, name: str) -> None:
+    folder = gguf_cases.make_wrapped(tmp_path / "model", name)
+    report = export_gguf(folder, tmp_path / "m.gguf", "f32")
+    assert "the text model alone is written" in report.notes[0]
+    with Judge(report.path) as judge:
+        model = AutoModelForImageTextToText.from_pretrained(folder)
+        same_as(judge, model, PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json")))
 
 
 @pytest.mark.parametrize("dtype", ["f32", "f16"])

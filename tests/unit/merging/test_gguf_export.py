@@ -11,12 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from evomerge_common.errors import InvalidInput, ModelError
 from evomerge_merging.export.gguf import export_gguf
 from evomerge_models.gguf.folder import write_model_folder
-from helpers import tiny_models
+from helpers import gguf_cases, tiny_models
 from helpers.tiny_merging import rewrite
 
 KINDS = ("llama", "mistral", "qwen2", "qwen3", "phi3", "gemma2", "gemma3_text", "gpt2")
@@ -43,6 +43,78 @@ def test_there_and_back_is_the_same_file(tmp_path: Path, kind: str, dtype: str) 
     mine, theirs = (AutoTokenizer.from_pretrained(one) for one in (tmp_path / "back", folder))
     assert mine(text).input_ids == theirs(text).input_ids
     assert AutoModel.from_pretrained(tmp_path / "back").config.model_type == kind
+
+
+@pytest.mark.parametrize("name", gguf_cases.CASES)
+def test_every_architecture_comes_back_as_it_was(tmp_path: Path, name: str) -> None:
+    folder = gguf_cases.make(tmp_path / "model", name)
+    report = export_gguf(folder, tmp_path / "m.gguf", "f32")
+    write_model_folder(report.path, tmp_path / "back")
+    before, after = load_file(folder / "model.safetensors"), load_file(tmp_path / "back" / "model.safetensors")
+    if name == "qwen2_moe":  # llama.cpp needs its head, which is its embedding
+        before["lm_head.weight"] = before["model.embed_tokens.weight"]
+    scaled = "q_proj" if name == "gemma2" else "q_norm" if name == "gemma3_text" else "-"
+    assert before.keys() == after.keys()
+    for key, tensor in before.items():
+        if scaled not in key:
+            torch.testing.assert_close(after[key], tensor, rtol=0, atol=1e-6)
+    one, other = (AutoModelForCausalLM.from_pretrained(path).eval() for path in (folder, tmp_path / "back"))
+    ids = torch.tensor([AutoTokenizer.from_pretrained(folder)(gguf_cases.LONG).input_ids])
+    with torch.no_grad():
+        torch.testing.assert_close(other(ids).logits, one(ids).logits, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["q8_0", "q4_0"])
+@pytest.mark.parametrize("name", ["qwen3_moe", "granitemoe", "gemma3_text"])
+def test_experts_and_what_does_not_fill_blocks_are_quantised_as_far_as_they_go(
+    tmp_path: Path, name: str, kind: str
+) -> None:
+    report = export_gguf(gguf_cases.make(tmp_path / "model", name), tmp_path / "m.gguf", kind)
+    types = {one.name: one.tensor_type.name for one in gguf.GGUFReader(report.path).tensors}
+    odd = [one for one, shape in types.items() if shape == "F16"]
+    assert odd
+    assert f"{len(odd)} tensors whose rows are no multiple of 32 are f16" in report.notes[0]
+    stacked = "blk.0.ffn_up" if name == "gemma3_text" else "blk.0.ffn_up_exps"
+    assert types[f"{stacked}.weight"] == kind.upper()
+    assert name == "gemma3_text" or types["blk.0.ffn_gate_inp.weight"] == "F32"
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "words"),
+    [
+        ("qwen3_moe", {"norm_topk_prob": False}, "norm_topk_prob"),
+        ("qwen3_moe", {"mlp_only_layers": [1]}, r"\[1\] as its mlp_only_layers"),
+        ("qwen2_moe", {"decoder_sparse_step": 2}, "decoder_sparse_step"),
+        ("olmoe", {"num_key_value_heads": 2}, "share keys"),
+        ("olmoe", {"clip_qkv": 8.0}, "clip_qkv"),
+        ("olmo2", {"rope_parameters": {"rope_type": "llama3", "factor": 8.0}}, "llama3"),
+        ("smollm3", {"no_rope_layers": [0, 1, 1, 1, 0]}, "reordered"),
+        ("cohere", {"use_qk_norm": True}, "use_qk_norm"),
+        ("exaone4", {"sliding_window": 8}, "64 layers"),
+        ("gemma3_text", {"use_bidirectional_attention": True}, "bidirectional"),
+        ("qwen3", {"layer_types": ["sliding_attention", "full_attention"]}, "mixes kinds"),
+        ("qwen3", {"layer_types": ["linear_attention", "full_attention"]}, "linear_attention"),
+        ("olmo2", {"num_hidden_layers": 1}, "2 layers, of which its config counts 1"),
+        ("starcoder2", {"use_bias": False}, "use_bias"),
+        ("cohere2", {"tie_word_embeddings": False}, "head"),
+    ],
+)
+def test_settings_that_gguf_has_no_words_for_are_refused_by_name(
+    tmp_path: Path, name: str, changes: dict[str, Any], words: str
+) -> None:
+    folder = gguf_cases.make(tmp_path / "model", name)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | changes))
+    with pytest.raises(ModelError, match=words):
+        export_gguf(folder, tmp_path / "a.gguf", "f16")
+    assert [one.name for one in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_missing_expert_is_told_before_anything_is_written(tmp_path: Path) -> None:
+    folder = gguf_cases.make(tmp_path / "model", "mixtral")
+    rewrite(folder, {"model.layers.1.block_sparse_moe.experts.2.w1.weight": None})
+    with pytest.raises(ModelError, match=r"lacks some experts of blk\.1\.ffn_gate_exps"):
+        export_gguf(folder, tmp_path / "a.gguf", "f16")
 
 
 @pytest.mark.parametrize("dtype", ["f32", "f16"])

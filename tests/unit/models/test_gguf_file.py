@@ -151,7 +151,8 @@ def test_a_model_becomes_a_folder_and_is_told_in_words(tmp_path: Path) -> None:
     ("changes", "error", "words"),
     [
         ({"architecture": "mamba"}, ModelError, "mamba"),
-        ({"llama.expert_count": 4}, ModelError, "experts"),
+        ({"architecture": "qwen2", "qwen2.expert_count": 4}, ModelError, "experts"),
+        ({"llama.expert_count": 4}, ModelError, "ffn_gate"),
         ({"llama.block_count": 2}, UnsafeFile, "1 of its 2 layers"),
         ({"llama.block_count": None}, UnsafeFile, "block_count"),
         ({"llama.embedding_length": 4_000_000_000}, UnsafeFile, "embedding_length"),

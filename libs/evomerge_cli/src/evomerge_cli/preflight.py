@@ -98,9 +98,9 @@ def check_gguf(spec: RunSpec, *, quantizer: bool = True) -> None:
         ModelError: llama.cpp does not run models of the champion's architecture.
 
     """
-    from evomerge_models.gguf.architectures import of_config
-    from evomerge_models.gguf.configs_out import metadata_of
+    from evomerge_models.gguf.configs_out import check
     from evomerge_models.gguf.quantizer import check_type
+    from evomerge_models.gguf.table import of_config, text_config
 
     if quantizer:
         check_type(spec.gguf_type)
@@ -108,7 +108,7 @@ def check_gguf(spec: RunSpec, *, quantizer: bool = True) -> None:
     config = Path(base) / CONFIG
     if config.is_absolute() and config.is_file():  # a hub's comes later; a GGUF file is of such an architecture
         values = read_json_object(config)
-        metadata_of(values, of_config(values, base), base)
+        check(text_config(values), of_config(values, base), base)
 
 
 def builds_differ(described: dict[Path, ModelDescription]) -> bool:

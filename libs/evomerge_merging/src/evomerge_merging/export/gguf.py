@@ -27,15 +27,13 @@ from gguf.quants import quantize
 from evomerge_common.domain.gguf_types import K_TYPES
 from evomerge_common.errors import DiskFull, InvalidInput, ModelError, NonFiniteWeights, WorkFailed
 from evomerge_common.runtime.files import replacing
-from evomerge_merging.engine.architecture import is_tied
-from evomerge_merging.engine.stored import config_as_stored
+from evomerge_merging.export.gguf_tensors import GgufTensors
 from evomerge_merging.io.model_folder import TensorStore, open_weights
 from evomerge_models.files import check_whole, read_json_object
 from evomerge_models.gguf import configs_out
-from evomerge_models.gguf.architectures import MODEL_TYPE_KEY, Architecture, of_config
 from evomerge_models.gguf.quantizer import check_type, find_quantizer
+from evomerge_models.gguf.table import MODEL_TYPE_KEY, of_config
 from evomerge_models.gguf.vocabulary_out import tokenizer_metadata
-from evomerge_models.quantised import check_plain
 
 Array = np.ndarray[Any, Any]
 
@@ -50,7 +48,8 @@ PLAIN_TYPES = {
     "q4_1": (Kind.Q4_1, FileKind.MOSTLY_Q4_1),
 }
 _WHOLE = {Kind.F32, Kind.F16, Kind.BF16}
-_ALWAYS_F32 = ("position_embd.weight", "token_types.weight")
+_ALWAYS_F32 = ("position_embd.weight", "token_types.weight", "norm.weight", "ffn_gate_inp.weight", "_inp_shexp.weight")
+"""Few numbers on which much depends: positions, norms, routers of experts."""
 _BLOCK, _K_BLOCK = 32, 256
 _CHUNK_ELEMENTS = 1 << 21
 
@@ -99,11 +98,10 @@ def export_gguf(
     if out.exists():
         raise InvalidInput(f"{out} exists; give another name, or remove it first")
     check_whole(folder)
-    config = read_json_object(folder / "config.json")
-    architecture = of_config(config, str(folder))
+    of_config(read_json_object(folder / "config.json"), str(folder))
     store = open_weights(folder)
     try:
-        model = _Model(folder, config, architecture, store)
+        model = GgufTensors(folder, store)
         plain = kind if kind in PLAIN_TYPES else _own_type(store, lossless=kind in K_TYPES)
         with replacing(out) as partial:
             first = partial if kind not in K_TYPES else partial.with_suffix(".whole")
@@ -120,65 +118,12 @@ def export_gguf(
     return GgufReport(
         out,
         kind if kind in PLAIN_TYPES or kind in K_TYPES else plain,
-        len(model.names),
-        sum(store.tensors[theirs].numel for theirs in model.names.values()),
+        len(model.sources),
+        sum(math.prod(model.shape(ours)) for ours in model.sources),
         out.stat().st_size,
         time.monotonic() - begun,
         tuple(notes),
     )
-
-
-class _Model:
-    """A folder's tensors by their GGUF names, in llama.cpp's order of layers."""
-
-    def __init__(self, folder: Path, config: Mapping[str, Any], architecture: Architecture, store: TensorStore) -> None:
-        config, _ = config_as_stored(config, store, str(folder))
-        self.folder, self.config, self.architecture, self.store = folder, config, architecture, store
-        check_plain(config, {name: info.dtype.name for name, info in store.tensors.items()}, str(folder))
-        self.names: dict[str, str] = {}
-        self.left_out: list[str] = []
-        tied = is_tied(config, store.tensors)
-        for theirs in store.tensors:
-            ours = architecture.to_gguf(theirs.removeprefix("bert.") if architecture.model_type == "bert" else theirs)
-            if ours is None:
-                if not architecture.is_ignored(theirs):
-                    raise ModelError(f"{folder}: llama.cpp's {architecture.name} models have no tensor {theirs!r}")
-                self.left_out.append(theirs)
-            elif ours != "output.weight" or not tied:
-                self.names[ours] = theirs
-        if "token_embd.weight" not in self.names:
-            raise ModelError(f"{folder} has no token embedding, so it cannot become GGUF")
-        if architecture.head and not tied and "output.weight" not in self.names:
-            raise ModelError(f"{folder} has no head ({architecture.head}.weight), and its config says it needs one")
-        if architecture.model_type == "gemma2" and "output.weight" in self.names:
-            raise ModelError(f"{folder} has a head of its own, which llama.cpp's gemma2 does not: export a folder")
-        self.names = dict(sorted(self.names.items(), key=lambda item: _order(item[0])))
-        self.heads = int(config.get("num_attention_heads") or 1)
-        self.kv_heads = int(config.get("num_key_value_heads") or self.heads)
-
-    def shape(self, ours: str) -> tuple[int, ...]:
-        """As GGUF has it, rows first."""
-        shape = self.store.tensors[self.names[ours]].shape
-        return tuple(reversed(shape)) if self.architecture.is_transposed(ours) else shape
-
-    def tensor(self, ours: str) -> torch.Tensor:
-        """The tensor as GGUF orders it, in its own type (float32 where something is added)."""
-        tensor = self.store.tensor(self.names[ours])
-        if self.architecture.is_transposed(ours):
-            tensor = tensor.T
-        heads = self.architecture.heads_of(ours, self.heads, self.kv_heads)
-        if heads:
-            if tensor.shape[0] % (2 * heads):
-                raise ModelError(f"{self.folder}: {self.names[ours]} has {tensor.shape[0]} rows for {heads} heads")
-            tensor = tensor.reshape(heads, 2, -1, *tensor.shape[1:]).swapaxes(1, 2).reshape(tensor.shape)
-        if shift := self.architecture.shift_of(ours):
-            tensor = tensor.float() + shift
-        return tensor.contiguous()
-
-
-def _order(name: str) -> tuple[int, int, str]:
-    parts = name.split(".")
-    return (1, int(parts[1]), name) if parts[0] == "blk" else (0 if parts[0].startswith("tok") else 2, 0, name)
 
 
 def _own_type(store: TensorStore, *, lossless: bool = False) -> str:
@@ -191,15 +136,15 @@ def _own_type(store: TensorStore, *, lossless: bool = False) -> str:
     return "f32" if lossless and most != torch.float16 else "f16"
 
 
-def _types(model: _Model, kind: str) -> tuple[dict[str, Kind], int]:
+def _types(model: GgufTensors, kind: str) -> tuple[dict[str, Kind], int]:
     """The type of each tensor, and how many could not have the one that was asked for."""
     wanted, _ = PLAIN_TYPES[kind]
-    head = "output.weight" if "output.weight" in model.names else "token_embd.weight"
+    head = "output.weight" if "output.weight" in model.sources else "token_embd.weight"
     found: dict[str, Kind] = {}
     refused = 0
-    for name in model.names:
+    for name in model.sources:
         shape = model.shape(name)
-        if len(shape) == 1 or name in _ALWAYS_F32:
+        if len(shape) == 1 or name.endswith(_ALWAYS_F32):
             found[name] = Kind.F32
         elif wanted not in _WHOLE and shape[-1] % _BLOCK:
             found[name] = Kind.F16
@@ -211,7 +156,7 @@ def _types(model: _Model, kind: str) -> tuple[dict[str, Kind], int]:
     return found, refused
 
 
-def _write(model: _Model, path: Path, kind: str, name: str, threads: int, progress: Progress | None) -> list[str]:
+def _write(model: GgufTensors, path: Path, kind: str, name: str, threads: int, progress: Progress | None) -> list[str]:
     architecture, where = model.architecture, str(model.folder)
     metadata = configs_out.metadata_of(model.config, architecture, where)
     rows = model.shape("token_embd.weight")[0]
@@ -226,7 +171,7 @@ def _write(model: _Model, path: Path, kind: str, name: str, threads: int, progre
     }  # fmt: skip
     if architecture.model_type == "bert":
         entries["tokenizer.ggml.token_type_count"] = int(model.config.get("type_vocab_size", 2))
-    sizes = {ours: _stored_bytes(model.shape(ours), types[ours]) for ours in model.names}
+    sizes = {ours: _stored_bytes(model.shape(ours), types[ours]) for ours in model.sources}
     free = shutil.disk_usage(path.parent).free
     if sum(sizes.values()) > free:
         raise DiskFull(f"the file needs {sum(sizes.values()):,} bytes, and {path.parent} has {free:,} left: free some")
@@ -236,7 +181,7 @@ def _write(model: _Model, path: Path, kind: str, name: str, threads: int, progre
             _add(writer, key, value)
         for ours, values in extra.items():
             writer.add_tensor_info(ours, values.shape, values.dtype, values.nbytes, Kind.F32)
-        for ours in model.names:
+        for ours in model.sources:
             writer.add_tensor_info(ours, model.shape(ours), np.dtype(np.float32), sizes[ours], types[ours])
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
@@ -244,11 +189,11 @@ def _write(model: _Model, path: Path, kind: str, name: str, threads: int, progre
         for values in extra.values():
             writer.write_tensor_data(values)
         done = 0
-        total = sum(math.prod(model.shape(ours)) for ours in model.names)
+        total = sum(math.prod(model.shape(ours)) for ours in model.sources)
         with ThreadPoolExecutor(max(1, threads), "quantise") as pool:
-            for ours in model.names:
+            for ours in model.sources:
                 tensor = model.tensor(ours)
-                writer.write_tensor_data(_stored(tensor, types[ours], model.names[ours], pool))
+                writer.write_tensor_data(_stored(tensor, types[ours], model.sources[ours][0][1], pool))
                 done += tensor.numel()
                 if progress is not None:
                     progress(done, total)
@@ -261,15 +206,30 @@ def _write(model: _Model, path: Path, kind: str, name: str, threads: int, progre
     notes = list(words.notes)
     if refused:
         notes.append(f"{refused} tensors whose rows are no multiple of {_BLOCK} are f16, not {kind}")
+    return [*notes, *_notes(model, metadata)]
+
+
+def _notes(model: GgufTensors, metadata: Mapping[str, Any]) -> list[str]:
+    """What llama.cpp will do otherwise than transformers, or cannot do, in words."""
+    notes = []
     heads = [one for one in model.left_out if "pooler" in one or "cls." in one]
-    if heads:
+    if heads and model.architecture.model_type == "bert":
         notes.append(
             f"llama.cpp takes BERT for its embeddings: {len(heads)} tensors of pooler and masked-word head are left out"
         )
+    if model.apart:
+        notes.append(f"the text model alone is written: {len(model.left_out)} tensors of images are left out")
     window = model.config.get("sliding_window")
-    windowed = architecture.name in {"llama", "qwen2", "qwen3"} and model.config.get("use_sliding_window", True)
+    windowed = not model.architecture.window and model.config.get("use_sliding_window", True)
     if windowed and window and window < metadata["context_length"]:
         notes.append(f"llama.cpp attends to the whole text, not to a window of {window} tokens")
+    if model.scale != 1.0:
+        notes.append(f"llama.cpp scales queries otherwise: {model.scaled} is multiplied by {model.scale:.6g} for it")
+    if metadata.get("rope.scaling.type") == "longrope":
+        original = metadata["rope.scaling.original_context_length"]
+        notes.append(
+            f"llama.cpp takes the rotary factors of long texts for any text when its context (-c) is above {original}"
+        )
     return notes
 
 
@@ -328,7 +288,7 @@ def _k_quantize(source: Path, target: Path, kind: str, threads: int) -> None:
         raise WorkFailed(f"llama-quantize could not make {kind}: {' / '.join(last) or 'no word'}")
 
 
-def _larger(model: _Model, kind: str) -> list[str]:
+def _larger(model: GgufTensors, kind: str) -> list[str]:
     """A K-quant's blocks have 256 numbers: of tensors that those do not fill, llama-quantize makes something larger."""
-    odd = sum(len(shape) == 2 and shape[-1] % _K_BLOCK > 0 for shape in map(model.shape, model.names))
+    odd = sum(len(shape) == 2 and shape[-1] % _K_BLOCK > 0 for shape in map(model.shape, model.sources))
     return [f"{odd} matrices whose rows are no multiple of {_K_BLOCK} are of a larger type than {kind}"] if odd else []

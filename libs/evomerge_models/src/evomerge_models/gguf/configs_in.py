@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from evomerge_common.errors import ModelError, UnsafeFile
-from evomerge_models.gguf.architectures import Architecture
+from evomerge_models.gguf.architectures import NEEDED, Architecture, Field
 from evomerge_models.gguf.hyperparameters import (
-    DIMENSIONS,
-    EPSILON,
-    GEMMA_TYPES,
-    GPT2_DIMENSIONS,
-    RMS_EPSILON,
     ROPE_FREQS,
     ROPE_LONG,
     ROPE_SHORT,
-    SLIDING_EVERY,
     layer_type,
     llama3_factors,
+    llama3_original,
+    yarn_magnitude,
 )
 
 
@@ -71,12 +67,36 @@ class Hyperparameters:
             raise self._refusal(key, value)
         return float(str(np.float32(value)))  # as it was written down: 1e-05, not 9.999999747378752e-06
 
+    def value(self, field: Field, config: Mapping[str, Any]) -> Any:
+        """Reads a hyperparameter, or its default where the file says nothing (0 where the default is nothing).
+
+        Raises:
+            UnsafeFile: it is missing, or another thing.
+
+        """
+        said = self.metadata.get(f"{self.name}.{field.ours}")
+        if said is None or (said == 0 and field.default is None):
+            if field.default is NEEDED:
+                raise self._refusal(field.ours, said)
+            return field.fallback(config)
+        if field.kind is bool:
+            if not isinstance(said, bool):
+                raise self._refusal(field.ours, said)
+            return said
+        return self.real(field.ours) if field.kind is float else self.number(field.ours)
+
     def _refusal(self, key: str, value: object) -> UnsafeFile:
         return UnsafeFile(f"{self.where}: its metadata has no sound {self.name}.{key} ({str(value)[:40]})")
 
 
 def config_of(
-    metadata: Mapping[str, Any], architecture: Architecture, where: str, *, vocabulary: int, tied: bool, dtype: str
+    metadata: Mapping[str, Any],
+    architecture: Architecture,
+    where: str,
+    *,
+    vocabulary: int,
+    tensors: Collection[str],
+    dtype: str,
 ) -> dict[str, Any]:
     """Makes config.json of a GGUF file's model.
 
@@ -85,7 +105,7 @@ def config_of(
         architecture: its architecture.
         where: the file's name for errors.
         vocabulary: rows of its embedding.
-        tied: whether it has no head of its own.
+        tensors: names of all that it holds; without a head it is tied.
         dtype: most of its weights', as config.json calls it.
 
     Raises:
@@ -97,63 +117,46 @@ def config_of(
         "model_type": architecture.model_type,
         "vocab_size": vocabulary,
         "torch_dtype": dtype,
-        "tie_word_embeddings": tied,
+        "tie_word_embeddings": "output.weight" not in tensors,
     }
     for key, special in (("bos", "bos"), ("eos", "eos"), ("padding", "pad")):
         value = metadata.get(f"tokenizer.ggml.{key}_token_id")
         if type(value) is int and value < vocabulary:
             config[f"{special}_token_id"] = value
     given = Hyperparameters(metadata, architecture.name, where)
-    if architecture.model_type == "gpt2":
-        return config | _gpt2_config(given)
-    config |= {theirs: given.number(ours) for ours, theirs in DIMENSIONS.items() if ours != "attention.head_count_kv"}
+    for one in architecture.fields:
+        config[one.theirs[0]] = given.value(one, config)
+    config |= {key: values[0] for key, values in architecture.fixed.items() if values[0] is not None}
+    config |= {key: f"blk.0.{name}" in tensors for key, name in architecture.flags.items()}
+    config |= architecture.reads
     if architecture.model_type == "bert":
-        config |= {"layer_norm_eps": given.real(EPSILON, 1e-12), "hidden_act": "gelu"}
-        return config | {"type_vocab_size": _token_types(metadata)}
-    return config | _decoder_config(given, architecture.model_type, config)
+        config["type_vocab_size"] = _token_types(metadata)
+    return config | (_attention_config(given, architecture, config) if architecture.positions else {})
 
 
-def _gpt2_config(given: Hyperparameters) -> dict[str, Any]:
-    config = {theirs: given.number(ours) for ours, theirs in GPT2_DIMENSIONS.items() if ours != "feed_forward_length"}
-    return {
-        **config,
-        "n_inner": given.number("feed_forward_length", 4 * config["n_embd"]),
-        "n_ctx": config["n_positions"],
-        "layer_norm_epsilon": given.real(EPSILON, 1e-5),
-        "activation_function": "gelu_new",
-    }
-
-
-def _decoder_config(given: Hyperparameters, model_type: str, dimensions: Mapping[str, Any]) -> dict[str, Any]:
-    """What llama and its kin say of attention, norms, positions and activation."""
-    heads = dimensions["num_attention_heads"]
-    shared = given.number("attention.head_count_kv", heads)
+def _attention_config(given: Hyperparameters, architecture: Architecture, config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a file says of heads, windows and positions."""
+    heads, depth = config["num_attention_heads"], config["num_hidden_layers"]
+    shared = config.get("num_key_value_heads", heads)
     if heads % shared:
         raise UnsafeFile(f"{given.where}: {heads} heads do not share {shared} keys evenly")
-    head = given.number("attention.key_length", dimensions["hidden_size"] // heads)
-    config: dict[str, Any] = {"num_key_value_heads": shared, "head_dim": head, "rms_norm_eps": given.real(RMS_EPSILON)}
-    config |= _rope_config(given, model_type, head)
-    if model_type in GEMMA_TYPES:
-        return config | _gemma_config(given, model_type, head, dimensions["num_hidden_layers"])
-    config["hidden_act"] = "silu"
-    if model_type == "phi3":
-        config["sliding_window"] = given.metadata.get("phi3.attention.sliding_window") or None
-    if model_type == "mistral":
-        config["sliding_window"] = None
-    return config
+    head = given.number("attention.key_length", config["hidden_size"] // heads)
+    found: dict[str, Any] = {} if architecture.plain_heads else {"head_dim": head}
+    if architecture.deep:
+        found["query_pre_attn_scalar"] = architecture.query_scalar({**config, **found})
+    if architecture.window:
+        found["layer_types"] = _layer_types(given, architecture, depth)
+    return found | _rope_config(given, architecture, config, head)
 
 
-def _gemma_config(given: Hyperparameters, model_type: str, head: int, depth: int) -> dict[str, Any]:
-    first = model_type == "gemma2"
-    capped = first or given.has("final_logit_softcapping")
-    return {
-        "hidden_activation": "gelu_pytorch_tanh",
-        "query_pre_attn_scalar": head,
-        "sliding_window": given.number("attention.sliding_window", 4096 if first else 1024),
-        "layer_types": [layer_type(layer, SLIDING_EVERY[model_type]) for layer in range(depth)],
-        "attn_logit_softcapping": given.real("attn_logit_softcapping", 50.0) if first else None,
-        "final_logit_softcapping": given.real("final_logit_softcapping", 30.0) if capped else None,
-    }
+def _layer_types(given: Hyperparameters, architecture: Architecture, depth: int) -> list[str]:
+    pattern = given.metadata.get(f"{given.name}.attention.sliding_window_pattern", architecture.window)
+    if isinstance(pattern, list) and len(pattern) == depth:
+        return ["sliding_attention" if one else "full_attention" for one in pattern]
+    every = pattern if type(pattern) is int and pattern > 0 else architecture.window
+    if architecture.window_depth not in {0, depth}:
+        every = 1
+    return [layer_type(number, every) for number in range(depth)]
 
 
 def _token_types(metadata: Mapping[str, Any]) -> int:
@@ -161,34 +164,38 @@ def _token_types(metadata: Mapping[str, Any]) -> int:
     return value if type(value) is int else 2
 
 
-def _rope_config(given: Hyperparameters, model_type: str, head: int) -> dict[str, Any]:
+def _rope_config(
+    given: Hyperparameters, architecture: Architecture, config: Mapping[str, Any], head: int
+) -> dict[str, Any]:
     theta = given.real("rope.freq_base", 10_000.0)
     rope: dict[str, Any] = {"rope_type": "default", "rope_theta": theta}
+    found: dict[str, Any] = {}
     scaling = given.metadata.get(f"{given.name}.rope.scaling.type", "none")
+    original = given.number("rope.scaling.original_context_length", given.number("context_length"))
+    magnitude = given.real("rope.scaling.attn_factor") if given.has("rope.scaling.attn_factor") else None
     if scaling == "linear":
         rope |= {"rope_type": "linear", "factor": given.real("rope.scaling.factor")}
     elif scaling == "yarn":
-        rope |= {
-            "rope_type": "yarn",
-            "factor": given.real("rope.scaling.factor"),
-            "original_max_position_embeddings": given.number("rope.scaling.original_context_length"),
-        }
+        factor = given.real("rope.scaling.factor")
+        rope |= {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": original}
         for ours in ("beta_fast", "beta_slow"):
             if given.has(f"rope.scaling.yarn_{ours}"):
                 rope[ours] = given.real(f"rope.scaling.yarn_{ours}")
-    elif scaling == "longrope":
-        rope["rope_type"] = "longrope"  # its factors are tensors: `with_rope_tensors`
-    config: dict[str, Any] = {}
-    if model_type == "phi3":
-        original = given.number("rope.scaling.original_context_length", given.number("context_length"))
-        config["original_max_position_embeddings"] = original
-        rotated = given.number("rope.dimension_count", head)
-        if rotated != head:
-            rope["partial_rotary_factor"] = rotated / head
-    if model_type == "gemma3_text":
+        if magnitude is not None:
+            rope["attention_factor"] = magnitude * yarn_magnitude(factor)
+    elif scaling == "longrope":  # its factors are tensors: `with_rope_tensors`
+        rope |= {"rope_type": "longrope", "original_max_position_embeddings": original}
+        if magnitude is not None:
+            rope["attention_factor"] = magnitude
+    rotated = given.number("rope.dimension_count", head)
+    if rotated != head:
+        rope["partial_rotary_factor"] = rotated / head
+    if architecture.model_type == "phi3":
+        found["original_max_position_embeddings"] = original
+    if architecture.both:
         local = {"rope_type": "default", "rope_theta": given.real("rope.freq_base_swa", 10_000.0)}
-        return {"rope_parameters": {"full_attention": rope, "sliding_attention": local}}
-    return config | {"rope_theta": theta, "rope_parameters": rope}
+        return {**found, "rope_parameters": {"full_attention": rope, "sliding_attention": local}}
+    return {**found, "rope_theta": theta, "rope_parameters": rope}
 
 
 def with_rope_tensors(
@@ -203,13 +210,13 @@ def with_rope_tensors(
     rope = dict(config.get("rope_parameters", {}))
     if ROPE_LONG in tensors and ROPE_SHORT in tensors:
         rope |= {"rope_type": "longrope", "long_factor": tensors[ROPE_LONG].ravel().tolist(),
-                 "short_factor": tensors[ROPE_SHORT].ravel().tolist(),
-                 "original_max_position_embeddings": config["original_max_position_embeddings"]}  # fmt: skip
+                 "short_factor": tensors[ROPE_SHORT].ravel().tolist()}  # fmt: skip
+        rope.setdefault("original_max_position_embeddings", config["max_position_embeddings"])
     elif ROPE_FREQS in tensors:
         factors = tensors[ROPE_FREQS].ravel().astype(np.float64)
         scaled = {"rope_type": "llama3", "rope_theta": config["rope_theta"], "factor": float(factors.max()),
-                "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-                "original_max_position_embeddings": 8192}  # fmt: skip
+                  "low_freq_factor": 1.0, "high_freq_factor": 4.0}  # fmt: skip
+        scaled["original_max_position_embeddings"] = llama3_original(scaled, factors)
         if not np.allclose(llama3_factors(scaled, len(factors)), factors, rtol=1e-3):
             raise ModelError(f"{where}: its rotary factors are not those of Llama 3; give the model's own folder")
         rope = scaled

@@ -1,4 +1,7 @@
-"""config.json → GGUF's metadata and rotary factors; what llama.cpp would do otherwise is refused."""
+"""config.json → GGUF's metadata and rotary factors; what llama.cpp would do otherwise is refused.
+
+Configs are as transformers reads them (every field there, positions in `rope_parameters`); `check` takes any.
+"""
 
 from __future__ import annotations
 
@@ -9,84 +12,139 @@ from typing import Any
 import numpy as np
 
 from evomerge_common.errors import ModelError
-from evomerge_models.gguf.architectures import Architecture
+from evomerge_models.gguf.architectures import Architecture, head_dim
 from evomerge_models.gguf.hyperparameters import (
-    DIMENSIONS,
-    EPSILON,
-    GEMMA_TYPES,
-    GPT2_DIMENSIONS,
-    RMS_EPSILON,
     ROPE_FREQS,
     ROPE_LONG,
     ROPE_SHORT,
-    SLIDING_EVERY,
-    head_dim,
     layer_type,
     llama3_factors,
+    yarn_magnitude,
 )
 
-_ACTIVATIONS = {
-    "gpt2": {"gelu_new", "gelu_pytorch_tanh", "gelu_fast"},
-    "bert": {"gelu"},
-    "gemma2": {"gelu_pytorch_tanh", "gelu_new"},
-    "gemma3_text": {"gelu_pytorch_tanh", "gelu_new"},
-}
+Config = Mapping[str, Any]
+_SCALINGS = {None, "default", "linear", "yarn", "llama3", "longrope", "su"}
 
 
-def metadata_of(config: Mapping[str, Any], architecture: Architecture, where: str) -> dict[str, Any]:
+def metadata_of(config: Config, architecture: Architecture, where: str) -> dict[str, Any]:
     """GGUF's hyperparameters, keys without the architecture's name.
 
     Raises:
-        ModelError: the config asks for something that llama.cpp does not do for this architecture.
+        ModelError: the config lacks one, or asks for something that llama.cpp does not do for this architecture.
 
     """
-    model_type = architecture.model_type
-    _refuse_what_differs(config, model_type, where)
-    if model_type == "gpt2":
-        width = _number(config, "n_embd", where)
-        found: dict[str, Any] = {ours: config.get(theirs) for ours, theirs in GPT2_DIMENSIONS.items()}
-        found["feed_forward_length"] = config.get("n_inner") or 4 * width
-        found[EPSILON] = float(config.get("layer_norm_epsilon", 1e-5))
-        return _checked(found, where)
-    found = {ours: config.get(theirs) for ours, theirs in DIMENSIONS.items()}
-    if model_type == "bert":
-        del found["attention.head_count_kv"]  # its heads share no keys, whatever its config says
-        found |= {EPSILON: float(config.get("layer_norm_eps", 1e-12)), "attention.causal": False}
-        return _checked(found, where)
-    heads = _number(config, "num_attention_heads", where)
-    found["attention.head_count_kv"] = config.get("num_key_value_heads") or heads
-    head = head_dim(config)
-    found[RMS_EPSILON] = float(config.get("rms_norm_eps", 1e-6))
-    found |= {"attention.key_length": head, "attention.value_length": head}
+    check(config, architecture, where)
+    found: dict[str, Any] = {}
+    for one in architecture.fields:
+        value = one.of(config)
+        if value is not None:
+            found[one.ours] = value
+        elif one.default is not None:
+            raise ModelError(f"{where}: its config says nothing about {one.ours.replace('_', ' ')} ({one.theirs[0]})")
+    found |= architecture.writes
+    if architecture.positions:
+        head = head_dim(config)
+        found |= {"attention.key_length": head, "attention.value_length": head}
+        found |= _positions(config, architecture, head)
+    if architecture.window and (pattern := _pattern(config, architecture)) is not None:
+        found["attention.sliding_window_pattern"] = pattern
+    return found
+
+
+def check(config: Config, architecture: Architecture, where: str) -> None:
+    """Refuses settings that llama.cpp does not know or has built in otherwise: it would answer differently.
+
+    Raises:
+        ModelError: there are some.
+
+    """
+    for key, values in architecture.fixed.items():
+        if key in config and config[key] not in values and not (key == "activation_function" and config[key] is None):
+            raise ModelError(
+                f"{where} has {config[key]!r} as its {key}; llama.cpp's {architecture.name} has "
+                f"{' or '.join(repr(one) for one in values[:2])} built in: export a Hugging Face folder"
+            )
+    if architecture.plain_heads and config.get("head_dim"):
+        heads, width = int(config["num_attention_heads"]), int(config["hidden_size"])
+        if heads * head_dim(config) != width:
+            raise ModelError(
+                f"{where} has {heads} heads of {head_dim(config)} numbers each for a width of {width}; llama.cpp's "
+                f"{architecture.name} needs heads that share the width: export a Hugging Face folder"
+            )
+    shared = config.get("num_key_value_heads") or config.get("num_attention_heads")
+    if architecture.own_keys and shared != config.get("num_attention_heads"):
+        raise ModelError(f"{where} has heads that share keys, which llama.cpp does not do for {architecture.name}")
+    if architecture.positions:
+        _check_positions(config, architecture, where)
+    _check_layers(config, architecture, where)
+
+
+def _check_positions(config: Config, architecture: Architecture, where: str) -> None:
     rope = rope_parameters(config)
-    found["rope.freq_base"] = float(rope.get("rope_theta", 10_000.0))
-    if model_type in {"llama", "mistral", "phi3"}:
-        found["rope.dimension_count"] = int(head * float(rope.get("partial_rotary_factor", 1.0)))
-    found |= _rope_scaling(rope, found["context_length"], where)
-    if model_type == "phi3":
-        original = rope.get("original_max_position_embeddings") or config.get("original_max_position_embeddings")
-        found["rope.scaling.original_context_length"] = int(original or found["context_length"])
-        found["attention.sliding_window"] = int(config.get("sliding_window") or 0)
-    if model_type in GEMMA_TYPES:
-        found |= _gemma(config, model_type)
-    return _checked(found, where)
+    scaling = rope.get("rope_type")
+    if scaling == "dynamic" and rope.get("alpha"):
+        return
+    if scaling not in _SCALINGS:
+        raise ModelError(f"{where} scales its rotary positions by {scaling!r}, which llama.cpp does not do")
+    if scaling in {"llama3", "longrope", "su"} and not architecture.factors:
+        raise ModelError(
+            f"{where} scales its rotary positions by {scaling!r}, which llama.cpp does not do for {architecture.name}"
+        )
+    if scaling == "yarn" and rope.get("truncate") is False:
+        raise ModelError(f"{where}: YaRN without truncation is what llama.cpp does not do")
+    local = _local_positions(config)
+    if local.get("rope_type", "default") != "default":
+        raise ModelError(f"{where} scales the rotary positions of its sliding layers, which llama.cpp does not do")
 
 
-def rope_tensors(config: Mapping[str, Any], architecture: Architecture, where: str) -> dict[str, np.ndarray[Any, Any]]:
-    """Rotary factors that GGUF keeps as tensors (float32): llama3's frequencies, phi3's long and short factors.
+def _check_layers(config: Config, architecture: Architecture, where: str) -> None:
+    layers = config.get("layer_types")
+    kinds = {*layers} if isinstance(layers, list) else set()
+    if kinds - {"full_attention", "sliding_attention"}:
+        other = sorted(kinds - {"full_attention", "sliding_attention"})
+        raise ModelError(
+            f"{where} has layers of kind {other[0]!r}, which llama.cpp's {architecture.name} does not have"
+        )
+    depth = architecture.window_depth
+    if depth and bool(config.get("sliding_window")) != (config.get("num_hidden_layers") == depth):
+        raise ModelError(
+            f"{where}: llama.cpp's {architecture.name} has a sliding window in models of {depth} layers and in no "
+            "others: export a Hugging Face folder"
+        )
+    if not architecture.window and len(kinds) > 1:
+        raise ModelError(
+            f"{where} mixes kinds of attention layers, which llama.cpp does not do for {architecture.name}"
+        )
+    every, used = architecture.no_rope, config.get("no_rope_layers")
+    if every and isinstance(used, list) and used != [int((number + 1) % every != 0) for number in range(len(used))]:
+        raise ModelError(
+            f"{where}: llama.cpp has no positions in every layer whose number is a multiple of {every}, and this model "
+            "in others (its layers were reordered): export a Hugging Face folder"
+        )
+
+
+def _pattern(config: Config, architecture: Architecture) -> list[bool] | None:
+    """Which layers see a window; None: what llama.cpp takes them to see without a word."""
+    layers = config.get("layer_types")
+    if not isinstance(layers, list) or layers == [layer_type(i, architecture.window) for i in range(len(layers))]:
+        return None
+    return [one == "sliding_attention" for one in layers]
+
+
+def rope_tensors(config: Config, architecture: Architecture, where: str) -> dict[str, np.ndarray[Any, Any]]:
+    """Rotary factors that GGUF keeps as tensors (float32): llama3's frequencies, long and short factors of longrope.
 
     Raises:
         ModelError: factors of the wrong number.
 
     """
-    if architecture.model_type in {"gpt2", "bert"}:
+    if not architecture.positions:
         return {}
     rope = rope_parameters(config)
-    scaling = rope.get("rope_type") or rope.get("type")
-    half = int(head_dim(config) * float(rope.get("partial_rotary_factor", 1.0))) // 2
-    if scaling == "llama3":
+    half = _rotated(rope, head_dim(config)) // 2
+    if rope.get("rope_type") == "llama3":
         return {ROPE_FREQS: llama3_factors(rope, half)}
-    if scaling in {"longrope", "su"}:
+    if rope.get("rope_type") in {"longrope", "su"}:
         found = {ROPE_LONG: rope.get("long_factor"), ROPE_SHORT: rope.get("short_factor")}
         for name, values in found.items():
             if not isinstance(values, list) or len(values) != half:
@@ -95,7 +153,7 @@ def rope_tensors(config: Mapping[str, Any], architecture: Architecture, where: s
     return {}
 
 
-def rope_parameters(config: Mapping[str, Any]) -> dict[str, Any]:
+def rope_parameters(config: Config) -> dict[str, Any]:
     """The rotary settings of a config in old or new words; of a model with two kinds of layers, those of full ones."""
     new = config.get("rope_parameters")
     if isinstance(new, Mapping):
@@ -108,94 +166,60 @@ def rope_parameters(config: Mapping[str, Any]) -> dict[str, Any]:
     for key in ("rope_theta", "partial_rotary_factor"):
         if config.get(key) is not None:
             found[key] = config[key]
-    if config.get("model_type") == "gemma3_text":
-        found.setdefault("rope_theta", 1_000_000.0)
     return found
 
 
-def _rope_scaling(rope: Mapping[str, Any], context: Any, where: str) -> dict[str, Any]:
-    scaling = rope.get("rope_type") or "default"
-    if scaling in {"default", "llama3"}:
-        return {}
+def _local_positions(config: Config) -> dict[str, Any]:
+    new = config.get("rope_parameters")
+    local = new.get("sliding_attention") if isinstance(new, Mapping) else None
+    return dict(local) if isinstance(local, Mapping) else {}
+
+
+def _rotated(rope: Config, head: int) -> int:
+    return int(head * float(rope.get("partial_rotary_factor") or 1.0))
+
+
+def _positions(config: Config, architecture: Architecture, head: int) -> dict[str, Any]:
+    rope = rope_parameters(config)
+    theta, rotated = float(rope.get("rope_theta", 10_000.0)), _rotated(rope, head)
+    if rope.get("rope_type") == "dynamic":  # with a fixed alpha: the base alone is another
+        theta *= float(rope["alpha"]) ** (head / (head - 2))
+    found: dict[str, Any] = {"rope.freq_base": theta, "rope.dimension_count": rotated}
+    if architecture.both:
+        found["rope.freq_base_swa"] = float(_local_positions(config).get("rope_theta", 10_000.0))
+    context = config.get("max_position_embeddings")
+    return found | _scaling(rope, context) | _original(rope, config, context)
+
+
+def _scaling(rope: Config, context: Any) -> dict[str, Any]:
+    scaling = rope.get("rope_type")
     if scaling == "linear":
         return {"rope.scaling.type": "linear", "rope.scaling.factor": float(rope["factor"])}
+    original = int(rope.get("original_max_position_embeddings") or context or 0)
+    given = rope.get("attention_factor")
     if scaling == "yarn":
-        original = rope.get("original_max_position_embeddings") or context
-        found = {
-            "rope.scaling.type": "yarn",
-            "rope.scaling.factor": float(rope["factor"]),
-            "rope.scaling.original_context_length": int(original),
-        }
-        for theirs, ours in (("beta_fast", "yarn_beta_fast"), ("beta_slow", "yarn_beta_slow")):
-            if rope.get(theirs) is not None:
-                found[f"rope.scaling.{ours}"] = float(rope[theirs])
+        factor = float(rope.get("factor") or context / original)
+        found = {"rope.scaling.type": "yarn", "rope.scaling.factor": factor}
+        for key in ("beta_fast", "beta_slow"):
+            if rope.get(key) is not None:
+                found[f"rope.scaling.yarn_{key}"] = float(rope[key])
+        some, every = rope.get("mscale"), rope.get("mscale_all_dim")
+        if given is None and some and every:
+            given = (some * (yarn_magnitude(factor) - 1) + 1) / (every * (yarn_magnitude(factor) - 1) + 1)
+        if given is not None:
+            found["rope.scaling.attn_factor"] = float(given) / yarn_magnitude(factor)
         return found
     if scaling in {"longrope", "su"}:
-        original = int(rope.get("original_max_position_embeddings") or context)
-        scale = int(context) / original
-        factor = math.sqrt(1 + math.log(scale) / math.log(original)) if scale > 1 else 1.0
-        return {"rope.scaling.type": "longrope", "rope.scaling.attn_factor": factor}
-    raise ModelError(f"{where} scales its rotary positions by {scaling!r}, which llama.cpp does not do")
+        scale = float(rope.get("factor") or context / original)
+        if given is None:
+            given = math.sqrt(1 + math.log(scale) / math.log(original)) if scale > 1 else 1.0
+        return {"rope.scaling.type": "longrope", "rope.scaling.attn_factor": float(given)}
+    return {}
 
 
-def _gemma(config: Mapping[str, Any], model_type: str) -> dict[str, Any]:
-    found: dict[str, Any] = {"attention.sliding_window": int(config.get("sliding_window") or 4096)}
-    caps = {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0} if model_type == "gemma2" else {}
-    for key in ("attn_logit_softcapping", "final_logit_softcapping"):
-        if (value := config.get(key, caps.get(key))) is not None:
-            found[key] = float(value)
-    local = config.get("rope_local_base_freq")
-    new = config.get("rope_parameters")
-    if isinstance(new, Mapping) and isinstance(new.get("sliding_attention"), Mapping):
-        local = new["sliding_attention"].get("rope_theta", local)
-    if model_type == "gemma3_text":
-        found["rope.freq_base_swa"] = float(local or 10_000.0)
-    return found
-
-
-def _refuse_what_differs(config: Mapping[str, Any], model_type: str, where: str) -> None:
-    """Settings that llama.cpp has built in: another one would answer differently, so it is refused."""
-    activation = config.get("hidden_activation") or config.get("hidden_act") or config.get("activation_function")
-    known = _ACTIVATIONS.get(model_type, {"silu", "swish"})
-    if activation is not None and activation not in known:
-        raise ModelError(f"{where} uses the activation {activation!r}; llama.cpp has {' or '.join(sorted(known))} here")
-    every = SLIDING_EVERY.get(model_type)
-    layers = config.get("layer_types")
-    if every and isinstance(layers, list):
-        wanted = [layer_type(number, every) for number in range(len(layers))]
-        if layers != wanted:
-            raise ModelError(
-                f"{where}: llama.cpp has full attention in every layer whose number is a multiple of {every}, and this "
-                "model in others (its layers were reordered): export a Hugging Face folder"
-            )
-    elif isinstance(layers, list) and len(set(layers)) > 1:
-        raise ModelError(f"{where} mixes kinds of attention layers, which llama.cpp does not do for {model_type}")
-    if model_type == "gemma2":
-        scalar = config.get("query_pre_attn_scalar", 256)
-        if config.get("num_hidden_layers") != 46 and scalar != head_dim(config):
-            raise ModelError(f"{where} scales queries by {scalar}; llama.cpp by the head's width {head_dim(config)}")
-    if model_type == "gemma3_text":
-        scalar = config.get("query_pre_attn_scalar", 256)
-        if config.get("num_hidden_layers") != 62 and scalar != head_dim(config):
-            raise ModelError(f"{where} scales queries by {scalar}; llama.cpp by the head's width {head_dim(config)}")
-        if config.get("use_bidirectional_attention") or config.get("attn_logit_softcapping"):
-            raise ModelError(f"{where} looks both ways or caps its attention; llama.cpp does not do so for gemma3")
-    own_scale = config.get("scale_attn_by_inverse_layer_idx") or config.get("scale_attn_weights") is False
-    if model_type == "gpt2" and own_scale:
-        raise ModelError(f"{where} scales its attention in a way of its own, which llama.cpp does not do")
-    if model_type == "bert" and config.get("position_embedding_type", "absolute") not in {"absolute", None}:
-        raise ModelError(f"{where} has relative positions, which llama.cpp does not do for BERT")
-
-
-def _checked(found: dict[str, Any], where: str) -> dict[str, Any]:
-    for key, value in found.items():
-        if value is None:
-            raise ModelError(f"{where}: its config says nothing about {key.replace('_', ' ')}")
-    return found
-
-
-def _number(config: Mapping[str, Any], key: str, where: str) -> int:
-    value = config.get(key)
-    if type(value) is not int or value < 1:
-        raise ModelError(f"{where}: its config has no sound {key} ({value!r})")
-    return value
+def _original(rope: Config, config: Config, context: Any) -> dict[str, Any]:
+    """The context before scaling, where llama.cpp needs it."""
+    if rope.get("rope_type") not in {"yarn", "longrope", "su"} and "original_max_position_embeddings" not in config:
+        return {}
+    original = rope.get("original_max_position_embeddings") or config.get("original_max_position_embeddings")
+    return {"rope.scaling.original_context_length": int(original or context)}

@@ -20,8 +20,9 @@ from evomerge_common.errors import DiskFull, InvalidInput, ModelError, NonFinite
 from evomerge_common.runtime.files import new_folder
 from evomerge_models.dtypes import BF16, F16, F32, F64, ElementType
 from evomerge_models.gguf import configs_in, hyperparameters
-from evomerge_models.gguf.architectures import Architecture, of_gguf, unpair
+from evomerge_models.gguf.architectures import EXPERTS, Architecture
 from evomerge_models.gguf.file import GgufFile, GgufTensor
+from evomerge_models.gguf.table import of_gguf
 from evomerge_models.gguf.vocabulary_in import write_tokenizer
 from evomerge_models.headers import header_bytes
 
@@ -43,12 +44,29 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Weights:
-    """One tensor of the folder: its Hugging Face name, shape and element type, and where it comes from."""
+    """One tensor of the folder.
+
+    Attributes:
+        name: Hugging Face's.
+        shape, dtype: in the folder.
+        pieces: where it comes from: GGUF tensors, of each the rows from one to another, one after the other.
+
+    """
 
     name: str
     shape: tuple[int, ...]
     dtype: ElementType
-    source: GgufTensor
+    pieces: tuple[tuple[GgufTensor, int, int], ...]
+
+    @property
+    def source(self) -> GgufTensor:
+        """The first GGUF tensor."""
+        return self.pieces[0][0]
+
+    @property
+    def numel(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
 
     @property
     def bytes(self) -> int:
@@ -75,20 +93,21 @@ def read_model(file: GgufFile) -> GgufModel:
     """
     where = str(file.path)
     architecture = of_gguf(file.metadata, where)
-    weights = []
+    weights: list[Weights] = []
+    halves: dict[str, dict[int, GgufTensor]] = {}
     for source in file.tensors.values():
         if source.name in _ROPE_TENSORS:
             continue
-        name = architecture.to_hf(source.name)
-        if name is None:
+        place = architecture.to_hf(source.name)
+        if place is None:
             raise ModelError(
                 f"{where}: {architecture.name} models have no tensor {source.name!r}; is it a model's file?"
             )
-        dtype = F32 if source.is_quantised else _STORED.get(source.type)
-        if dtype is None:
-            raise ModelError(f"{where}: tensor {source.name!r} holds integers ({source.type.name})")
-        shape = tuple(reversed(source.shape)) if architecture.is_transposed(source.name) else source.shape
-        weights.append(Weights(name, shape, dtype, source))
+        if place.half < 0:
+            weights += _unstacked(where, architecture, place.name, source)
+        else:
+            halves.setdefault(place.name, {})[place.half] = source
+    weights += [_joined(where, name, found) for name, found in halves.items()]
     embedding = file.tensors.get("token_embd.weight")
     if embedding is None or len(embedding.shape) != 2:
         raise UnsafeFile(f"{where} has no token embedding (token_embd.weight): it is no model, or only a part of one")
@@ -97,25 +116,57 @@ def read_model(file: GgufFile) -> GgufModel:
     return GgufModel(architecture, config, tuple(weights))
 
 
+def _element(where: str, source: GgufTensor) -> ElementType:
+    dtype = F32 if source.is_quantised else _STORED.get(source.type)
+    if dtype is None:
+        raise ModelError(f"{where}: tensor {source.name!r} holds integers ({source.type.name})")
+    return dtype
+
+
+def _unstacked(where: str, architecture: Architecture, name: str, source: GgufTensor) -> list[Weights]:
+    """A tensor, or one for each expert that is in it."""
+    dtype = _element(where, source)
+    rows = source.numel // source.shape[-1]
+    if EXPERTS not in name:
+        shape = tuple(reversed(source.shape)) if architecture.is_transposed(source.name) else source.shape
+        return [Weights(name, shape, dtype, ((source, 0, rows),))]
+    if len(source.shape) != 3:
+        raise UnsafeFile(f"{where}: {source.name} has the shape {source.shape}, which is not that of stacked experts")
+    count, each = source.shape[0], source.shape[1]
+    return [
+        Weights(
+            name.replace(EXPERTS, str(expert)), source.shape[1:], dtype, ((source, expert * each, (expert + 1) * each),)
+        )
+        for expert in range(count)
+    ]
+
+
+def _joined(where: str, name: str, halves: dict[int, GgufTensor]) -> Weights:
+    """A tensor whose rows are those of two, for each expert."""
+    if len(halves) != 2 or halves[0].shape != halves[1].shape or halves[0].type != halves[1].type:
+        raise UnsafeFile(f"{where}: {name} has two halves in GGUF, and {halves[min(halves)].name} has no equal one")
+    *outer, each, width = halves[0].shape
+    pieces = tuple(
+        (halves[half], number * each, (number + 1) * each) for number in range(math.prod(outer)) for half in (0, 1)
+    )
+    return Weights(name, (*outer, 2 * each, width), _element(where, halves[0]), pieces)
+
+
 def _config(
     file: GgufFile, architecture: Architecture, weights: list[Weights], embedding: GgufTensor
 ) -> dict[str, Any]:
     counts: dict[ElementType, int] = {}
     for one in weights:
-        counts[one.dtype] = counts.get(one.dtype, 0) + one.source.numel
+        counts[one.dtype] = counts.get(one.dtype, 0) + one.numel
     where = str(file.path)
     config = configs_in.config_of(
         file.metadata,
         architecture,
         where,
         vocabulary=embedding.shape[0],
-        tied="output.weight" not in file.tensors,
+        tensors=file.tensors,
         dtype=max(counts, key=lambda dtype: counts[dtype]).word,
     )
-    names = {one.name for one in weights}
-    if architecture.model_type in {"llama", "mistral"}:
-        config["attention_bias"] = any(name.endswith("o_proj.bias") for name in names)
-        config["mlp_bias"] = any(name.endswith("down_proj.bias") for name in names)
     rotary = {
         name: file.values(name) for name in _ROPE_TENSORS if name in file.tensors and file.tensors[name].numel < 65_536
     }
@@ -133,11 +184,7 @@ def _check_shapes(where: str, architecture: Architecture, config: dict[str, Any]
             if int(parts[1]) >= depth:
                 raise UnsafeFile(f"{where}: {one.source.name} is beyond the model's {depth} layers")
             found.add(int(parts[1]))
-        heads = architecture.heads_of(
-            one.source.name, config.get("num_attention_heads", 1), config.get("num_key_value_heads", 1)
-        )
-        if heads and one.shape[0] % (2 * heads):
-            raise UnsafeFile(f"{where}: {one.source.name} has {one.shape[0]} rows, which {heads} heads do not share")
+        _row_order(where, architecture, config, one)
     if len(found) != depth:
         raise UnsafeFile(
             f"{where} has {len(found)} of its {depth} layers; fetch it again (split files: join them first)"
@@ -145,6 +192,19 @@ def _check_shapes(where: str, architecture: Architecture, config: dict[str, Any]
     embedding = next(one for one in weights if one.source.name == "token_embd.weight")
     if embedding.shape[1] != width:
         raise UnsafeFile(f"{where}: its embedding is {embedding.shape[1]} wide, its metadata says {width}")
+
+
+def _row_order(
+    where: str, architecture: Architecture, config: dict[str, Any], one: Weights
+) -> np.ndarray[Any, Any] | None:
+    heads = config.get("num_attention_heads", 1)
+    kv_heads, rows = config.get("num_key_value_heads", heads), one.source.shape[0]
+    try:
+        return architecture.row_order(one.source.name, rows, heads, kv_heads)
+    except ValueError:
+        raise UnsafeFile(
+            f"{where}: {one.source.name} has {rows} rows, which {heads} heads ({kv_heads} of keys) do not share"
+        ) from None
 
 
 def write_model_folder(path: Path, out: Path, *, threads: int = 2, progress: Progress | None = None) -> None:
@@ -182,7 +242,7 @@ def _write_weights(file: GgufFile, model: GgufModel, path: Path, threads: int, p
         twice = next(name for name in names if names.count(name) > 1)
         raise UnsafeFile(f"{file.path}: two tensors become {twice!r}")
     header, starts = header_bytes([(one.name, one.shape, one.dtype) for one in model.weights], {"format": "pt"})
-    total, done = sum(one.source.numel for one in model.weights), 0
+    total, done = sum(one.numel for one in model.weights), 0
     with _disk_errors(path), path.open("xb") as out:
         out.write(header)
         out.flush()
@@ -193,7 +253,7 @@ def _write_weights(file: GgufFile, model: GgufModel, path: Path, threads: int, p
             for values in _converted(file, model, one):
                 os.pwrite(out.fileno(), values.data.cast("B"), offset)
                 offset += values.nbytes
-            return one.source.numel
+            return one.numel
 
         with ThreadPoolExecutor(max(1, threads), "dequantise") as pool:
             try:
@@ -216,27 +276,27 @@ def _disk_errors(path: Path) -> Iterator[None]:
 
 def _converted(file: GgufFile, model: GgufModel, one: Weights) -> Iterator[np.ndarray[Any, Any]]:
     """A tensor in pieces of whole rows, as the folder has it; in one piece where rows change places."""
-    architecture, config, source = model.architecture, model.config, one.source
-    rows = source.numel // source.shape[-1]
-    heads = architecture.heads_of(
-        source.name, config.get("num_attention_heads", 1), config.get("num_key_value_heads", 1)
-    )
-    whole = heads or architecture.is_transposed(source.name)
-    step = rows if whole else max(1, CHUNK_ELEMENTS // source.shape[-1])
-    shift = architecture.shift_of(source.name)
-    for start in range(0, rows, step):
-        with np.errstate(all="ignore"):  # what is not finite is told by its tensor's name
-            values = file.values(source.name, start, min(rows, start + step))
-            _check_finite(file, source, values)
-        if heads:
-            values = unpair(values.reshape(source.shape), heads)
-        if architecture.is_transposed(source.name):
-            values = values.reshape(source.shape).T
-        if shift:
-            if source.type == GGMLQuantizationType.BF16:
-                raise ModelError(f"{file.path}: {source.name} is stored as BF16, which norms of this kind never are")
-            values = (values.astype(np.float32) - np.float32(shift)).astype(values.dtype)
-        yield np.ascontiguousarray(values)
+    architecture = model.architecture
+    order = _row_order(str(file.path), architecture, model.config, one)
+    whole = order is not None or architecture.is_transposed(one.source.name)
+    for source, first, last in one.pieces:
+        step = last - first if whole else max(1, CHUNK_ELEMENTS // source.shape[-1])
+        shift = architecture.shift_of(source.name)
+        for start in range(first, last, step):
+            with np.errstate(all="ignore"):  # what is not finite is told by its tensor's name
+                values = file.values(source.name, start, min(last, start + step))
+                _check_finite(file, source, values)
+            if order is not None:
+                values = values.reshape(source.shape)[np.argsort(order)]
+            if architecture.is_transposed(source.name):
+                values = values.reshape(source.shape).T
+            if shift:
+                if source.type == GGMLQuantizationType.BF16:
+                    raise ModelError(
+                        f"{file.path}: {source.name} is stored as BF16, which norms of this kind never are"
+                    )
+                values = (values.astype(np.float32) - np.float32(shift)).astype(values.dtype)
+            yield np.ascontiguousarray(values)
 
 
 def _check_finite(file: GgufFile, source: GgufTensor, values: np.ndarray[Any, Any]) -> None:

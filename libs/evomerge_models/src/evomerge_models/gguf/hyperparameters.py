@@ -1,4 +1,4 @@
-"""How GGUF's metadata and config.json call the same hyperparameters, and what llama.cpp has built in."""
+"""GGUF's keys and tensors of positions, and Llama 3's factors."""
 
 from __future__ import annotations
 
@@ -8,25 +8,7 @@ from typing import Any
 
 import numpy as np
 
-DIMENSIONS = {
-    "context_length": "max_position_embeddings",
-    "embedding_length": "hidden_size",
-    "block_count": "num_hidden_layers",
-    "feed_forward_length": "intermediate_size",
-    "attention.head_count": "num_attention_heads",
-    "attention.head_count_kv": "num_key_value_heads",
-}
-GPT2_DIMENSIONS = {
-    "context_length": "n_positions",
-    "embedding_length": "n_embd",
-    "block_count": "n_layer",
-    "feed_forward_length": "n_inner",
-    "attention.head_count": "n_head",
-}
 RMS_EPSILON, EPSILON = "attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon"
-GEMMA_TYPES = ("gemma2", "gemma3_text")
-SLIDING_EVERY = {"gemma2": 2, "gemma3_text": 6}
-"""llama.cpp lets every layer but each so-manieth look at a window alone."""
 ROPE_FREQS = "rope_freqs.weight"
 ROPE_LONG, ROPE_SHORT = "rope_factors_long.weight", "rope_factors_short.weight"
 
@@ -45,9 +27,21 @@ def llama3_factors(rope: Mapping[str, Any], half: int) -> np.ndarray[Any, Any]:
     return factors
 
 
-def head_dim(config: Mapping[str, Any]) -> int:
-    """Width of an attention head."""
-    return int(config.get("head_dim") or int(config["hidden_size"]) // int(config["num_attention_heads"]))
+def llama3_original(rope: Mapping[str, Any], factors: np.ndarray[Any, Any]) -> int:
+    """The context before scaling (`original_max_position_embeddings`) that a model's factors tell, else 8192."""
+    theta, factor = float(rope["rope_theta"]), float(rope["factor"])
+    low, high = float(rope["low_freq_factor"]), float(rope["high_freq_factor"])
+    wavelengths = 2 * math.pi * theta ** (np.arange(len(factors)) / len(factors))
+    between = (factors > 1.001) & (factors < 0.999 * factor)
+    if not between.any():
+        return 8192
+    smooth = (1.0 / factors[between] - 1.0 / factor) / (1.0 - 1.0 / factor)
+    return round(float(np.median(wavelengths[between] * (smooth * (high - low) + low))))
+
+
+def yarn_magnitude(factor: float) -> float:
+    """By what llama.cpp multiplies rotated queries and keys of YaRN when nothing else is said."""
+    return 0.1 * math.log(factor) + 1.0 if factor > 1 else 1.0
 
 
 def layer_type(number: int, every: int) -> str:

@@ -1,0 +1,326 @@
+"""The architectures of GGUF that are written and read, one row each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from evomerge_common.errors import ModelError, did_you_mean
+from evomerge_models.gguf.architectures import ANY_BIAS, Architecture, Field, field_of
+from evomerge_models.gguf.hyperparameters import EPSILON, RMS_EPSILON
+
+_QKV = {"attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj"}
+_ATTENTION = {**_QKV, "attn_output": "self_attn.o_proj"}
+_MLP = {"ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj"}
+_FUSED_MLP = {"ffn_up": "mlp.gate_up_proj", "ffn_down": "mlp.down_proj"}
+_NORMS = {"attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm"}
+_QK_NORMS = {"attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm"}
+_POST_NORMS = {"post_attention_norm": "post_attention_layernorm", "post_ffw_norm": "post_feedforward_layernorm"}
+_EXPERTS = {
+    "ffn_gate_inp": "mlp.gate", "ffn_gate_exps": "mlp.experts.*.gate_proj", "ffn_up_exps": "mlp.experts.*.up_proj",
+    "ffn_down_exps": "mlp.experts.*.down_proj",
+}  # fmt: skip
+_LLAMA = {**_ATTENTION, **_MLP, **_NORMS}
+_GEMMA = {**_ATTENTION, **_MLP, **_POST_NORMS, "attn_norm": "input_layernorm", "ffn_norm": "pre_feedforward_layernorm"}
+_GRANITE_MOE = {
+    **_ATTENTION, **_NORMS, "ffn_gate_inp": "block_sparse_moe.router.layer",
+    "ffn_gate_exps": "block_sparse_moe.input_linear[0]", "ffn_up_exps": "block_sparse_moe.input_linear[1]",
+    "ffn_down_exps": "block_sparse_moe.output_linear",
+}  # fmt: skip
+
+_WIDTHS = (
+    field_of("context_length", "max_position_embeddings"), field_of("embedding_length", "hidden_size"),
+    field_of("block_count", "num_hidden_layers"), field_of("feed_forward_length", "intermediate_size"),
+    field_of("attention.head_count", "num_attention_heads"),
+)  # fmt: skip
+_SIZES = (
+    *_WIDTHS,
+    field_of("attention.head_count_kv", "num_key_value_heads", default=lambda config: config["num_attention_heads"]),
+)
+_RMS = (*_SIZES, field_of(RMS_EPSILON, "rms_norm_eps", float, 1e-6))
+_LAYER_NORM = (*_SIZES, field_of(EPSILON, "layer_norm_eps", float, 1e-5))
+_ROUTED = (
+    field_of("expert_count", "num_experts|num_local_experts"), field_of("expert_used_count", "num_experts_per_tok"),
+)  # fmt: skip
+_NARROW = (*_ROUTED, field_of("expert_feed_forward_length", "moe_intermediate_size"))
+_WINDOW = field_of("attention.sliding_window", "sliding_window")
+_MULTIPLIERS = (
+    field_of("logit_scale", "logits_scaling", float, 1.0),
+    field_of("embedding_scale", "embedding_multiplier", float, 1.0),
+    field_of("residual_scale", "residual_multiplier", float, 1.0),
+    field_of("attention.scale", "attention_multiplier", float, 1.0),
+)  # fmt: skip
+_LOGIT_SCALE = field_of("logit_scale", "logit_scale", float, 0.0625)
+
+
+def _cap(kind: str, default: float | None) -> Field:
+    return field_of(f"{kind}_logit_softcapping", f"{kind}_logit_softcapping", float, default)
+
+
+_SILU = {"hidden_act": ("silu", "swish")}
+_TANH_GELU = ("gelu_pytorch_tanh", "gelu_new", "gelu_fast")
+_GEMMA_GELU = {"hidden_activation": _TANH_GELU[:2]}
+_QK = ("attn_q", "attn_k")
+_BIAS = {"attention_bias": "attn_output.bias"}
+_QKV_BIAS = {"attention_bias": "attn_q.bias"}
+_LLAMA_BIASES = (*_QKV, "attn_output", *_MLP)
+_EVERY_EXPERT: dict[str, tuple[Any, ...]] = {"decoder_sparse_step": (1,), "mlp_only_layers": ([], None)}
+
+_LLAMA_ROW = Architecture(
+    "llama", "llama", "LlamaForCausalLM", _LLAMA, _RMS, fixed=_SILU, rotary=_QK, factors=True, biases=_LLAMA_BIASES,
+    flags={**_BIAS, "mlp_bias": "ffn_down.bias"},
+)  # fmt: skip
+_ROWS = (
+    _LLAMA_ROW,
+    replace(_LLAMA_ROW, model_type="mistral", hf_class="MistralForCausalLM", reads={"sliding_window": None}, flags={}),
+    Architecture(
+        "llama", "mixtral", "MixtralForCausalLM",
+        {**_ATTENTION, **_NORMS, "ffn_gate_inp": "block_sparse_moe.gate",
+         "ffn_gate_exps": "block_sparse_moe.experts.*.w1", "ffn_down_exps": "block_sparse_moe.experts.*.w2",
+         "ffn_up_exps": "block_sparse_moe.experts.*.w3"},
+        (*_RMS, *_ROUTED[1:], field_of("expert_count", "num_local_experts")), fixed=_SILU, rotary=_QK, factors=True,
+    ),
+    Architecture("qwen2", "qwen2", "Qwen2ForCausalLM", _LLAMA, _RMS, fixed=_SILU),
+    Architecture(
+        "qwen2moe", "qwen2_moe", "Qwen2MoeForCausalLM",
+        {**_ATTENTION, **_NORMS, **_EXPERTS, "ffn_gate_inp_shexp": "mlp.shared_expert_gate",
+         "ffn_gate_shexp": "mlp.shared_expert.gate_proj", "ffn_up_shexp": "mlp.shared_expert.up_proj",
+         "ffn_down_shexp": "mlp.shared_expert.down_proj"},
+        (*_RMS, *_NARROW, field_of("expert_shared_feed_forward_length", "shared_expert_intermediate_size")),
+        fixed={**_SILU, **_EVERY_EXPERT, "norm_topk_prob": (False,)}, own_head=True, plain_heads=True,
+        flags={"qkv_bias": "attn_q.bias"},
+    ),
+    Architecture("qwen3", "qwen3", "Qwen3ForCausalLM", {**_LLAMA, **_QK_NORMS}, _RMS, fixed=_SILU, flags=_QKV_BIAS),
+    Architecture(
+        "qwen3moe", "qwen3_moe", "Qwen3MoeForCausalLM", {**_ATTENTION, **_NORMS, **_QK_NORMS, **_EXPERTS},
+        (*_RMS, *_NARROW), fixed={**_SILU, **_EVERY_EXPERT, "norm_topk_prob": (True,)}, flags=_QKV_BIAS,
+    ),
+    Architecture("gemma", "gemma", "GemmaForCausalLM", _LLAMA, _RMS, norm_shift=1.0, own_head=False,
+                 fixed={"hidden_act": _TANH_GELU[:2], "use_bidirectional_attention": (None, False)}),
+    Architecture(
+        "gemma2", "gemma2", "Gemma2ForCausalLM", _GEMMA,
+        (*_RMS, replace(_WINDOW, default=4096), _cap("attn", 50.0), _cap("final", 30.0)), norm_shift=1.0,
+        own_head=False, window=2, deep=46,
+        fixed={**_GEMMA_GELU, "use_bidirectional_attention": (None, False)}, flags=_QKV_BIAS,
+    ),
+    Architecture(
+        "gemma3", "gemma3_text", "Gemma3ForCausalLM", {**_GEMMA, **_QK_NORMS},
+        (*_RMS, replace(_WINDOW, default=1024), _cap("final", None)), norm_shift=1.0, window=6, deep=62, both=True,
+        flags=_QKV_BIAS,
+        fixed={**_GEMMA_GELU, "attn_logit_softcapping": (None,), "use_bidirectional_attention": (False, None)},
+    ),
+    Architecture(
+        "phi2", "phi", "PhiForCausalLM",
+        {**_QKV, "attn_output": "self_attn.dense", "attn_norm": "input_layernorm", "ffn_up": "mlp.fc1",
+         "ffn_down": "mlp.fc2"},
+        _LAYER_NORM, outer={"token_embd": "embed_tokens", "output_norm": "final_layernorm"}, own_head=True,
+        biases=ANY_BIAS, plain_heads=True, fixed={"hidden_act": _TANH_GELU, "qk_layernorm": (False,)},
+    ),
+    Architecture(
+        "phi3", "phi3", "Phi3ForCausalLM",
+        {"attn_qkv": "self_attn.qkv_proj", "attn_output": "self_attn.o_proj", **_FUSED_MLP, **_NORMS},
+        (*_RMS, replace(_WINDOW, default=None)), fixed=_SILU, factors=True, plain_heads=True, biases=(),
+    ),
+    Architecture(
+        "olmo2", "olmo2", "Olmo2ForCausalLM", {**_ATTENTION, **_MLP, **_POST_NORMS, **_QK_NORMS}, _RMS, fixed=_SILU,
+        own_head=True, plain_heads=True, biases=(),
+    ),
+    Architecture(
+        "olmo2", "olmo3", "Olmo3ForCausalLM", {**_ATTENTION, **_MLP, **_POST_NORMS, **_QK_NORMS}, (*_RMS, _WINDOW),
+        fixed=_SILU, own_head=True, plain_heads=True, window=4, both=True, biases=(),
+    ),
+    Architecture(
+        "olmoe", "olmoe", "OlmoeForCausalLM", {**_ATTENTION, **_NORMS, **_QK_NORMS, **_EXPERTS}, (*_RMS, *_ROUTED),
+        fixed={**_SILU, "norm_topk_prob": (False,), "clip_qkv": (None,)}, own_head=True, plain_heads=True,
+        own_keys=True, biases=(),
+    ),
+    Architecture(
+        "granite", "granite", "GraniteForCausalLM", _LLAMA, (*_RMS, *_MULTIPLIERS), fixed=_SILU, rotary=_QK,
+        factors=True, biases=_LLAMA_BIASES, flags={**_BIAS, "mlp_bias": "ffn_down.bias"},
+    ),
+    Architecture(
+        "granitemoe", "granitemoe", "GraniteMoeForCausalLM", _GRANITE_MOE, (*_RMS, *_MULTIPLIERS, *_ROUTED[1:],
+        field_of("expert_count", "num_local_experts")), fixed=_SILU, rotary=_QK, factors=True, flags=_BIAS,
+        biases=(*_QKV, "attn_output"),
+    ),
+    Architecture(
+        "granitemoe", "granitemoeshared", "GraniteMoeSharedForCausalLM",
+        {**_GRANITE_MOE, "ffn_gate_shexp": "shared_mlp.input_linear[0]", "ffn_up_shexp": "shared_mlp.input_linear[1]",
+         "ffn_down_shexp": "shared_mlp.output_linear"},
+        (*_RMS, *_MULTIPLIERS, *_ROUTED[1:], field_of("expert_count", "num_local_experts"),
+         field_of("expert_shared_feed_forward_length", "shared_intermediate_size")),
+        fixed=_SILU, rotary=_QK, factors=True, flags=_BIAS, biases=(*_QKV, "attn_output"),
+    ),
+    Architecture("smollm3", "smollm3", "SmolLM3ForCausalLM", _LLAMA, _RMS, rotary=_QK, no_rope=4, flags=_QKV_BIAS,
+                 fixed={**_SILU, "use_sliding_window": (False,)}),
+    Architecture(
+        "glm4", "glm4", "Glm4ForCausalLM",
+        {**_ATTENTION, **_FUSED_MLP, **_NORMS, "post_attention_norm": "post_self_attn_layernorm",
+         "post_ffw_norm": "post_mlp_layernorm"},
+        _RMS, fixed=_SILU, flags=_QKV_BIAS,
+    ),
+    Architecture(
+        "command-r", "cohere", "CohereForCausalLM", {**_ATTENTION, **_MLP, "attn_norm": "input_layernorm"},
+        (*_LAYER_NORM, _LOGIT_SCALE), fixed={**_SILU, "use_qk_norm": (False,)}, own_head=False, plain_heads=True,
+        flags=_QKV_BIAS,
+    ),
+    Architecture(
+        "cohere2", "cohere2", "Cohere2ForCausalLM", {**_ATTENTION, **_MLP, "attn_norm": "input_layernorm"},
+        (*_LAYER_NORM, _LOGIT_SCALE, _WINDOW), fixed=_SILU, own_head=False, plain_heads=True, window=4, flags=_QKV_BIAS,
+    ),
+    Architecture(
+        "starcoder2", "starcoder2", "Starcoder2ForCausalLM",
+        {**_ATTENTION, **_NORMS, "ffn_up": "mlp.c_fc", "ffn_down": "mlp.c_proj"},
+        (*_SIZES, field_of(EPSILON, "norm_epsilon", float, 1e-5)), biases=ANY_BIAS, plain_heads=True,
+        fixed={"hidden_act": _TANH_GELU, "use_bias": (True,)},
+    ),
+    Architecture(
+        "stablelm", "stablelm", "StableLmForCausalLM", _LLAMA,
+        (*_LAYER_NORM, field_of("use_parallel_residual", "use_parallel_residual", bool, False)), own_head=True,
+        plain_heads=True, fixed={**_SILU, "qk_layernorm": (False,)}, flags={"use_qkv_bias": "attn_q.bias"},
+        biases=(*_QKV, "attn_norm", "ffn_norm", "output_norm"),
+    ),
+    Architecture(
+        "nemotron", "nemotron", "NemotronForCausalLM",
+        {**_ATTENTION, **_NORMS, "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj"},
+        (*_SIZES, field_of(EPSILON, "norm_eps", float, 1e-5)), own_head=True, plain_heads=True, norm_shift=1.0,
+        biases=ANY_BIAS, fixed={"hidden_act": ("relu2",)}, flags={**_BIAS, "mlp_bias": "ffn_down.bias"},
+    ),
+    Architecture(
+        "exaone4", "exaone4", "Exaone4ForCausalLM", {**_ATTENTION, **_MLP, **_POST_NORMS, **_QK_NORMS},
+        (*_RMS, replace(_WINDOW, default=None)), fixed=_SILU, factors=True, plain_heads=True, biases=(), window=4,
+        window_depth=64,
+    ),
+    Architecture("ernie4_5", "ernie4_5", "Ernie4_5ForCausalLM", _LLAMA, _RMS, flags={"use_bias": "attn_q.bias"},
+                 fixed=_SILU, biases=(*_QKV, "attn_output")),
+    Architecture(
+        "hunyuan-dense", "hunyuan_v1_dense", "HunYuanDenseV1ForCausalLM",
+        {**_LLAMA, "attn_q_norm": "self_attn.query_layernorm", "attn_k_norm": "self_attn.key_layernorm"}, _RMS,
+        fixed=_SILU,
+    ),
+    Architecture(
+        "seed_oss", "seed_oss", "SeedOssForCausalLM",
+        {**_ATTENTION, **_MLP, "attn_norm": "input_layernorm", "post_attention_norm": "post_attention_layernorm"}, _RMS,
+        fixed=_SILU, flags=_QKV_BIAS,
+    ),
+    Architecture(
+        "arcee", "arcee", "ArceeForCausalLM",
+        {**_ATTENTION, **_NORMS, "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj"}, _RMS, rotary=_QK, factors=True,
+        fixed={"hidden_act": ("relu2",)},
+    ),
+    Architecture(
+        "gptneox", "gpt_neox", "GPTNeoXForCausalLM",
+        {"attn_qkv": "attention.query_key_value", "attn_output": "attention.dense", **_NORMS,
+         "ffn_up": "mlp.dense_h_to_4h", "ffn_down": "mlp.dense_4h_to_h"},
+        (*_WIDTHS, field_of(EPSILON, "layer_norm_eps", float, 1e-5),
+         field_of("use_parallel_residual", "use_parallel_residual", bool, True)),
+        outer={"token_embd": "embed_in", "output_norm": "final_layer_norm"}, prefix="gpt_neox.", head="embed_out",
+        own_head=True, biases=ANY_BIAS, grouped=True, plain_heads=True,
+        fixed={"hidden_act": ("gelu", *_TANH_GELU), "attention_bias": (True,)},
+        ignored=r"\.(rotary_emb\.inv_freq|attention\.(bias|masked_bias))$",
+    ),
+    Architecture(
+        "falcon", "falcon", "FalconForCausalLM",
+        {"attn_qkv": "self_attention.query_key_value", "attn_output": "self_attention.dense",
+         "attn_norm": "input_layernorm", "ffn_up": "mlp.dense_h_to_4h", "ffn_down": "mlp.dense_4h_to_h"},
+        (*_WIDTHS[:3], _WIDTHS[4], field_of("feed_forward_length", "ffn_hidden_size"),
+         field_of(EPSILON, "layer_norm_epsilon", float, 1e-5)),
+        outer={"token_embd": "word_embeddings", "output_norm": "ln_f"}, prefix="transformer.", layers="h",
+        biases=("attn_norm", "output_norm"), plain_heads=True, writes={"attention.head_count_kv": 1},
+        fixed={"activation": ("gelu",), "alibi": (False,), "new_decoder_architecture": (False,), "multi_query": (True,),
+               "parallel_attn": (True,), "bias": (False,)},
+    ),
+    Architecture(
+        "gpt2", "gpt2", "GPT2LMHeadModel",
+        {"attn_norm": "ln_1", "attn_qkv": "attn.c_attn", "attn_output": "attn.c_proj", "ffn_norm": "ln_2",
+         "ffn_up": "mlp.c_fc", "ffn_down": "mlp.c_proj"},
+        (field_of("context_length", "n_positions"), field_of("embedding_length", "n_embd"),
+         field_of("block_count", "n_layer"), field_of("attention.head_count", "n_head"),
+         field_of("feed_forward_length", "n_inner", default=lambda config: 4 * config["n_embd"]),
+         field_of(EPSILON, "layer_norm_epsilon", float, 1e-5)),
+        outer={"token_embd": "wte", "position_embd": "wpe", "output_norm": "ln_f"}, prefix="transformer.", layers="h",
+        transposed=("attn_qkv", "attn_output", "ffn_up", "ffn_down"), biases=ANY_BIAS, positions=False,
+        fixed={"activation_function": ("gelu_new", "gelu_pytorch_tanh", "gelu_fast"), "scale_attn_weights": (True,),
+               "scale_attn_by_inverse_layer_idx": (False,)},
+        ignored=r"\.attn\.(bias|masked_bias)$",
+    ),
+    Architecture(
+        "bert", "bert", "BertModel",
+        {"attn_q": "attention.self.query", "attn_k": "attention.self.key", "attn_v": "attention.self.value",
+         "attn_output": "attention.output.dense", "attn_output_norm": "attention.output.LayerNorm",
+         "ffn_up": "intermediate.dense", "ffn_down": "output.dense", "layer_output_norm": "output.LayerNorm"},
+        (*_WIDTHS, field_of(EPSILON, "layer_norm_eps", float, 1e-12)),
+        outer={"token_embd": "embeddings.word_embeddings", "position_embd": "embeddings.position_embeddings",
+               "token_types": "embeddings.token_type_embeddings", "token_embd_norm": "embeddings.LayerNorm"},
+        prefix="", layers="encoder.layer", head="", biases=ANY_BIAS, positions=False,
+        writes={"attention.causal": False}, fixed={"hidden_act": ("gelu",), "position_embedding_type": ("absolute",)},
+        ignored=r"^(bert\.)?(embeddings\.position_ids|pooler\..*|cls\..*)$",
+    ),
+)  # fmt: skip
+ARCHITECTURES = {one.model_type: one for one in _ROWS}
+"""By model_type. Several may share a GGUF architecture: the first is what it is read as."""
+
+WRAPPERS = frozenset(
+    {"gemma3", "mistral3", "llava", "llava_next", "llava_onevision", "idefics3", "smolvlm", "internvl"}
+)
+"""Models of images and text whose text model is one of the above: that is written."""
+
+MODEL_TYPE_KEY = "evomerge.model_type"
+"""Metadata that we write, since GGUF calls mistral a llama."""
+
+
+def of_gguf(metadata: Mapping[str, Any], where: str) -> Architecture:
+    """The architecture of a file's metadata.
+
+    Raises:
+        ModelError: none that is known here.
+
+    """
+    name = metadata.get("general.architecture")
+    named = metadata.get(MODEL_TYPE_KEY)
+    found = [one for one in _ROWS if one.name == name]
+    if not found:
+        valid = sorted({one.name for one in _ROWS})
+        raise ModelError(
+            f"{where} holds a model of architecture {name!r}; read are {', '.join(valid)}: "
+            "give the model as a Hugging Face folder"
+        )
+    mixed = bool(metadata.get(f"{name}.expert_count"))
+    found = [one for one in found if one.has_experts == mixed]
+    if not found:
+        raise ModelError(
+            f"{where} holds {'a' if mixed else 'no'} mixture of experts, as which {name} is not read: give its folder"
+        )
+    if named is None and any(
+        "mistral" in str(metadata.get(f"general.{key}", "")).lower() for key in ("name", "basename")
+    ):
+        named = "mistral"
+    if named is None and f"{name}.attention.sliding_window" in metadata:
+        found.sort(key=lambda one: not one.window)
+    if named is None and metadata.get(f"{name}.expert_shared_feed_forward_length"):
+        found.reverse()
+    return next((one for one in found if one.model_type == named), found[0])
+
+
+def of_config(config: Mapping[str, Any], where: str) -> Architecture:
+    """The architecture of a config.json, of its text model where that is a part.
+
+    Raises:
+        ModelError: GGUF is not written for it.
+
+    """
+    kind = str(text_config(config).get("model_type", ""))
+    if kind not in ARCHITECTURES:
+        kind = str(config.get("model_type", ""))
+        raise ModelError(
+            f"{where} is a {kind or 'model of unknown type'}, for which GGUF is not written; "
+            f"{did_you_mean(kind, ARCHITECTURES)}; export a Hugging Face folder"
+        )
+    return ARCHITECTURES[kind]
+
+
+def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The part of a config that a GGUF file is written of: its own, or its text model's beside images."""
+    part = config.get("text_config")
+    return part if config.get("model_type") in WRAPPERS and isinstance(part, Mapping) else config

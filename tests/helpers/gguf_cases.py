@@ -1,0 +1,113 @@
+"""A tiny model of every architecture that is written as GGUF, with settings that would show if they were lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+
+from helpers import tiny_models
+
+LONG = tiny_models.CORPUS[0] + " " + "1 + 1 = 2, naïve café; " * 3
+PROMPTS = ["The quick brown fox", "1 + 1 = 2, 2 + 2 =", "Review: the soup was good.\nVerdict:", LONG]
+"""The last is longer than the windows and the contexts before scaling below."""
+CONTEXT, WINDOW, ORIGINAL = 128, 8, 16
+
+_ROUTED = {"num_experts_per_tok": 2, "num_local_experts": 4}
+_EXPERTS = {"num_experts_per_tok": 2, "num_experts": 4}
+_NARROW = {**_EXPERTS, "moe_intermediate_size": 24}
+_MULTIPLIERS = {"embedding_multiplier": 3.0, "logits_scaling": 2.0, "residual_multiplier": 0.7,
+                "attention_multiplier": 0.2}  # fmt: skip
+_MOVED = {"num_hidden_layers": 5, "sliding_window": WINDOW,
+          "layer_types": [f"{one}_attention" for one in ("full", "sliding", "sliding", "full", "full")]}  # fmt: skip
+"""Layers that see all where no pattern has them."""
+_PLAIN = {"rope_type": "default", "rope_theta": 10_000.0}
+_LINEAR = {"rope_type": "linear", "rope_theta": 1_000_000.0, "factor": 4.0}
+_YARN = {"rope_type": "yarn", "rope_theta": 10_000.0, "factor": 8.0, "original_max_position_embeddings": ORIGINAL}
+_LLAMA3 = {"rope_type": "llama3", "rope_theta": 10_000.0, "factor": 8.0, "low_freq_factor": 1.0,
+           "high_freq_factor": 4.0, "original_max_position_embeddings": ORIGINAL}  # fmt: skip
+_LONGROPE = {"rope_type": "longrope", "rope_theta": 10_000.0, "partial_rotary_factor": 0.75, "short_factor": [1.0] * 3,
+             "long_factor": [1.5, 2.0, 3.0], "original_max_position_embeddings": ORIGINAL}  # fmt: skip
+
+
+def _two(full: dict[str, Any]) -> dict[str, Any]:
+    return {"rope_parameters": {"full_attention": full, "sliding_attention": _PLAIN}}
+
+
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("llama", {"rope_parameters": _LLAMA3, "attention_bias": True, "mlp_bias": True, "head_dim": 16}),
+    "llama linear": ("llama", {"rope_parameters": _LINEAR, "tie_word_embeddings": True}),
+    "mistral": ("mistral", {"sliding_window": None, "head_dim": 8, "rope_parameters": _YARN}),
+    "mixtral": ("mixtral", _ROUTED),
+    "qwen2": ("qwen2", {"rope_parameters": _YARN}),
+    "qwen2_moe": ("qwen2_moe", {**_NARROW, "shared_expert_intermediate_size": 40, "tie_word_embeddings": True}),
+    "qwen3": ("qwen3", {"rope_parameters": {**_YARN, "attention_factor": 0.8, "beta_fast": 16.0}, "head_dim": 16}),
+    "qwen3_moe": ("qwen3_moe", {**_NARROW, "norm_topk_prob": True, "head_dim": 8}),
+    "gemma": ("gemma", {"head_dim": 16}),
+    "gemma2": ("gemma2", {**_MOVED, "query_pre_attn_scalar": 23}),
+    "gemma3_text": ("gemma3_text", {**_MOVED, "query_pre_attn_scalar": 23, **_two(_LINEAR)}),
+    "phi": ("phi", {"partial_rotary_factor": 0.5}),
+    "phi3": ("phi3", {"rope_parameters": _LONGROPE, "original_max_position_embeddings": ORIGINAL}),
+    "olmo2": ("olmo2", {}),
+    "olmo3": ("olmo3", {**_MOVED, **_two(_YARN)}),
+    "olmoe": ("olmoe", {**_EXPERTS, "num_key_value_heads": 4}),
+    "granite": ("granite", {**_MULTIPLIERS, "attention_bias": True}),
+    "granitemoe": ("granitemoe", {**_MULTIPLIERS, **_ROUTED}),
+    "granitemoeshared": ("granitemoeshared", {**_MULTIPLIERS, **_ROUTED, "shared_intermediate_size": 40}),
+    "smollm3": ("smollm3", {"num_hidden_layers": 5}),
+    "glm4": ("glm4", {"head_dim": 8, "attention_bias": True}),
+    "cohere": ("cohere", {"logit_scale": 0.25}),
+    "cohere2": ("cohere2", {**_MOVED, "head_dim": 8}),
+    "starcoder2": ("starcoder2", {"tie_word_embeddings": False}),
+    "stablelm": ("stablelm", {"use_qkv_bias": True}),
+    "stablelm parallel": ("stablelm", {"use_parallel_residual": True, "partial_rotary_factor": 0.5}),
+    "nemotron": ("nemotron", {"head_dim": 8}),
+    "exaone4": ("exaone4", {"sliding_window": None, "layer_types": ["full_attention"] * 2}),
+    "ernie4_5": ("ernie4_5", {"head_dim": 8}),
+    "hunyuan_v1_dense": ("hunyuan_v1_dense", {"head_dim": 8, "rope_parameters": {
+        "rope_type": "dynamic", "rope_theta": 10_000.0, "factor": 1.0, "alpha": 50.0}}),
+    "seed_oss": ("seed_oss", {"head_dim": 8}),
+    "arcee": ("arcee", {"head_dim": 8, "rope_parameters": _YARN}),
+    "gpt_neox": ("gpt_neox", {"use_parallel_residual": False}),
+    "falcon": ("falcon", {"num_kv_heads": 1, "ffn_hidden_size": 48}),
+    "gpt2": ("gpt2", {}),
+}  # fmt: skip
+"""Name → model type and settings."""
+
+WRAPPED: dict[str, tuple[str, dict[str, Any]]] = {
+    "gemma3": ("gemma3_text", {**_MOVED, "query_pre_attn_scalar": 8, **_two(_LINEAR)}),
+    "mistral3": ("mistral", {"sliding_window": None, "head_dim": 8}),
+    "llava": ("llama", {}),
+    "internvl": ("qwen2", {}),
+}
+"""Model of images and text → its text model's type and settings."""
+
+
+def make(folder: Path, name: str) -> Path:
+    """The model of a case as a folder."""
+    kind, settings = CASES[name]
+    long = {"n_positions": CONTEXT} if kind == "gpt2" else {"max_position_embeddings": CONTEXT}
+    if kind == "gpt2":
+        settings = {**settings, "max_position_embeddings": CONTEXT}
+    return tiny_models.make(folder, kind, **long, **settings)
+
+
+def make_wrapped(folder: Path, name: str) -> Path:
+    """A model of images and text as a folder: the text model of a case, and a small tower."""
+    kind, settings = WRAPPED[name]
+    text = tiny_models.make(folder.with_name(f"{folder.name}-text"), kind, max_position_embeddings=CONTEXT, **settings)
+    size, patch = ([16, 16], [4, 4]) if name == "internvl" else (16, 4)
+    tower = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+             "image_size": size, "patch_size": patch}  # fmt: skip
+    config = AutoConfig.for_model(name, text_config=AutoConfig.from_pretrained(text).to_dict(), vision_config=tower)
+    model = AutoModelForImageTextToText.from_config(config)
+    inner = AutoModelForCausalLM.from_pretrained(text)
+    model.model.language_model.load_state_dict(inner.model.state_dict())
+    with torch.no_grad():
+        model.lm_head.weight.copy_(inner.lm_head.weight)
+    model.save_pretrained(folder)
+    for file in text.glob("token*"):
+        (folder / file.name).write_bytes(file.read_bytes())
+    return folder
