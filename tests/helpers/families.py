@@ -32,7 +32,8 @@ from evomerge_models.layers import movement
 
 LAYERS, VOCAB = 4, 96
 CUTS = {"first": (1, 2, 3), "middle": (0, 2, 3), "last": (0, 1, 2), "repeated": (0, 1, 1, 2, 2, 3)}
-MAPPINGS = ("CAUSAL_LM", "IMAGE_TEXT_TO_TEXT", "MASKED_LM", "SEQ_TO_SEQ_CAUSAL_LM")
+MAPPINGS = ("SEQ_TO_SEQ_CAUSAL_LM", "MASKED_LM", "CAUSAL_LM", "IMAGE_TEXT_TO_TEXT")
+"""Of a type in several of them, such as BERT, the first is what it was made for."""
 
 Weights = dict[str, torch.Tensor]
 MOST_PARAMETERS = 8_000_000
@@ -55,7 +56,7 @@ _SMALL: dict[str, Any] = {
     "out_hidden_size": 32, "embed_dim": 32, "lru_width": 32, "attention_window_size": 4, "moe_topk": 2,
     "vocab_size_per_layer_input": VOCAB, "hidden_size_per_layer_input": 8, "laurel_rank": 4,
     "expert_ffn_hidden_size": 16, "num_mtp_layers": 0, "num_nextn_predict_layers": 0, "num_mem_blocks": 1,
-    "conv_L_cache": 3, "projection_dim": 32, "index_n_heads": 2, "index_head_dim": 8, "index_topk": 4,
+    "conv_L_cache": 3, "projection_dim": 32, "index_n_heads": 2, "index_head_dim": 8, "index_topk": 64,
 }  # fmt: skip
 """Fields that make any config small, where it has them."""
 
@@ -133,6 +134,7 @@ def _settings(model_type: str, config_class: Any) -> dict[str, Any]:
     own = _SPECIAL.get(model_type, {})
     latent = {"num_key_value_heads": 4} if "kv_lora_rank" in names else {}
     names -= {"head_dim"} if "qk_rope_head_dim" in names else set()
+    latent |= {"decoder_start_token_id": 2} if default.is_encoder_decoder else {}
     return {key: value for key, value in _SMALL.items() if key in names} | latent | nested | own
 
 

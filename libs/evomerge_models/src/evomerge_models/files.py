@@ -24,13 +24,12 @@ MAX_SMALL_BYTES = 512_000_000
 CONFIG = "config.json"
 MODULES = "modules.json"
 """What sentence-transformers puts behind the model, each in a folder of its own, such as 1_Pooling."""
-COMPANION_FILES = frozenset(
-    {
-        "preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json", MODULES,
-        "sentence_bert_config.json", "config_sentence_transformers.json",
-    }
-)  # fmt: skip
-"""Small files of processors and of sentence-transformers: nothing here reads them, but a model is not whole without."""
+PROCESSOR_FILES = frozenset({"preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json"})
+"""How a model's images and videos are prepared."""
+COMPANION_FILES = PROCESSOR_FILES | {
+    MODULES, "sentence_bert_config.json", "config_sentence_transformers.json",
+}  # fmt: skip
+"""Small files of processors and of sentence-transformers: a merge copies them, for a model is not whole without."""
 SUPPORT_FILES = COMPANION_FILES | frozenset(
     {
         CONFIG, "generation_config.json",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from evomerge_common.domain.kinds import Choices, Continuation, Document, Loglikelihood, Request
+from evomerge_scoring import encode_pictures
 from evomerge_scoring.encode import EncodedTask, Encoder
 from evomerge_scoring.generation import cut
 from evomerge_scoring.model import ScoringModel, Stop
@@ -29,7 +30,8 @@ class EncodedRequests:
         name: of the task, for errors.
 
     Raises:
-        SuiteError: a masked language model is to continue a text, a document is too long, or a choice has no token.
+        SuiteError: a masked language model is to continue a text, a document is too long, a choice has no token, or the
+            model reads no images and an item has one.
         ModelError: a request asks for a chat template and the model has none, or a token has no row.
 
     """
@@ -38,8 +40,13 @@ class EncodedRequests:
         self._count = len(requests)
         numbered = list(enumerate(requests))
         self._parts: list[_Part] = []
-        for chat, choices in _grouped((r.chat, (n, r)) for n, r in numbered if isinstance(r, Choices)).items():
-            encoded = encoder.choices([(r.prompt, r.choices) for _, r in choices], chat=chat, name=name)
+        asked = (((r.chat, bool(r.image)), (n, r)) for n, r in numbered if isinstance(r, Choices))
+        for (chat, seen), choices in _grouped(asked).items():
+            if seen:
+                items = [(r.prompt, r.choices, r.image) for _, r in choices]
+                encoded = encode_pictures.choices(encoder, items, chat=chat, name=name)
+            else:
+                encoded = encoder.choices([(r.prompt, r.choices) for _, r in choices], chat=chat, name=name)
             self._parts.append(_Choices([n for n, _ in choices], encoded))
         for greedy, pairs in _grouped((r.greedy, (n, r)) for n, r in numbered if isinstance(r, Loglikelihood)).items():
             self._parts.append(_Continued.encode(pairs, encoder, greedy=greedy, name=name))
@@ -47,9 +54,17 @@ class EncodedRequests:
         if documents:
             encoded = encoder.documents([(r.prompt, r.text) for _, r in documents], name=name)
             self._parts.append(_Documents([n for n, _ in documents], encoded))
-        said = ((r.chat, tuple(r.stop), r.max_new_tokens, n, r) for n, r in numbered if isinstance(r, Continuation))
-        for (chat, strings, limit), prompts in _grouped((tuple(how), (n, r)) for *how, n, r in said).items():
-            encoded = encoder.prompts([r.prompt for _, r in prompts], limit, chat=chat, name=name)
+        said = (
+            ((r.chat, tuple(r.stop), r.max_new_tokens, bool(r.image)), (n, r))
+            for n, r in numbered
+            if isinstance(r, Continuation)
+        )
+        for (chat, strings, limit, seen), prompts in _grouped(said).items():
+            if seen:
+                shown = [(r.prompt, r.image) for _, r in prompts]
+                encoded = encode_pictures.prompts(encoder, shown, limit, chat=chat, name=name)
+            else:
+                encoded = encoder.prompts([r.prompt for _, r in prompts], limit, chat=chat, name=name)
             self._parts.append(_Continuations([n for n, _ in prompts], encoded, Stop(strings, limit)))
 
     @property

@@ -4,31 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evomerge_common.errors import ModelError
+from evomerge_models.files import read_json_object
 
 if TYPE_CHECKING:
     import torch
 
 _TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt", "*.model",
-    "chat_template*")  # fmt: skip
+    "chat_template*", "*processor_config.json")  # fmt: skip
 _NO_EFFECT = ("_name_or_path", "transformers_version", "torch_dtype", "dtype")  # config keys that change no score
-_MASKED_TYPES = frozenset(
-    ("albert", "bert", "camembert", "deberta", "deberta-v2", "distilbert", "electra", "mobilebert", "modernbert",
-     "mpnet", "roberta", "xlm-roberta")
-)  # fmt: skip
 DEFAULT_CONTEXT = 2048
 
 
-def is_masked(config: Any) -> bool:
-    """Whether a config is of a masked language model."""
-    names = config.architectures or [""]
-    if any("ForMaskedLM" in name for name in names):
-        return True
-    causal = any("ForCausalLM" in name or "LMHead" in name for name in names)
-    return config.model_type in _MASKED_TYPES and not causal
+def text_config(config: Any) -> Any:
+    """The part of a config that is of the model's text; of an encoder with a decoder, of the decoder, which answers."""
+    return config.get_text_config(decoder=True) if config.is_encoder_decoder else config.get_text_config()
 
 
 def config_key(folder: Path, dtype: torch.dtype) -> str:
@@ -53,7 +46,7 @@ def tokenizer_digest(folder: Path, model_type: str) -> str:
 
 def context_of(config: Any, tokenizer: Any) -> int:
     """Tokens that a model reads at most."""
-    text = config.get_text_config()
+    text = text_config(config)
     found = next(
         (int(getattr(text, key)) for key in ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
          if isinstance(getattr(text, key, None), int)),
@@ -69,12 +62,25 @@ def context_of(config: Any, tokenizer: Any) -> int:
 
 def end_ids(folder: Path, config: Any, tokenizer: Any) -> frozenset[int]:
     """End tokens as config, generation config and tokenizer name them."""
-    named = [getattr(config.get_text_config(), "eos_token_id", None), tokenizer.eos_token_id]
-    path = folder / "generation_config.json"
-    if path.is_file():
-        try:
-            named.append(json.loads(path.read_bytes()).get("eos_token_id"))
-        except (ValueError, AttributeError) as error:
-            raise ModelError(f"{path} is no JSON object: {error}") from error
+    named = [getattr(text_config(config), "eos_token_id", None), tokenizer.eos_token_id]
+    named.append(_generation(folder).get("eos_token_id"))
     flat = [n for item in named for n in (item if isinstance(item, list) else [item])]
     return frozenset(n for n in flat if isinstance(n, int))
+
+
+def decoder_start(folder: Path, config: Any) -> int | None:
+    """The token that a decoder reads first, by transformers' own order; None where nothing names one."""
+    text = text_config(config)
+    named = (
+        _generation(folder).get("decoder_start_token_id"),
+        getattr(config, "decoder_start_token_id", None),
+        getattr(text, "decoder_start_token_id", None),
+        _generation(folder).get("bos_token_id"),
+        getattr(text, "bos_token_id", None),
+    )
+    return next((token for token in named if isinstance(token, int)), None)
+
+
+def _generation(folder: Path) -> Mapping[str, Any]:
+    path = folder / "generation_config.json"
+    return read_json_object(path) if path.is_file() else {}

@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from evomerge_common.errors import ModelError, SuiteError
-from evomerge_scoring.model import Row
+from evomerge_scoring.joins import added_tokens, common, cut_left, split_spaces, starts
+from evomerge_scoring.model import Picture, Row
+from evomerge_scoring.pictures import Sight
 
 CHARS_PER_TOKEN = 16
 """A prompt longer than context window × this is cut before it is tokenised, which could take minutes."""
@@ -28,7 +30,7 @@ class EncodedTask:
         rows: what the model reads (choices, documents).
         groups: item → choice → (row, query) pairs whose log-probabilities are summed; a document is one choice.
         constants: item → log-probability of tokens that nothing conditions (documents without BOS).
-        prompts: item → tokens to continue.
+        prompts: item → what to continue.
         truncated: how many items were cut to fit.
 
     """
@@ -36,7 +38,7 @@ class EncodedTask:
     rows: list[Row] = field(default_factory=list)
     groups: list[list[list[tuple[int, int]]]] = field(default_factory=list)
     constants: list[float] = field(default_factory=list)
-    prompts: list[tuple[int, ...]] = field(default_factory=list)
+    prompts: list[tuple[int, ...] | Picture] = field(default_factory=list)
     truncated: int = 0
 
 
@@ -49,18 +51,32 @@ class Encoder:
         masked: a masked language model.
         vocabulary: rows of its embedding.
         tree: the longest row that choices may share (see `loaded.tree_limit`).
+        decoder_start, sight: see `model.ScoringModel`.
 
     """
 
-    def __init__(self, tokenizer: Any, *, context: int, masked: bool, vocabulary: int, tree: int) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        context: int,
+        masked: bool,
+        vocabulary: int,
+        tree: int,
+        decoder_start: int | None = None,
+        sight: Sight | None = None,
+    ) -> None:
         self.tokenizer = tokenizer
+        self.decoder_start = decoder_start
+        self.sight = sight or Sight()
         self.context = context
         self.masked = masked
         self.vocabulary = vocabulary
         self.tree = 0 if masked else tree
-        self.lead, self.trail = _added_tokens(tokenizer)
+        self.lead, self.trail = added_tokens(tokenizer)
         self._check_rows([*self.lead, *self.trail])
         first = [token for token in (tokenizer.bos_token_id, tokenizer.eos_token_id) if token is not None]
+        first = first if decoder_start is None else [decoder_start]
         self.start = [token for token in first if token < vocabulary][:1]
         if masked and tokenizer.mask_token_id is None:
             raise ModelError("a masked language model whose tokenizer has no mask token cannot be scored")
@@ -75,7 +91,7 @@ class Encoder:
         Args:
             items: prompts, each with its choices.
             chat: the prompt is a user's turn in the model's chat template.
-            compared: an item's choices are asked for the same part of its text (see `_starts`).
+            compared: an item's choices are asked for the same part of its text (see `joins.starts`).
             name: the task's, for errors.
 
         Raises:
@@ -87,7 +103,7 @@ class Encoder:
         pairs = []
         for prompt, choices in items:
             text = self._text(prompt, chat=chat)
-            pairs += [_split_spaces(text, choice) for choice in choices]
+            pairs += [split_spaces(text, choice) for choice in choices]
         cut = [len(context) > limit for context, _ in pairs]
         pairs = [
             (context[-limit:] if long else context, choice[:limit])
@@ -100,9 +116,9 @@ class Encoder:
         for prompt, choices in items:
             end = position + len(choices)
             lead = self.lead if not chat else []
-            starts = _starts(contexts[position:end], wholes[position:end], compared=compared)
+            begins = starts(contexts[position:end], wholes[position:end], compared=compared)
             sequences = []
-            for whole, start in zip(wholes[position:end], starts, strict=True):
+            for whole, start in zip(wholes[position:end], begins, strict=True):
                 first = lead or ([] if start > 0 or self.masked else self.start)
                 sequences.append(([*first, *whole], max(len(first) + start, 0 if self.masked else 1)))
             for choice, whole, (ids, start) in zip(choices, wholes[position:end], sequences, strict=True):
@@ -114,7 +130,7 @@ class Encoder:
             room = self.context - len(self.trail) if self.masked else self.context + 1
             too_long = max(len(ids) for ids, _ in sequences) - room
             if too_long > 0:
-                sequences = [_cut_left(ids, start, too_long, len(lead), room) for ids, start in sequences]
+                sequences = [cut_left(ids, start, too_long, len(lead), room) for ids, start in sequences]
             encoded.truncated += too_long > 0 or any(cut[position:end])
             if self.masked:
                 encoded.groups.append([self._pseudo(encoded, ids, range(start, len(ids))) for ids, start in sequences])
@@ -138,7 +154,7 @@ class Encoder:
         before: list[int] = []
         for number in sorted(range(len(reads)), key=reads.__getitem__):  # neighbours share the most
             (ids, start), read = sequences[number], reads[number]
-            same = _common(before, read)
+            same = common(before, read)
             for place in path[same:]:
                 ends[place] = len(tokens)
             path = [*path[:same], *range(len(tokens), len(tokens) + len(read) - same)]
@@ -184,7 +200,7 @@ class Encoder:
         encoded = EncodedTask(truncated=sum(len(prompt) > limit for prompt, _ in documents))
         for ids, before in zip(wholes, prompts, strict=True):
             encoded.constants.append(0.0)
-            known = min(_common(before, ids), len(ids) - 1)  # what joins prompt and text to one token is the text's
+            known = min(common(before, ids), len(ids) - 1)  # what joins prompt and text to one token is the text's
             if self.masked:
                 encoded.groups.append([self._pseudo_windows(encoded, ids, known)])
                 continue
@@ -290,49 +306,3 @@ def chat_text(tokenizer: Any, prompt: str) -> str:
     except Exception as error:  # whatever the template does
         raise ModelError(f"the model's chat template does not work: {str(error)[:200]}") from error
     return str(text)
-
-
-def _added_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
-    """Special tokens that the tokenizer itself puts before and after a text."""
-    plain = tokenizer("a", add_special_tokens=False)["input_ids"]
-    whole = tokenizer("a")["input_ids"]
-    for begin in range(len(whole) - len(plain) + 1):
-        if whole[begin : begin + len(plain)] == plain:
-            return list(whole[:begin]), list(whole[begin + len(plain) :])
-    return [], []
-
-
-def _split_spaces(context: str, choice: str) -> tuple[str, str]:
-    """Spaces that end the prompt go to the choice, where tokenizers put them; lm-evaluation-harness does the same."""
-    bare = context.rstrip()
-    return (bare, context[len(bare) :] + choice) if bare else (context, choice)
-
-
-def _starts(contexts: Sequence[Sequence[int]], wholes: Sequence[Sequence[int]], *, compared: bool) -> list[int]:
-    """Where the tokens of each choice of an item begin in those of prompt and choice together.
-
-    Behind the prompt's tokens. Where the prompt's end and a choice's beginning are one token ("th", "e"), or a choice
-    adds none, that is no place between tokens: it is then the token that they share, for every choice of the item if
-    they are compared, so that each is asked how likely it makes the same part of the text.
-    """
-    pairs = list(zip(contexts, wholes, strict=True))
-    shared = [min(_common(context, whole), len(whole) - 1) for context, whole in pairs]
-    if compared:
-        behind = all(common == len(context) for common, context in zip(shared, contexts, strict=True))
-        return shared if behind else [min(shared)] * len(shared)
-    return [
-        len(context) if len(context) < len(whole) else common
-        for (context, whole), common in zip(pairs, shared, strict=True)
-    ]
-
-
-def _cut_left(ids: list[int], start: int, count: int, lead: int, room: int) -> tuple[list[int], int]:
-    """A choice's tokens without `count` of its prompt's; only where these do not suffice without its own first ones."""
-    count = max(min(count, start - max(lead, 1)), len(ids) - room)
-    return ([*ids[:lead], *ids[lead + count :]], max(start - count, lead, 1)) if count > 0 else (ids, start)
-
-
-def _common(first: Sequence[int], second: Sequence[int]) -> int:
-    """Tokens that both begin with."""
-    end = min(len(first), len(second))
-    return next((place for place in range(end) if first[place] != second[place]), end)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 
-from evomerge_common.errors import NonFiniteScore, OutOfMemory
+from evomerge_common.errors import ModelError, NonFiniteScore, OutOfMemory
 from evomerge_scoring.batches import compose, pack
 from evomerge_scoring.loaded import LoadedModel
 from evomerge_scoring.model import Answer, Row
@@ -44,6 +44,8 @@ def token_answers(
         OutOfMemory: not even one row fits.
 
     """
+    if any(row.picture for row in rows):
+        return _with_pictures(model, rows, size, progress, greedy=greedy)
     result: list[Answer] = [Answer([]) for _ in rows]
     prefix = _shared(model, rows)
     shared = prefix.length
@@ -58,13 +60,36 @@ def token_answers(
             and (not masked_rows or tokens * (longest + shared) <= MASK_BUDGET)
         )
 
-    for batch in compose([len(row.ids) - shared for row in rows], size, fits=fits):
+    for batch in compose([len(row.ids) + len(row.source) - shared for row in rows], size, fits=fits):
         answers = halving(model, lambda part: _score(model, [rows[i] for i in part], **options), batch)
         for index, answer in zip(batch, answers, strict=True):
             result[index] = answer
         if progress:
             progress(batch)
     return result
+
+
+def _with_pictures(
+    model: LoadedModel,
+    rows: Sequence[Row],
+    size: int,
+    progress: Callable[[Sequence[int]], None] | None,
+    *,
+    greedy: bool,
+) -> list[Answer]:
+    """Rows with an image are read one by one, the others as ever."""
+    told = progress or (lambda _: None)
+    found: dict[int, Answer] = {}
+    for number, row in enumerate(rows):
+        if row.picture:
+            (found[number],) = _read(model, [row], [[0]], greedy, NO_PREFIX)
+            told([number])
+    plain = [number for number in range(len(rows)) if number not in found]
+    answers = token_answers(
+        model, [rows[n] for n in plain], size, lambda some: told([plain[n] for n in some]), greedy=greedy
+    )
+    found.update(zip(plain, answers, strict=True))
+    return [found[number] for number in range(len(rows))]
 
 
 def halving(model: LoadedModel, work: Callable[[list[int]], list[Any]], batch: list[int]) -> list[Any]:
@@ -133,9 +158,9 @@ def _read(model: LoadedModel, rows: list[Row], bins: list[list[int]], greedy: bo
     if not places:
         return [Answer([]) for _ in ordered]
     where = torch.tensor(list(places), device=model.device)
-    arguments: dict[str, Any] = {"input_ids": ids.to(model.device), **_attention(model, rows, width, prefix)}
+    arguments = _arguments(model, rows, ids, prefix)
     with torch.inference_mode(), model.gather.positions(where[:, 0], where[:, 1]) as pick:
-        logits = pick(model.module(**arguments).logits)
+        logits = pick(output_of(model.module, arguments).logits)
         lines = torch.tensor([line for lines in wanted for line in lines], device=model.device)
         targets = torch.tensor([token for row in rows for _, token in row.queries], device=model.device)
         values = _log_softmax_at(logits, lines, targets)
@@ -155,6 +180,52 @@ def _read(model: LoadedModel, rows: list[Row], bins: list[list[int]], greedy: bo
 def worth_packing(count: int, packed: int, width: int, seen: int) -> bool:
     """Whether `packed` rows instead of `count` spare enough; their mask (each token by `seen` others) must fit."""
     return 0 < packed <= (1 - PACKING_SAVES) * count and packed * width * seen <= MASK_BUDGET
+
+
+def _arguments(model: LoadedModel, rows: list[Row], ids: torch.Tensor, prefix: Prefix) -> dict[str, Any]:
+    """What the model's forward takes of these rows."""
+    picture = rows[0].picture
+    if picture is not None:
+        return {**on_device(model, model.sight.inputs(picture)), "use_cache": False}
+    if model.decoder_start is None:
+        return {"input_ids": ids.to(model.device), **_attention(model, rows, ids.shape[1], prefix)}
+    sources, seen = padded(model, [row.source for row in rows])
+    return {
+        "input_ids": sources, "attention_mask": seen, "decoder_input_ids": ids.to(model.device), "use_cache": False,
+    }  # fmt: skip
+
+
+def padded(model: LoadedModel, sources: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """What an encoder reads, (rows, tokens) int64, padded on the right, and which of it counts."""
+    width = max(map(len, sources))
+    ids = torch.tensor([[*source, *[model.padding] * (width - len(source))] for source in sources])
+    lengths = torch.tensor([[len(source)] for source in sources])
+    return ids.to(model.device), (torch.arange(width)[None] < lengths).long().to(model.device)
+
+
+def on_device(model: LoadedModel, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """A processor's tensors where the model is; pixels in the model's dtype."""
+    return {
+        name: one.to(model.device, model.dtype if one.is_floating_point() else None)
+        for name, one in inputs.items()
+        if isinstance(one, torch.Tensor)
+    }
+
+
+def output_of(module: Any, arguments: Mapping[str, Any]) -> Any:
+    """What a model's forward answers.
+
+    Raises:
+        ModelError: its class cannot read a text alone.
+
+    """
+    try:
+        return module(**arguments)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ModelError(
+            f"transformers' {type(module).__name__} does not answer to a text as it is: "
+            f"{' '.join(str(error).split())[:300]}; such a model cannot be scored; `evomerge merge` merges it"
+        ) from error
 
 
 def _attention(model: LoadedModel, rows: list[Row], width: int, prefix: Prefix) -> dict[str, Any]:

@@ -6,7 +6,7 @@ a small model's forward pass); others (state space, hybrid) go through `generate
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +15,9 @@ from transformers import DynamicCache, GenerationConfig
 
 from evomerge_common.errors import NonFiniteScore
 from evomerge_scoring.batches import compose
-from evomerge_scoring.forward import MASK_BUDGET, TOKEN_BUDGET, halve, halving, own_mask
+from evomerge_scoring.forward import MASK_BUDGET, TOKEN_BUDGET, halve, halving, on_device, own_mask
 from evomerge_scoring.loaded import LoadedModel
-from evomerge_scoring.model import Stop
+from evomerge_scoring.model import Picture, Prompt, Stop
 from evomerge_scoring.prefix import Prefix, read_prefix, shared_length
 
 RETIRE_SHARE = 0.25  # of a batch's rows finished: then the cache is shrunk, not at every single one
@@ -25,7 +25,7 @@ RETIRE_SHARE = 0.25  # of a batch's rows finished: then the cache is shrunk, not
 
 def generate(
     model: LoadedModel,
-    prompts: Sequence[Sequence[int]],
+    prompts: Sequence[Prompt],
     stop: Stop,
     size: int,
     progress: Callable[[Sequence[int]], None] | None = None,
@@ -37,17 +37,33 @@ def generate(
         OutOfMemory: not even one prompt fits.
 
     """
-    if max(map(len, prompts), default=0) + stop.max_new_tokens <= model.tree:
-        shared = shared_length(prompts, min(map(len, prompts)) - 1) if prompts else 0
+    result: list[list[int]] = [[] for _ in prompts]
+    told = progress or _nothing
+    for index, prompt in enumerate(prompts):
+        if isinstance(prompt, Picture):
+            result[index] = _seen(model, prompt, stop)
+            told([index])
+    places = [index for index, prompt in enumerate(prompts) if not isinstance(prompt, Picture)]
+    texts = [prompt for prompt in prompts if not isinstance(prompt, Picture)]
+    made = _of_texts(model, texts, stop, size, lambda some: told([places[i] for i in some])) if texts else []
+    for index, tokens in zip(places, made, strict=True):
+        result[index] = tokens
+    return result
+
+
+def _of_texts(
+    model: LoadedModel, prompts: Sequence[Sequence[int]], stop: Stop, size: int, told: Callable[[Sequence[int]], None]
+) -> list[list[int]]:
+    if max(map(len, prompts)) + stop.max_new_tokens <= model.tree:
+        shared = shared_length(prompts, min(map(len, prompts)) - 1)
         prefix = read_prefix(model, prompts[0][:shared]) if shared else Prefix()
-        return _Decoding(model, prompts, stop, prefix, progress or _nothing).run(size)
+        return _Decoding(model, prompts, stop, prefix, told).run(size)
     result: list[list[int]] = [[] for _ in prompts]
     for batch in compose(list(map(len, prompts)), size, fits=lambda count, longest: count * longest <= TOKEN_BUDGET):
         made = halving(model, lambda part: _library(model, [prompts[i] for i in part], stop), batch)
         for index, tokens in zip(batch, made, strict=True):
             result[index] = tokens
-        if progress:
-            progress(batch)
+        told(batch)
     return result
 
 
@@ -270,26 +286,39 @@ def _stopped(tokenizer: Any, tokens: list[int], stop: Stop) -> bool:
 def _library(model: LoadedModel, prompts: list[Sequence[int]], stop: Stop) -> list[list[int]]:
     """Through transformers' generate, one length at a time: some of these models cannot skip padding."""
     made: list[list[int]] = [[] for _ in prompts]
-    pad = model.padding
     for length in sorted({len(p) for p in prompts}):
         group = [index for index, p in enumerate(prompts) if len(p) == length]
         ids = torch.tensor([list(prompts[index]) for index in group], device=model.device)
-        options = GenerationConfig(
-            do_sample=False,
-            max_new_tokens=max(1, min(stop.max_new_tokens, model.context - length)),
-            eos_token_id=sorted(model.end_ids) or None,
-            pad_token_id=pad,
-            output_logits=True,
-            return_dict_in_generate=True,
-            stop_strings=list(stop.strings) or None,
-        )
-        with torch.inference_mode():
-            output = model.module.generate(
-                ids, attention_mask=torch.ones_like(ids), generation_config=options, tokenizer=model.tokenizer
-            )
-        if not all(bool(torch.isfinite(step.max(-1).values).all()) for step in output.logits):
-            raise NonFiniteScore("the model answered NaN or infinity; its weights are broken or overflow in this dtype")
-        for index, row in zip(group, output.sequences[:, length:].tolist(), strict=True):
-            end = next((place for place, token in enumerate(row) if token in model.end_ids), len(row))
-            made[index] = row[:end]
+        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        for index, tokens in zip(group, _generated(model, inputs, length, stop), strict=True):
+            made[index] = tokens
     return made
+
+
+def _seen(model: LoadedModel, picture: Picture, stop: Stop) -> list[int]:
+    """The continuation of a text with an image in it."""
+    inputs = on_device(model, model.sight.inputs(picture))
+    (made,) = _generated(model, inputs, inputs["input_ids"].shape[1], stop)
+    return made
+
+
+def _generated(model: LoadedModel, inputs: Mapping[str, Any], length: int, stop: Stop) -> list[list[int]]:
+    """What transformers' generate makes of rows of `length` tokens; a decoder's own rows begin with one."""
+    before = length if model.decoder_start is None else 1
+    options = GenerationConfig(
+        do_sample=False,
+        max_new_tokens=max(1, min(stop.max_new_tokens, model.context - before)),
+        eos_token_id=sorted(model.end_ids) or None,
+        pad_token_id=model.padding,
+        decoder_start_token_id=model.decoder_start,
+        output_logits=True,
+        return_dict_in_generate=True,
+        stop_strings=list(stop.strings) or None,
+    )
+    with torch.inference_mode():
+        output = model.module.generate(**inputs, generation_config=options, tokenizer=model.tokenizer)
+    if not all(bool(torch.isfinite(step.max(-1).values).all()) for step in output.logits):
+        raise NonFiniteScore("the model answered NaN or infinity; its weights are broken or overflow in this dtype")
+    rows = output.sequences[:, before:].tolist()
+    ends = [next((place for place, token in enumerate(row) if token in model.end_ids), len(row)) for row in rows]
+    return [row[:end] for row, end in zip(rows, ends, strict=True)]

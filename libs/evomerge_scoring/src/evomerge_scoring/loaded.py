@@ -10,7 +10,9 @@ from typing import Any
 
 import torch
 
+from evomerge_scoring.config import text_config
 from evomerge_scoring.devices import describe
+from evomerge_scoring.pictures import Sight
 
 TREE_TYPES = frozenset(
     ("gemma", "gemma2", "gemma3_text", "gpt2", "gpt_neox", "granite", "llama", "mistral", "olmo2", "phi", "phi3",
@@ -72,6 +74,8 @@ class LoadedModel:
         module: in eval mode, on its device; `gather` picks the positions whose logits it computes.
         context: tokens that it reads at most.
         masked: a masked language model (BERT and its kin).
+        decoder_start: of an encoder with a decoder, the token that the decoder reads first; else None.
+        sight: reads images.
         end_ids: tokens that end a generation.
         halved: batches so far that did not fit into memory: scores may differ in their last bits from those elsewhere.
 
@@ -83,6 +87,8 @@ class LoadedModel:
     tokenizer_digest: str
     context: int
     masked: bool
+    decoder_start: int | None
+    sight: Sight
     end_ids: frozenset[int]
     device: torch.device
     dtype: torch.dtype
@@ -91,7 +97,7 @@ class LoadedModel:
     @property
     def tree(self) -> int:
         """See `tree_limit`."""
-        return tree_limit(self.module.config.get_text_config())
+        return 0 if self.decoder_start is not None else tree_limit(text_config(self.module.config))
 
     @property
     def weight_bytes(self) -> int:
@@ -110,7 +116,7 @@ class LoadedModel:
 
     @property
     def vocabulary(self) -> int:
-        return int(self.module.config.get_text_config().vocab_size)
+        return int(text_config(self.module.config).vocab_size)
 
     @property
     def padding(self) -> int:

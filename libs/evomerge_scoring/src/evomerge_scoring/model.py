@@ -20,6 +20,26 @@ Progress = Callable[[Sequence[int]], None]
 
 
 @dataclass(frozen=True)
+class Picture:
+    """A text with an image in it, as the model's processor reads both.
+
+    Attributes:
+        text: with the image's token where the image stands.
+        image: its file, as a data URL.
+        rendered: the text comes from a chat template, so that its special tokens are in it already.
+
+    """
+
+    text: str
+    image: str
+    rendered: bool = False
+
+
+Prompt = Sequence[int] | Picture
+"""What a model continues: tokens, or a text with an image in it."""
+
+
+@dataclass(frozen=True)
 class Row:
     """What a model reads, and the queries that it answers: "at position p, how likely is token t?".
 
@@ -32,6 +52,8 @@ class Row:
         ends: of each token, the end of its subtree: it is seen by the tokens before that place and after its own.
             Empty: the tree is one path.
         depths: of each token, the position that it would have in a row of its own path; empty as `ends`.
+        source: tokens that an encoder reads, where `ids` are those of its decoder.
+        picture: what `ids` are of, where an image is among it; such a row is read alone.
 
     """
 
@@ -39,6 +61,8 @@ class Row:
     queries: tuple[tuple[int, int], ...]
     ends: tuple[int, ...] = ()
     depths: tuple[int, ...] = ()
+    source: tuple[int, ...] = ()
+    picture: Picture | None = None
 
     @classmethod
     def plain(cls, ids: Sequence[int], queries: Sequence[tuple[int, int]]) -> Row:
@@ -108,6 +132,8 @@ class ScoringModel(Protocol):
         context: tokens that it reads at most.
         tree: the longest row that choices may share (see `loaded.tree_limit`).
         masked: a masked language model (BERT and its kin).
+        decoder_start: of an encoder with a decoder (T5 and its kin), the token that the decoder reads first; else None.
+        sight: reads images, or says why it cannot (`pictures.Sight`).
         end_ids: tokens that end a generation.
 
     """
@@ -116,6 +142,8 @@ class ScoringModel(Protocol):
     tokenizer_digest: str
     context: int
     masked: bool
+    decoder_start: int | None
+    sight: Any
     end_ids: frozenset[int]
 
     @property
@@ -143,7 +171,7 @@ class ScoringModel(Protocol):
         ...
 
     def continuations(
-        self, prompts: Sequence[Sequence[int]], stop: Stop, size: int, progress: Progress | None = None
+        self, prompts: Sequence[Prompt], stop: Stop, size: int, progress: Progress | None = None
     ) -> list[list[int]]:
         """New tokens of each prompt, without the end token; a stop string may still be in them.
 

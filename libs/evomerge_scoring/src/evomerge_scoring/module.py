@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
 from evomerge_common.errors import NotAModel, ShapeMismatch
 from evomerge_scoring.tensors import MadeTensor, Weights
@@ -18,25 +17,23 @@ LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 """Options of every `from_pretrained`."""
 
 
-def fresh_module(config: Any, weights: Weights, dtype: torch.dtype, device: torch.device, *, masked: bool) -> Any:
-    """A module with these weights, in eval mode, on its device.
+def fresh_module(model_class: Any, config: Any, weights: Weights, dtype: torch.dtype, device: torch.device) -> Any:
+    """A module of a class of transformers with these weights, in eval mode, on its device.
 
     Raises:
         ShapeMismatch: a tensor has another shape than the config asks for.
         NotAModel: tensors are missing.
 
     """
-    auto = AutoModelForMaskedLM if masked else AutoModelForCausalLM
     # mismatched sizes are "ignored" so that they are told below, by name
     options: dict[str, Any] = {
         "config": config, "dtype": dtype, "output_loading_info": True, "ignore_mismatched_sizes": True,
     }  # fmt: skip
     if weights.folder is not None:
-        module, info = auto.from_pretrained(weights.folder, weights_only=True, **options, **LOCAL)
+        module, info = model_class.from_pretrained(weights.folder, weights_only=True, **options, **LOCAL)
     else:
-        kind = auto._model_mapping[type(config)]
         state = {name: source.read() for name, source in (weights.sources or {}).items()}
-        module, info = kind.from_pretrained(None, state_dict=state, **options)
+        module, info = model_class.from_pretrained(None, state_dict=state, **options)
     if info["mismatched_keys"]:
         name, found, wanted = min(info["mismatched_keys"])
         raise ShapeMismatch(
@@ -45,7 +42,11 @@ def fresh_module(config: Any, weights: Weights, dtype: torch.dtype, device: torc
         )
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
-        raise NotAModel(f"{len(missing)} tensors are missing, such as {missing[0]!r}; fetch or merge the model again")
+        raise NotAModel(
+            f"{len(missing)} tensors are missing, such as {missing[0]!r}, which a {model_class.__name__} of this "
+            "config has: the weights are of a model without that part, of fewer layers, or under other names; put the "
+            "config.json and the weights of one save together"
+        )
     own_memory(module)
     return module.to(device).eval().requires_grad_(False)
 

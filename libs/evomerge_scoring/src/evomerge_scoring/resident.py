@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +15,18 @@ from transformers import AutoConfig, AutoTokenizer
 
 from evomerge_common.domain.recipe import Recipe
 from evomerge_common.domain.reference import ModelReference
+from evomerge_common.errors import ModelError
+from evomerge_merging.engine.stored import bare_names
+from evomerge_models.files import PROCESSOR_FILES
 from evomerge_models.pair import read_pair
-from evomerge_scoring.config import config_key, context_of, end_ids, is_masked, tokenizer_digest
+from evomerge_scoring.config import config_key, context_of, decoder_start, end_ids, tokenizer_digest
 from evomerge_scoring.devices import choose_dtype
 from evomerge_scoring.loaded import Gather
 from evomerge_scoring.loading_errors import model_errors
 from evomerge_scoring.module import LOCAL, fresh_module, swap_weights
+from evomerge_scoring.pictures import Sight, load_sight
+from evomerge_scoring.reading import ENCODED, MASKED, reading_of
+from evomerge_scoring.sees_ahead import check_causal
 from evomerge_scoring.tensors import Weights, folder_weights, held_weights, plan_weights
 from evomerge_scoring.torch_model import TorchModel
 
@@ -52,6 +59,7 @@ class Resident:
         self._module: Any = None
         self._gather: Gather | None = None
         self._tokenizer: Any = None
+        self._sight = Sight()
         self._tokenizer_digest = ""
 
     def load_folder(self, folder: Path) -> TorchModel:
@@ -62,11 +70,18 @@ class Resident:
 
         """
         if read_pair(folder) is not None:
-            from evomerge_merging import plan_merge
+            return self._load_merged(folder)
+        weights = folder_weights(folder)
+        if any(own != name for own, name in bare_names(weights.sources or ()).items()):
+            return self._load_merged(folder)
+        return self._load(folder, weights)
 
-            with model_errors(folder), plan_merge(Recipe.of_source(ModelReference(str(folder)))) as plan:
-                return self.load_plan(plan)
-        return self._load(folder, folder_weights(folder))
+    def _load_merged(self, folder: Path) -> TorchModel:
+        """Loads what a merge of this model alone makes: adapters applied, names as transformers has them."""
+        from evomerge_merging import plan_merge
+
+        with model_errors(folder), plan_merge(Recipe.of_source(ModelReference(str(folder)))) as plan:
+            return self.load_plan(plan)
 
     def load_plan(self, plan: Plan, *, threads: int = 2) -> TorchModel:
         """Makes the model of a merge plan the resident one, without a file of it anywhere.
@@ -81,6 +96,7 @@ class Resident:
         with tempfile.TemporaryDirectory(prefix="evomerge-") as name:
             folder = Path(name)
             plan.tokenizer.write(folder)
+            replace(plan.companions, names=tuple(PROCESSOR_FILES.intersection(plan.companions.names))).write(folder)
             (folder / "config.json").write_text(json.dumps(dict(plan.config)), "utf-8")
             return self._load(folder, plan_weights(plan, threads))
 
@@ -99,16 +115,22 @@ class Resident:
             config = AutoConfig.from_pretrained(folder, **LOCAL)
             # What is quantised was refused before; words that are left over make transformers quantise anew.
             vars(config).pop("quantization_config", None)
+            reading = reading_of(config)
             dtype = choose_dtype(self.device, parameters=weights.parameters)
             key = config_key(folder, dtype)
             if not (key == self._key and self._swap(weights)):
                 self._forget()
-                self._module = fresh_module(config, weights, dtype, self.device, masked=is_masked(config))
+                self._module = fresh_module(reading.model_class, config, weights, dtype, self.device)
+                if reading.how != MASKED:
+                    check_causal(self._module, encoder_decoder=reading.how == ENCODED)
                 self._gather = Gather(self._module)
                 self._key = key
                 self.loads += 1
             self._origin, self._changed = weights.origin, weights.changed
             tokenizer = self._load_tokenizer(folder, config.model_type)
+            start = decoder_start(folder, config) if reading.how == ENCODED else None
+            if reading.how == ENCODED and start is None:
+                raise ModelError("neither its config nor its generation config names the token its decoder starts with")
         assert self._gather is not None
         return TorchModel(
             module=self._module,
@@ -116,7 +138,9 @@ class Resident:
             tokenizer=tokenizer,
             tokenizer_digest=self._tokenizer_digest,
             context=context_of(config, tokenizer),
-            masked=is_masked(config),
+            masked=reading.how == MASKED,
+            decoder_start=start,
+            sight=self._sight,
             end_ids=end_ids(folder, config, tokenizer),
             device=self.device,
             dtype=dtype,
@@ -146,5 +170,6 @@ class Resident:
         if digest != self._tokenizer_digest:
             self._tokenizer_digest = ""
             self._tokenizer = AutoTokenizer.from_pretrained(folder, **LOCAL)
+            self._sight = load_sight(folder)
             self._tokenizer_digest = digest
         return self._tokenizer

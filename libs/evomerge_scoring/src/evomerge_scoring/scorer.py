@@ -16,9 +16,10 @@ from evomerge_common.domain.suite import Suite
 from evomerge_common.domain.task import Item, Task
 from evomerge_common.errors import ModelError, SuiteError
 from evomerge_scoring.devices import choose_device, choose_threads
-from evomerge_scoring.encode import CHARS_PER_TOKEN, Encoder, chat_text
+from evomerge_scoring.encode import Encoder
+from evomerge_scoring.encode_pairs import PairEncoder
 from evomerge_scoring.kinds import Prepared, prepare
-from evomerge_scoring.model import Backend, ScoringModel, Stop
+from evomerge_scoring.model import Backend, Picture, ScoringModel, Stop
 from evomerge_scoring.report import GenerateResult, ScoreReport, ScoreRequest
 from evomerge_scoring.resident import Resident
 from evomerge_scoring.sandbox import check_sandbox
@@ -99,18 +100,15 @@ class Scorer:
         torch.set_num_threads(choose_threads(threads, parameters=model.parameters))
         if model.masked:
             raise ModelError(f"{folder} is a masked language model; it cannot continue a text")
-        text = prompt[-model.context * CHARS_PER_TOKEN :]
-        text = chat_text(model.tokenizer, text) if chat else text
-        encoder = self.encoder(model)
-        ids = [*([] if chat else encoder.lead), *model.tokenizer(text, add_special_tokens=False)["input_ids"]]
-        ids = ids or list(encoder.start)
-        if not ids:
-            raise ModelError("an empty prompt, and the tokenizer has no first token; give a prompt")
         count = min(max(1, max_new_tokens), model.context - 1)
-        ids = ids[-max(1, model.context - count) :]
+        encoder = self.encoder(model)
+        if not (prompt or chat or encoder.lead or encoder.start):
+            raise ModelError("an empty prompt, and the tokenizer has no first token; give a prompt")
+        (ids,) = encoder.prompts([prompt], count, chat=chat).prompts
         (made,) = model.continuations([ids], Stop((), count), 1)
-        before = model.tokenizer.decode(ids, skip_special_tokens=True)
-        whole = model.tokenizer.decode([*ids, *made], skip_special_tokens=True)
+        shown = [] if model.decoder_start is not None or isinstance(ids, Picture) else list(ids)
+        before = model.tokenizer.decode(shown, skip_special_tokens=True)
+        whole = model.tokenizer.decode([*shown, *made], skip_special_tokens=True)
         found = whole[len(before) :] if whole.startswith(before) else model.tokenizer.decode(made)
         return GenerateResult(text=found, tokens=len(made), seconds=time.perf_counter() - start)
 
@@ -127,6 +125,7 @@ class Scorer:
         key = (
             model.tokenizer_digest, request.suite_digest or request.suite.digest, request.split, places,
             encoder.context, encoder.masked, encoder.tree, encoder.vocabulary,
+            encoder.decoder_start,
         )  # fmt: skip
         if key not in self._prepared:
             self._prepared[key] = [prepare(task, items, encoder) for task, items in chosen]
@@ -135,9 +134,11 @@ class Scorer:
     @staticmethod
     def encoder(model: ScoringModel) -> Encoder:
         """What turns items into rows for this model."""
-        return Encoder(
-            model.tokenizer, context=model.context, masked=model.masked, vocabulary=model.vocabulary, tree=model.tree
-        )
+        kind = Encoder if model.decoder_start is None else PairEncoder
+        return kind(
+            model.tokenizer, context=model.context, masked=model.masked, vocabulary=model.vocabulary, tree=model.tree,
+            decoder_start=model.decoder_start, sight=model.sight,
+        )  # fmt: skip
 
 
 def chosen_items(request: ScoreRequest) -> list[Chosen]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from evomerge_scoring.forward import token_answers
 from evomerge_scoring.generation import generate
 from evomerge_scoring.loaded import LoadedModel
-from evomerge_scoring.model import Answer, Progress, Row, Stop
+from evomerge_scoring.model import Answer, Progress, Prompt, Row, Stop
 
 
 class TorchModel(LoadedModel):
@@ -20,7 +20,7 @@ class TorchModel(LoadedModel):
         return token_answers(self, rows, size, progress, greedy=greedy)
 
     def continuations(
-        self, prompts: Sequence[Sequence[int]], stop: Stop, size: int, progress: Progress | None = None
+        self, prompts: Sequence[Prompt], stop: Stop, size: int, progress: Progress | None = None
     ) -> list[list[int]]:
         """See `generation.generate`."""
         return generate(self, prompts, stop, size, progress)

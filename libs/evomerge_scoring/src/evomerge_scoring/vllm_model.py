@@ -18,7 +18,8 @@ import torch
 
 from evomerge_common.errors import InvalidInput, ModelError, NonFiniteScore, Unavailable
 from evomerge_models.describe import describe_model
-from evomerge_scoring.model import Answer, Progress, Row, Stop
+from evomerge_scoring.model import Answer, Picture, Progress, Prompt, Row, Stop
+from evomerge_scoring.pictures import Sight
 
 if TYPE_CHECKING:
     from evomerge_merging import Plan
@@ -41,6 +42,8 @@ class VllmModel:
     """One candidate in a vLLM engine; see `model.ScoringModel`."""
 
     masked = False
+    decoder_start: int | None = None
+    sight = Sight(fault="vLLM is not given images; EVOMERGE_BACKEND=torch is")
     tree = 0
 
     def __init__(self, llm: Any, folder: Path) -> None:
@@ -84,7 +87,7 @@ class VllmModel:
         return result
 
     def continuations(
-        self, prompts: Sequence[Sequence[int]], stop: Stop, size: int, progress: Progress | None = None
+        self, prompts: Sequence[Prompt], stop: Stop, size: int, progress: Progress | None = None
     ) -> list[list[int]]:
         """Greedy continuations without the end token; a stop string may still be in them."""
         from vllm import SamplingParams
@@ -94,7 +97,8 @@ class VllmModel:
             max_tokens=stop.max_new_tokens, temperature=0.0, stop=list(stop.strings) or None,
             include_stop_str_in_output=True,
         )  # fmt: skip
-        found = self._llm.generate([_prompt(list(ids)) for ids in prompts], options, use_tqdm=False)
+        texts = [_prompt(list(ids)) for ids in prompts if not isinstance(ids, Picture)]
+        found = self._llm.generate(texts, options, use_tqdm=False)
         if progress:
             progress(range(len(prompts)))
         return [[t for t in output.outputs[0].token_ids if t not in self.end_ids] for output in found]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from evomerge_common.errors import ModelError
@@ -53,14 +53,20 @@ def config_as_stored(config: Mapping[str, Any], store: TensorStore, label: str) 
 
 def without_wrappers(store: TensorStore, label: str) -> tuple[TensorStore, list[str]]:
     """The tensors without the names of what a trainer wraps a model in (torch.compile, DataParallel), and a note."""
-    names = {name: _WRAPPER.sub(r"\1", name) for name in store.tensors}
-    while all(name.startswith("module.") for name in names.values()):
-        names = {own: name.removeprefix("module.") for own, name in names.items()}
+    names = bare_names(store.tensors)
     if all(own == name for own, name in names.items()):
         return store, []
     first = next(own for own, name in names.items() if own != name)
     note = f"names of {label}: what torch.compile or DataParallel adds, as in {first}, is taken away"
     return RenamedStore(store, unique(names, label)), [note]
+
+
+def bare_names(names: Iterable[str]) -> dict[str, str]:
+    """Name → the same without what torch.compile (anywhere) and DataParallel (before all names) add."""
+    bare = {name: _WRAPPER.sub(r"\1", name) for name in names}
+    while bare and all(name.startswith("module.") for name in bare.values()):
+        bare = {own: name.removeprefix("module.") for own, name in bare.items()}
+    return bare
 
 
 def unique(names: Mapping[str, str], label: str) -> dict[str, str]:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 
 from evomerge_common.domain.kinds.installed import ENTRY_POINTS, installed_names, load_installed
 from evomerge_common.domain.kinds.kind import (
+    IMAGE,
     Choices,
     Continuation,
     Document,
@@ -24,8 +25,8 @@ from evomerge_common.domain.kinds.kind import (
 from evomerge_common.errors import SuiteError, did_you_mean
 
 __all__ = [
-    "ENTRY_POINTS", "KINDS", "Choices", "Continuation", "Document", "Kind", "Loglikelihood", "Request", "UserTask",
-    "installed_names", "kind_of",
+    "ENTRY_POINTS", "IMAGE", "KINDS", "Choices", "Continuation", "Document", "Kind", "Loglikelihood", "Request",
+    "UserTask", "installed_names", "kind_of",
 ]  # fmt: skip
 
 

@@ -16,6 +16,7 @@ class Classification(MultipleChoice):
     name = "classification"
     summary = "the likeliest of the labels after the text, zero-shot"
     fields = ("text", "label")
+    optional = ()
     texts = ("text", "label")
     filled = ("text", "label")
     options: ClassVar[Mapping[str, Any]] = {"labels": (), "template": "{text}\nLabel:"}

@@ -20,6 +20,7 @@ class Coherence(MultipleChoice):
     name = "coherence"
     summary = "a text's sentences in their own order against shuffled orders"
     fields = ("text",)
+    optional = ()
     texts = ("text",)
     filled = ("text",)
     metrics = ("acc_norm", "acc")

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from evomerge_common.domain.kinds.kind import Continuation, Kind, Words
+from evomerge_common.domain.kinds.kind import IMAGE, Continuation, Kind, Words
 from evomerge_common.domain.task import Content, Task
 from evomerge_common.errors import Path, SuiteError
 
@@ -29,7 +29,7 @@ class Generation(Kind):
 
     def requests(self, task: Task, content: Content) -> Sequence[Continuation]:
         """Asks to continue the prompt."""
-        return [Continuation(content["prompt"], task.stop, task.max_new_tokens, task.chat)]
+        return [Continuation(content["prompt"], task.stop, task.max_new_tokens, task.chat, content.get(IMAGE, ""))]
 
 
 class ExactMatch(Generation):
@@ -38,6 +38,7 @@ class ExactMatch(Generation):
     name = "exact_match"
     summary = "greedy generation up to a stop string, compared with the answer"
     fields = ("prompt", "answer")
+    optional = (IMAGE,)
     metrics = ("exact_match",)
 
     def check_item(self, content: Content, path: Path) -> None:

@@ -12,11 +12,15 @@ from evomerge_common.errors import Path, SuiteError
 
 @dataclass(frozen=True)
 class Choices:
-    """Asks how likely each of several texts is after a prompt. Answer: a natural log-likelihood for each choice."""
+    """Asks how likely each of several texts is after a prompt. Answer: a natural log-likelihood for each choice.
+
+    `image` is a data URL; "" for none.
+    """
 
     prompt: str
     choices: Sequence[str]
     chat: bool = False
+    image: str = ""
 
 
 @dataclass(frozen=True)
@@ -41,14 +45,20 @@ class Loglikelihood:
 
 @dataclass(frozen=True)
 class Continuation:
-    """Asks to continue a prompt greedily, up to a stop string or `max_new_tokens`. Answer: the text."""
+    """Asks to continue a prompt greedily, up to a stop string or `max_new_tokens`. Answer: the text.
+
+    `image` is a data URL; "" for none.
+    """
 
     prompt: str
     stop: Sequence[str] = ("\n",)
     max_new_tokens: int = 32
     chat: bool = False
+    image: str = ""
 
 
+IMAGE = "image"
+"""The field of an item's image, of kinds that have it as an optional one: in a data file a path, here a data URL."""
 Words = tuple[str, ...]
 Request = Choices | Document | Loglikelihood | Continuation
 
@@ -161,6 +171,8 @@ class Kind:
         for key in self.filled:
             if key in content and not content[key].strip():
                 raise SuiteError(f"`{key}` is empty", (*path, key))
+        if IMAGE in self.optional and not str(content.get(IMAGE, "data:image/")).startswith("data:image/"):
+            raise SuiteError("must be a data URL here; the command makes one of an image file", (*path, IMAGE))
         self.check_item(content, path)
         return content
 

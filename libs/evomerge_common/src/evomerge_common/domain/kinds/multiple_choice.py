@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from evomerge_common.domain.kinds.kind import Choices, Kind, Words
+from evomerge_common.domain.kinds.kind import IMAGE, Choices, Kind, Words
 from evomerge_common.domain.task import Content, Task
 from evomerge_common.errors import Path, SuiteError
 
@@ -16,6 +16,7 @@ class MultipleChoice(Kind):
     name = "multiple_choice"
     summary = "log-likelihood of each choice after the prompt; acc or acc_norm (per byte)"
     fields: ClassVar[Words] = ("prompt", "choices", "answer")
+    optional: ClassVar[Words] = (IMAGE,)
     texts: ClassVar[Words] = ("prompt",)
     metrics: ClassVar[Words] = ("acc", "acc_norm")
 
@@ -29,7 +30,7 @@ class MultipleChoice(Kind):
 
     def requests(self, task: Task, content: Content) -> Sequence[Choices]:
         """Asks for all choices at once."""
-        return [Choices(content["prompt"], content["choices"], task.chat)]
+        return [Choices(content["prompt"], content["choices"], task.chat, content.get(IMAGE, ""))]
 
     def score(self, task: Task, content: Content, answers: Sequence[Any]) -> float:
         """Tells whether the likeliest choice is the right one."""

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from evomerge_common.domain.kinds.exact_match import Generation, extracted
+from evomerge_common.domain.kinds.kind import IMAGE
 from evomerge_common.domain.task import Content, Item, Task
 from evomerge_common.errors import Path, SuiteError
 
@@ -19,7 +20,7 @@ class QuestionAnswering(Generation):
     name = "qa"
     summary = "greedy answer to a question, by SQuAD's normalised exact match and token F1 with the best of the answers"
     fields = ("question", "answers")
-    optional = ("context",)
+    optional = ("context", IMAGE)
     texts = ("question", "context")
     filled = ("question",)
     metrics = ("f1", "exact_match")
@@ -45,7 +46,8 @@ def _question(content: Content) -> Content:
     context = f"{content['context'].strip()}\n\n" if content.get("context") else ""
     answers = content["answers"]
     prompt = f"{context}Question: {content['question'].strip()}\nAnswer:"
-    return {"prompt": prompt, "answers": [answers] if isinstance(answers, str) else list(answers)}
+    shown = {IMAGE: content[IMAGE]} if IMAGE in content else {}
+    return {"prompt": prompt, "answers": [answers] if isinstance(answers, str) else list(answers), **shown}
 
 
 def normalised(answer: str) -> str:

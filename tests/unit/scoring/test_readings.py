@@ -1,0 +1,124 @@
+"""Which class of transformers answers for a model, how it reads, and what cannot be scored."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+
+from evomerge_common.errors import ModelError, NotAModel, SuiteError
+from evomerge_scoring import generate_text, score_folder
+from evomerge_scoring.reading import CAUSAL, ENCODED, MASKED, reading_of
+from helpers import families, family_scores
+from helpers.tiny_models import CHOICES, make, suite_of
+
+TEXT_OF_WRAPPERS = ("mistral3", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "llava", "smolvlm")
+ENCODER_DECODERS = ("t5", "bart", "m2m_100")
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    """Tiny configs are beyond what transformers expects of them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def built(family: str, folder: Path, **settings: Any) -> tuple[Any, str]:
+    """A tiny model of the family in a folder, as transformers loads it, and its kind."""
+    kind, class_name = families.families()[family]
+    families.make(family, class_name, folder, 1, **settings)
+    return families.load(folder, class_name)[0], kind
+
+
+@pytest.mark.parametrize("family", [*TEXT_OF_WRAPPERS, *ENCODER_DECODERS])
+def test_likelihoods_and_generations_are_those_of_transformers(family: str, tmp_path: Path) -> None:
+    model, kind = built(family, tmp_path)
+    assert family_scores.compare(tmp_path, model, kind) == family_scores.Scored("yes", "yes")
+    tok = AutoTokenizer.from_pretrained(tmp_path)
+    ids = tok(family_scores.PROMPT, add_special_tokens=False, return_tensors="pt")["input_ids"]
+    options = GenerationConfig(do_sample=False, max_new_tokens=8, eos_token_id=2, pad_token_id=0, use_cache=False,
+                               decoder_start_token_id=2)  # fmt: skip
+    with torch.no_grad():
+        made = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=options)[0]
+    wanted = made[1:] if model.config.is_encoder_decoder else made[ids.shape[1] :]
+    found = generate_text(tmp_path, family_scores.PROMPT, 8, device="cpu")
+    assert found.text == tok.decode(wanted, skip_special_tokens=True)
+
+
+@pytest.mark.parametrize(
+    ("family", "named", "class_name", "how"),
+    [
+        ("bart", "BartForConditionalGeneration", "BartForConditionalGeneration", ENCODED),
+        ("bart", "BartForCausalLM", "BartForCausalLM", CAUSAL),
+        ("bart", None, "BartForConditionalGeneration", ENCODED),
+        ("bert", "BertForPreTraining", "BertForMaskedLM", MASKED),
+        ("gemma3", "Gemma3ForConditionalGeneration", "Gemma3ForConditionalGeneration", CAUSAL),
+        ("llama", "LlamaModel", "LlamaForCausalLM", CAUSAL),
+        ("mistral3", None, "Mistral3ForConditionalGeneration", CAUSAL),
+        ("t5", "T5ForConditionalGeneration", "T5ForConditionalGeneration", ENCODED),
+    ],
+)
+def test_the_class_is_the_named_one_or_the_one_that_its_type_is_mapped_to(
+    family: str, named: str | None, class_name: str, how: str
+) -> None:
+    config = families.small_config(family)
+    config.architectures = [named] if named else None
+    config.is_decoder = named == "BartForCausalLM"
+    found = reading_of(config)
+    assert (found.model_class.__name__, found.how) == (class_name, how)
+
+
+def test_a_type_without_a_class_that_answers_with_a_text_is_refused() -> None:
+    with pytest.raises(ModelError, match=r"'clip' that answers with a text.*evomerge merge"):
+        reading_of(AutoConfig.for_model("clip"))
+
+
+def test_an_encoder_in_the_class_of_a_language_model_is_refused(tmp_path: Path) -> None:
+    folder = make(tmp_path, "bert")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "architectures": ["BertLMHeadModel"]}))
+    with pytest.raises(ModelError, match=r"is_decoder is false.*name BertForMaskedLM"):
+        score_folder(folder, suite_of("multiple_choice", CHOICES), "all")
+
+
+def test_a_model_that_sees_ahead_is_refused(tmp_path: Path) -> None:
+    """XLNet reads both ways, and nothing in its config says so."""
+    built("xlnet", tmp_path)
+    family_scores.tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="depends on the tokens behind it"):
+        family_scores.ours(tmp_path)
+
+
+def test_an_encoder_decoder_needs_a_prompt_for_a_documents_likelihood(tmp_path: Path) -> None:
+    built("t5", tmp_path)
+    family_scores.tokenizer().save_pretrained(tmp_path)
+    assert score_folder(tmp_path, suite_of("perplexity", [{"prompt": "a b", "text": "c d"}]), "all").fitness > 0
+    with pytest.raises(SuiteError, match=r"document 0 has no prompt.*multiple_choice, exact_match or qa"):
+        score_folder(tmp_path, suite_of("perplexity", [{"text": "c d"}]), "all")
+
+
+@pytest.mark.parametrize("wrapper", ["_orig_mod.", "module.", "module._orig_mod."])
+def test_names_that_a_trainer_wraps_are_unwrapped(tmp_path: Path, wrapper: str) -> None:
+    plain, wrapped = make(tmp_path / "plain"), make(tmp_path / "wrapped")
+    tensors = load_file(wrapped / "model.safetensors")
+    save_file({wrapper + name: one for name, one in tensors.items()}, wrapped / "model.safetensors", {"format": "pt"})
+    suite = suite_of("multiple_choice", CHOICES)
+    assert score_folder(wrapped, suite, "all").scores == score_folder(plain, suite, "all").scores
+    assert generate_text(wrapped, "1 + 1 =", 5).text == generate_text(plain, "1 + 1 =", 5).text
+
+
+def test_missing_tensors_are_told_with_what_helps(tmp_path: Path) -> None:
+    folder = make(tmp_path)
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["model.norm.weight"]
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(NotAModel, match=r"'model.norm.weight', which a LlamaForCausalLM.*of one save together"):
+        score_folder(folder, suite_of("multiple_choice", CHOICES), "all")
