@@ -27,12 +27,12 @@ from helpers.hub_server import write_adapter, write_model_folder
 class NoHub(Hub):
     """Fails the test when a local path is asked for on the hub."""
 
-    def model(self, repository: str, revision: str) -> RemoteModel:
+    def model(self, repository: str, revision: str, file: str = "") -> RemoteModel:
         raise AssertionError(f"asked the hub for {repository}@{revision}")
 
 
 class DeadHub(Hub):
-    def model(self, repository: str, revision: str) -> RemoteModel:
+    def model(self, repository: str, revision: str, file: str = "") -> RemoteModel:
         raise Unavailable("no network")
 
 

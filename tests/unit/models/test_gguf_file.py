@@ -17,6 +17,7 @@ from evomerge_models.describe import check_model_folder, describe_model
 from evomerge_models.gguf.describe import in_words, inspect_gguf, one_line
 from evomerge_models.gguf.file import GgufFile
 from evomerge_models.gguf.folder import write_model_folder
+from helpers.tiny_gguf import tiny_model
 
 Kind = gguf.GGMLQuantizationType
 
@@ -91,45 +92,6 @@ def test_a_lie_is_told_at_once(tmp_path: Path, content: bytes, words: str) -> No
     with pytest.raises(ModelError, match=words):
         GgufFile(path)
     assert time.monotonic() - begun < 1
-
-
-def tiny_model(path: Path, **changes: Any) -> Path:
-    """A llama of one layer; `changes` replace metadata (None removes), tensors by `tensor:NAME`."""
-    meta: dict[str, Any] = {
-        "llama.block_count": 1, "llama.context_length": 16, "llama.embedding_length": 8,
-        "llama.feed_forward_length": 12,
-        "llama.attention.head_count": 2, "llama.attention.layer_norm_rms_epsilon": 1e-5,
-        "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "gpt-2",
-        "tokenizer.ggml.tokens": ["a", "b", "ab", "</s>"],
-        "tokenizer.ggml.token_type": [1, 1, 1, 3], "tokenizer.ggml.merges": ["a b"], "tokenizer.ggml.eos_token_id": 3,
-    }  # fmt: skip
-    shapes = {"token_embd": (4, 8), "output_norm": (8,), "blk.0.attn_norm": (8,), "blk.0.ffn_norm": (8,),
-              **{f"blk.0.attn_{one}": (8, 8) for one in ("q", "k", "v", "output")},
-              "blk.0.ffn_gate": (12, 8), "blk.0.ffn_up": (12, 8), "blk.0.ffn_down": (8, 12)}  # fmt: skip
-    numbers = np.random.default_rng(0)
-    tensors = {f"{name}.weight": numbers.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
-    architecture = changes.pop("architecture", "llama")
-    tensors |= {key.removeprefix("tensor:"): changes.pop(key) for key in list(changes) if key.startswith("tensor:")}
-    writer = gguf.GGUFWriter(path, architecture)
-    for key, value in (meta | changes).items():
-        if isinstance(value, bool):
-            writer.add_bool(key, value)
-        elif isinstance(value, int):
-            writer.add_uint32(key, value)
-        elif isinstance(value, float):
-            writer.add_float32(key, value)
-        elif isinstance(value, str):
-            writer.add_string(key, value)
-        elif value is not None:
-            writer.add_array(key, value)
-    for name, values in tensors.items():
-        if values is not None:
-            writer.add_tensor(name, values)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
 
 
 def test_a_model_becomes_a_folder_and_is_told_in_words(tmp_path: Path) -> None:

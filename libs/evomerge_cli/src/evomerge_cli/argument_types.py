@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import re
+
+from evomerge_common.errors import InvalidInput
+from evomerge_common.runtime.sizes import byte_size
 
 
 def positive(text: str) -> int:
@@ -19,9 +21,10 @@ def positive(text: str) -> int:
 
 def size(text: str) -> int:
     """Reads a number of bytes: 2GB (decimal), 500MiB (binary), 1000000."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])(I?))?B?", text.strip().upper())
-    power = "KMGT".index(match[2]) + 1 if match and match[2] else 0
-    found = int(float(match[1]) * (1024 if match[3] else 1000) ** power) if match else 0
+    try:
+        found = byte_size(text)
+    except InvalidInput:
+        found = 0
     if found < 1:
         raise argparse.ArgumentTypeError(f"must be a size such as 2GB or 500MiB, not {text!r}")
     return found

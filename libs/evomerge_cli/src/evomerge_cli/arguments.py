@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from evomerge_cli.argument_types import positive, rate, size
+from evomerge_cli.shared_flags import add_json_flag, add_models_flags, add_verbose_flag
 from evomerge_common import __version__
 from evomerge_common.domain.cross_domain import CROSS_STRATEGIES
 from evomerge_common.domain.methods import DFS_TECHNIQUES, MASK_STRATEGIES, PS_TECHNIQUES_1, PS_TECHNIQUES_2
@@ -36,6 +37,7 @@ COMMANDS = {
     "report": "report again from the event log",
     "export": "write a model as a finished Hugging Face folder, as GGUF for llama.cpp, or a champion as a LoRA adapter",
     "gguf": "look into a GGUF file",
+    "models": "list, pin, unpin, evict models of this machine's store",
     "extract-lora": "write what a fine-tuned model changed in its base as a LoRA adapter",
     "doctor": "what this machine has, and what to do about what it lacks",
     "bench": "the performance benchmarks",
@@ -86,20 +88,12 @@ def _parser() -> Parser:
     sub = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
     for name, text in COMMANDS.items():
         command = sub.add_parser(name, help=text, description=text)
-        _add_verbose_flag(command)
+        add_verbose_flag(command)
         if name in _WITH_JSON:
-            _add_json_flag(command)
+            add_json_flag(command)
         if name in _FLAGS:
             _FLAGS[name](command)
     return parser
-
-
-def _add_verbose_flag(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--verbose", action="store_true", default=argparse.SUPPRESS, help="say more; show tracebacks")
-
-
-def _add_json_flag(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", dest="json_output", help="print data as JSON on stdout")
 
 
 def _add_demo_flags(parser: argparse.ArgumentParser) -> None:
@@ -167,8 +161,8 @@ def _add_runs_flags(parser: argparse.ArgumentParser) -> None:
         if name in {"cancel", "finish"}:
             action.add_argument("--reason", default="asked on the command line")
         _add_server_flag(action)
-        _add_json_flag(action)
-        _add_verbose_flag(action)
+        add_json_flag(action)
+        add_verbose_flag(action)
 
 
 def _add_report_flags(parser: argparse.ArgumentParser) -> None:
@@ -203,8 +197,8 @@ def _add_gguf_flags(parser: argparse.ArgumentParser) -> None:
     text = "metadata, tensors, types and sizes of a file"
     inspect = actions.add_parser("inspect", help=text, description=text)
     inspect.add_argument("file", metavar="FILE")
-    _add_json_flag(inspect)
-    _add_verbose_flag(inspect)
+    add_json_flag(inspect)
+    add_verbose_flag(inspect)
 
 
 def _add_extract_lora_flags(parser: argparse.ArgumentParser) -> None:
@@ -323,7 +317,7 @@ def _add_init_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="replace an existing file")
 
 
-_WITH_JSON = frozenset(COMMANDS) - {"evaluate", "init", "down", "runs", "gguf"}
+_WITH_JSON = frozenset(COMMANDS) - {"evaluate", "init", "down", "runs", "gguf", "models"}
 """Commands with a plain `--json`; those with actions have it at each, evaluate's takes a file."""
 _FLAGS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "demo": _add_demo_flags,
@@ -333,6 +327,7 @@ _FLAGS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "generate": _add_generate_flags,
     "up": _add_up_flags,
     "runs": _add_runs_flags,
+    "models": add_models_flags,
     "report": _add_report_flags,
     "export": _add_export_flags,
     "gguf": _add_gguf_flags,

@@ -10,6 +10,7 @@ EvoMergeException
 │   │   ├── NotAModel           a folder without config or weights
 │   │   ├── QuantisedModel      codes and scales in place of weights
 │   │   ├── UnsafeFile          a pickle, a lying header, a path that leaves its folder
+│   │   ├── OverQuota           a model that is larger than the store may be
 │   │   ├── ShapeMismatch       models whose tensors do not fit each other
 │   │   └── NonFiniteWeights    NaN or infinity in the weights
 │   ├── LicenceConflict         sources whose licences exclude each other
@@ -48,6 +49,7 @@ __all__ = [
     "NotAModel",
     "NotFound",
     "OutOfMemory",
+    "OverQuota",
     "QuantisedModel",
     "RecipeError",
     "ResourceExhausted",
@@ -128,6 +130,10 @@ class QuantisedModel(ModelError):
 
 class UnsafeFile(ModelError):
     """A file that EvoMerge refuses to read: a pickle, a lying header, a path that leaves its folder."""
+
+
+class OverQuota(ModelError):
+    """A model that is larger than the quota of the model store."""
 
 
 class ShapeMismatch(ModelError):

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge_common.errors import ModelError, ModelNotFound, NotAModel, UnsafeFile
+from evomerge_models.gguf_names import GGUF, check_gguf_file, which_gguf
 
 MAX_JSON_BYTES = 64_000_000
 """An index of a model with a million tensors is about this large."""
@@ -96,16 +97,25 @@ class WeightFiles:
 # ---- by name ----
 
 
-def select_files(names: Iterable[str], where: str) -> Selection:
-    """Chooses what to take from the names of a folder or repository (`where`: how to call it in an error).
+def select_files(names: Iterable[str], where: str, file: str = "") -> Selection:
+    """Chooses what to take from the names of a folder or repository.
+
+    Args:
+        names: of its files.
+        where: how to call it in an error.
+        file: the one GGUF file that is wanted; "": the files that make a model.
 
     Raises:
-        ModelError: GGUF files alone.
+        ModelError: GGUF files alone; a part of a GGUF file.
+        ModelNotFound: it has no such file.
         NotAModel: config, weights or tokenizer are missing.
         UnsafeFile: an adapter whose weights are a pickle.
 
     """
     names = set(names)
+    if file:
+        check_gguf_file(names, where, file)
+        return Selection((), (file,))
     top = {name for name in names if _PLAIN_NAME.fullmatch(name)}
     if is_adapter(top):
         check_adapter_files(top, where)
@@ -157,8 +167,8 @@ def _check_listed(files: tuple[str, ...], top: Collection[str], where: str) -> N
 
 
 def _no_weights(top: Collection[str], where: str) -> ModelError:
-    if any(name.endswith(".gguf") for name in top):
-        return ModelError(f"{where} holds GGUF files only; give the path of one of them")
+    if any(name.endswith(GGUF) for name in top):
+        return ModelError(f"{where} holds GGUF files only; {which_gguf(top)}")
     return NotAModel(
         f"{where} has no weights: neither {SINGLE} nor {INDEX}, and no {BIN_SINGLE}; its download is not complete, or "
         f"it is no model (it has {', '.join(sorted(top)[:8])}{' …' if len(top) > 8 else ''})"

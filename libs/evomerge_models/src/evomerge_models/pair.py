@@ -12,6 +12,7 @@ from evomerge_models.files import (
     names_in,
     names_with_modules,
     read_json_object,
+    read_json_or_nothing,
     tokenizer_of_adapter,
 )
 
@@ -40,6 +41,12 @@ def write_pair(folder: Path, base: Path, adapter: Path) -> None:
         for name in names:
             (folder / name).symlink_to(place / name)
     (folder / PAIR).write_text(json.dumps({"base": str(base), "adapter": str(adapter)}) + "\n", "utf-8")
+
+
+def names_of_parts(folder: Path) -> tuple[str, ...]:
+    """What the folders of base and adapter are called that a pair of a store is made of; () for any other folder."""
+    data = read_json_or_nothing(folder / PAIR)
+    return tuple(Path(str(data[key])).name for key in ("base", "adapter") if key in data)
 
 
 def read_pair(folder: Path) -> tuple[Path, Path] | None:

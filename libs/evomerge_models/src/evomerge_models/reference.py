@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from evomerge_common.domain.reference import ModelReference
+from evomerge_common.domain.reference import ModelReference, on_hub
 from evomerge_common.errors import ModelError, ModelNotFound
 from evomerge_models.adapter import read_adapter
 from evomerge_models.files import ADAPTER_CONFIG
@@ -72,8 +72,8 @@ def plus_hint(reference: ModelReference) -> str:
 def local_path(name: str, *places: Path) -> Path | None:
     """The path that a model's name means, if it means one: from the first of `places` where it exists.
 
-    None means a hub id. What looks like a path is one, whether it exists or not; a name that exists as a folder is
-    that folder, and is never asked for on the hub.
+    None means a hub id, or a GGUF file of one (org/name/file.gguf). What looks like a path is one, whether it exists or
+    not; a name that exists as a folder is that folder, and is never asked for on the hub.
     """
     text = name.strip()
     path = Path(text).expanduser()
@@ -84,7 +84,7 @@ def local_path(name: str, *places: Path) -> Path | None:
         if (start / path).exists():
             return start / path
     looks_like_a_path = text.startswith((".", "~")) or text.endswith("/") or text.count("/") > 1 or "\\" in text
-    return starts[0] / path if looks_like_a_path else None
+    return starts[0] / path if looks_like_a_path and not on_hub(text) else None
 
 
 def absolute(reference: ModelReference, *places: Path) -> ModelReference:

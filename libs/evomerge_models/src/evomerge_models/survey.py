@@ -12,12 +12,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from evomerge_common.domain.reference import HUB_ID, ModelReference
+from evomerge_common.domain.reference import ModelReference, on_hub
 from evomerge_common.errors import EvoMergeException, InvalidInput, ModelError, ModelNotFound, Unavailable
 from evomerge_common.runtime.scratch import drop, scratch_folder
 from evomerge_models.describe import ModelDescription, describe_model, describe_pair
 from evomerge_models.files import ADAPTER_CONFIG, is_adapter_folder
 from evomerge_models.hub import COMMIT, Hub
+from evomerge_models.hub.cache import whole_snapshot
 from evomerge_models.hub.outline import Outlines
 from evomerge_models.pair import PAIRS, write_pair
 from evomerge_models.reference import base_beside, base_hint
@@ -46,7 +47,7 @@ class Survey:
     ) -> None:
         self._hub, self._store, self._seconds, self._patient = hub, store, seconds, patient
         self._outlines = Outlines(hub, store.root if store is not None else None) if hub is not None else None
-        self._parts: dict[str, Part | Exception] = {}
+        self._parts: dict[str, Part | Exception | None] = {}
         self._pairs: list[Path] = []
         self.models: dict[str, Seen] = {}
 
@@ -146,7 +147,7 @@ class Survey:
         for thread in threads:
             thread.join(None if end is None else max(0.0, end - time.monotonic()))
 
-    def _try(self, part: ModelReference, look: Callable[[ModelReference], Part]) -> None:
+    def _try(self, part: ModelReference, look: Callable[[ModelReference], Part | None]) -> None:
         try:
             self._parts[str(part)] = look(part)
         except Exception as error:  # raised where it is asked for; after the end of the context, nowhere
@@ -157,14 +158,22 @@ class Survey:
         described = describe_model(folder)
         return Part(part, folder, described, described.licence)
 
-    def _of_hub(self, part: ModelReference) -> Part:
-        if not HUB_ID.fullmatch(part.name):
+    def _of_hub(self, part: ModelReference) -> Part | None:
+        named = on_hub(part.name)
+        if named is None:
             raise ModelNotFound(f"there is no folder {part.name}; give an existing model folder or a hub id (org/name)")
         if (known := self._in_store(part)) is not None:
             return known
         assert self._outlines is not None
+        repository, file = named
+        if file:  # a GGUF file's header is long, and is read when it is here
+            assert self._hub is not None
+            self._hub.model(repository, part.revision, file)
+            return None
         with self._outlines.named():
             remote = self._outlines.find(part.name, part.revision)
+            if (folder := whole_snapshot(remote)) is not None:
+                return Part(part, folder, describe_model(folder), remote.licence)
             outline = self._outlines.draw(remote, part.revision)
             described = replace(describe_model(outline.folder), licence=remote.licence)
         return Part(part, outline.folder, described, remote.licence, outline)

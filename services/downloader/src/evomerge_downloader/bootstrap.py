@@ -10,14 +10,16 @@ from evomerge_common.runtime.worker import Worker
 from evomerge_downloader.fetch import Fetcher
 from evomerge_downloader.grpc_api import DownloaderServicer
 from evomerge_downloader.handlers import DownloadHandler
+from evomerge_downloader.kept import KeptByRuns
 from evomerge_models.hub import Hub
 from evomerge_models.store import WritableModelStore
 
 
 async def bootstrap(settings: Settings, ports: Ports) -> Service:
-    """Makes a store, the hub, one worker and the gRPC API."""
-    store = WritableModelStore(settings.model_store)
+    """Makes a store, the hub, one worker, the gRPC API and what follows the runs."""
+    store = WritableModelStore(settings.model_store, settings.model_store_quota)
     fetcher = Fetcher(store, Hub(), link=settings.link_models)
+    runs = KeptByRuns(store, ports.log, ports.clock)
     servicer = DownloaderServicer(fetcher, store)
     return Service(
         name="downloader",
@@ -28,6 +30,6 @@ async def bootstrap(settings: Settings, ports: Ports) -> Service:
             )
         ],
         workers=[Worker(kind="download", handler=DownloadHandler(fetcher), ports=ports, settings=settings)],
-        background=[],
+        background=[runs.follow],
         closers=[],
     )

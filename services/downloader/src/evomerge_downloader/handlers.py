@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import time
 
-from evomerge_common.domain.messages import DownloadJob, Job, ModelReady
+from evomerge_common.domain.messages import ADHOC, DownloadJob, Job, ModelReady
 from evomerge_common.errors import InvalidInput
 from evomerge_downloader.fetch import Fetcher
 from evomerge_downloader.threads import in_daemon_thread
+from evomerge_models.pins import run_owner
 
 
 class DownloadHandler:
-    """Brings the job's model into the store; instant when it is there with its files unchanged."""
+    """Brings the job's model into the store, where the run keeps it; instant when it is there, its files unchanged."""
 
     def __init__(self, fetcher: Fetcher) -> None:
         self._fetcher = fetcher
@@ -21,12 +22,14 @@ class DownloadHandler:
         if not isinstance(job.payload, DownloadJob):
             raise InvalidInput(f"job {job.job_id} is a {job.kind} job; the downloader takes download jobs alone")
         start = time.monotonic()
+        wanted = job.payload
         model = await in_daemon_thread(
             self._fetcher.fetch,
-            job.payload.reference,
-            job.payload.base,
+            wanted.reference,
+            wanted.base,
             typed=False,
-            together=job.payload.together,
-            accept_licence_conflict=job.payload.accept_licence_conflict,
+            together=wanted.together,
+            accept_licence_conflict=wanted.accept_licence_conflict,
+            owner="" if job.run_id == ADHOC else run_owner(job.run_id),
         )
         return ModelReady(job_id=job.job_id, model=model, seconds=time.monotonic() - start)

@@ -113,9 +113,10 @@ def _download(source: ModelReference, base: ModelReference | None, settings: Set
     from evomerge_models.store import WritableModelStore
 
     console.say(f"fetching {source}")
-    store = WritableModelStore(settings.model_store)
+    store = WritableModelStore(settings.model_store, settings.model_store_quota)
     fetcher = Fetcher(store, Hub(), link=settings.link_models)
-    return store.open(fetcher.fetch(str(replace(source, digest="")), str(base or ""), typed=False).uri)
+    owner = store.pins.of_this_process()  # nobody makes room of what is read here
+    return store.open(fetcher.fetch(str(replace(source, digest="")), str(base or ""), typed=False, owner=owner).uri)
 
 
 def _classic(args: argparse.Namespace, console: Console) -> Recipe:

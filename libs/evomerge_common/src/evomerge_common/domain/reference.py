@@ -10,6 +10,9 @@ from evomerge_common.errors import RecipeError
 
 _PLUS = re.compile(r"(\\*)\+")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9_][\w.-]*)?")
+_HUB_FILE = re.compile(
+    r"(?P<repository>[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*)/(?P<file>(?:[A-Za-z0-9_][^/\\\0]*/)*[A-Za-z0-9_][^/\\\0]*\.gguf)"
+)
 
 
 @dataclass(frozen=True, order=True)
@@ -22,7 +25,8 @@ class ModelReference:
     (`evomerge_models.reference`).
 
     Attributes:
-        name: a hub id (org/name), or the path of a folder or GGUF file, as it is on the disk.
+        name: a hub id (org/name), perhaps with a GGUF file of it (org/name/file.gguf), or the path of a folder or GGUF
+            file, as it is on the disk.
         revision: of a hub id: branch, tag or commit; "" is the default branch.
         adapter: the hub id (perhaps @revision) or folder of a LoRA adapter that is applied to it; "" without.
         digest: of the content, once the downloader has told it; "" before.
@@ -82,9 +86,9 @@ class ModelReference:
 
     @property
     def hub_ids(self) -> tuple[str, ...]:
-        """Returns the hub ids among model and adapter, without revisions."""
+        """Returns the hub ids among model and adapter, without revisions and files."""
         names = (self.name, self.adapter.partition("@")[0])
-        return tuple(name for name in names if HUB_ID.fullmatch(name))
+        return tuple(found[0] for name in names if (found := on_hub(name)))
 
     @property
     def key(self) -> str:
@@ -92,9 +96,18 @@ class ModelReference:
         return self.digest or str(self)
 
 
+def on_hub(name: str) -> tuple[str, str] | None:
+    """Returns the repository and the GGUF file ("": the model itself) that a name means on a hub; None: a path."""
+    if HUB_ID.fullmatch(name):
+        return name, ""
+    found = _HUB_FILE.fullmatch(name)
+    return (found["repository"], found["file"]) if found else None
+
+
 def own_name(name: str) -> str:
     """Returns a hub id as it is, of a path the last part: the rest means nothing elsewhere, and is the author's own."""
-    return PurePath(name).name if name.startswith((".", "/", "~")) or name.count("/") > 1 else name
+    is_path = name.startswith((".", "/", "~")) or name.count("/") > 1
+    return PurePath(name).name if is_path and not on_hub(name) else name
 
 
 def _parted(text: str) -> tuple[str, str | None]:

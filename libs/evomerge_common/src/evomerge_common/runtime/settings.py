@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from evomerge_common.errors import EvoMergeException, InvalidInput, did_you_mean
+from evomerge_common.runtime.sizes import byte_size
 from evomerge_common.runtime.uris import local_path
 
 PREFIX = "EVOMERGE_"
@@ -21,6 +22,8 @@ _STATE = Path("~/.local/state/evomerge").expanduser()
 BACKENDS = ("auto", "torch", "vllm")
 FOLDERS = ("model_store", "artifact_store", "state_dir", "score_cache")
 """Settings that name a folder, by its path or its file:// URI."""
+SIZES = ("model_store_quota",)
+"""Settings that are a number of bytes, also in words such as 200GB."""
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
@@ -39,6 +42,8 @@ class Settings:
         metrics_address: host:port of the Prometheus endpoint; empty: none. Each service has a default port of its own.
         http_address: host:port of the reporter's page.
         model_store: folder of the source models; this and the other folders may be given as file:// URIs.
+        model_store_quota: bytes that the model store may take, such as 200GB: to make room, models go that were used
+            longest ago, never one that is pinned or in use. 0: no limit but the disk's. Linked folders take no room.
         artifact_store: a folder for candidates' weights, suites and finished models.
         state_dir: folder of what a service writes for itself: its port file, the reporter's database.
         token: bearer token that gRPC calls must carry; TOKEN_FILE names a file that holds it.
@@ -75,6 +80,7 @@ class Settings:
     metrics_address: str = ""
     http_address: str = "127.0.0.1:8080"
     model_store: Path = _CACHE / "models"
+    model_store_quota: int = 0
     artifact_store: str = str(_CACHE / "artifacts")
     state_dir: Path = _STATE
     token: str = field(default="", repr=False)
@@ -196,6 +202,11 @@ def _parse(name: str, wanted: str, text: str) -> Any:
     if name in FOLDERS:
         folder = _folder(name, text)
         return folder if wanted == "Path" else str(folder)
+    if name in SIZES:
+        try:
+            return byte_size(text)
+        except InvalidInput as error:
+            raise _bad(name, text, str(error)) from error
     if wanted == "bool":
         word = text.strip().lower()
         if word not in {"true", "false", "1", "0", "yes", "no", "on", "off"}:

@@ -3,6 +3,7 @@
 ```
 outline.py     a model before its weights: small files, headers, holes
 client.py      Hub: a repository at one commit; its files, fetched and verified
+cache.py       what the hub's own client has fetched before, used where it lies
 answers.py     what the API's client says, and what its errors mean here
 transfer.py    files in pieces over a few connections, hashed as they come
 part.py        a file on its way, and how far it is, on the disk

@@ -41,8 +41,8 @@ class Hub:
         """Tells whether the client is set to ask no hub (HF_HUB_OFFLINE)."""
         return bool(client().constants.is_offline_mode())
 
-    def model(self, repository: str, revision: str) -> RemoteModel:
-        """Asks what a revision ("" = the default branch) is now, pinned to its commit.
+    def model(self, repository: str, revision: str, file: str = "") -> RemoteModel:
+        """Asks what a revision ("" = the default branch) is now, pinned to its commit; of a GGUF `file`, that alone.
 
         Raises:
             ModelNotFound: no such repository or revision, no access, or the client is set to offline.
@@ -59,7 +59,7 @@ class Hub:
             return commit_of(info, name), files, licence_said(info)
 
         commit, files, licence = patiently(ask, name)
-        selection = select_files(files, f"hub model {name}")
+        selection = select_files(files, f"hub model {name}", file)
         chosen = tuple(files[one] for one in selection.files)
         return RemoteModel(repository, commit, selection, chosen, licence, licence_file_among(files))
 

@@ -1,0 +1,36 @@
+"""Flags of several commands, and those of `evomerge models`."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def add_verbose_flag(parser: argparse.ArgumentParser) -> None:
+    """Adds --verbose."""
+    parser.add_argument("--verbose", action="store_true", default=argparse.SUPPRESS, help="say more; show tracebacks")
+
+
+def add_json_flag(parser: argparse.ArgumentParser) -> None:
+    """Adds --json."""
+    parser.add_argument("--json", action="store_true", dest="json_output", help="print data as JSON on stdout")
+
+
+def add_models_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the actions of `evomerge models`."""
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True, parser_class=type(parser))
+    for name, text in (
+        ("list", "what the store holds, how large, when last used, and who keeps it"),
+        ("pin", "keep a model, whatever the quota"),
+        ("unpin", "keep it no longer"),
+        ("evict", "remove a model; a linked folder stays where it is"),
+    ):
+        action = actions.add_parser(name, help=text, description=text)
+        if name == "list":
+            add_json_flag(action)
+        else:
+            action.add_argument("model", metavar="MODEL", help="its reference, or the beginning of its digest")
+        if name == "unpin":
+            action.add_argument(
+                "--all", action="store_true", help="also what runs and processes keep, such as dead ones"
+            )
+        add_verbose_flag(action)
