@@ -12,8 +12,6 @@ from evomerge_models.card import (
     HeldOutScore,
     Metadata,
     hub_ids,
-    languages_of,
-    licence_of,
     parse_metadata,
     pipeline_tag,
     read_metadata,
@@ -91,14 +89,20 @@ def test_the_task_follows_from_the_class(config: dict[str, Any], files: tuple[st
 
 
 def test_languages_and_licence_of_the_sources() -> None:
-    cards: list[dict[str, Any]] = [
-        {"language": "EN", "license": "mit"},
-        {"language": ["de", "en", "Deutsch", None], "license": "mit"},
-    ]
-    assert languages_of(cards) == ("en", "de")
-    assert licence_of(cards) == "mit"
-    assert licence_of([*cards, {}]) == "", "one that says nothing may be under anything"
-    assert licence_of([]) == ""
+    cards: dict[str, dict[str, Any]] = {
+        "org/a": {"language": "EN", "license": "mit"},
+        "org/b": {"language": ["de", "en", "Deutsch", None], "license": "apache-2.0"},
+    }
+    head = Metadata().drawn_from(cards)
+    assert (head.languages, head.licence) == (("en", "de"), "apache-2.0")
+    assert Metadata().drawn_from({**cards, "org/c": {}}).licence == "", "one that says nothing may be under anything"
+    assert Metadata().drawn_from({}).licence == ""
+
+
+def test_a_licence_that_the_hub_has_no_word_for_is_named() -> None:
+    card = {"license": "other", "license_name": "qwen-research", "license_link": "LICENSE"}
+    data = parse_metadata(Metadata().drawn_from({"Qwen/a": card}).front_matter())[0]
+    assert (data["license"], data["license_name"]) == ("other", "qwen-research")
 
 
 @pytest.mark.parametrize("text", ["", "# no head", "---\n: [\n---\n", "---\n- a list\n---\n"])

@@ -21,6 +21,14 @@ DEFAULT_MODELS = (
 """Stand in for --model1, --model2, --model3 where one is not given."""
 
 
+PUSH_EXAMPLES = """examples:
+  evomerge push out me/my-merge --dry-run       what would be sent where, under which licence
+  evomerge push out me/my-merge                 the champion of the run in out/, to a private repository
+  evomerge push out me/my-merge --public --gguf-repo
+  evomerge push ./merged me/my-merge --branch v2 --message "with more maths"
+
+The token: HF_TOKEN, or `hf auth login`. A push that was interrupted goes on when it is typed again."""
+
 CLASSIC_ACTIONS = ("--run", "--download-and-merge", "--evaluate", "--generate", "--generate-config")
 
 COMMANDS = {
@@ -36,6 +44,7 @@ COMMANDS = {
     "runs": "list, show, watch, pause, resume, finish, cancel runs; print their events",
     "report": "report again from the event log",
     "export": "write a model as a finished Hugging Face folder, as GGUF for llama.cpp, or a champion as a LoRA adapter",
+    "push": "publish a run's champion, or a model folder, on the Hugging Face Hub",
     "gguf": "look into a GGUF file",
     "models": "list, pin, unpin, evict models of this machine's store",
     "extract-lora": "write what a fine-tuned model changed in its base as a LoRA adapter",
@@ -192,6 +201,29 @@ def _add_export_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gguf", nargs="?", const="auto", metavar="TYPE", help="the same as --format gguf --type TYPE")
 
 
+def _add_push_flags(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = PUSH_EXAMPLES
+    parser.add_argument(
+        "model",
+        metavar="RUN_OR_DIR",
+        help="a run's output folder, or its id at a server; a model's folder, a GGUF file",
+    )
+    parser.add_argument("repository", metavar="ORG/NAME")
+    parser.add_argument("--public", action="store_true", help="for everybody (default: private)")
+    parser.add_argument("--dry-run", action="store_true", help="look and tell alone: nothing is made or sent")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="where something else is there: replace it, in a commit after it"
+    )
+    parser.add_argument("--revision", "--branch", default="", metavar="BRANCH", help="made if missing (default: main)")
+    parser.add_argument("--message", default="", metavar="TEXT", help="of the commit")
+    parser.add_argument(
+        "--gguf-repo", nargs="?", const="", metavar="ORG/NAME",
+        help="a repository of its own for the GGUF files (without a name: ORG/NAME-GGUF)",
+    )  # fmt: skip
+    _add_server_flag(parser)
+
+
 def _add_gguf_flags(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True, parser_class=Parser)
     text = "metadata, tensors, types and sizes of a file"
@@ -330,6 +362,7 @@ _FLAGS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "models": add_models_flags,
     "report": _add_report_flags,
     "export": _add_export_flags,
+    "push": _add_push_flags,
     "gguf": _add_gguf_flags,
     "extract-lora": _add_extract_lora_flags,
     "bench": _add_bench_flags,

@@ -13,6 +13,7 @@ EvoMergeException
 │   │   ├── OverQuota           a model that is larger than the store may be
 │   │   ├── ShapeMismatch       models whose tensors do not fit each other
 │   │   └── NonFiniteWeights    NaN or infinity in the weights
+│   ├── AccessDenied            a hub wants a token, or another one
 │   ├── LicenceConflict         sources whose licences exclude each other
 │   ├── NotFound                no such run, model, job or artifact
 │   └── UnservedScheme          a URI whose scheme no store serves
@@ -35,6 +36,7 @@ import errno
 from collections.abc import Iterable
 
 __all__ = [
+    "AccessDenied",
     "BackPressure",
     "DeadlineExceeded",
     "DiskFull",
@@ -142,6 +144,10 @@ class ShapeMismatch(ModelError):
 
 class NonFiniteWeights(ModelError):
     """NaN or infinity in the weights."""
+
+
+class AccessDenied(InvalidInput):
+    """A hub that wants a token, or one that may do more."""
 
 
 class LicenceConflict(InvalidInput):

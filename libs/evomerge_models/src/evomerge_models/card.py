@@ -6,14 +6,15 @@ The client is imported on first use, so that an idle service stays small.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from evomerge_common.domain.licence_names import OTHER, UNKNOWN, licence_of_metadata, licence_of_text
+from evomerge_common.domain.licence_names import AND, OTHER, UNKNOWN, licence_of_metadata, licence_of_text
+from evomerge_common.domain.licences import combine
 from evomerge_common.domain.reference import ModelReference
 from evomerge_models.files import CONFIG, names_in, read_json_or_nothing
 
@@ -66,6 +67,7 @@ class Metadata:
     Attributes:
         base_models: hub ids; what lies on a disk alone is not among them.
         relation: the Hub's word for what is made of base_models: merge, adapter, quantized; "": it has none.
+        licence: the Hub's identifier; `licence_name` and `licence_link` say more where it is `other`.
         name: of the model, beside its scores.
 
     """
@@ -76,6 +78,8 @@ class Metadata:
     pipeline_tag: str = ""
     tags: tuple[str, ...] = ("merge", "evomerge")
     licence: str = ""
+    licence_name: str = ""
+    licence_link: str = ""
     languages: tuple[str, ...] = ()
     name: str = ""
     scores: tuple[HeldOutScore, ...] = ()
@@ -89,6 +93,8 @@ class Metadata:
             base_model_relation=(self.relation or None) if self.base_models else None,
             language=list(self.languages) or None,
             license=self.licence or None,
+            license_name=self.licence_name or None,
+            license_link=self.licence_link or None,
             library_name=self.library,
             pipeline_tag=self.pipeline_tag or None,
             tags=list(self.tags),
@@ -96,6 +102,21 @@ class Metadata:
             eval_results=[_result(score, self.pipeline_tag) for score in self.scores] or None,
         )
         return f"---\n{data.to_yaml()}\n---\n"
+
+    def drawn_from(self, sources: Mapping[str, Mapping[str, Any]]) -> Metadata:
+        """Returns it with what follows from the sources' cards: languages, and the licence where each names one.
+
+        `sources` is source, as readers know it → metadata of its card, empty where there is none.
+        """
+        plan = combine({name: licence_of_metadata(card) for name, card in sources.items()})
+        known = sources and plan.licence != UNKNOWN
+        return replace(
+            self,
+            licence=plan.licence if known else "",
+            licence_name=plan.name if known else "",
+            licence_link=plan.link if known else "",
+            languages=_languages(sources.values()),
+        )
 
 
 def hub_ids(sources: Iterable[ModelReference]) -> tuple[str, ...]:
@@ -156,19 +177,37 @@ def licence_of_folder(folder: Path) -> str:
         return licence_of_text(file.read(LICENCE_BYTES).decode("utf-8", "replace")) or told
 
 
-def languages_of(cards: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
-    """Returns the languages that cards name, as the Hub takes them: ISO 639 codes, `code`, `multilingual`."""
+def metadata_of_source(folder: Path) -> dict[str, Any]:
+    """Reads the metadata of the card in a source's folder, its licence also from the text beside it."""
+    licence = licence_of_folder(folder)
+    return {**read_metadata(folder), **({"license": licence.split(AND)} if licence else {})}
+
+
+def completed(card: str, head: Metadata) -> str:
+    """Returns a card's text whose own metadata lack licence or languages with those of `head`."""
+    from huggingface_hub import ModelCard
+
+    own, _ = parse_metadata(card)
+    given: dict[str, Any] = {}
+    if "license" not in own and head.licence:
+        given |= {"license": head.licence, "license_name": head.licence_name, "license_link": head.licence_link}
+    if "language" not in own and head.languages:
+        given["language"] = list(head.languages)
+    if not given:
+        return card
+    made = ModelCard(card, ignore_metadata_errors=True)
+    for key, value in given.items():
+        setattr(made.data, key, value or None)
+    return str(made)
+
+
+def _languages(cards: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
+    """The languages that cards name, as the Hub takes them: ISO 639 codes, `code`, `multilingual`."""
     found: list[str] = []
     for card in cards:
         value = card.get("language")
         found += [str(one).lower() for one in (value if isinstance(value, list) else [value]) if one]
     return tuple(dict.fromkeys(one for one in found if _LANGUAGE.fullmatch(one) or one in _OTHER_LANGUAGES))
-
-
-def licence_of(cards: Sequence[Mapping[str, Any]]) -> str:
-    """Returns the licence that all the cards name; "" where one names none or another."""
-    found = {str(card.get("license") or "") for card in cards}
-    return found.pop() if len(found) == 1 else ""
 
 
 def _result(score: HeldOutScore, task_type: str) -> Any:

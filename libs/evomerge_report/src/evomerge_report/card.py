@@ -62,20 +62,19 @@ def _metadata(result: dict[str, Any], folder: Path | None) -> cards.Metadata:
     else:
         references = [ModelReference.parse(source["reference"]) for source in result.get("sources") or []]
     library, task = cards.of_folder(folder) if folder else ("transformers", "")
-    known = [cards.read_metadata(Path(one.name).expanduser()) for one in references]
     expressible = folder is not None and (folder / "mergekit_config.yml").exists()
     merged = not champion.get("is_source")
-    return cards.Metadata(
+    head = cards.Metadata(
         base_models=cards.hub_ids(references),
         relation="merge" if merged else "",
         library=library,
         pipeline_tag=task,
         tags=(*(["merge"] if merged else []), "evomerge", *(["mergekit"] if merged and expressible else [])),
-        licence=cards.licence_of(known),
-        languages=cards.languages_of(known),
         name=f"EvoMerge champion {champion.get('recipe_digest', '')[:12]}",
         scores=_held_out(result, champion.get("holdout")),
     )
+    # Of a hub's model the card is not in the store: `evomerge push` asks the hub.
+    return head.drawn_from({str(one.public): cards.read_metadata(Path(one.name).expanduser()) for one in references})
 
 
 def _held_out(result: dict[str, Any], measured: dict[str, Any] | None) -> tuple[cards.HeldOutScore, ...]:

@@ -104,6 +104,11 @@ def on_hub(name: str) -> tuple[str, str] | None:
     return (found["repository"], found["file"]) if found else None
 
 
+def is_repository(name: str) -> bool:
+    """Tells whether a text is a name that a repository of the hub can have: owner/name."""
+    return "/" in name and HUB_ID.fullmatch(name) is not None and "--" not in name and ".." not in name
+
+
 def own_name(name: str) -> str:
     """Returns a hub id as it is, of a path the last part: the rest means nothing elsewhere, and is the author's own."""
     is_path = name.startswith((".", "/", "~")) or name.count("/") > 1

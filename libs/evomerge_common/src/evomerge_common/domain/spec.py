@@ -22,7 +22,7 @@ from evomerge_common.domain.methods import (
     traits_of,
 )
 from evomerge_common.domain.recipe import DTYPES
-from evomerge_common.domain.reference import ModelReference
+from evomerge_common.domain.reference import ModelReference, is_repository
 from evomerge_common.domain.strategies import STRATEGIES
 from evomerge_common.domain.suite import Suite
 from evomerge_common.errors import Path, RecipeError, SpecError
@@ -116,6 +116,7 @@ class RunSpec:
         dtype: in which candidates are computed and written ("" = the first model's).
         export_dtype: in which the champion is written ("" = dtype).
         gguf_type: of the GGUF file in which the champion is handed back as well ("" = none).
+        push_to: repository of the hub to which the command that started the run pushes the champion ("" = none).
         preserve_instruction: of every candidate's recipe; see `Recipe`.
         cross_domain: how models that are built otherwise than the base (or the first) are fitted to it; None: in full.
         accept_licence_conflict: the run goes on though the sources' licences exclude each other.
@@ -131,6 +132,7 @@ class RunSpec:
     threads: int = 2
     export_dtype: str = ""
     gguf_type: str = ""
+    push_to: str = ""
     preserve_instruction: bool | None = None
     cross_domain: CrossDomain | None = None
     accept_licence_conflict: bool = False
@@ -166,6 +168,7 @@ class RunSpec:
             "export": {
                 "dtype": self.export_dtype,
                 **({"formats": list(FORMATS), "gguf_type": self.gguf_type} if self.gguf_type else {}),
+                **({"push_to": self.push_to} if self.push_to else {}),
             },
             **({} if self.preserve_instruction is None else {"preserve_instruction": self.preserve_instruction}),
             **({} if self.cross_domain is None else {"cross_domain": cross_domain_to_dict(self.cross_domain)}),
@@ -203,7 +206,7 @@ class RunSpec:
         base = own.text("base")
         search = _search(own.section("search", SEARCH_KEYS))
         _check_enough(search, [model for model in models if model != base], path)
-        export = own.section("export", ("dtype", "formats", "gguf_type"))
+        export = own.section("export", ("dtype", "formats", "gguf_type", "push_to"))
         fitted = own.data.get("cross_domain")
         return cls(
             models=models,
@@ -215,6 +218,7 @@ class RunSpec:
             threads=own.section("evaluation", ("threads",)).integer("threads", 2, low=1, high=1024),
             export_dtype=export.word("dtype", DTYPES),
             gguf_type=_gguf_type(export),
+            push_to=_push_to(export),
             preserve_instruction=own.optional_flag("preserve_instruction"),
             cross_domain=None
             if fitted is None
@@ -347,6 +351,13 @@ def _classic(own: Fields) -> ClassicSpec:
         use_weight_rescale=own.flag("use_weight_rescale", True),
         mask_strategy=own.word("mask_strategy", MASK_STRATEGIES, "random"),
     )
+
+
+def _push_to(export: Fields) -> str:
+    name = export.text("push_to")
+    if name and not is_repository(name):
+        raise export.wrong(f"must be a repository of the hub, org/name, not {name!r}", "push_to")
+    return name
 
 
 def _gguf_type(export: Fields) -> str:

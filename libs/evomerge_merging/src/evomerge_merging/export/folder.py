@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from evomerge_common.domain.recipe import Recipe
 from evomerge_merging.engine.plan import Plan
@@ -27,15 +28,18 @@ def write_card(recipe: Recipe, plan: Plan, folder: Path, card: str = "") -> None
 def metadata_of(recipe: Recipe, plan: Plan, folder: Path) -> cards.Metadata:
     """The head of the card of a finished model's folder."""
     library, task = cards.of_folder(folder)
-    known = [cards.read_metadata(source.folder) for source in plan.sources.values()]
-    return cards.Metadata(
+    head = cards.Metadata(
         base_models=cards.hub_ids(recipe.sources()),
         library=library,
         pipeline_tag=task,
         tags=("merge", "evomerge", *(["mergekit"] if (folder / MERGEKIT_FILE).exists() else [])),
-        licence=cards.licence_of(known),
-        languages=cards.languages_of(known),
     )
+    return head.drawn_from(cards_of(plan))
+
+
+def cards_of(plan: Plan) -> dict[str, dict[str, Any]]:
+    """Source → metadata of the card in its folder."""
+    return {plan.public(source.label): cards.read_metadata(source.folder) for source in plan.sources.values()}
 
 
 def model_card(recipe: Recipe, metadata: cards.Metadata, notes: Sequence[str] = ()) -> str:

@@ -25,6 +25,7 @@ from evomerge_merging.engine.loadable import check_loads
 from evomerge_merging.engine.nodes import Load, Node
 from evomerge_merging.engine.plan import OutputTensor, Plan, plan_merge
 from evomerge_merging.engine.source import Source
+from evomerge_merging.export.folder import cards_of
 from evomerge_merging.io.model_folder import MemoryStore
 from evomerge_merging.io.writer import write_text
 from evomerge_merging.moe import gates
@@ -302,11 +303,10 @@ def _write_card(mixture: Mixture, folder: Path, plan: Plan) -> None:
         data["shared_experts"] = [_in_words(mixture.shared)]
     text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
     write_text(folder / "mergekit_moe_config.yml", text)
-    known = [cards.read_metadata(source.folder) for source in plan.sources.values()]
     head = cards.Metadata(
         base_models=cards.hub_ids(mixture.sources()), pipeline_tag=cards.of_folder(folder)[1],
-        tags=("moe", "merge", "evomerge"), licence=cards.licence_of(known), languages=cards.languages_of(known),
-    )  # fmt: skip
+        tags=("moe", "merge", "evomerge"),
+    ).drawn_from(cards_of(plan))  # fmt: skip
     notes = "".join(f"* {plan.public(note)}\n" for note in plan.notes)
     write_text(
         folder / cards.CARD,

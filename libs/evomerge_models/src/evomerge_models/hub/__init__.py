@@ -1,6 +1,7 @@
 """A hub of models: what it says of a repository, and how the bytes come.
 
 ```
+push.py        Publisher: files to a repository, in one commit
 outline.py     a model before its weights: small files, headers, holes
 client.py      Hub: a repository at one commit; its files, fetched and verified
 cache.py       what the hub's own client has fetched before, used where it lies

@@ -1,0 +1,342 @@
+"""The way out: a folder's files to a repository of the hub, in one commit, through the real client."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+from evomerge_common.domain.reference import is_repository
+from evomerge_common.errors import AccessDenied, EvoMergeException, InvalidInput, Unavailable
+from evomerge_models.hashes import git_blob_sha1, sha256_file
+from evomerge_models.hub.answers import client, file_of
+from evomerge_models.hub.files import RemoteFile
+
+NO_TOKEN = "push needs a token that may write: set HF_TOKEN, or log in with `hf auth login`"  # noqa: S105 - no token, but words about one
+_THE_HUBS_OWN = frozenset({".gitattributes"})
+Progress = Callable[[int, int], None]
+"""Called with (bytes sent or found there, bytes in all)."""
+
+
+@dataclass(frozen=True)
+class LocalFile:
+    """A file as it is to stand in a repository: a path of this machine, or the bytes themselves."""
+
+    name: str
+    content: Path | bytes
+
+    @property
+    def size(self) -> int:
+        """Returns its bytes."""
+        return len(self.content) if isinstance(self.content, bytes) else self.content.stat().st_size
+
+    def is_the_same(self, other: RemoteFile) -> bool:
+        """Compares it with a file of the hub: SHA-256 for a large one, git's SHA-1 for the others."""
+        if other.size != self.size:
+            return False
+        if isinstance(self.content, Path):
+            return (sha256_file if other.sha256 else git_blob_sha1)(self.content) == (other.sha256 or other.blob)
+        if other.sha256:
+            return hashlib.sha256(self.content).hexdigest() == other.sha256
+        git = hashlib.sha1(b"blob %d\0" % other.size + self.content, usedforsecurity=False)
+        return git.hexdigest() == other.blob
+
+
+@dataclass(frozen=True)
+class PushPlan:
+    """What a push will do; made by looking alone.
+
+    Attributes:
+        branch: "" for the default one.
+        commit: of the branch now; "": the repository, or the branch, is not there or has none.
+        private: whether the repository that is there is; None: there is none, or none that the token may see.
+        new, changed, same: our files by what is there under their names.
+        others: names of files that are there and not among ours.
+
+    """
+
+    repository: str
+    branch: str
+    commit: str
+    private: bool | None
+    new: tuple[LocalFile, ...]
+    changed: tuple[LocalFile, ...] = ()
+    same: tuple[LocalFile, ...] = ()
+    others: tuple[str, ...] = ()
+
+    @property
+    def bytes(self) -> int:
+        """Returns the size of what is not there yet."""
+        return sum(file.size for file in (*self.new, *self.changed))
+
+    def check(self, *, public: bool, overwrite: bool) -> None:
+        """Refuses to mix our files with others', and to publish by accident.
+
+        Raises:
+            InvalidInput: the repository holds something else, or is public and nobody said so.
+
+        """
+        if self.private is False and not public:
+            raise InvalidInput(
+                f"{self.repository} is there and public: say --public to push to it, or give another name"
+            )
+        there = sorted([*(file.name for file in self.changed), *self.others])
+        if there and not overwrite:
+            shown = ", ".join(there[:5]) + (f" and {len(there) - 5} more" if len(there) > 5 else "")
+            raise InvalidInput(
+                f"{self.repository} holds other contents ({shown}): give another name, or say --overwrite, which makes "
+                "it hold these files and no others, in a commit after the ones there"
+            )
+
+
+class Publisher:
+    """Writes to one hub.
+
+    Args:
+        endpoint: None: HF_ENDPOINT, else the public hub. The token comes from HF_TOKEN or the client's own login.
+
+    """
+
+    def __init__(self, endpoint: str | None = None) -> None:
+        self._client = client()
+        self._api = self._client.HfApi(endpoint=endpoint, library_name="evomerge")
+
+    def check_access(self, repository: str) -> None:
+        """Asks the hub whose token this is, and whether it may write there; nothing is made.
+
+        Raises:
+            AccessDenied: no token, an invalid one, one that only reads, or a name that belongs to others.
+            InvalidInput: no name of a repository.
+            Unavailable: the hub does not answer.
+
+        """
+        check_name(repository)
+        if not self._client.get_token():
+            raise AccessDenied(f"there is no token for the hub; {NO_TOKEN}")
+        with _errors(repository):
+            who = self._api.whoami()
+        role = ((who.get("auth") or {}).get("accessToken") or {}).get("role")
+        if role == "read":
+            raise AccessDenied(f"the token of {who.get('name')} may only read; {NO_TOKEN}")
+        spaces = [str(who.get("name")), *(str(one.get("name")) for one in who.get("orgs") or ())]
+        owner = repository.partition("/")[0]
+        if owner not in spaces:
+            raise AccessDenied(
+                f"{owner} is neither you nor one of your organisations ({', '.join(spaces)}); push to one of these, or "
+                "use another token"
+            )
+
+    def plan(self, repository: str, files: Sequence[LocalFile], branch: str = "") -> PushPlan:
+        """Compares files with what a repository holds.
+
+        Raises:
+            AccessDenied, InvalidInput, Unavailable: see `check_access`.
+
+        """
+        check_name(repository)
+        errors = self._client.errors
+        commit, info = "", None
+        with _errors(repository):
+            try:
+                info = self._api.model_info(repository, revision=branch or None, files_metadata=True)
+                commit = str(info.sha or "")
+            except errors.RevisionNotFoundError:  # a branch begins with what the default one holds
+                info = self._api.model_info(repository, files_metadata=True)
+            except errors.RepositoryNotFoundError:
+                return PushPlan(repository, branch, "", None, tuple(files))
+            found = [file_of(one) for one in info.siblings or ()]
+        there = {one.name: one for one in found if one.name not in _THE_HUBS_OWN}
+        same = [file for file in files if file.name in there and file.is_the_same(there[file.name])]
+        return PushPlan(
+            repository,
+            branch,
+            commit,
+            bool(info.private),
+            tuple(file for file in files if file.name not in there),
+            tuple(file for file in files if file.name in there and file not in same),
+            tuple(same),
+            tuple(sorted(set(there) - {file.name for file in files})),
+        )
+
+    def push(self, plan: PushPlan, *, public: bool, message: str, progress: Progress | None = None) -> str:
+        """Makes the repository and branch if they are missing, sends what is not there, and commits it all at once.
+
+        A large file that an earlier, interrupted push has sent is found by its hash and is not sent again.
+
+        Returns:
+            The commit's id: of the branch as it was, if nothing is to be done.
+
+        Raises:
+            AccessDenied, InvalidInput, Unavailable: see `check_access`; what was sent so far is of use to the next try.
+
+        """
+        with _errors(plan.repository):
+            if plan.private is None:
+                self._api.create_repo(plan.repository, private=not public, exist_ok=True)
+            if plan.branch and not plan.commit:
+                self._api.create_branch(plan.repository, branch=plan.branch, exist_ok=True)
+            files = (*plan.new, *plan.changed)
+            if not files and not plan.others:
+                return plan.commit
+            counter = _Counter(sum(file.size for file in files), progress)
+            deletions = [self._client.CommitOperationDelete(name, is_folder=False) for name in plan.others]
+            with self._protocol(plan), ThreadPoolExecutor(1, "push") as pool:
+                commit = pool.submit(
+                    self._api.create_commit,
+                    plan.repository,
+                    [*deletions, *_additions(self._client, files, counter)],
+                    commit_message=message,
+                    revision=plan.branch or None,
+                    parent_commit=plan.commit or None,
+                )
+                try:
+                    return str(commit.result().oid)
+                except BaseException:
+                    counter.stop()  # the client's threads would send their files to the end
+                    raise
+
+    def metadata(self, repository: str, revision: str = "") -> Mapping[str, Any]:
+        """Reads the metadata of a model's card as the hub keeps it; empty where it shows none."""
+        errors = self._client.errors
+        try:
+            info = self._api.model_info(repository, revision=revision or None)
+        except (errors.HfHubHTTPError, errors.HTTPError, errors.OfflineModeIsEnabled, OSError, ValueError):
+            return {}
+        return dict(info.card_data.to_dict()) if info.card_data else {}
+
+    def url(self, repository: str) -> str:
+        """Returns the page of a repository."""
+        return f"{self._api.endpoint}/{repository}"
+
+    @contextmanager
+    def _protocol(self, plan: PushPlan) -> Iterator[None]:
+        """Has the client send by Xet only to a hub that speaks it: it takes for granted that each does.
+
+        Its bars are the one progress that there is of Xet.
+        """
+        constants, session = self._client.constants, self._client.utils.get_session()
+        path = f"/api/models/{plan.repository}/xet-write-token/{plan.branch or 'main'}"
+        headers = self._client.utils.build_hf_headers()
+        before = constants.HF_HUB_DISABLE_XET
+        if not before:
+            constants.HF_HUB_DISABLE_XET = session.get(self._api.endpoint + path, headers=headers).status_code != 200
+        try:
+            yield
+        finally:
+            constants.HF_HUB_DISABLE_XET = before
+
+
+def check_name(repository: str) -> None:
+    """Refuses what is no owner/name of a repository.
+
+    Raises:
+        InvalidInput: it is not.
+
+    """
+    if not is_repository(repository):
+        raise InvalidInput(f"{repository!r} is no name of a repository: give org/name")
+
+
+class _Counter:
+    """Bytes read for sending, over all files; a file that is read again after an error counts once."""
+
+    def __init__(self, total: int, progress: Progress | None) -> None:
+        self._total, self._progress = total, progress
+        self._read: dict[str, int] = {}
+        self._lock = threading.Lock()
+        self._stopped = False
+
+    def stop(self) -> None:
+        """Has every file that is being sent end with an error at its next read."""
+        self._stopped = True
+
+    def read(self, name: str, position: int) -> None:
+        """Takes note that a file is read up to a position."""
+        if self._stopped:
+            raise OSError("the push was stopped")
+        with self._lock:
+            self._read[name] = max(position, self._read.get(name, 0))
+            if self._progress is not None:
+                self._progress(sum(self._read.values()), self._total)
+
+
+class _CountedFile(FileIO):
+    def __init__(self, path: str, name: str, counter: _Counter) -> None:
+        super().__init__(path, "rb")
+        self._place, self._counter = name, counter
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        data = super().read(-1 if size is None else size)
+        self._counter.read(self._place, self.tell())
+        return data or b""
+
+
+def _additions(hub: Any, files: Sequence[LocalFile], counter: _Counter) -> list[Any]:
+    """The client's operations, whose files are counted while they are sent."""
+
+    class Addition(hub.CommitOperationAdd):
+        @contextmanager
+        def as_file(self, with_tqdm: bool = False) -> Iterator[Any]:
+            if not with_tqdm or not isinstance(self.path_or_fileobj, str):
+                with super().as_file() as file:
+                    yield file
+                return
+            with _CountedFile(self.path_or_fileobj, self.path_in_repo, counter) as file:
+                yield file
+
+    return [Addition(path_in_repo=file.name, path_or_fileobj=file.content) for file in files]
+
+
+@contextmanager
+def _errors(repository: str) -> Iterator[None]:
+    """The client's errors as ours. Its own texts hold URLs, which are signed where a file is sent: none is repeated."""
+    from huggingface_hub import errors
+
+    try:
+        yield
+    except EvoMergeException:
+        raise
+    except errors.OfflineModeIsEnabled as error:
+        raise Unavailable("HF_HUB_OFFLINE is set, and a push needs the hub: unset it") from error
+    except errors.LocalTokenNotFoundError as error:
+        raise AccessDenied(f"there is no token for the hub; {NO_TOKEN}") from error
+    except errors.HFValidationError as error:
+        raise InvalidInput(f"{repository!r} is no name of a repository: give org/name") from error
+    except errors.HfHubHTTPError as error:
+        raise _of_status(repository, error) from error
+    except ValueError as error:  # the card's metadata, or a large file that the hub does not take
+        raise InvalidInput(f"the hub does not take what is pushed to {repository}: {error}") from error
+    except RuntimeError as error:  # around the error of one file
+        cause = error.__cause__
+        if isinstance(cause, errors.HfHubHTTPError):
+            raise _of_status(repository, cause) from error
+        raise _unavailable(repository, cause or error) from error
+    except (errors.HTTPError, OSError) as error:
+        raise _unavailable(repository, error) from error
+
+
+def _of_status(repository: str, error: Any) -> EvoMergeException:
+    status = error.response.status_code
+    if status == 401:
+        return AccessDenied(f"the hub does not take the token (HTTP 401) for {repository}; {NO_TOKEN}")
+    if status in {403, 404}:
+        return AccessDenied(
+            f"the token may not write to {repository} (HTTP {status}): use one with write access to it, or push to a "
+            "name of your own"
+        )
+    if status in {409, 412}:
+        return Unavailable(f"{repository} was changed by somebody else meanwhile (HTTP {status}): look, and push again")
+    return Unavailable(f"the hub answers HTTP {status} for {repository}; the same command goes on from what was sent")
+
+
+def _unavailable(repository: str, error: BaseException) -> EvoMergeException:
+    return Unavailable(
+        f"the hub does not answer for {repository} ({type(error).__name__}); check the network and HF_ENDPOINT: the "
+        "same command goes on from what was sent"
+    )
