@@ -38,7 +38,7 @@ class WritableHub(HubServer):
         private: names of repositories that only who has a token sees.
         part_bytes: a larger LFS file is asked for in parts of this size.
         received: SHA-256 of an LFS file → bytes of it that were sent, over all tries.
-        fail_after: so many LFS files are taken; what follows is answered 400. None: no end.
+        fail_after: so many whole LFS files are taken; what follows is answered 400. None: no end.
         stall: set: a PUT that comes in waits for it. None: none waits.
         commits: (repository, branch, summary, operations) of each commit.
     """
@@ -54,6 +54,10 @@ class WritableHub(HubServer):
         self.commits: list[tuple[str, str, str, list[dict[str, Any]]]] = []
         self.parts: dict[str, dict[int, bytes]] = {}
         self.guard = threading.Lock()
+
+    def __enter__(self) -> WritableHub:
+        super().__enter__()
+        return self
 
     def branch(self, name: str, branch: str) -> Path:
         return self.root / name if branch == "main" else self.root / ".branches" / branch / name
@@ -201,10 +205,12 @@ class _Writer(_Handler):
         data = self.rfile.read(int(self.headers["Content-Length"]))
         with self.hub.guard:
             self.hub.received[sha256] = self.hub.received.get(sha256, 0) + len(data)
-            stored = len(list((self.hub.root / ".lfs").glob("*")))
+            refused = self.hub.fail_after == 0
+            if self.hub.fail_after and not part:
+                self.hub.fail_after -= 1
         if urlsplit(self.path).query != SIGNATURE:
             self._error(403, "", "SignatureDoesNotMatch")
-        elif self.hub.fail_after is not None and stored >= self.hub.fail_after:
+        elif refused:
             self._error(400, "", "no more for the test")
         elif part:
             self.hub.parts.setdefault(sha256, {})[part] = data

@@ -44,6 +44,8 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WritableHub
     monkeypatch.setenv("HF_TOKEN", "hf_test")
     with WritableHub(root) as server:
         monkeypatch.setattr(constants, "ENDPOINT", server.endpoint)
+        template = constants.HUGGINGFACE_CO_URL_TEMPLATE.partition("/{repo_id}")[2]
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", f"{server.endpoint}/{{repo_id}}{template}")
         monkeypatch.setenv("HF_ENDPOINT", server.endpoint)
         yield server
 

@@ -8,13 +8,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from io import FileIO
+from io import BytesIO, FileIO
 from pathlib import Path
 from typing import Any
 
 from evomerge_common.domain.reference import is_repository
 from evomerge_common.errors import AccessDenied, EvoMergeException, InvalidInput, Unavailable
-from evomerge_models.hashes import git_blob_sha1, sha256_file
 from evomerge_models.hub.answers import client, file_of
 from evomerge_models.hub.files import RemoteFile
 
@@ -40,12 +39,10 @@ class LocalFile:
         """Compares it with a file of the hub: SHA-256 for a large one, git's SHA-1 for the others."""
         if other.size != self.size:
             return False
-        if isinstance(self.content, Path):
-            return (sha256_file if other.sha256 else git_blob_sha1)(self.content) == (other.sha256 or other.blob)
-        if other.sha256:
-            return hashlib.sha256(self.content).hexdigest() == other.sha256
-        git = hashlib.sha1(b"blob %d\0" % other.size + self.content, usedforsecurity=False)
-        return git.hexdigest() == other.blob
+        git = hashlib.sha1(b"blob %d\0" % other.size, usedforsecurity=False)
+        with BytesIO(self.content) if isinstance(self.content, bytes) else self.content.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256" if other.sha256 else lambda: git).hexdigest()
+        return found == (other.sha256 or other.blob)
 
 
 @dataclass(frozen=True)
