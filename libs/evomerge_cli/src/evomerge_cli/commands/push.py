@@ -49,6 +49,18 @@ def run(args: argparse.Namespace, console: Console) -> int:
     return 0
 
 
+def check_free(repository: str) -> None:
+    """Makes sure, before a run starts, that its champion can be pushed at its end.
+
+    Raises:
+        AccessDenied, InvalidInput, Unavailable: no token, no right to write, or the name is taken.
+
+    """
+    publisher = Publisher()
+    publisher.check_access(repository)
+    publisher.plan(repository, ()).check(public=False, overwrite=False)
+
+
 def push_champion(folder: Path, repository: str, console: Console) -> dict[str, Any]:
     """Pushes a finished run's champion, with its GGUF file, to a private repository.
 

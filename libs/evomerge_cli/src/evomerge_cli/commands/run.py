@@ -16,7 +16,7 @@ from evomerge_cli.failure import INTERRUPTED, OK, exit_code, interrupt_on_signal
 from evomerge_cli.preflight import check_code_allowed, check_gguf, check_models, plan_in_words
 from evomerge_cli.run_folder import RunFolder
 from evomerge_cli.spec_source import Prepared, prepare
-from evomerge_common.errors import WorkFailed, error_from_info
+from evomerge_common.errors import EvoMergeException, WorkFailed, error_from_info
 
 DEFAULT_OUT = "evomerge-out"
 
@@ -60,7 +60,12 @@ def execute(prepared: Prepared, out: Path, console: Console, *, evaluators: int 
         if state["status"] == "finished":
             console.say(f"the run in {folder.out} is finished: reporting again")
             finish(folder, console)
+            _push(prepared, folder, console)
             return OK
+        if prepared.spec.push_to:
+            from evomerge_cli.commands.push import check_free
+
+            check_free(prepared.spec.push_to)
         try:
             _evolve(prepared, folder, state, console, evaluators=evaluators, server=server)
         except KeyboardInterrupt as stop:
@@ -70,7 +75,26 @@ def execute(prepared: Prepared, out: Path, console: Console, *, evaluators: int 
             console.error(f"\n{where}: {again}")
             return exit_code(stop) or INTERRUPTED
         finish(folder, console)
+        _push(prepared, folder, console)
     return OK
+
+
+def _push(prepared: Prepared, folder: RunFolder, console: Console) -> None:
+    """Pushes the champion where the spec says so; once, whatever becomes of the repository afterwards."""
+    from evomerge_cli.commands.push import push_champion
+
+    repository, state = prepared.spec.push_to, folder.state()
+    if not repository or state.get("pushed"):
+        return
+    try:
+        done = push_champion(folder.out, repository, console)
+    except EvoMergeException as error:
+        again = shlex.join(["evomerge", "push", str(folder.out), repository])
+        raise type(error)(
+            f"the run is finished, but its champion is not pushed: {error}\nto push it: {again}"
+        ) from error
+    folder.save({**state, "pushed": {"url": done["url"], "commit": done["commit"]}})
+    console.say(f"pushed to {done['url']}")
 
 
 def _evolve(
