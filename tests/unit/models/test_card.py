@@ -12,6 +12,7 @@ from evomerge_models.card import (
     HeldOutScore,
     Metadata,
     hub_ids,
+    metadata_of_source,
     parse_metadata,
     pipeline_tag,
     read_metadata,
@@ -110,3 +111,11 @@ def test_a_card_without_metadata_is_read_as_having_none(text: str, tmp_path: Pat
     (tmp_path / "README.md").write_text(text)
     assert read_metadata(tmp_path) == {}
     assert read_metadata(tmp_path / "none") == {}
+
+
+def test_a_licences_text_beside_the_card_counts_too(tmp_path: Path) -> None:
+    (tmp_path / "LICENSE").write_text("Apache License\nVersion 2.0, January 2004\n")
+    (tmp_path / "README.md").write_text("---\nlanguage: en\n---\n")
+    head = Metadata().drawn_from({"a": metadata_of_source(tmp_path)})
+    assert (head.licence, head.languages) == ("apache-2.0", ("en",))
+    assert metadata_of_source(tmp_path / "none") == {}

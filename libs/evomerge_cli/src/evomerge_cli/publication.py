@@ -13,7 +13,7 @@ from evomerge_common.domain.messages import ArtifactExported, RunFinished
 from evomerge_common.domain.recipe import Recipe, public_names
 from evomerge_common.domain.reference import ModelReference, own_name
 from evomerge_common.errors import InvalidInput, ModelNotFound, NotFound, RecipeError
-from evomerge_models.card import CARD, Metadata, completed, of_folder, parse_metadata, read_metadata
+from evomerge_models.card import CARD, Metadata, completed, metadata_of_source, of_folder, parse_metadata
 from evomerge_models.describe import check_model_folder
 from evomerge_models.hub.push import LocalFile
 
@@ -220,7 +220,7 @@ def _card(folder: Path, recipe: Recipe | None, files: list[LocalFile], cards: Ca
 
 def _metadata_of(source: ModelReference, cards: Cards) -> Mapping[str, Any]:
     if source.public.name != source.name:
-        return read_metadata(Path(source.name).expanduser())
+        return metadata_of_source(Path(source.name).expanduser())
     return cards(source.name, source.revision)
 
 

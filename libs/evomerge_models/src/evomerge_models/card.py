@@ -178,8 +178,8 @@ def licence_of_folder(folder: Path) -> str:
 
 
 def metadata_of_source(folder: Path) -> dict[str, Any]:
-    """Reads the metadata of the card in a source's folder, its licence also from the text beside it."""
-    licence = licence_of_folder(folder)
+    """Reads the metadata of the card in a source's folder, its licence also from the text beside it; empty for none."""
+    licence = licence_of_folder(folder) if folder.is_dir() else ""
     return {**read_metadata(folder), **({"license": licence.split(AND)} if licence else {})}
 
 

@@ -74,7 +74,8 @@ def _metadata(result: dict[str, Any], folder: Path | None) -> cards.Metadata:
         scores=_held_out(result, champion.get("holdout")),
     )
     # Of a hub's model the card is not in the store: `evomerge push` asks the hub.
-    return head.drawn_from({str(one.public): cards.read_metadata(Path(one.name).expanduser()) for one in references})
+    folders = {str(one.public): Path(one.name).expanduser() for one in references}
+    return head.drawn_from({name: cards.metadata_of_source(folder) for name, folder in folders.items()})
 
 
 def _held_out(result: dict[str, Any], measured: dict[str, Any] | None) -> tuple[cards.HeldOutScore, ...]:

@@ -39,7 +39,7 @@ def metadata_of(recipe: Recipe, plan: Plan, folder: Path) -> cards.Metadata:
 
 def cards_of(plan: Plan) -> dict[str, dict[str, Any]]:
     """Source → metadata of the card in its folder."""
-    return {plan.public(source.label): cards.read_metadata(source.folder) for source in plan.sources.values()}
+    return {plan.public(source.label): cards.metadata_of_source(source.folder) for source in plan.sources.values()}
 
 
 def model_card(recipe: Recipe, metadata: cards.Metadata, notes: Sequence[str] = ()) -> str:
