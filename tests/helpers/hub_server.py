@@ -15,6 +15,7 @@ import json
 import math
 import re
 import struct
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -77,7 +78,7 @@ def card_of(path: Path) -> dict[str, Any]:
 def hashes_of(path: Path, size: int, _mtime_ns: int) -> tuple[str, str]:
     """Git's SHA-1, and SHA-256 of an LFS file; of a huge (sparse) one, never fetched whole, of its beginning."""
     with path.open("rb") as file:
-        data = file.read(size if size < HUGE_BYTES else 1 << 16)
+        data = file.read(1 << 16 if size > HUGE_BYTES and 2 * 512 * path.stat().st_blocks < size else -1)
     blob = hashlib.sha1(b"blob %d\0" % size + data).hexdigest()
     return blob, hashlib.sha256(data).hexdigest() if path.name.endswith(LFS_SUFFIXES) else ""
 
@@ -202,6 +203,11 @@ class HubServer(ThreadingHTTPServer):
         self.moved: dict[str, str] = {}
         self.tokens: list[str] = []
         self._sent_lock = threading.Lock()
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Says nothing of who hangs up."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
 
     def count(self, sent: int) -> None:
         with self._sent_lock:

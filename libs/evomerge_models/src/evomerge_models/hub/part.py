@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from evomerge_common.errors import DiskFull, is_disk_full
-from evomerge_common.runtime.files import sync
 from evomerge_models.hub.files import RemoteFile
 
 PARTS = ".parts"
@@ -81,14 +80,13 @@ class Part:
         self.done = [0] * len(self.pieces)
 
     def finish(self) -> None:
-        """Gives the file its name, once its bytes are on the disk."""
+        """Gives the file its name; where the download goes on later it is hashed again."""
         if self._bytes_path == self._whole:
             self.close()
             return
         self._open()
         self.close()
         with self._room():
-            sync(self._bytes_path)
             self._whole.parent.mkdir(parents=True, exist_ok=True)
             self._bytes_path.rename(self._whole)
         self._counts_path.unlink(missing_ok=True)

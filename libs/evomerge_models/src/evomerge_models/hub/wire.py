@@ -97,9 +97,10 @@ class Wire:
             Broken: no connection, no answer, or a circle of redirects.
 
         """
+        location = ""
         for _ in range(_MAX_REDIRECTS):
             try:
-                url = quote(url, safe=string.punctuation)
+                url = quote(urljoin(url, location), safe=string.punctuation)
                 origin = _origin(url)
             except ValueError as error:
                 raise Broken("the hub sends us to something that is no URL") from error
@@ -114,7 +115,7 @@ class Wire:
             answer.read(_REDIRECT_BYTES)
             if not answer.is_complete:
                 self._drop(origin)
-            url = urljoin(url, answer.headers["location"])
+            location = answer.headers["location"]
         raise Broken(f"the hub sends us from one address to the next ({_MAX_REDIRECTS} times)")
 
     def abort(self) -> None:
