@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Callable, Mapping
@@ -76,7 +77,7 @@ class Patience:
         wait = min(_LAST_WAIT, _FIRST_WAIT * 2 ** (self._failures - 1)) * random.uniform(0.5, 1.0)
         asked = problem.after is not None
         wait = max(wait, problem.after or 0.0)
-        self._tell(f"{problem}; {'the hub asks to wait' if asked else 'the next try comes in'} {wait:.0f} s")
+        self._tell(f"{problem}; {'the hub asks to wait' if asked else 'the next try comes in'} {math.ceil(wait)} s")
         self._pause(wait)
 
 
