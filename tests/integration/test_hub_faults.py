@@ -175,7 +175,7 @@ def test_a_small_disk_that_fills_up(
 
 def test_a_short_wait_is_obeyed_and_told(hub: HubServer, root: Path, store: WritableModelStore) -> None:
     faults = iter([Fault(status=429, retry_after="1")])
-    hub.fault = lambda path: next(faults, NO_FAULT) if path.endswith("config.json") else NO_FAULT
+    hub.fault = lambda path: next(faults, NO_FAULT) if path.endswith(".safetensors") else NO_FAULT
     notes: list[str] = []
     Fetcher(store, Hub(hub.endpoint), tell=lambda progress: notes.append(progress.note)).fetch("org/model")
     assert "the hub answers HTTP 429; the hub asks to wait 1 s" in notes
@@ -312,7 +312,9 @@ def test_offline_uses_what_the_store_holds(
     hub.requests.clear()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert fetcher.fetch("org/model") == model
-    assert "HF_HUB_OFFLINE is set: the commit fetched before is used" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "the commit fetched before is used" in said
+    assert "HF_HUB_OFFLINE is set" in said
     with pytest.raises(ModelNotFound, match=r"org/newer is not in the model store .* HF_HUB_OFFLINE is set"):
         fetcher.fetch("org/newer")
     assert hub.requests == []
@@ -330,7 +332,7 @@ def test_how_far_a_download_is(hub: HubServer, store: WritableModelStore) -> Non
     model = Fetcher(store, Hub(hub.endpoint), tell=tell).fetch("org/model")
     counts = [step.done for step in steps]
     assert counts == sorted(counts)
-    assert (counts[0], counts[-1], {step.total for step in steps}) == (0, model.bytes, {model.bytes})
+    assert (counts[-1], {step.total for step in steps}) == (model.bytes, {model.bytes})
     assert any(0 < count < model.bytes for count in counts)
     assert {(one.reference, one.total) for one in seen} == {("org/model", model.bytes)}
     assert downloads(store.root, 0.0) == []

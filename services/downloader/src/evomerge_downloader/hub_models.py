@@ -105,8 +105,8 @@ class HubModels:
                     self._remember(wanted, commit, found)
         if found is None:
             raise error
-        log.warning("hub does not answer: the commit fetched before is used", model=wanted.reference, commit=commit,
-                    error=str(error))  # fmt: skip
+        reason = "HF_HUB_OFFLINE is set" if self._hub.is_offline else str(error)
+        log.warning("the commit fetched before is used", model=wanted.reference, commit=commit, reason=reason)
         return found
 
     def _cached_or_downloaded(self, wanted: Wanted, remote: RemoteModel, incoming: Path) -> Model:
