@@ -12,11 +12,12 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
+    AutoTokenizer,
     PreTrainedTokenizerFast,
 )
 
 from evomerge_merging.export.gguf import export_gguf
-from helpers import gguf_cases, tiny_models
+from helpers import gguf_cases, tiny_models, tiny_tokenizers
 from helpers.llama_cpp import FOLDER, Judge
 
 pytestmark = pytest.mark.llama_cpp
@@ -93,6 +94,22 @@ def test_the_text_half_of_a_model_of_images_goes_on_as_in_transformers(tmp_path:
     with Judge(report.path) as judge:
         model = AutoModelForImageTextToText.from_pretrained(folder)
         same_as(judge, model, PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json")))
+
+
+@pytest.mark.parametrize("kind", ["llama bpe", "gemma"])
+def test_a_sentencepiece_model_alone_is_read_as_transformers_reads_it(tmp_path: Path, kind: str) -> None:
+    family = kind.partition(" ")[0]
+    ids = tiny_tokenizers.SENTENCEPIECE[kind][3]
+    special = {f"{name}_token_id": ids.get(f"{name}_id", own) for name, own in (("bos", 1), ("eos", 2))}
+    folder = tiny_models.make(tmp_path / "model", family, vocab_size=340, max_position_embeddings=256, **special)
+    tiny_tokenizers.make_sentencepiece(folder, "\n".join([*tiny_models.CORPUS, tiny_tokenizers.GERMAN]), kind=kind)
+    report = export_gguf(folder, tmp_path / "m.gguf", "f32")
+    assert any("begins with one" in note for note in report.notes) == (family == "llama")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    with Judge(report.path) as judge:
+        for prompt in [*PROMPTS[:-1], "der  Hund \n\n 33", "matte"]:
+            assert judge.tokens(prompt) == tokenizer(prompt).input_ids, prompt
+        same_as(judge, AutoModelForCausalLM.from_pretrained(folder), tokenizer)
 
 
 @pytest.mark.parametrize("dtype", ["f32", "f16"])

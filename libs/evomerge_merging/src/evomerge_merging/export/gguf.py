@@ -29,6 +29,7 @@ from evomerge_common.errors import DiskFull, InvalidInput, ModelError, NonFinite
 from evomerge_common.runtime.files import replacing
 from evomerge_merging.export.gguf_tensors import GgufTensors
 from evomerge_merging.io.model_folder import TensorStore, open_weights
+from evomerge_merging.tokens.files import tokenizer_data
 from evomerge_models.files import check_whole, read_json_object
 from evomerge_models.gguf import configs_out
 from evomerge_models.gguf.quantizer import check_type, find_quantizer
@@ -160,7 +161,7 @@ def _write(model: GgufTensors, path: Path, kind: str, name: str, threads: int, p
     architecture, where = model.architecture, str(model.folder)
     metadata = configs_out.metadata_of(model.config, architecture, where)
     rows = model.shape("token_embd.weight")[0]
-    words = tokenizer_metadata(model.folder, model.config, rows=rows)
+    words = tokenizer_metadata(model.folder, model.config, tokenizer_data(model.folder), rows=rows)
     types, refused = _types(model, kind)
     extra = configs_out.rope_tensors(model.config, architecture, where)
     entries: dict[str, Any] = {

@@ -27,21 +27,23 @@ class TokenizerMetadata:
     notes: tuple[str, ...]
 
 
-def tokenizer_metadata(folder: Path, config: Mapping[str, Any], *, rows: int) -> TokenizerMetadata:
+def tokenizer_metadata(
+    folder: Path, config: Mapping[str, Any], data: Mapping[str, Any], *, rows: int
+) -> TokenizerMetadata:
     """The tokenizer of a folder.
 
     Args:
-        folder: with tokenizer.json.
+        folder: with its settings, chat template and generation_config.json.
         config: its config.json.
+        data: content of its tokenizer.json, or of the one that stands for its files of older formats.
         rows: of the embedding; rows without a token become unused tokens.
 
     Raises:
         ModelError: a tokenizer that llama.cpp has no words for, or one that is larger than the embedding.
 
     """
-    data = read_json_or_nothing(folder / "tokenizer.json")
     if not data:
-        raise ModelError(f"{folder} has no tokenizer.json; save its tokenizer again with transformers")
+        raise ModelError(f"{folder} has no tokenizer that can be read; save its tokenizer again with transformers")
     settings = read_json_or_nothing(folder / "tokenizer_config.json")
     model = data.get("model") or {}
     notes: list[str] = []
@@ -193,6 +195,8 @@ def _sentencepiece(folder: Path, data: Mapping[str, Any], texts: _Texts, notes: 
     for number, (left, right) in enumerate(pairs):
         rank.setdefault(left + right, number)
     prefix = _space_prefix(folder, data)
+    if prefix and any(step.get("type") == "Metaspace" for step in _steps(data)):
+        notes.append("llama.cpp puts a space before every text, transformers not before one that begins with one")
     unknown = data["model"].get("unk_token")
     for index, text in enumerate(texts.tokens):
         if texts.types[index] in {NORMAL, CONTROL} and _BYTE_TOKEN.fullmatch(text):
@@ -242,10 +246,15 @@ def _parts(step: Any) -> Iterable[Mapping[str, Any]]:
                 yield from _parts(one)
 
 
+def _steps(data: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """What is done to a text before it is cut into pieces."""
+    return [*_parts(data.get("normalizer")), *_parts(data.get("pre_tokenizer"))]
+
+
 def _space_prefix(folder: Path, data: Mapping[str, Any]) -> bool:
     """Whether a space is put before a text; refuses steps that llama.cpp does not take."""
     prefix = replaced = False
-    for step in (*_parts(data.get("normalizer")), *_parts(data.get("pre_tokenizer"))):
+    for step in _steps(data):
         action = step.get("type")
         if action == "Prepend" and step.get("prepend") == SPACE:
             prefix = True
