@@ -29,6 +29,7 @@ test-llama: setup ## the GGUF files that we write, read by llama.cpp itself
 	@$(BIN)/pytest tests/llama_cpp -m llama_cpp
 
 families: setup ## docs/families.md: every family of transformers, tiny, merged, cut and stacked (about ten minutes)
+	@scripts/llama-cpp .llama-cpp
 	@$(BIN)/python benchmarks/families.py --out docs/families.md
 
 lint: setup ## ruff, import contracts, proto, Dockerfile

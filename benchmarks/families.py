@@ -20,7 +20,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 import torch
 import transformers
 
-from helpers.families import Row, rows
+from helpers import family_gguf
+from helpers.families import Row, families, rows
 
 COLUMNS: dict[str, Callable[[Row], str]] = {
     "family": lambda row: f"`{row.family}`",
@@ -32,6 +33,7 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
     "last out": lambda row: row.cuts.get("last", "-"),
     "repeated": lambda row: row.cuts.get("repeated", "-"),
     "search": lambda row: row.search.replace("_", " "),
+    "GGUF": lambda row: row.gguf.partition(":")[0].replace(", told", " (told)"),
 }
 """The table's columns, each with what it says of a family."""
 
@@ -46,6 +48,9 @@ models whose towers are as deep as their text model. Made by `make families`; do
   or passed twice, or the recipe is refused before a byte is written (why: below); whole: its blocks of layers, not its
   layers, are told apart; -: its model calls layers past their hooks, so there is nothing to judge by
 * search: layers are drawn in any order, each in place (from one source or another), or models whole
+* GGUF: llama.cpp goes on with the exported file as transformers does with the folder; told: but for sliding windows,
+  which it does not have there and the export tells of; refused: by its name, before a byte is written; -: no model that
+  goes on with a text, or llama.cpp was not there
 
 {made} families: {right} are right in every column, {refused} refuse some order of layers; {wrong}.
 
@@ -66,9 +71,16 @@ def table(found: Mapping[str, Row | str]) -> str:
     lines = [" | ".join(COLUMNS), " | ".join("---" for _ in COLUMNS)]
     lines += [" | ".join(say(row) for say in COLUMNS.values()) for row in made]
     reasons = _listed({row.family: row.reasons[0] for row in made if row.reasons})
+    none = _listed({row.family: row.gguf.partition(": ")[2] for row in made if _has_a_reason_of_its_own(row)})
     left = _listed({name: why for name, why in found.items() if isinstance(why, str)})
     rows_text = "\n".join(f"| {line} |" for line in lines)
-    return f"{head}{rows_text}\n\n## Why refused\n\n{reasons}\n\n## Not made small here\n\n{left}\n"
+    parts = {"Why refused": reasons, "No GGUF of it here": none, "Not made small here": left}
+    return f"{head}{rows_text}\n\n" + "\n\n".join(f"## {title}\n\n{text}" for title, text in parts.items()) + "\n"
+
+
+def _has_a_reason_of_its_own(row: Row) -> bool:
+    """Whether it is refused as GGUF for another reason than that its architecture is not written at all."""
+    return row.gguf.startswith("refused") and "GGUF is not written" not in row.gguf
 
 
 def _listed(reasons: Mapping[str, str]) -> str:
@@ -93,7 +105,9 @@ def main() -> int:
         if isinstance(row, str):
             print(f"{name:28} not built: {row}", flush=True)
         else:
-            words = f"{row.itself} {row.linear} {row.loads} {row.cuts} {row.search} {row.reasons}"
+            if family_gguf.there():
+                row.gguf = family_gguf.judged(name, *families()[name])
+            words = f"{row.itself} {row.linear} {row.loads} {row.cuts} {row.search} {row.gguf} {row.reasons}"
             print(f"{name:28} {time.monotonic() - began:.0f} s {words}", flush=True)
     made = [row for row in found.values() if isinstance(row, Row)]
     wrong = [row.family for row in made if row.wrong]

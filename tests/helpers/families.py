@@ -99,13 +99,18 @@ class Row:
     loads: str = ""
     cuts: dict[str, str] = field(default_factory=dict)
     reasons: list[str] = field(default_factory=list)
+    gguf: str = "-"
 
     @property
     def wrong(self) -> bool:
         """Whether something is neither right nor refused."""
         words = (self.itself, self.linear, self.loads, *self.cuts.values())
         refuses = self.search == "any order" and "refused" in words
-        return refuses or any(word not in {"yes", "refused", "whole", "-"} for word in words)
+        return (
+            self.gguf.startswith("wrong")
+            or refuses
+            or any(word not in {"yes", "refused", "whole", "-"} for word in words)
+        )
 
 
 def families() -> dict[str, tuple[str, str]]:

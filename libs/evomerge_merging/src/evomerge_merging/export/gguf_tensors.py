@@ -15,6 +15,7 @@ from evomerge_merging.engine.architecture import is_tied
 from evomerge_merging.engine.stored import config_as_stored
 from evomerge_merging.io.model_folder import TensorStore
 from evomerge_models.files import read_json_object
+from evomerge_models.gguf.configs_out import check
 from evomerge_models.gguf.table import of_config, text_config
 from evomerge_models.quantised import check_plain
 
@@ -28,6 +29,7 @@ class GgufTensors:
         self.architecture = of_config(config, str(folder))
         check_plain(config, {name: info.dtype.name for name, info in store.tensors.items()}, str(folder))
         self.config = text_config(_as_transformers_reads(config))
+        check(self.config, self.architecture, str(folder))
         self.sources: dict[str, list[tuple[int, str]]] = {}
         self.half: dict[str, int] = {}
         self.left_out: list[str] = []
