@@ -181,6 +181,7 @@ class HubServer(ThreadingHTTPServer):
         fault: called with the path of each request but looks; says what goes wrong with its answer.
         fault_of_looks: the same for looks.
         moved: name → the folder (under `root`) that its branch has moved to; its old commit is served still.
+        refs: further names of the branch, such as refs/pr/1.
         tokens: the Authorization header of each request, in order.
     """
 
@@ -200,6 +201,7 @@ class HubServer(ThreadingHTTPServer):
         self.mirror = ""
         self.fault: Callable[[str], Fault] = lambda _: NO_FAULT
         self.fault_of_looks: Callable[[str], Fault] = lambda _: NO_FAULT
+        self.refs: set[str] = set()
         self.moved: dict[str, str] = {}
         self.tokens: list[str] = []
         self._sent_lock = threading.Lock()
@@ -225,7 +227,7 @@ class HubServer(ThreadingHTTPServer):
 
     def repository(self, name: str) -> Repository | None:
         folder = self.root / name
-        valid = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) and ".." not in name
+        valid = re.fullmatch(r"(datasets/)?[\w.-]+(/[\w.-]+)?", name) and ".." not in name
         return Repository(name, folder) if valid and folder.is_dir() else None
 
     def __enter__(self) -> HubServer:
@@ -272,7 +274,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._redirect(self.fault.redirect or self.hub.mirror + self.path)
         elif self.fault.page is not None:
             self._page(self.fault.page)
-        elif match := re.fullmatch(r"/api/models/(.+?)(?:/(revision|tree)/([^/]+))?/?", path):
+        elif match := re.fullmatch(r"/api/(?:models/|(?=datasets/))(.+?)(?:/(revision|tree)/(.+?))?/?", path):
             name, what, revision = match.groups()
             if repository := self._repository(name, revision or "main"):
                 self._json(repository.tree() if what == "tree" else repository.info())
@@ -293,7 +295,7 @@ class _Handler(BaseHTTPRequestHandler):
             moved = self.hub.moved.get(name)
             branch = Repository(name, self.hub.root / moved) if moved else repository
             for one in (branch, repository):
-                if revision == one.commit or (one is branch and revision == "main"):
+                if revision == one.commit or (one is branch and revision in {"main", *self.hub.refs}):
                     return one
             self._error(404, "RevisionNotFound", "Invalid rev id")
         return None

@@ -108,3 +108,15 @@ def test_a_granularity_counts_the_models_layers(tmp_path: Path, layers: int, gro
 def test_mistakes_name_their_line(tmp_path: Path, change: tuple[str, str], words: str) -> None:
     with pytest.raises(InvalidInput, match=words):
         read(tmp_path, EVOLVE.replace(*change))
+
+
+def test_tasks_of_ones_own_are_found_in_their_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "mine" / "deep"
+    folder.mkdir(parents=True)
+    (folder / "a.yaml").write_text("dataset_path: json\ntask: arc_easy\n")
+    (folder / "b.yaml").write_text("task: gsm8k_of_mine\n")
+    prepared = read(tmp_path, EVOLVE, "--task-search-path", str(tmp_path / "mine"))
+    found = {task.name: task.options.get("folder", "") for task in prepared.suite.tasks}
+    assert found == {"gsm8k": "", "wikitext": "", "arc_easy": str(tmp_path / "mine")}
+    with pytest.raises(InvalidInput, match="no folder of task files"):
+        read(tmp_path, EVOLVE, "--task-search-path", str(tmp_path / "nowhere"))

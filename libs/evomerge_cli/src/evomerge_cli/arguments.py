@@ -109,6 +109,9 @@ def _add_demo_flags(parser: argparse.ArgumentParser) -> None:
 
 def _add_run_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("spec", nargs="?", metavar="SPEC.yaml", help="run spec; without one, give --model1 and so on")
+    parser.add_argument(
+        "--task-search-path", action="append", metavar="DIR", help="task files of your own, for mergekit-evolve's file"
+    )
     _add_search_flags(parser)
     _add_technique_flags(parser)
 

@@ -9,8 +9,10 @@ otherwise. What of the file has no counterpart here is told.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from evomerge_common.domain.fields import Fields
@@ -45,12 +47,13 @@ def is_evolve_file(data: Any) -> bool:
     return isinstance(data, Mapping) and "genome" in data and "models" not in data
 
 
-def read_evolve(data: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
+def read_evolve(data: Mapping[str, Any], notes: list[str], task_folders: Sequence[Path] = ()) -> dict[str, Any]:
     """Reads the run spec that the file means, as data, with its suite (whose places in the file are the same).
 
     Args:
         data: the file's.
         notes: gets what people should know of the reading.
+        task_folders: of task files of one's own; a task that is in none of them is the harness's.
 
     Raises:
         SpecError: unknown keys, no models, a method that cannot be searched; with its place in the file.
@@ -69,13 +72,13 @@ def read_evolve(data: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
             "genes": [],
             **({"layer_granularity": granularity} if granularity > 0 else {"layer_groups": 1}),
         },
-        "suite": {"tasks": _tasks(own, notes)},
+        "suite": {"tasks": [_placed(task, task_folders) for task in _tasks(own, notes)]},
     }
     if "base_model" in genome:
         spec["base"] = genome.text("base_model")
     notes.append(
-        f"mergekit-evolve's file: CMA-ES over the weights of {method}, {EVALUATIONS} evaluations, as there "
-        "(--evaluations for more); 30% of the items are held out to prove the champion"
+        f"mergekit-evolve's file: CMA-ES over the weights of {method}, {EVALUATIONS} evaluations unless --evaluations "
+        "says otherwise, as there; 30% of the items are held out to prove the champion"
     )
     for fields, reasons in ((genome, _NOT_SEARCHED), (own, _NOT_DONE)):
         notes += [f"{key} has no effect: {reason}" for key, reason in reasons.items() if fields.data.get(key)]
@@ -129,3 +132,15 @@ def _task(entry: Fields, counts: Counter[str], notes: list[str]) -> dict[str, An
         "name": name if counts[name] == 1 else f"{name} {metric}", "task": name, "weight": weight, "metric": metric,
         **({"filter": chosen} if chosen and chosen != "none" else {}),
     }  # fmt: skip
+
+
+def _placed(task: dict[str, Any], folders: Sequence[Path]) -> dict[str, Any]:
+    """The task with the folder whose files define it."""
+    named = re.compile(rf"^(task|group|tag):\s*['\"]?{re.escape(task['task'])}['\"]?\s*$", re.MULTILINE)
+    for folder in folders:
+        if not folder.is_dir():
+            raise SpecError(f"{folder} is no folder of task files; give one to --task-search-path")
+        for path in sorted((*folder.rglob("*.yaml"), *folder.rglob("*.yml"))):
+            if named.search(path.read_text("utf-8", "replace")):
+                return {**task, "folder": str(folder.resolve())}
+    return task

@@ -8,13 +8,14 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from evomerge_cli.arguments import DEFAULT_MODELS
 from evomerge_cli.evolve_file import is_evolve_file, read_evolve
+from evomerge_cli.suite_data import fetch_data
 from evomerge_common.domain.benchmarks import selection_warnings
 from evomerge_common.domain.fields import check_keys
 from evomerge_common.domain.kinds import kind_of
@@ -75,7 +76,8 @@ def prepare(args: argparse.Namespace) -> Prepared:
         document, folder = Document("", {"models": classic_models(args, notes)}), Path()
     evolved = is_evolve_file(document.data)
     try:
-        data = read_evolve(document.data, notes) if evolved else dict(document.data)
+        folders = [Path(one).expanduser() for one in getattr(args, "task_search_path", None) or ()]
+        data = read_evolve(document.data, notes, folders) if evolved else dict(document.data)
     except SpecError as error:
         raise document.located(error) from error
     if args.spec and any((args.model1, args.model2, args.model3)):
@@ -86,10 +88,10 @@ def prepare(args: argparse.Namespace) -> Prepared:
         notes.append("masked language models and no --suite: they are scored on the built-in suite `masked`")
     asked = data.pop("suite", None)
     if evolved and not args.suite:
-        suite = inline_suite(asked, folder, document, expand=expand_task)
+        suite = inline_suite(asked, folder, document, expand=expand_task, fetch=fetch_data(notes.append))
     else:
         notes += ["the file's tasks have no effect beside --suite"] if evolved else []
-        suite = resolve_suite(args.suite or asked, folder, document, flag=bool(args.suite))
+        suite = resolve_suite(args.suite or asked, folder, document, flag=bool(args.suite), say=notes.append)
     notes += [f"warning: {text}" for text in selection_warnings(suite)]
     try:
         _localise(data, folder, notes)
@@ -110,10 +112,18 @@ def check_keys_of_spec(document: Document) -> None:
         raise document.located(error) from error
 
 
-def resolve_suite(value: Any, folder: Path, document: Document | None = None, *, flag: bool = False) -> Suite:
+def resolve_suite(
+    value: Any,
+    folder: Path,
+    document: Document | None = None,
+    *,
+    flag: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+) -> Suite:
     """Finds a suite by file name, by the name of a built-in one, or written inside the spec, which is `document`.
 
     File names are relative to `folder`, the spec's; from the command line (`flag`) to where the user stands.
+    `say` takes sentences for people.
     """
     document = document or Document()
     if value is None and not document.name:
@@ -133,10 +143,10 @@ def resolve_suite(value: Any, folder: Path, document: Document | None = None, *,
                 )
         except SuiteError as error:
             raise (error if flag else document.located(error)) from error
-        return load_suite(path, expand=expand_task)
+        return load_suite(path, expand=expand_task, fetch=fetch_data(say))
     if value is None:
         raise document.located(SpecError("a run needs a suite: a file, `general`, or tasks written here", ("suite",)))
-    return inline_suite(value, folder, document, path=("suite",), expand=expand_task)
+    return inline_suite(value, folder, document, path=("suite",), expand=expand_task, fetch=fetch_data(say))
 
 
 def is_masked(reference: str, folder: Path) -> bool:

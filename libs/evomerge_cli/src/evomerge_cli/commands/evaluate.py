@@ -26,7 +26,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from evomerge_scoring import score_folder
 
     settings = Settings.from_env()
-    suite = resolve_suite(args.suite or "general", Path(), flag=True)
+    suite = resolve_suite(args.suite or "general", Path(), flag=True, say=lambda text: console.say(f"note: {text}"))
     check_code_allowed(suite, settings)
     if getattr(args, "batch_size", None):
         suite = replace(suite, batch_size=args.batch_size)

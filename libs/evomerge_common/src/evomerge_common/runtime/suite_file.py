@@ -11,8 +11,8 @@ from typing import Any
 from evomerge_common.domain.fields import check_keys
 from evomerge_common.domain.kinds import Kind
 from evomerge_common.domain.suite import SUITE_KEYS, Suite, check_task_keys
+from evomerge_common.errors import InvalidInput, SuiteError
 from evomerge_common.errors import Path as Place
-from evomerge_common.errors import SuiteError
 from evomerge_common.runtime.documents import Document, read_bytes, read_file
 
 __all__ = ["inline_suite", "load_suite"]
@@ -25,18 +25,24 @@ Expand = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 """Gives a task that brings its own items (lm_eval, plugin) with these items; raises SuiteError."""
 
 
-def load_suite(path: Path, *, expand: Expand | None = None) -> Suite:
+Fetch = Callable[[str], Path]
+"""Finds the file on this machine that an `hf://` URL names; raises an EvoMergeException. Called once for each task."""
+HUB = "hf://"
+
+
+def load_suite(path: Path, *, expand: Expand | None = None, fetch: Fetch | None = None) -> Suite:
     """Reads a suite's YAML file and the data files that it names, relative to it.
 
     A task's `data` is JSONL (one item a line), `.json` (a list of items), or, for perplexity and coherence, any other
-    text file, cut into documents at blank lines.
+    text file, cut into documents at blank lines; or such a file of a dataset on a hub, hf://datasets/org/name/file.
 
     Raises:
         SuiteError: a file is missing, or says something that cannot work; with file and line.
+        Unavailable: the hub does not answer.
 
     """
     document = read_file(path, error=SuiteError)
-    return inline_suite(document.data, path.parent, document, expand=expand)
+    return inline_suite(document.data, path.parent, document, expand=expand, fetch=fetch)
 
 
 def inline_suite(
@@ -46,11 +52,13 @@ def inline_suite(
     *,
     path: Place = (),
     expand: Expand | None = None,
+    fetch: Fetch | None = None,
 ) -> Suite:
     """Reads a suite that is the `data` at the place `path` of a document (such as a run spec).
 
     Data files are relative to `folder`. Errors name the document's lines. `expand` fetches the items of tasks that
-    bring their own; without it such tasks must have theirs already.
+    bring their own; without it such tasks must have theirs already. `fetch` brings data from a hub; without it there is
+    none.
 
     Raises:
         SuiteError: see `load_suite`.
@@ -60,7 +68,7 @@ def inline_suite(
     try:
         if data is None:
             raise SuiteError("the suite is empty; it needs `tasks`", path)
-        return Suite.from_dict(_with_items(data, folder, path, read, expand), path)
+        return Suite.from_dict(_with_items(data, folder, path, read, expand, fetch), path)
     except SuiteError as error:
         depth = len(path) + 3  # … "tasks", index, "items"
         source = read.get(error.path[:depth])
@@ -90,7 +98,7 @@ def _expanded(task: Mapping[str, Any], expand: Expand, place: Place) -> Mapping[
 
 
 def _with_items(
-    data: Any, folder: Path, path: Place, read: dict[Place, _DataFile], expand: Expand | None = None
+    data: Any, folder: Path, path: Place, read: dict[Place, _DataFile], expand: Expand | None, fetch: Fetch | None
 ) -> Any:
     """The same suite with each task's `data` replaced by the `items` that it names."""
     check_keys(data, SUITE_KEYS, path, SuiteError)
@@ -113,9 +121,20 @@ def _with_items(
         name = task["data"]
         if not isinstance(name, str) or not name:
             raise SuiteError(f"`data` must be the name of a file, not {name!r}", (*here, "data"))
-        items, read[*here, "items"] = _read(folder / Path(name).expanduser(), kind, (*here, "data"))
+        place = (*here, "data")
+        file = _of_hub(name, fetch, place) if name.startswith(HUB) else folder / Path(name).expanduser()
+        items, read[*here, "items"] = _read(file, kind, place)
         whole.append({**{key: value for key, value in task.items() if key != "data"}, "items": items})
     return {**data, "tasks": whole}
+
+
+def _of_hub(url: str, fetch: Fetch | None, place: Place) -> Path:
+    if fetch is None:
+        raise SuiteError(f"{url} is fetched by the command, not here; give the items, or a file", place)
+    try:
+        return fetch(url)
+    except InvalidInput as error:
+        raise SuiteError(str(error), place) from error
 
 
 def _read(path: Path, kind: Kind, place: Place) -> tuple[list[Any], _DataFile]:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from evomerge_models.files import select_files
+from evomerge_models.files import Selection, select_files
 from evomerge_models.hashes import git_blob_sha1
 from evomerge_models.hub.files import COMMIT, RemoteFile, RemoteModel
 
@@ -20,11 +20,11 @@ Hashes = Callable[[Path, Iterable[str]], Mapping[str, str]]
 _SHA256, _SHA1 = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{40}")
 
 
-def cached_commit(repository: str, revision: str) -> str:
+def cached_commit(repository: str, revision: str, kind: str = "model") -> str:
     """The commit that a revision ("": the default branch) had when the client fetched from it last, or ""."""
     if COMMIT.fullmatch(revision):
         return revision
-    refs = _folder(repository) / "refs"
+    refs = _folder(repository, kind) / "refs"
     path = refs / (revision or "main")
     if not path.resolve().is_relative_to(refs.resolve()):
         return ""
@@ -35,9 +35,9 @@ def cached_commit(repository: str, revision: str) -> str:
     return commit if COMMIT.fullmatch(commit) else ""
 
 
-def snapshot(repository: str, commit: str) -> Path:
+def snapshot(repository: str, commit: str, kind: str = "model") -> Path:
     """The folder of a commit's files, whether there is one or not."""
-    return _folder(repository) / "snapshots" / commit
+    return _folder(repository, kind) / "snapshots" / commit
 
 
 def cached_model(repository: str, commit: str, file: str = "") -> RemoteModel:
@@ -57,15 +57,24 @@ def cached_model(repository: str, commit: str, file: str = "") -> RemoteModel:
     return RemoteModel(repository, commit, selection, tuple(_as_the_hub_told(folder, name) for name in selection.files))
 
 
+def cached_data(repository: str, commit: str, file: str) -> RemoteModel | None:
+    """A file of a dataset as the cache has it; None where it has not."""
+    folder = snapshot(repository, commit, "dataset")
+    if not (folder / file).is_file():
+        return None
+    told = _as_the_hub_told(folder, file)
+    return RemoteModel(repository, commit, Selection((file,), ()), (told,), kind="dataset")
+
+
 def whole_snapshot(remote: RemoteModel) -> Path | None:
     """The folder of a model's files, where all of them are there in their length; None where they are not."""
-    folder = snapshot(remote.repository, remote.commit)
+    folder = snapshot(remote.repository, remote.commit, remote.kind)
     return folder if all(_is_there(folder / file.name, file.size) for file in remote.files) else None
 
 
 def sound_files(remote: RemoteModel, hashes: Hashes) -> dict[str, Path]:
     """The wanted files that the cache has as the hub describes them, by name."""
-    folder = snapshot(remote.repository, remote.commit)
+    folder = snapshot(remote.repository, remote.commit, remote.kind)
     there = [file for file in remote.files if _is_there(folder / file.name, file.size)]
     found = hashes(folder, [file.name for file in there if file.sha256])
     return {
@@ -97,8 +106,8 @@ def _as_the_hub_told(folder: Path, name: str) -> RemoteFile:
     )
 
 
-def _folder(repository: str) -> Path:
+def _folder(repository: str, kind: str) -> Path:
     from huggingface_hub import constants
     from huggingface_hub.file_download import repo_folder_name
 
-    return Path(constants.HF_HUB_CACHE).expanduser() / str(repo_folder_name(repo_id=repository, repo_type="model"))
+    return Path(constants.HF_HUB_CACHE).expanduser() / str(repo_folder_name(repo_id=repository, repo_type=kind))

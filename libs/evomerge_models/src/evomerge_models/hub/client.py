@@ -6,12 +6,12 @@ the bytes come by `transfer`.
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from evomerge_common.errors import ModelNotFound
 from evomerge_common.runtime.files import remove
 from evomerge_models.card import licence_file_among
-from evomerge_models.files import select_files
+from evomerge_models.files import Selection, select_files
 from evomerge_models.hub.answers import client, commit_of, file_of, licence_said, patiently
 from evomerge_models.hub.bandwidth import Bandwidth
 from evomerge_models.hub.files import RemoteFile, RemoteModel
@@ -62,6 +62,27 @@ class Hub:
         selection = select_files(files, f"hub model {name}", file)
         chosen = tuple(files[one] for one in selection.files)
         return RemoteModel(repository, commit, selection, chosen, licence, licence_file_among(files))
+
+    def dataset(self, repository: str, revision: str, file: str) -> RemoteModel:
+        """Asks for one file of a dataset, pinned to the commit that a revision ("" = the default branch) is now.
+
+        Raises:
+            ModelNotFound: no such dataset, revision or file, or no access.
+            Unavailable: as `model`.
+
+        """
+        api = client().HfApi(endpoint=self._endpoint, library_name="evomerge")
+        name = f"datasets/{repository}@{revision}" if revision else f"datasets/{repository}"
+
+        def ask() -> tuple[str, dict[str, RemoteFile]]:
+            info = api.dataset_info(repository, revision=revision or None, files_metadata=True, timeout=30.0)
+            return commit_of(info, name), {one.name: one for one in map(file_of, info.siblings or ())}
+
+        commit, files = patiently(ask, name)
+        if file not in files:
+            alike = sorted(one for one in files if one.endswith(PurePath(file).suffix))
+            raise ModelNotFound(f"{name} has no file {file}; it has {', '.join(alike[:10]) or 'none of that kind'}")
+        return RemoteModel(repository, commit, Selection((file,), ()), (files[file],), kind="dataset")
 
     def read(self, model: RemoteModel, name: str, start: int, stop: int) -> bytes:
         """Reads bytes [start, stop) of a file, fewer where it ends; of a hub without ranges the rest is not read.
@@ -114,7 +135,9 @@ class Hub:
         return Transfer(
             Wire(headers, endpoint, float(constants.HF_HUB_DOWNLOAD_TIMEOUT)),
             f"{model.repository}@{model.commit}",
-            lambda name: hub.hf_hub_url(model.repository, name, revision=model.commit, endpoint=self._endpoint),
+            lambda name: hub.hf_hub_url(
+                model.repository, name, repo_type=model.kind, revision=model.commit, endpoint=self._endpoint
+            ),
             folder,
             self._bandwidth,
             tell,

@@ -32,6 +32,7 @@ class RemoteModel:
     Attributes:
         licence: what its card says, as `evomerge_common.domain.licence_names` writes it; "" where it says nothing.
         licence_file: name of a file with its text; "" where there is none.
+        kind: "model", or "dataset" for files of one.
 
     """
 
@@ -41,6 +42,7 @@ class RemoteModel:
     files: tuple[RemoteFile, ...]
     licence: str = ""
     licence_file: str = ""
+    kind: str = "model"
 
     @property
     def bytes(self) -> int:

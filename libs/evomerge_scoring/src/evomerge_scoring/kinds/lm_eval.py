@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import io
 import json
 import logging
 import math
@@ -44,10 +45,11 @@ class Subtask:
 
     def build(self, limit: int, template: Callable[[list[dict[str, str]]], str] | None, tokenizer: str) -> None:
         """Writes the prompts of the first `limit` documents (0: of all)."""
-        self.task.build_all_requests(
-            limit=limit or None, apply_chat_template=template is not None, chat_template=template,
-            fewshot_as_multiturn=template is not None, tokenizer_name=tokenizer,
-        )  # fmt: skip
+        with contextlib.redirect_stderr(io.StringIO()):  # a bar for each task
+            self.task.build_all_requests(
+                limit=limit or None, apply_chat_template=template is not None, chat_template=template,
+                fewshot_as_multiturn=template is not None, tokenizer_name=tokenizer,
+            )  # fmt: skip
         self.by_document.clear()
         for instance in self.task.instances:
             self.by_document[instance.doc_id].append(instance)
