@@ -162,7 +162,8 @@ async def test_an_export_job_becomes_a_gguf_file(ports: Ports, child: ChildProce
     result = await handler(export("f32"))
     assert (result.format, result.recipe_digest) == ("gguf", what.digest)
     out = ports.artifacts.open(result.uri)
-    assert [path.name for path in out.iterdir()] == ["champion-F32.gguf"]
+    assert sorted(path.name for path in out.iterdir()) == ["Modelfile", "champion-F32.gguf"]
+    assert "\nFROM ./champion-F32.gguf\n" in (out / "Modelfile").read_text()
     assert result.bytes == (out / "champion-F32.gguf").stat().st_size
     whole = await handler(export("", format="hf", destination="model"))
     write_model_folder(out / "champion-F32.gguf", tmp_path / "back")
@@ -170,7 +171,8 @@ async def test_an_export_job_becomes_a_gguf_file(ports: Ports, child: ChildProce
     assert merged.keys() == back.keys()
     assert all(torch.equal(merged[name], back[name]) for name in merged)
     quantised = await handler(export("", destination="small"))
-    assert [path.name for path in ports.artifacts.open(quantised.uri).iterdir()] == ["champion-F16.gguf"]
+    names = {path.name for path in ports.artifacts.open(quantised.uri).iterdir()}
+    assert names == {"Modelfile", "champion-F16.gguf"}
     with pytest.raises(InvalidInput, match="did you mean"):
         await handler(export("q8_1", destination="bad"))
     assert not list((tmp_path / "store").rglob("bad*"))

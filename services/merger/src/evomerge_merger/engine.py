@@ -59,20 +59,23 @@ def export(
 def export_gguf(
     recipe_json: str, models: Mapping[str, str], out: str, threads: int, kind: str
 ) -> tuple[int, tuple[str, ...]]:
-    """Writes one GGUF file into `out`, named by its type; returns its bytes, and what is to be said of it.
+    """Writes one GGUF file into `out`, named by its type, and a Modelfile; returns its bytes, and what is to be said.
 
     The weights are merged anew, into a folder beside it: the finished folder may be another worker's, and the same
     recipe makes the same weights.
     """
     from evomerge_merging import merge_recipe
     from evomerge_merging.export.gguf import export_gguf
+    from evomerge_models.card import licence_of_folder
+    from evomerge_models.gguf.modelfile import write_modelfile
 
     kind = check_type(kind or "auto")
     with tempfile.TemporaryDirectory(prefix="merged-", dir=out) as work:
         whole = Path(work) / GGUF_NAME
         merge_recipe(Recipe.from_json(recipe_json), _paths(models), whole, threads=threads)
         report = export_gguf(whole, Path(out) / f"{GGUF_NAME}.gguf", kind, name=GGUF_NAME, threads=threads)
-    report.path.rename(report.path.with_stem(f"{GGUF_NAME}-{report.type.upper()}"))
+        licence = licence_of_folder(whole)
+    write_modelfile(report.path.rename(report.path.with_stem(f"{GGUF_NAME}-{report.type.upper()}")), licence=licence)
     return report.bytes, report.notes[:MAX_NOTES]
 
 

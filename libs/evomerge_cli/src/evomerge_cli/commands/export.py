@@ -160,6 +160,13 @@ def _to_gguf(args: argparse.Namespace, path: Path, out: Path, kind: str, console
 
 def _write(folder: Path, file: Path, kind: str, name: str, console: Console) -> GgufReport:
     from evomerge_merging.export.gguf import export_gguf
+    from evomerge_models.card import licence_of_folder
+    from evomerge_models.gguf.modelfile import NAME, write_modelfile
 
     with stages(console, "writing GGUF") as progress:
-        return export_gguf(folder, file, kind, name=name, progress=lambda d, t: progress("writing GGUF", d / max(1, t)))
+        report = export_gguf(
+            folder, file, kind, name=name, progress=lambda d, t: progress("writing GGUF", d / max(1, t))
+        )
+    if write_modelfile(file, licence=licence_of_folder(folder)) is None:
+        console.say(f"note: {file.with_name(NAME)} is somebody else's and stays as it is")
+    return report
