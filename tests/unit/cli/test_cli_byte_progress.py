@@ -54,3 +54,16 @@ def test_a_terminal_gets_a_bar() -> None:
         progress(10_000_000, 10_000_000)
     assert "merging" in stderr.getvalue()
     assert "10.0/10.0 MB" in stderr.getvalue()
+
+
+def test_what_an_earlier_try_brought_took_no_time_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter(range(100))
+    monkeypatch.setattr("evomerge_cli.byte_progress.time.monotonic", lambda: next(now))
+    stderr = io.StringIO()
+    with bytes_bar(Console(stderr=stderr), "fetching") as progress:
+        for done in (60, 61, 62, 72):
+            progress(done * 10**6, 10**8)
+    assert stderr.getvalue().splitlines() == [
+        "fetching: 60%, 666.7 kB/s, 57 s left",
+        "fetching: 70%, 3.0 MB/s, 9 s left",
+    ]

@@ -23,19 +23,27 @@ def bytes_bar(console: Console, title: str) -> Iterator[Callable[[int, int], Non
             TextColumn("{task.description}"), BarColumn(bar_width=28), DownloadColumn(), TransferSpeedColumn(),
             TimeRemainingColumn(), console=RichConsole(file=console.stderr), transient=True,
         )  # fmt: skip
-        task = bar.add_task(title, total=None)
         with bar:
-            yield lambda done, total: bar.update(task, completed=done, total=total)
+            task = None
+
+            def draw(done: int, total: int) -> None:
+                nonlocal task
+                if task is None:
+                    task = bar.add_task(title, total=total, completed=done)
+                bar.update(task, completed=done, total=total)
+
+            yield draw
         return
-    began, shown = time.monotonic(), 0
+    began, shown, first = time.monotonic(), 0, -1
 
     def line(done: int, total: int) -> None:
-        nonlocal shown
+        nonlocal shown, first
+        first = done if first < 0 else first  # an earlier try brought it: it took no time now
         since, tenth = time.monotonic() - began, done * 10 // max(1, total)
-        if since > _QUIET_SECONDS and shown < tenth < 10:
+        if since > _QUIET_SECONDS and shown < tenth < 10 and done > first:
             shown = tenth
-            left = duration(since / done * (total - done))
-            console.say(f"{title}: {tenth * 10}%, {human(done / since)}/s, {left} left")
+            rate = (done - first) / since
+            console.say(f"{title}: {tenth * 10}%, {human(rate)}/s, {duration((total - done) / rate)} left")
 
     yield line
 

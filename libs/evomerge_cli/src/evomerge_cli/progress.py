@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from evomerge_cli.byte_progress import duration
+from evomerge_cli.coming import Coming
 from evomerge_cli.console import Console
 from evomerge_common.domain import messages as m
 from evomerge_common.domain.history import Change, change_of, mean_fitness, population_of
@@ -28,6 +29,7 @@ class RunView:
         lack: why the run is paused, when a machine lacks something.
         scored: recipe digests of candidates that were scored, or stopped by a race.
         exported: by format.
+        coming: the download that the run waits for; whoever watches sets it, no event tells.
 
     """
 
@@ -41,6 +43,7 @@ class RunView:
     end: m.RunFinished | m.RunCancelled | m.RunFailed | None = None
     exported: dict[str, m.ArtifactExported] = field(default_factory=dict)
     export_failures: list[m.CandidateFailed] = field(default_factory=list)
+    coming: Coming | None = None
     _population: int = 1
     _proposed: dict[str, m.CandidateProposed] = field(default_factory=dict)
     _fitness: dict[int, float] = field(default_factory=dict)
@@ -148,12 +151,13 @@ class Rate:
 
 
 class LineProgress:
-    """A line for each new champion, each tenth of the budget, each phase; nothing repeats, so it suits a log file."""
+    """A line for each new champion, each tenth of the budget or of a download, each phase; it suits a log file."""
 
     def __init__(self, console: Console, clock: Callable[[], float] = time.time) -> None:
         self._console = console
         self._rate = Rate(clock)
         self._shown: tuple[Any, ...] = ()
+        self._step: tuple[Any, ...] = ()
 
     def __enter__(self) -> LineProgress:
         return self
@@ -165,7 +169,8 @@ class LineProgress:
         """Writes a line when something is worth one."""
         left = self._rate.remaining(view, recorded)
         tenth = view.done * 10 // view.budget if view.budget else 0
-        state = (view.phase, view.lack, view.champion, tenth)
+        self._step = view.coming.step if view.coming is not None else self._step
+        state = (view.phase, view.lack, view.champion, tenth, self._step)
         if state != self._shown:
             self._shown = state
             self._console.say(describe(view, left))
@@ -252,4 +257,6 @@ def _words(view: RunView, left: float | None) -> str:
         parts.append(f"{len(view.failed)} failed")
     if left is not None:
         parts.append(f"{duration(left)} left")
+    if view.coming is not None:
+        parts.append(view.coming.words)
     return "  ".join(parts)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from evomerge_cli.client import SelectorClient
+from evomerge_cli.coming import Coming
 from evomerge_cli.progress import Progress, RunView
 from evomerge_common.ports import Recorded
 
@@ -31,12 +32,14 @@ def watch_to_end(
     *,
     check: Callable[[], None] = lambda: None,
     watched: Watched | None = None,
+    coming: Callable[[], Coming | None] = lambda: None,
 ) -> Watched:
     """Reads every event of the run until its last.
 
     Args:
         check: called several times a second; raises when waiting has become pointless.
         watched: filled on the way, so that an interrupted watch leaves what it saw.
+        coming: called as often; tells of the download that the run waits for.
 
     """
     watched = watched or Watched(run_id)
@@ -44,6 +47,7 @@ def watch_to_end(
     with progress:
         while True:
             check()
+            watched.view.coming = coming()
             try:
                 recorded = watch.next(TICK_SECONDS)
             except TimeoutError:

@@ -18,7 +18,7 @@ from evomerge_models.store import WritableModelStore
 async def bootstrap(settings: Settings, ports: Ports) -> Service:
     """Makes a store, the hub, one worker, the gRPC API and what follows the runs."""
     store = WritableModelStore(settings.model_store, settings.model_store_quota)
-    fetcher = Fetcher(store, Hub(), link=settings.link_models)
+    fetcher = Fetcher(store, Hub(limit=settings.download_limit), link=settings.link_models)
     runs = KeptByRuns(store, ports.log, ports.clock)
     servicer = DownloaderServicer(fetcher, store)
     return Service(

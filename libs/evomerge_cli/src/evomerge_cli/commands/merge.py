@@ -109,14 +109,22 @@ def _paired(base: Path, adapter: Path) -> Path:
 
 def _download(source: ModelReference, base: ModelReference | None, settings: Settings, console: Console) -> Path:
     from evomerge_downloader.fetch import Fetcher
-    from evomerge_models.hub import Hub
+    from evomerge_models.hub import Hub, Progress
     from evomerge_models.store import WritableModelStore
 
     console.say(f"fetching {source}")
     store = WritableModelStore(settings.model_store, settings.model_store_quota)
-    fetcher = Fetcher(store, Hub(), link=settings.link_models)
     owner = store.pins.of_this_process()  # nobody makes room of what is read here
-    return store.open(fetcher.fetch(str(replace(source, digest="")), str(base or ""), typed=False, owner=owner).uri)
+    with bytes_bar(console, f"fetching {source}") as bar:
+
+        def tell(progress: Progress) -> None:
+            bar(progress.done, progress.total)
+            if progress.note:
+                console.say(f"{source}: {progress.note}")
+
+        fetcher = Fetcher(store, Hub(limit=settings.download_limit), link=settings.link_models, tell=tell)
+        model = fetcher.fetch(str(replace(source, digest="")), str(base or ""), typed=False, owner=owner)
+    return store.open(model.uri)
 
 
 def _classic(args: argparse.Namespace, console: Console) -> Recipe:

@@ -108,10 +108,12 @@ def _evolve(
 ) -> None:
     """Leaves the finished run's events, model and state in the folder."""
     from evomerge_cli.client import SelectorClient
+    from evomerge_cli.coming import DownloadWatch
     from evomerge_cli.progress import make_progress
     from evomerge_cli.run_session import Watched, watch_to_end
     from evomerge_common.domain.messages import RunCancelled, RunFailed, RunFinished
     from evomerge_common.errors import NotFound
+    from evomerge_common.runtime.settings import Settings
 
     began = time.monotonic()
     with _selector(folder, console, evaluators=evaluators, server=server) as (address, settings, check):
@@ -122,7 +124,10 @@ def _evolve(
             console.say(f"run {started.run_id}: {started.budget} evaluations of {len(prepared.spec.models)} models")
             watched = Watched(started.run_id)
             try:
-                watch_to_end(client, started.run_id, make_progress(console), check=check, watched=watched)
+                watch_to_end(
+                    client, started.run_id, make_progress(console), check=check, watched=watched,
+                    coming=(lambda: None) if server else DownloadWatch(Settings.from_env().model_store),
+                )  # fmt: skip
             except BaseException:
                 with contextlib.suppress(OSError):  # what went wrong first is what is said
                     folder.write_events(watched.events)

@@ -31,7 +31,17 @@ POLL_SECONDS = 0.1
 ACK_WAIT = 8.0
 """Seconds after which a killed worker's job is done by another: short, since everything here is one machine."""
 USER_SETTINGS = (
-    *("ALLOW_CODE", "BACKEND", "DEVICE", "LINK_MODELS", "LOG_FORMAT", "LOG_LEVEL", "MAX_DELIVER", "MODEL_STORE"),
+    *(
+        "ALLOW_CODE",
+        "BACKEND",
+        "DEVICE",
+        "DOWNLOAD_LIMIT",
+        "LINK_MODELS",
+        "LOG_FORMAT",
+        "LOG_LEVEL",
+        "MAX_DELIVER",
+        "MODEL_STORE",
+    ),
     *("MODEL_STORE_QUOTA", "SCORE_CACHE", "SCORE_TIMEOUT"),
 )
 """What the user's EVOMERGE_* variables may say about an embedded stack; addresses and secrets are its own."""

@@ -22,7 +22,7 @@ _STATE = Path("~/.local/state/evomerge").expanduser()
 BACKENDS = ("auto", "torch", "vllm")
 FOLDERS = ("model_store", "artifact_store", "state_dir", "score_cache")
 """Settings that name a folder, by its path or its file:// URI."""
-SIZES = ("model_store_quota",)
+SIZES = ("model_store_quota", "download_limit")
 """Settings that are a number of bytes, also in words such as 200GB."""
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
@@ -44,6 +44,7 @@ class Settings:
         model_store: folder of the source models; this and the other folders may be given as file:// URIs.
         model_store_quota: bytes that the model store may take, such as 200GB: to make room, models go that were used
             longest ago, never one that is pinned or in use. 0: no limit but the disk's. Linked folders take no room.
+        download_limit: bytes a second of all downloads of a downloader together, such as 20MB. 0: no limit.
         artifact_store: a folder for candidates' weights, suites and finished models.
         state_dir: folder of what a service writes for itself: its port file, the reporter's database.
         token: bearer token that gRPC calls must carry; TOKEN_FILE names a file that holds it.
@@ -81,6 +82,7 @@ class Settings:
     http_address: str = "127.0.0.1:8080"
     model_store: Path = _CACHE / "models"
     model_store_quota: int = 0
+    download_limit: int = 0
     artifact_store: str = str(_CACHE / "artifacts")
     state_dir: Path = _STATE
     token: str = field(default="", repr=False)
@@ -124,6 +126,7 @@ class Settings:
         if device not in DEVICES or (index and not (device == "cuda" and index.isdigit())):
             raise _bad("device", self.device, did_you_mean(device, DEVICES))
         lowest = {"ack_wait": 0.1, "score_timeout": 0.1, "max_deliver": 1, "max_pending": 1, "replicas": 1}
+        lowest |= dict.fromkeys(SIZES, 0)
         for name, low in lowest.items():
             if not getattr(self, name) >= low:
                 raise _bad(name, getattr(self, name), f"at least {low}")
