@@ -1,7 +1,7 @@
 """HTTP for bulk: ranges of files over connections that stay open, one of each thread to each host.
 
 The standard library's client, not the one under huggingface_hub: that hands out 64 kB at a time, which costs 1.7 s of
-processor time a gigabyte where this costs 0.1 s (see docs/adr/0015). What a hub says comes through its own client.
+processor time a gigabyte where this costs 0.1 s (see docs/adr/0016). What a hub says comes through its own client.
 """
 
 from __future__ import annotations
