@@ -13,12 +13,13 @@ import functools
 import hashlib
 import json
 import math
+import os
 import re
 import struct
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -54,6 +55,24 @@ def write_model_folder(folder: Path, fill: int = 0) -> Path:
     (folder / "tokenizer.json").write_text("{}")
     (folder / "README.md").write_text("# not part of the model")
     write_safetensors(folder / "model.safetensors", {"a.weight": (16, 16), "b.weight": (64,)}, fill)
+    return folder
+
+
+def write_sparse(folder: Path, shapes: Mapping[str, tuple[int, ...]], **config: Any) -> Path:
+    """A model of which the headers alone are on the disk."""
+    write_model_folder(folder)
+    told = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "num_hidden_layers": 1, **config}
+    (folder / "config.json").write_text(json.dumps({"tie_word_embeddings": False, **told}))
+    header: dict[str, Any] = {}
+    end = 0
+    for name, shape in shapes.items():
+        size = 4 * math.prod(shape)
+        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [end, end + size]}
+        end += size
+    text = json.dumps(header).encode()
+    path = folder / "model.safetensors"
+    path.write_bytes(struct.pack("<Q", len(text)) + text)
+    os.truncate(path, 8 + len(text) + end)
     return folder
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
-import os
 import struct
 import time
 from collections.abc import Iterator
@@ -19,7 +17,7 @@ from evomerge_common.errors import ModelError, ModelNotFound, NotAModel, Quantis
 from evomerge_models.hub import Hub
 from evomerge_models.store import WritableModelStore
 from evomerge_models.survey import Survey
-from helpers.hub_server import HubServer, write_adapter, write_model_folder, write_safetensors
+from helpers.hub_server import HubServer, write_adapter, write_model_folder, write_safetensors, write_sparse
 
 GIGABYTE = 1 << 30
 
@@ -51,24 +49,6 @@ def look(hub: HubServer, store: WritableModelStore | None, *names: str) -> Surve
     survey = STACK.enter_context(Survey(Hub(hub.endpoint), store))
     survey.look([ModelReference.parse(name) for name in names])
     return survey
-
-
-def write_sparse(folder: Path, shapes: dict[str, tuple[int, ...]], **config: Any) -> Path:
-    """A model of which the headers alone are on the disk."""
-    write_model_folder(folder)
-    told = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "num_hidden_layers": 1, **config}
-    (folder / "config.json").write_text(json.dumps({"tie_word_embeddings": False, **told}))
-    header: dict[str, Any] = {}
-    end = 0
-    for name, shape in shapes.items():
-        size = 4 * math.prod(shape)
-        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [end, end + size]}
-        end += size
-    text = json.dumps(header).encode()
-    path = folder / "model.safetensors"
-    path.write_bytes(struct.pack("<Q", len(text)) + text)
-    os.truncate(path, 8 + len(text) + end)
-    return folder
 
 
 def test_a_model_of_the_hub_is_described_without_its_weights(hub: HubServer, store: WritableModelStore) -> None:

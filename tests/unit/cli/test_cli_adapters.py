@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from evomerge_cli.preflight import check_models
 from evomerge_cli.spec_source import Prepared, prepare
 from evomerge_common.errors import EvoMergeException, ModelError, ShapeMismatch, UnsafeFile
 from helpers.hub_server import write_adapter, write_model_folder
+from helpers.looking import check_models
 
 SUITE: dict[str, Any] = {"tasks": [{"name": "t", "kind": "perplexity", "items": [{"text": str(i)} for i in range(9)]}]}
 
@@ -30,7 +30,7 @@ def prepared(folder: Path, **spec: Any) -> Prepared:
     (folder / "run.yaml").write_text(json.dumps({"suite": SUITE, **spec}))
     names = ("model1", "model2", "model3", "base", "suite", "seed", "evaluations", "ps_technique1", "ps_technique2",
              "dfs_technique", "weight_mask_rate", "mask_strategy")  # fmt: skip
-    flags = {**dict.fromkeys(names), "use_weight_rescale": False, "use_cli": False}
+    flags = {**dict.fromkeys(names), "use_weight_rescale": False, "use_cli": False, "accept_licence_conflict": False}
     return prepare(argparse.Namespace(spec=str(folder / "run.yaml"), cross_domain=None, **flags))
 
 

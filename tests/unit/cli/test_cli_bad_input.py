@@ -13,8 +13,8 @@ import pytest
 
 from evomerge_cli.__main__ import main
 from evomerge_cli.local_stack import server_address
-from evomerge_cli.preflight import check_models
 from evomerge_common.errors import ModelNotFound, Unavailable
+from helpers.looking import check_models
 
 SPEC = """\
 models: [a, b]
@@ -218,13 +218,11 @@ def test_a_hub_without_the_model_is_asked_before_anything_starts(monkeypatch: py
 def test_a_hub_that_never_answers_is_left_to_the_downloader(monkeypatch: pytest.MonkeyPatch) -> None:
     import threading
 
-    from evomerge_cli import preflight
     from evomerge_models import hub
 
     silent = threading.Event()
     monkeypatch.setattr(hub.Hub, "model", lambda *_: silent.wait(20))
-    monkeypatch.setattr(preflight, "HUB_SECONDS", 0.1)
-    check_models(["o/slow"])
+    check_models(["o/slow"], seconds=0.1)
     silent.set()
 
 

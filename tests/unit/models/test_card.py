@@ -6,12 +6,14 @@ from typing import Any
 import pytest
 from huggingface_hub import ModelCard
 
+from evomerge_common.domain.licences import combine
 from evomerge_common.domain.recipe import Recipe
 from evomerge_common.domain.reference import ModelReference
 from evomerge_models.card import (
     HeldOutScore,
     Metadata,
     hub_ids,
+    licence_section,
     metadata_of_source,
     parse_metadata,
     pipeline_tag,
@@ -23,7 +25,12 @@ SCORE = HeldOutScore("my suite", "ab12", "arithmetic", 20, "acc", 0.75, "95% int
 
 def test_the_client_reads_what_was_written() -> None:
     head = Metadata(
-        ("org/a", "org/b"), pipeline_tag="text-generation", licence="mit", languages=("en",), name="n", scores=(SCORE,)
+        ("org/a", "org/b"),
+        pipeline_tag="text-generation",
+        licence="mit",
+        languages=("en",),
+        name="n",
+        scores=(SCORE,),
     )
     card = ModelCard(f"{head.front_matter()}\n# Title\n")
     data = card.data.to_dict()
@@ -119,3 +126,26 @@ def test_a_licences_text_beside_the_card_counts_too(tmp_path: Path) -> None:
     head = Metadata().drawn_from({"a": metadata_of_source(tmp_path)})
     assert (head.licence, head.languages) == ("apache-2.0", ("en",))
     assert metadata_of_source(tmp_path / "none") == {}
+
+
+def test_the_head_names_the_licence_that_the_sources_leave() -> None:
+    def head(*licences: str) -> dict[str, Any]:
+        plan = combine({str(number): licence for number, licence in enumerate(licences)})
+        return parse_metadata(Metadata().under(plan).front_matter())[0]
+
+    assert head("mit", "llama3.1")["license"] == "llama3.1"
+    found = head("mit", "qwen-research")
+    assert (found["license"], found["license_name"]) == ("other", "qwen-research")
+    assert found["license_link"].startswith("https://")
+    assert head("mit", "gpl-3.0", "llama3.1")["license_name"] == "conflicting-licences"
+    assert "license" not in head("mit", "")
+
+
+def test_a_card_says_what_is_owed() -> None:
+    text = "\n".join(licence_section(combine({"org/a": "gpl-3.0", "org/b": "gemma", "c": ""})))
+    for words in (
+        "| org/a | gpl-3.0 |", "| c | unknown |", "**Conflict, accepted by whoever made this model:** GPL-3.0 (org/a)",
+        "section 3.2", "licence of c is not told", "no legal advice",
+    ):  # fmt: skip
+        assert words in text
+    assert licence_section(combine({})) == []

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from evomerge_cli.commands import merge
 from evomerge_cli.console import Console
-from evomerge_cli.preflight import check_models
 from evomerge_cli.spec_source import prepare
 from evomerge_common.domain.cross_domain import CrossDomain
 from evomerge_common.domain.messages import DownloadJob, Job, Model
@@ -32,6 +31,7 @@ from evomerge_models.reference import absolute, base_beside, local_path, look_up
 from evomerge_models.store import WritableModelStore
 from evomerge_selector.domain.proposer import search_space
 from helpers.hub_server import write_adapter, write_model_folder
+from helpers.looking import check_models
 
 SUITE: dict[str, Any] = {"tasks": [{"name": "t", "kind": "perplexity", "items": [{"text": str(i)} for i in range(9)]}]}
 
@@ -227,7 +227,7 @@ def spec_of(here: Path, *models: str) -> RunSpec:
     (here / "run.yaml").write_text(json.dumps({"suite": SUITE, "models": models}))
     names = ("model1", "model2", "model3", "base", "suite", "seed", "evaluations", "ps_technique1", "ps_technique2",
              "dfs_technique", "weight_mask_rate", "mask_strategy")  # fmt: skip
-    flags = {**dict.fromkeys(names), "use_weight_rescale": False, "use_cli": False}
+    flags = {**dict.fromkeys(names), "use_weight_rescale": False, "use_cli": False, "accept_licence_conflict": False}
     return prepare(argparse.Namespace(spec=str(here / "run.yaml"), cross_domain=None, **flags)).spec
 
 

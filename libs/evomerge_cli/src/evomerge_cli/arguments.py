@@ -11,6 +11,7 @@ from evomerge_cli.output_arguments import add_export_flags, add_extract_lora_fla
 from evomerge_cli.shared_flags import add_json_flag, add_models_flags, add_verbose_flag
 from evomerge_common import __version__
 from evomerge_common.domain.cross_domain import CROSS_STRATEGIES
+from evomerge_common.domain.licences import ACCEPT_FLAG
 from evomerge_common.domain.methods import DFS_TECHNIQUES, MASK_STRATEGIES, PS_TECHNIQUES_1, PS_TECHNIQUES_2
 from evomerge_common.errors import did_you_mean
 
@@ -122,6 +123,7 @@ def _add_merge_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=positive, default=2, metavar="N", help="default: %(default)s")
     parser.add_argument("--dry-run", action="store_true", help="plan only: what goes where, memory, disk, time")
     parser.add_argument("--strict", action="store_true", help="refuse words of the recipe that have no effect")
+    _add_licence_flag(parser)
     parser.add_argument(
         "--max-shard-size", type=size, metavar="SIZE", help="of a weight file, such as 2GB or 500MiB (default: 5GB)"
     )
@@ -249,6 +251,13 @@ def _add_search_flags(parser: argparse.ArgumentParser) -> None:
         "--cross-domain", choices=CROSS_STRATEGIES,
         help="how models of another architecture, size or vocabulary are fitted in (default: full)",
     )  # fmt: skip
+    _add_licence_flag(parser)
+
+
+def _add_licence_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        ACCEPT_FLAG, action="store_true", help="go on with sources whose licences exclude each other; the card says so"
+    )
 
 
 def _add_technique_flags(parser: argparse.ArgumentParser) -> None:

@@ -1,74 +1,99 @@
-"""Are these models there, are they models, can they be merged with each other? From headers alone, in milliseconds."""
+"""Are these models there, are they models, may they and can they be merged with each other? Headers tell, in a moment.
+
+Nothing is started, and of a hub's models no weights are fetched, before all that can be known is known.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from evomerge_cli.console import Console
 from evomerge_common.domain.cross_domain import CrossDomain
 from evomerge_common.domain.kinds import kind_of
+from evomerge_common.domain.licences import combine
 from evomerge_common.domain.recipe import Recipe
 from evomerge_common.domain.reference import ModelReference
 from evomerge_common.domain.spec import RunSpec
 from evomerge_common.domain.suite import Suite
-from evomerge_common.errors import EvoMergeException, ModelError, ModelNotFound, SuiteError
+from evomerge_common.errors import ModelError, SuiteError
 from evomerge_common.runtime.child import ChildProcess
 from evomerge_common.runtime.settings import Settings
-from evomerge_models.adapter import read_adapter
-from evomerge_models.describe import ModelDescription, describe_model, describe_pair, tensor_shapes
-from evomerge_models.files import ADAPTER_CONFIG, CONFIG, is_adapter_folder, read_json_object
+from evomerge_models.files import CONFIG, read_json_object, read_json_or_nothing
+from evomerge_models.store import WritableModelStore
+from evomerge_models.survey import Survey
 
 HUB_SECONDS = 2.0
+"""What the hub is given before a run starts; what it has not said by then is left to the downloader."""
 
 
-def check_models(references: Sequence[str], *, hub: bool = True, store: Path | None = None) -> bool:
-    """Checks what can be checked before anything is started.
+@contextmanager
+def survey_models(
+    references: Sequence[ModelReference],
+    *,
+    base: ModelReference | None = None,
+    hub: bool = True,
+    store: Path | None = None,
+    seconds: float | None = HUB_SECONDS,
+) -> Iterator[Survey]:
+    """Looks at models before anything is started; see `evomerge_models.survey`.
 
     Args:
-        references: absolute folders and hub ids, in the canonical text of `ModelReference`.
-        hub: also ask the hub for each id, for two seconds at most; a hub that is slower is left to the downloader.
-        store: the model store: what it has already is not asked for.
-
-    Returns:
-        Whether the local ones differ in build, so that they must be fitted to each other.
+        references: absolute folders and hub ids.
+        base: what adapters that are named alone are applied to; None: the base that each names itself.
+        hub: also look at hub ids: config, small files and headers.
+        store: the model store's folder: what it has already is not asked for.
+        seconds: what the hub is given; None: as long as it takes.
 
     Raises:
-        ModelNotFound, NotAModel, UnsafeFile, ModelError, Unavailable.
+        ModelError, Unavailable: what is wrong with any of them, told at once.
+        DiskFull: the store has no room for what would be fetched.
 
     """
-    models = [ModelReference.parse(reference) for reference in references]
-    for model in models:
-        _check_adapter(model)
-    wholes = [model.whole for model in models]
-    folders = dict.fromkeys(Path(whole.name) for whole in wholes if _is_here(whole))
-    described = {folder: describe_model(folder) for folder in folders}
-    if hub:
-        adapters = [alone for model in models if (alone := model.adapter_alone) is not None]
-        _check_hub([one for one in dict.fromkeys([*wholes, *adapters]) if not _is_here(one)], store)
-    return builds_differ(described)
+    from evomerge_models.hub import Hub
+
+    known = WritableModelStore(store) if store is not None else None
+    with Survey(Hub() if hub else None, known, seconds=seconds) as survey:
+        survey.look(references, base)
+        survey.check_room()
+        yield survey
 
 
-def _is_here(model: ModelReference) -> bool:
-    return model.name.startswith("/")
+def check_licences(survey: Survey, console: Console, *, accepted: bool) -> None:
+    """Tells what licence the result will have and what it owes, once every model is known.
+
+    Raises:
+        LicenceConflict: licences exclude each other, and nobody has accepted that.
+
+    """
+    plan = combine(survey.licences())
+    for sentence in plan.sentences():
+        console.say(f"note: {sentence}")
+    plan.check(accepted=accepted)
 
 
-def _check_adapter(model: ModelReference) -> None:
-    """An adapter that is here: sound, and made for its base where that is here too."""
-    alone = model.adapter_alone
-    if alone is None or not _is_here(alone):
-        return
-    folder = Path(alone.name)
-    if not is_adapter_folder(folder):
-        describe_model(folder)  # says what is wrong with it, if anything is
-        raise ModelError(f"{folder} is a whole model; after the plus sign comes a LoRA adapter ({ADAPTER_CONFIG})")
-    if _is_here(model):
-        describe_pair(Path(model.name), folder)
-    else:
-        read_adapter(folder)
+def check_classes(survey: Survey) -> None:
+    """Refuses models that run with Python code of their own alone: it is neither fetched nor run.
+
+    Raises:
+        ModelError: names the model.
+
+    """
+    for seen in survey.models.values():
+        config = read_json_or_nothing(seen.base.folder / CONFIG) if seen.base.folder.is_dir() else {}
+        kind = config.get("model_type")
+        if not config.get("auto_map") or seen.base.description.architecture == "":
+            continue
+        from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES  # a second, for few models
+
+        if kind not in CONFIG_MAPPING_NAMES:
+            raise ModelError(
+                f"{seen.reference} runs with Python code of its own alone (auto_map; transformers has no model_type "
+                f"{kind!r}), and EvoMerge runs no code of strangers; give a model of a class that transformers has"
+            )
 
 
 def check_code_allowed(suite: Suite, settings: Settings) -> None:
@@ -86,11 +111,12 @@ def check_code_allowed(suite: Suite, settings: Settings) -> None:
         )
 
 
-def check_gguf(spec: RunSpec, *, quantizer: bool = True) -> None:
+def check_gguf(spec: RunSpec, survey: Survey | None, *, quantizer: bool = True) -> None:
     """Checks whether the champion can become a GGUF file of the type asked for, as far as this machine can tell by now.
 
     Args:
         spec: of the run.
+        survey: of its models; None: not looked at yet.
         quantizer: K-quants are made here, not on a server.
 
     Raises:
@@ -104,93 +130,46 @@ def check_gguf(spec: RunSpec, *, quantizer: bool = True) -> None:
 
     if quantizer:
         check_type(spec.gguf_type)
-    base = ModelReference.parse(spec.target).name
-    config = Path(base) / CONFIG
-    if config.is_absolute() and config.is_file():  # a hub's comes later; a GGUF file is of such an architecture
-        values = read_json_object(config)
-        check(text_config(values), of_config(values, base), base)
+    target = survey.models.get(spec.target) if survey is not None else None
+    if target is not None and target.base.folder.is_dir():  # a GGUF file is of such an architecture
+        values, name = read_json_object(target.base.folder / CONFIG), str(target.base.reference)
+        check(text_config(values), of_config(values, name), name)
 
 
-def builds_differ(described: dict[Path, ModelDescription]) -> bool:
-    """Tells whether models cannot be merged tensor by tensor, as far as headers and tokenizer files tell."""
-    if len(described) < 2:
-        return False
-    first, *others = described
-    expected, tokens = tensor_shapes(first), _tokenizer_stamp(first)
-    for other in others:
-        found = tensor_shapes(other)
-        if (
-            described[first].architecture != described[other].architecture
-            or described[first].num_layers != described[other].num_layers
-            or any(expected[name] != found[name] for name in expected.keys() & found.keys())
-            or tokens != _tokenizer_stamp(other)
-        ):
-            return True
-    return False
+def plan_in_words(spec: RunSpec, survey: Survey) -> list[str]:
+    """Says how the models of a run will be fitted to one build: what their average's plan says.
 
-
-def _tokenizer_stamp(folder: Path) -> str:
-    names = [name for name in ("tokenizer.json", "vocab.json", "vocab.txt") if (folder / name).is_file()]
-    return hashlib.sha256((folder / names[0]).read_bytes()).hexdigest() if names else ""
-
-
-def plan_in_words(spec: RunSpec) -> list[str]:
-    """Says how the models of a run, all local folders, will be fitted to one build: what their average's plan says.
-
-    Made in a process of its own, which takes torch and its memory away with it.
+    Made in a process of its own, which takes torch and its memory away with it. Empty where not all models are known
+    well enough to plan with: a GGUF file, pickles of a hub, or a hub that is slow.
 
     Raises:
-        ModelError: they cannot be fitted; says why.
+        ModelError: they cannot be fitted; says why, what keeps them apart, and which fit each other.
 
     """
+    names = list(dict.fromkeys([spec.target, *spec.sources]))
+    folders = survey.folders() if len(survey.models) == len(names) else None
+    if folders is None:
+        return []
     child = ChildProcess()
     try:
-        return asyncio.run(child.call(_plan, [spec.target, *spec.sources], spec.cross_domain or CrossDomain()))
+        with survey.named():
+            return asyncio.run(child.call(_plan, names, folders, spec.cross_domain or CrossDomain()))
+    except ModelError as error:
+        raise compared(error, survey) from error
     finally:
         child.close()
 
 
-def _plan(models: Sequence[str], cross_domain: CrossDomain) -> list[str]:
+def compared(error: ModelError, survey: Survey) -> ModelError:
+    """Adds to an error what keeps the models apart, and which of them fit each other."""
+    comparison = survey.comparison(str(error))
+    return type(error)(f"{error}. {comparison}") if comparison else error
+
+
+def _plan(models: Sequence[str], folders: Mapping[str, Path], cross_domain: CrossDomain) -> list[str]:
     from evomerge_merging import plan_merge
 
     references = [ModelReference.parse(name) for name in dict.fromkeys(models)]
     recipe = Recipe.of_models("linear", [(one, {"weight": 1.0}) for one in references])
-    with plan_merge(replace(recipe, cross_domain=cross_domain)) as plan:
+    with plan_merge(replace(recipe, cross_domain=cross_domain), folders) as plan:
         return list(plan.notes)
-
-
-def _check_hub(wanted: Sequence[ModelReference], store: Path | None) -> None:
-    """Asks for all of them at the same time."""
-    if not wanted:
-        return
-    from evomerge_common.domain.reference import HUB_ID
-    from evomerge_models.hub import Hub
-    from evomerge_models.store import WritableModelStore
-
-    for reference in wanted:
-        if not HUB_ID.fullmatch(reference.name):
-            raise ModelNotFound(
-                f"there is no folder {reference.name}; give an existing model folder or a hub id (org/name)"
-            )
-    known = WritableModelStore(store) if store is not None and store.is_dir() else None
-    errors: dict[str, EvoMergeException] = {}
-
-    def ask(reference: ModelReference) -> None:
-        try:
-            Hub().model(reference.name, reference.revision)
-        except EvoMergeException as error:
-            errors[str(reference)] = error
-
-    threads = []
-    for reference in wanted:
-        if known is not None and known.commit_of(reference.name, reference.revision):
-            continue
-        # A daemon: a hub that never answers must not keep the command from ending.
-        threads.append(threading.Thread(target=ask, args=(reference,), daemon=True))
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(HUB_SECONDS)
-    for reference in wanted:
-        if str(reference) in errors:
-            raise errors[str(reference)]

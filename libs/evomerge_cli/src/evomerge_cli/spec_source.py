@@ -249,6 +249,8 @@ def _apply_flags(data: dict[str, Any], args: argparse.Namespace, notes: list[str
     if args.cross_domain:
         own = data.get("cross_domain")
         data["cross_domain"] = {**(_mapping(own)), "strategy": args.cross_domain}
+    if args.accept_licence_conflict:
+        data["accept_licence_conflict"] = True
     classic = {name: getattr(args, name) for name in CLASSIC_FLAGS if getattr(args, name) is not None}
     if args.weight_mask_rate is not None or args.use_weight_rescale:
         classic["use_weight_rescale"] = args.use_weight_rescale

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from evomerge_common.domain.licence_names import AND, OTHER, UNKNOWN, licence_of_metadata, licence_of_text
-from evomerge_common.domain.licences import combine
+from evomerge_common.domain.licences import NO_ADVICE, LicencePlan, combine
 from evomerge_common.domain.reference import ModelReference
 from evomerge_models.files import CONFIG, names_in, read_json_or_nothing
 
@@ -109,14 +109,13 @@ class Metadata:
         `sources` is source, as readers know it → metadata of its card, empty where there is none.
         """
         plan = combine({name: licence_of_metadata(card) for name, card in sources.items()})
-        known = sources and plan.licence != UNKNOWN
-        return replace(
-            self,
-            licence=plan.licence if known else "",
-            licence_name=plan.name if known else "",
-            licence_link=plan.link if known else "",
-            languages=_languages(sources.values()),
-        )
+        return replace(self.under(plan), languages=_languages(sources.values()))
+
+    def under(self, plan: LicencePlan) -> Metadata:
+        """Returns it with the licence that the sources' licences leave; none where one of them is not known."""
+        if not plan.licences or plan.licence == UNKNOWN:
+            return replace(self, licence="", licence_name="", licence_link="")
+        return replace(self, licence=plan.licence, licence_name=plan.name, licence_link=plan.link)
 
 
 def hub_ids(sources: Iterable[ModelReference]) -> tuple[str, ...]:
@@ -208,6 +207,21 @@ def _languages(cards: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
         value = card.get("language")
         found += [str(one).lower() for one in (value if isinstance(value, list) else [value]) if one]
     return tuple(dict.fromkeys(one for one in found if _LANGUAGE.fullmatch(one) or one in _OTHER_LANGUAGES))
+
+
+def licence_section(plan: LicencePlan) -> list[str]:
+    """Writes the part of a card on licences, as lines; empty where there are no sources."""
+    if not plan.licences:
+        return []
+    rows = [f"| {_cell(name)} | {_cell(licence)} |" for name, licence in plan.licences.items()]
+    conflicts = [f"* **Conflict, accepted by whoever made this model:** {text}" for text in plan.conflicts]
+    lines = [*conflicts, *(f"* {text}" for text in (*plan.obligations, *plan.notes))]
+    title = f"This model: {plan.title}." if plan.licence != UNKNOWN else "This model's licence is not known."
+    return ["## Licences", "", "| source | licence |", "|---|---|", *rows, "", title, "", *lines, "", NO_ADVICE, ""]
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
 
 
 def _result(score: HeldOutScore, task_type: str) -> Any:

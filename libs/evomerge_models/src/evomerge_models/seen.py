@@ -74,16 +74,17 @@ def groups_of(models: Sequence[Seen]) -> list[list[Seen]]:
     return groups
 
 
-def comparison(models: Sequence[Seen]) -> str:
-    """Says what keeps models apart, and which of them fit each other; "" where nothing does."""
+def comparison(models: Sequence[Seen], said: str = "") -> str:
+    """Says what keeps models apart, if it is not `said` already, and which fit each other; "" where nothing does."""
     groups = groups_of(models)
     if len(groups) < 2:
         return ""
     largest = max(groups, key=len)
-    apart = [difference(largest[0], group[0]) for group in groups if group is not largest]
+    found = [difference(largest[0], group[0]) for group in groups if group is not largest]
+    apart = "; ".join(text for text in found if text not in said)
     fitting = [" and ".join(str(one.reference) for one in group) for group in groups if len(group) > 1]
     what = f"{'; '.join(fitting)} fit each other: leave the others out" if fitting else "no two fit each other"
-    return f"{'; '.join(apart)}. Of these, {what}"
+    return f"{apart}{'. ' if apart else ''}Of these, {what}"
 
 
 def difference(one: Seen, other: Seen) -> str:

@@ -24,19 +24,31 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 from evomerge_common.adapters.filesystem import FilesystemModelStore, hex_digest
+from evomerge_common.domain.licence_names import joined
 from evomerge_common.domain.messages import Model
 from evomerge_common.errors import DiskFull, InvalidInput, NotFound, OverQuota
 from evomerge_common.runtime.files import locked, remove, sync, unique_sibling, write_atomically
-from evomerge_models.files import ADAPTER_CONFIG, CONFIG
+from evomerge_models.card import UNTOLD, licence_of_folder
+from evomerge_models.files import ADAPTER_CONFIG, CONFIG, read_json_or_nothing
 from evomerge_models.hashes import HashCache, folder_digest
 from evomerge_models.hub_notes import HubNotes
 from evomerge_models.incoming import Incoming
-from evomerge_models.pair import names_of_parts, write_pair
+from evomerge_models.pair import names_of_parts, read_pair, write_pair
 from evomerge_models.pins import Pins
 from evomerge_models.room import Taken, choose
 
 _HEX = re.compile(r"[0-9a-f]{64}")
 _SPARE_BYTES = 64 * 1024 * 1024
+
+
+def licence_at(folder: Path) -> str:
+    """Tells the licence of a model folder, adapter, pair or entry of a store; "" where nothing tells it."""
+    if (pair := read_pair(folder)) is not None:
+        return joined(licence_at(part) for part in pair)
+    found = licence_of_folder(folder)
+    if found in UNTOLD and _HEX.fullmatch(folder.name):  # an entry: its record has what the hub said
+        return str(read_json_or_nothing(folder.with_name(f"{folder.name}.json")).get("licence") or found)
+    return found
 
 
 class WritableModelStore(FilesystemModelStore, HubNotes):

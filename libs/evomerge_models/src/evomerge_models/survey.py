@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 from evomerge_common.domain.reference import ModelReference, on_hub
 from evomerge_common.errors import EvoMergeException, InvalidInput, ModelError, ModelNotFound, Unavailable
 from evomerge_common.runtime.scratch import drop, scratch_folder
-from evomerge_models.describe import ModelDescription, describe_model, describe_pair
+from evomerge_models.describe import describe_model, describe_pair
 from evomerge_models.files import ADAPTER_CONFIG, is_adapter_folder
 from evomerge_models.hub import COMMIT, Hub
 from evomerge_models.hub.cache import whole_snapshot
 from evomerge_models.hub.outline import Outlines
 from evomerge_models.pair import PAIRS, write_pair
-from evomerge_models.reference import base_beside, base_hint
+from evomerge_models.reference import absolute, base_beside, base_hint
 from evomerge_models.seen import Part, Seen, comparison, groups_of
 from evomerge_models.store import WritableModelStore
 
@@ -95,10 +96,10 @@ class Survey:
         part = self._parts.get(str(one))
         if one.adapter or not isinstance(part, Part) or not is_adapter_folder(part.folder):
             return None
-        if base is not None:
+        if base is not None and base != one:
             return base.whole
         try:
-            return base_beside(part.folder)
+            return absolute(base_beside(part.folder))
         except EvoMergeException as error:
             self._parts[str(one)] = error
             return None
@@ -119,7 +120,8 @@ class Survey:
             return None
         if is_adapter_folder(base.folder):
             raise ModelError(f"{one}: {base.reference} is an adapter itself; give the whole model that it changes")
-        described = self._named(lambda: describe_pair(base.folder, adapter.folder))
+        with self.named():
+            described = describe_pair(base.folder, adapter.folder)
         return Seen(one, base, adapter, described)
 
     def _part(self, reference: ModelReference) -> Part | None:
@@ -191,11 +193,11 @@ class Survey:
         except InvalidInput:  # never fetched, or evicted
             return None
 
-    def _named(self, judge: Callable[[], ModelDescription]) -> ModelDescription:
-        if self._outlines is None:
-            return judge()
-        with self._outlines.named():
-            return judge()
+    @contextmanager
+    def named(self) -> Iterator[None]:
+        """Errors raised within call models of the hub by their names, see `Outlines.named`."""
+        with self._outlines.named() if self._outlines is not None else nullcontext():
+            yield
 
     # ---- what was seen ----
 
@@ -224,29 +226,26 @@ class Survey:
         """Tells whether models cannot be merged tensor by tensor, as far as headers and tokenizers tell."""
         return len(groups_of(list(self.models.values()))) > 1
 
-    def comparison(self) -> str:
-        """Says what keeps the models apart, and which of them fit each other; "" where nothing does."""
-        return comparison(list(self.models.values()))
+    def comparison(self, said: str = "") -> str:
+        """Says what keeps the models apart, and which of them fit each other; see `seen.comparison`."""
+        return comparison(list(self.models.values()), said)
 
-    def folders(self, *, tokenizers: bool = True) -> dict[str, Path] | None:
-        """Finds the folder of each model for a plan, by `ModelReference.key`; None where one cannot be planned with.
+    def folders(self) -> dict[str, Path] | None:
+        """Finds the folder of each model for a plan, by its reference's text; None where one cannot be planned with.
 
-        Args:
-            tokenizers: fetch those that are larger than what an outline has: a plan reads vocabularies.
+        A plan reads vocabularies: tokenizers too large for an outline are fetched here.
 
         Raises:
             ModelError, Unavailable: the hub fails.
 
         """
-        found = {}
+        if not all(seen.can_be_planned for seen in self.models.values()):
+            return None
         for seen in self.models.values():
-            if not seen.can_be_planned:
-                return None
             for part in seen.parts:
-                if tokenizers and part.outline is not None and part.outline.holes and self._outlines is not None:
+                if part.outline is not None and part.outline.holes and self._outlines is not None:
                     self._outlines.whole_tokenizers(part.outline)
-            found[seen.reference.key] = self._folder(seen)
-        return found
+        return {name: self._folder(seen) for name, seen in self.models.items()}
 
     def _folder(self, seen: Seen) -> Path:
         if seen.adapter is None:

@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from evomerge_common.domain.licence_names import UNKNOWN
+from evomerge_common.domain.licences import LicencePlan
 from evomerge_common.domain.recipe import Recipe, public_names
 from evomerge_common.domain.reference import ModelReference
 from evomerge_models import card as cards
@@ -37,7 +39,7 @@ def model_card(result: dict[str, Any], folder: Path | None = None) -> str:
     )
     parts = [
         _metadata(result, folder).front_matter(), "# A merged language model", "", found, "", f"**{verdict}**", "",
-        *_sources(sources), "", *_scores(result), "", *_notes(result),
+        *_sources(sources), "", *_scores(result), "", *_notes(result), *_licence_section(result),
         "## Recipe", "",
         f"Digest `{champion.get('recipe_digest', '')}`. The recipe rebuilds these weights bit for bit.", "",
         "```json", json.dumps(public_names(champion.get("recipe")), indent=2, ensure_ascii=False), "```", "",
@@ -75,7 +77,19 @@ def _metadata(result: dict[str, Any], folder: Path | None) -> cards.Metadata:
     )
     # Of a hub's model the card is not in the store: `evomerge push` asks the hub.
     folders = {str(one.public): Path(one.name).expanduser() for one in references}
-    return head.drawn_from({name: cards.metadata_of_source(folder) for name, folder in folders.items()})
+    head = head.drawn_from({name: cards.metadata_of_source(folder) for name, folder in folders.items()})
+    plan = _licences(result)
+    return head if plan is None or plan.licence == UNKNOWN else head.under(plan)
+
+
+def _licences(result: dict[str, Any]) -> LicencePlan | None:
+    found = result.get("licences")
+    return LicencePlan.from_dict(found) if found else None
+
+
+def _licence_section(result: dict[str, Any]) -> list[str]:
+    plan = _licences(result)
+    return cards.licence_section(plan) if plan is not None else []
 
 
 def _held_out(result: dict[str, Any], measured: dict[str, Any] | None) -> tuple[cards.HeldOutScore, ...]:

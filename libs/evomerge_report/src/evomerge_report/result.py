@@ -8,7 +8,9 @@ from typing import Any
 
 from evomerge_common.domain import messages as m
 from evomerge_common.domain.benchmarks import selection_warnings
+from evomerge_common.domain.licences import LicencePlan, combine
 from evomerge_common.domain.pareto import front, hypervolume
+from evomerge_common.domain.reference import ModelReference
 from evomerge_common.domain.scores import task_score
 from evomerge_common.domain.statistics import Interval, mean_interval, paired_difference
 from evomerge_common.domain.suite import Suite
@@ -45,6 +47,7 @@ def result_of(history: History, suite: Suite) -> dict[str, Any]:
         "warnings": list(selection_warnings(suite)),
         "champion": None if champion is None else _champion(champion, history, measure),
         "sources": sources,
+        "licences": None if champion is None else licences_of(champion, history).to_dict(),
         "best_source": None if best is None else {"reference": history.model_of(best).reference,
                                                   "recipe_digest": best.digest, "chosen_by": "search fitness"},
         "improvement": improvement(history, suite, seed),
@@ -55,10 +58,7 @@ def result_of(history: History, suite: Suite) -> dict[str, Any]:
         "racing": racing_of(history),
         "cached": history.cached,
         "items_scored": history.items_scored,
-        "wall_seconds": round(max(0.0, history.last_at - history.started_at), 3),
-        "download_seconds": round(history.download_seconds, 3),
-        "merge_seconds": round(history.merge_seconds, 3),
-        "evaluation_seconds": round(history.evaluation_seconds, 3),
+        **_seconds(history),
         "devices": history.devices,
         "generations": [
             {"generation": g.generation, "evaluated": g.evaluated, "best_fitness": g.best_fitness,
@@ -82,6 +82,25 @@ def result_of(history: History, suite: Suite) -> dict[str, Any]:
                     for e in history.exports],
         "spec": spec,
     }  # fmt: skip
+
+
+def _seconds(history: History) -> dict[str, float]:
+    seconds = {
+        "wall_seconds": max(0.0, history.last_at - history.started_at),
+        "download_seconds": history.download_seconds,
+        "merge_seconds": history.merge_seconds,
+        "evaluation_seconds": history.evaluation_seconds,
+    }
+    return {key: round(value, 3) for key, value in seconds.items()}
+
+
+def licences_of(candidate: Candidate, history: History) -> LicencePlan:
+    """Tells what the licences of a candidate's sources mean for it."""
+    models = {model.digest: model for model in map(history.model_of, history.sources)}
+    recipe = candidate.recipe
+    used = [models.get(source.digest) for source in recipe.sources()] if recipe is not None else []
+    chosen = [model for model in used if model is not None] or list(models.values())
+    return combine({str(ModelReference.parse(model.reference).public): model.licence for model in chosen})
 
 
 class _Measure:
@@ -268,6 +287,7 @@ def _source(history: History, candidate: Candidate, measure: _Measure) -> dict[s
         "reference": model.reference,
         "digest": model.digest,
         "commit": model.commit,
+        "licence": model.licence,
         "architecture": model.architecture,
         "parameters": model.parameters,
         "recipe_digest": candidate.digest,

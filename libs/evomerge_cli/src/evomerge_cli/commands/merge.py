@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from evomerge_cli.byte_progress import bytes_bar, human
 from evomerge_cli.console import Console
 from evomerge_cli.merge_plan import facts, show
+from evomerge_cli.preflight import check_classes, check_licences, compared, survey_models
 from evomerge_cli.spec_source import classic_models
 from evomerge_common.domain.cross_domain import CrossDomain
 from evomerge_common.domain.methods import DEFAULT_METHODS
@@ -20,9 +22,10 @@ from evomerge_common.errors import ModelError, ModelNotFound
 from evomerge_common.runtime.scratch import scratch_folder
 from evomerge_common.runtime.settings import Settings
 from evomerge_models.describe import check_model_folder, describe_pair
-from evomerge_models.files import is_adapter_folder
+from evomerge_models.files import CONFIG, is_adapter_folder
 from evomerge_models.pair import PAIRS, write_pair
-from evomerge_models.reference import base_beside, base_hint, local_path, look_up, resolve_reference
+from evomerge_models.reference import absolute, base_beside, base_hint, local_path, look_up, resolve_reference
+from evomerge_models.survey import Survey
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
@@ -35,7 +38,15 @@ def run(args: argparse.Namespace, console: Console) -> int:
     else:
         recipe = read_recipe_file(Path(args.recipe).expanduser(), strict=args.strict).with_sources(look_up)
     out = Path(args.out or "evomerge-out").expanduser()
-    models = fetch(recipe.sources(), console, recipe.base)
+    accepted = args.accept_licence_conflict
+
+    def judge(survey: Survey) -> None:
+        check_classes(survey)
+        check_licences(survey, console, accepted=accepted)
+        if survey.missing_bytes:
+            _check_plan(recipe, survey)
+
+    models = fetch(recipe.sources(), console, recipe.base, judge=judge)
     threads = getattr(args, "threads", 2)
     with plan_merge(recipe, models) as plan:
         for note in plan.notes:
@@ -62,14 +73,49 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 
 def fetch(
-    sources: list[ModelReference], console: Console, base: ModelReference | Recipe | None = None
+    sources: list[ModelReference],
+    console: Console,
+    base: ModelReference | Recipe | None = None,
+    *,
+    judge: Callable[[Survey], None] = check_classes,
 ) -> dict[str, Path]:
     """Finds the folder of each source: local ones as they are, hub ids through the model store.
 
     Of an adapter on its base it is a folder that stands for both; an adapter alone is one on `base`, else on the base
-    that it names.
+    that it names. `judge` is called before anything is fetched, with what is known of the sources by then.
     """
+    owner = _on_disk(base) if isinstance(base, ModelReference) else None
+    store = Settings.from_env().model_store
+    with survey_models([_on_disk(source) for source in sources], base=owner, store=store, seconds=None) as survey:
+        judge(survey)
     return {source.key: _fetched(source, console, base) for source in sources}
+
+
+def _on_disk(source: ModelReference) -> ModelReference:
+    """The reference with absolute folders; of a run's output folder its champion."""
+    found = absolute(source)
+    if not (Path(found.name) / CONFIG).exists() and (Path(found.name) / "model" / CONFIG).exists():
+        return replace(found, name=str(Path(found.name) / "model"))
+    return found
+
+
+def _check_plan(recipe: Recipe, survey: Survey) -> None:
+    """Plans a merge of models whose weights are still at the hub.
+
+    Raises:
+        InvalidInput: it cannot be done; of models that do not fit, which fit each other.
+
+    """
+    from evomerge_merging import plan_merge
+
+    folders = survey.folders()
+    if folders is None:
+        return
+    try:
+        with survey.named():
+            plan_merge(recipe, {one.key: folders[str(_on_disk(one))] for one in recipe.sources()}).close()
+    except ModelError as error:
+        raise compared(error, survey) from error
 
 
 def _fetched(source: ModelReference, console: Console, base: ModelReference | Recipe | None) -> Path:
@@ -140,7 +186,13 @@ def _classic(args: argparse.Namespace, console: Console) -> Recipe:
     for note in notes:
         console.say(f"note: {note}")
     base = resolve_reference(args.base) if args.base else None
-    folders = fetch([*models, *([base] if base else [])], console, base)
+    accepted = args.accept_licence_conflict
+
+    def judge(survey: Survey) -> None:
+        check_classes(survey)
+        check_licences(survey, console, accepted=accepted)
+
+    folders = fetch([*models, *([base] if base else [])], console, base, judge=judge)
     target = base or models[0]
     described = {key: describe_model(folder) for key, folder in folders.items()}
     cross_domain = None

@@ -13,10 +13,19 @@ from pathlib import Path
 
 from evomerge_cli.console import Console
 from evomerge_cli.failure import INTERRUPTED, OK, exit_code, interrupt_on_signals
-from evomerge_cli.preflight import check_code_allowed, check_gguf, check_models, plan_in_words
+from evomerge_cli.preflight import (
+    check_classes,
+    check_code_allowed,
+    check_gguf,
+    check_licences,
+    plan_in_words,
+    survey_models,
+)
 from evomerge_cli.run_folder import RunFolder
 from evomerge_cli.spec_source import Prepared, prepare
+from evomerge_common.domain.reference import ModelReference
 from evomerge_common.errors import EvoMergeException, WorkFailed, error_from_info
+from evomerge_models.survey import Survey
 
 DEFAULT_OUT = "evomerge-out"
 
@@ -29,21 +38,36 @@ def run(args: argparse.Namespace, console: Console) -> int:
     prepared = prepare(args)
     if not args.server:  # a server has settings of its own
         check_code_allowed(prepared.suite, settings)
-    if prepared.spec.gguf_type:
-        check_gguf(prepared.spec, quantizer=not args.server)
     for note in prepared.notes:
         console.say(f"note: {note}")
     sources = prepared.spec.sources
     if args.server:  # a folder that is not here may be there: then the server says what is wrong with it
         sources = tuple(source for source in sources if Path(source).is_dir())
-    differ = check_models(sources, hub=not args.server, store=settings.model_store)
-    # A GGUF file is a folder, and can be planned with, only once the downloader has converted it.
-    if differ and all(source.startswith("/") and not Path(source).is_file() for source in sources):
-        for note in plan_in_words(prepared.spec):
-            console.say(f"note: {note}")
+    references = [ModelReference.parse(source) for source in sources]
+    with survey_models(references, hub=not args.server, store=settings.model_store) as survey:
+        if prepared.spec.gguf_type:
+            check_gguf(prepared.spec, survey, quantizer=not args.server)
+        check_classes(survey)
+        if not args.server:  # there the downloader does it, before it fetches anything
+            _check_known(prepared, survey, console)
+        if survey.differ():
+            for note in plan_in_words(prepared.spec, survey):
+                console.say(f"note: {note}")
     return execute(
         prepared, Path(args.out or DEFAULT_OUT).expanduser(), console, evaluators=args.evaluators, server=args.server
     )
+
+
+def _check_known(prepared: Prepared, survey: Survey, console: Console) -> None:
+    """Licences, and which models the hub was too slow to tell of: the downloader looks at those."""
+    late = [source for source in prepared.spec.sources if source not in survey.models]
+    if late:
+        console.say(
+            f"note: nothing is known yet of {', '.join(late)} (the hub is slow, or it is a GGUF file): the downloader "
+            "looks before it fetches"
+        )
+    else:
+        check_licences(survey, console, accepted=prepared.spec.accept_licence_conflict)
 
 
 def execute(prepared: Prepared, out: Path, console: Console, *, evaluators: int = 1, server: str | None = None) -> int:

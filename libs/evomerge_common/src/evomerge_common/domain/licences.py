@@ -48,13 +48,28 @@ class LicencePlan:
         """The result's licence in one word or a few."""
         return self.name or self.licence
 
+    def to_dict(self) -> dict[str, Any]:
+        """Writes plain data in the form that `from_dict` reads."""
+        own = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in own.items()}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> LicencePlan:
+        """Reads what `to_dict` wrote."""
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in data.items()
+        }
+        return cls(**values)
+
     def sentences(self) -> list[str]:
         """Says all of it, for the plan of a merge or a run."""
         listed = "; ".join(f"{source}: {licence}" for source, licence in self.licences.items())
+        known = set(self.licences.values()) - {UNKNOWN}
         return [
-            f"licence of the result: {self.title} (from {listed})",
+            *([f"licence of the result: {self.title} (from {listed})"] if known else []),
             *(f"licence conflict: {text}" for text in self.conflicts),
-            *(f"licence: {text}" for text in (*self.obligations, *self.notes)),
+            *(f"licence: {text}" for text in self.obligations),
+            *self.notes,
         ]
 
     def check(self, *, accepted: bool = False) -> None:

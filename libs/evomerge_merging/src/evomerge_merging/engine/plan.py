@@ -67,6 +67,8 @@ class Plan:
     sources: Mapping[str, Source]
     notes: tuple[str, ...]
     companions: Companions
+    folders: Mapping[str, Path]
+    """Each source's own folder by its label, whatever build it is seen in."""
 
     def public(self, note: str) -> str:
         """A note without the author's folders: a local source is called by its own name."""
@@ -164,6 +166,7 @@ def plan_merge(recipe: Recipe, models: Mapping[str, Path] | None = None) -> Plan
         keys = [planner.source(reference).key for reference in recipe.sources()]
         planner.share_bases()
         sources = {key: planner.sources[key] for key in keys}
+        own = {source.label: source.folder for source in sources.values()}
         elsewhere = named_outside(recipe)
         outside = None if elsewhere is None else open_source(elsewhere, {})
         if outside is not None:
@@ -196,7 +199,7 @@ def plan_merge(recipe: Recipe, models: Mapping[str, Path] | None = None) -> Plan
         companions, told = plan_companions(model.donor.folder, model.donor.label, folders)
         for text in told:
             planner.note(text)
-        return Plan(recipe, tensors, config, tokenizer, planner.sources, tuple(planner.notes), companions)
+        return Plan(recipe, tensors, config, tokenizer, planner.sources, tuple(planner.notes), companions, own)
     except BaseException:
         for source in planner.sources.values():
             source.store.close()

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from evomerge_common.domain.licences import LicencePlan, combine
 from evomerge_common.domain.recipe import Recipe
 from evomerge_merging.engine.plan import Plan
 from evomerge_merging.io.writer import write_text
 from evomerge_merging.recipes.to_yaml import recipe_to_mergekit
 from evomerge_models import card as cards
+from evomerge_models.store import licence_at
 
 MERGEKIT_FILE = "mergekit_config.yml"
 
@@ -21,8 +23,15 @@ def write_card(recipe: Recipe, plan: Plan, folder: Path, card: str = "") -> None
     write_text(folder / "recipe.json", json.dumps(recipe.to_dict(), indent=2, sort_keys=True) + "\n")
     if config := recipe_to_mergekit(recipe):
         write_text(folder / MERGEKIT_FILE, config)
-    text = card or model_card(recipe, metadata_of(recipe, plan, folder), [plan.public(note) for note in plan.notes])
-    write_text(folder / cards.CARD, text)
+    if not card:
+        notes = [plan.public(note) for note in plan.notes]
+        card = model_card(recipe, metadata_of(recipe, plan, folder), licences_of(plan), notes)
+    write_text(folder / cards.CARD, card)
+
+
+def licences_of(plan: Plan) -> LicencePlan:
+    """What the licences of a merge's sources mean for its result."""
+    return combine({plan.public(label): licence_at(folder) for label, folder in plan.folders.items()})
 
 
 def metadata_of(recipe: Recipe, plan: Plan, folder: Path) -> cards.Metadata:
@@ -34,15 +43,15 @@ def metadata_of(recipe: Recipe, plan: Plan, folder: Path) -> cards.Metadata:
         pipeline_tag=task,
         tags=("merge", "evomerge", *(["mergekit"] if (folder / MERGEKIT_FILE).exists() else [])),
     )
-    return head.drawn_from(cards_of(plan))
+    return head.drawn_from(cards_of(plan)).under(licences_of(plan))
 
 
 def cards_of(plan: Plan) -> dict[str, dict[str, Any]]:
     """Source → metadata of the card in its folder."""
-    return {plan.public(source.label): cards.metadata_of_source(source.folder) for source in plan.sources.values()}
+    return {plan.public(label): cards.metadata_of_source(folder) for label, folder in plan.folders.items()}
 
 
-def model_card(recipe: Recipe, metadata: cards.Metadata, notes: Sequence[str] = ()) -> str:
+def model_card(recipe: Recipe, metadata: cards.Metadata, licences: LicencePlan, notes: Sequence[str] = ()) -> str:
     """README.md of a model made by a recipe: front matter as the Hub reads it, what went in, and how.
 
     `notes` say what was kept, adapted or left out.
@@ -59,6 +68,9 @@ def model_card(recipe: Recipe, metadata: cards.Metadata, notes: Sequence[str] = 
         *(f"* {source}" + (f" (`{source.digest}`)" if source.digest else "") for source in public.sources()),
         "",
         *(["What was kept, adapted or left out:", "", *(f"* {note}" for note in notes), ""] if notes else []),
+        *cards.licence_section(licences),
+        "## Recipe",
+        "",
         f"The recipe below is the model's identity (digest `{recipe.digest}`): it makes the same weights again.",
         "",
         f"```{language}",

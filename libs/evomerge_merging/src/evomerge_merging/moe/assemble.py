@@ -25,7 +25,7 @@ from evomerge_merging.engine.loadable import check_loads
 from evomerge_merging.engine.nodes import Load, Node
 from evomerge_merging.engine.plan import OutputTensor, Plan, plan_merge
 from evomerge_merging.engine.source import Source
-from evomerge_merging.export.folder import cards_of
+from evomerge_merging.export.folder import cards_of, licences_of
 from evomerge_merging.io.model_folder import MemoryStore
 from evomerge_merging.io.writer import write_text
 from evomerge_merging.moe import gates
@@ -303,14 +303,15 @@ def _write_card(mixture: Mixture, folder: Path, plan: Plan) -> None:
         data["shared_experts"] = [_in_words(mixture.shared)]
     text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
     write_text(folder / "mergekit_moe_config.yml", text)
+    licences = licences_of(plan)
     head = cards.Metadata(
         base_models=cards.hub_ids(mixture.sources()), pipeline_tag=cards.of_folder(folder)[1],
         tags=("moe", "merge", "evomerge"),
-    ).drawn_from(cards_of(plan))  # fmt: skip
+    ).drawn_from(cards_of(plan)).under(licences)  # fmt: skip
     notes = "".join(f"* {plan.public(note)}\n" for note in plan.notes)
     write_text(
         folder / cards.CARD,
         f"{head.front_matter()}\n# Mixture of experts\n\n"
         "Made by EvoMerge from dense models; gates were not trained.\n\n"
-        f"{notes}\n```yaml\n{text}```\n",
+        f"{notes}\n" + "\n".join(cards.licence_section(licences)) + f"\n```yaml\n{text}```\n",
     )
