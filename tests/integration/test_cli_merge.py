@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,13 @@ import pytest
 import torch
 
 from evomerge_cli.__main__ import main
+from evomerge_common.domain.recipe import Recipe
+from evomerge_common.domain.reference import ModelReference
+from evomerge_downloader.fetch import Fetcher
 from evomerge_merging import execute, merge_recipe, plan_merge, read_recipe_file
+from evomerge_models.content import content_digest
+from evomerge_models.hub import Hub
+from evomerge_models.store import WritableModelStore
 from helpers.tiny_merging import random_tensors, raw_model, weights
 
 LARGE = 3_000_000
@@ -192,3 +199,31 @@ def test_after_a_kill_the_next_try_makes_every_file_the_same(root: Path, tmp_pat
     assert "not empty" in again.stderr  # the second try finds the first one's result, and leaves it alone
     assert [path.name for path in out.parent.iterdir()] == ["out"]
     assert hashes(out) == hashes(tmp_path / "reference")
+
+
+def test_a_recipe_json_is_merged_again_from_the_same_content_alone(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("EVOMERGE_MODEL_STORE", str(tmp_path / "store"))
+    store = WritableModelStore(tmp_path / "store")
+    for seed in range(2):
+        raw_model(tmp_path / f"m{seed}", random_tensors(seed, 5000))
+        (tmp_path / f"m{seed}" / "vocab.txt").write_text("a\nb\n")
+    sources = [ModelReference(str(tmp_path / f"m{seed}")) for seed in range(2)]
+    digests = {str(one): f"sha256:{content_digest(Path(one.name), store.hashes)}" for one in sources}
+    recipe = Recipe.of_models("linear", [(one, {"weight": 1.0}) for one in sources]).with_digests(digests)
+    merge_recipe(recipe, {one.key: Path(one.name) for one in recipe.sources()}, tmp_path / "first")
+    assert main(["merge", str(tmp_path / "first" / "recipe.json"), str(tmp_path / "again")]) == 0
+    assert hashes(tmp_path / "again") == hashes(tmp_path / "first")
+
+    copied = Fetcher(store, Hub(), link=False).fetch(str(tmp_path / "m0"))
+    assert copied.digest == digests[str(sources[0])]
+    shutil.rmtree(tmp_path / "m0")  # the store has the content still
+    assert main(["merge", str(tmp_path / "first" / "recipe.json"), str(tmp_path / "third")]) == 0
+    assert hashes(tmp_path / "third") == hashes(tmp_path / "first")
+
+    (tmp_path / "m1" / "vocab.txt").write_text("a\nc\n")
+    capsys.readouterr()
+    assert main(["merge", str(tmp_path / "first" / "recipe.json"), str(tmp_path / "fourth")]) == 2
+    assert "has changed since this recipe was made" in capsys.readouterr().err
+    assert not (tmp_path / "fourth").exists()

@@ -37,7 +37,8 @@ def look_up(reference: ModelReference) -> ModelReference:
     if not reference.adapter:
         return reference
     revision = f"@{reference.revision}" if reference.revision else ""
-    return _on_disk(f"{reference.name}{revision}+{reference.adapter}", ()) or reference
+    found = _on_disk(f"{reference.name}{revision}+{reference.adapter}", ())
+    return replace(found, digest=reference.digest) if found else reference
 
 
 def _on_disk(typed: str, places: tuple[Path, ...]) -> ModelReference | None:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import hashlib
 import json
 import os
 import re
@@ -29,6 +28,7 @@ from evomerge_common.domain.messages import Model
 from evomerge_common.errors import DiskFull, InvalidInput, NotFound, OverQuota
 from evomerge_common.runtime.files import locked, remove, sync, unique_sibling, write_atomically
 from evomerge_models.card import UNTOLD, licence_of_folder
+from evomerge_models.content import content_digest, pair_digest
 from evomerge_models.files import ADAPTER_CONFIG, CONFIG, read_json_or_nothing
 from evomerge_models.hashes import HashCache, folder_digest
 from evomerge_models.hub_notes import HubNotes
@@ -180,6 +180,14 @@ class WritableModelStore(FilesystemModelStore, HubNotes):
             remove(folder)  # the store had these files already
         return record
 
+    def find(self, digest: str) -> Path | None:
+        """The folder of an entry whose files are what the digest says, read to prove it; None where there is none."""
+        try:
+            folder = self.folder(self.get(digest))
+        except InvalidInput:
+            return None
+        return folder if content_digest(folder, self.hashes) == hex_digest(digest) else None
+
     def put_pair(self, model: Model, base: Model, adapter: Model) -> Model:
         """Makes the entry of a base with an adapter applied; both are entries already.
 
@@ -188,7 +196,7 @@ class WritableModelStore(FilesystemModelStore, HubNotes):
 
         """
         parts = [hex_digest(one.digest) for one in (base, adapter)]
-        digest = hashlib.sha256("+".join(parts).encode()).hexdigest()
+        digest = pair_digest(*parts)
         path = self.root / digest
         fresh = unique_sibling(path)  # beside it: the links are relative
         fresh.mkdir()
@@ -277,10 +285,7 @@ class WritableModelStore(FilesystemModelStore, HubNotes):
         return gone
 
     def check_room(self, needed: int, what: str) -> None:
-        """Looks whether there could be room, and changes nothing.
-
-        Args:
-            needed, what: as `make_room`.
+        """Looks whether there could be room for `needed` bytes, and changes nothing.
 
         Raises:
             OverQuota, DiskFull: as `make_room`.

@@ -21,10 +21,12 @@ from evomerge_common.domain.spec import ClassicSpec
 from evomerge_common.errors import ModelError, ModelNotFound
 from evomerge_common.runtime.scratch import scratch_folder
 from evomerge_common.runtime.settings import Settings
+from evomerge_models.content import content_digest
 from evomerge_models.describe import check_model_folder, describe_pair
 from evomerge_models.files import CONFIG, is_adapter_folder
 from evomerge_models.pair import PAIRS, write_pair
 from evomerge_models.reference import absolute, base_beside, base_hint, local_path, look_up, resolve_reference
+from evomerge_models.store import WritableModelStore
 from evomerge_models.survey import Survey
 
 
@@ -82,13 +84,34 @@ def fetch(
     """Finds the folder of each source: local ones as they are, hub ids through the model store.
 
     Of an adapter on its base it is a folder that stands for both; an adapter alone is one on `base`, else on the base
-    that it names. `judge` is called before anything is fetched, with what is known of the sources by then.
+    that it names. A source that a recipe names by its content (`recipe.json` does) is that content.
+
+    Args:
+        judge: called before anything is fetched, with what is known of the sources by then; not where the store has
+            contents that the recipe names, for then it was made before.
+
+    Raises:
+        ModelError: a source cannot be used, or is not any more what the recipe names.
+
     """
     owner = _on_disk(base) if isinstance(base, ModelReference) else None
-    store = Settings.from_env().model_store
-    with survey_models([_on_disk(source) for source in sources], base=owner, store=store, seconds=None) as survey:
-        judge(survey)
-    return {source.key: _fetched(source, console, base) for source in sources}
+    store = WritableModelStore(Settings.from_env().model_store)
+    found = {one.key: folder for one in sources if one.digest and (folder := store.find(one.digest)) is not None}
+    rest = [source for source in sources if source.key not in found]
+    with survey_models([_on_disk(source) for source in rest], base=owner, store=store.root, seconds=None) as survey:
+        if not found:
+            judge(survey)
+    return found | {source.key: _checked(source, _fetched(source, console, base), store) for source in rest}
+
+
+def _checked(source: ModelReference, folder: Path, store: WritableModelStore) -> Path:
+    """The folder of a source, where it is what the recipe names."""
+    if source.digest and (found := f"sha256:{content_digest(folder, store.hashes)}") != source.digest:
+        raise ModelError(
+            f"{source} has changed since this recipe was made: its content is {found}, the recipe's {source.digest}; "
+            "give that model back, or take `digest` out of the recipe to merge what is there now"
+        )
+    return folder
 
 
 def _on_disk(source: ModelReference) -> ModelReference:
@@ -156,7 +179,6 @@ def _paired(base: Path, adapter: Path) -> Path:
 def _download(source: ModelReference, base: ModelReference | None, settings: Settings, console: Console) -> Path:
     from evomerge_downloader.fetch import Fetcher
     from evomerge_models.hub import Hub, Progress
-    from evomerge_models.store import WritableModelStore
 
     console.say(f"fetching {source}")
     store = WritableModelStore(settings.model_store, settings.model_store_quota)
