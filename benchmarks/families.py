@@ -33,6 +33,8 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
     "last out": lambda row: row.cuts.get("last", "-"),
     "repeated": lambda row: row.cuts.get("repeated", "-"),
     "search": lambda row: row.search.replace("_", " "),
+    "perplexity": lambda row: row.perplexity,
+    "choices": lambda row: row.choices,
     "GGUF": lambda row: row.gguf.partition(":")[0].replace(", told", " (told)"),
 }
 """The table's columns, each with what it says of a family."""
@@ -48,11 +50,14 @@ models whose towers are as deep as their text model. Made by `make families`; do
   or passed twice, or the recipe is refused before a byte is written (why: below); whole: its blocks of layers, not its
   layers, are told apart; -: its model calls layers past their hooks, so there is nothing to judge by
 * search: layers are drawn in any order, each in place (from one source or another), or models whole
+* perplexity, choices: log-likelihoods of a text and of three choices behind a prompt are to 1e-3 those of plain
+  transformers code, a text at a time; or scoring is refused (why: below)
 * GGUF: llama.cpp goes on with the exported file as transformers does with the folder; told: but for sliding windows,
   which it does not have there and the export tells of; refused: by its name, before a byte is written; -: no model that
   goes on with a text, or llama.cpp was not there
 
-{made} families: {right} are right in every column, {refused} refuse some order of layers; {wrong}.
+{made} families: {right} are right in every column, {refused} refuse some order of layers, {unscored} are not scored;
+{wrong}.
 
 """
 
@@ -64,18 +69,27 @@ def table(found: Mapping[str, Row | str]) -> str:
     head = _HEAD.format(
         version=transformers.__version__,
         made=len(made),
-        right=sum(not row.reasons and not row.wrong for row in made),
+        right=sum(not row.reasons and not row.not_scored and not row.wrong for row in made),
         refused=sum(bool(row.reasons) for row in made),
+        unscored=sum(bool(row.not_scored) for row in made),
         wrong=f"wrong: {', '.join(wrong)}" if wrong else "none is wrong",
     )
     lines = [" | ".join(COLUMNS), " | ".join("---" for _ in COLUMNS)]
-    lines += [" | ".join(say(row) for say in COLUMNS.values()) for row in made]
+    lines += [line(row) for row in made]
     reasons = _listed({row.family: row.reasons[0] for row in made if row.reasons})
+    unscored = _listed({row.family: row.not_scored for row in made if row.not_scored})
     none = _listed({row.family: row.gguf.partition(": ")[2] for row in made if _has_a_reason_of_its_own(row)})
     left = _listed({name: why for name, why in found.items() if isinstance(why, str)})
-    rows_text = "\n".join(f"| {line} |" for line in lines)
-    parts = {"Why refused": reasons, "No GGUF of it here": none, "Not made small here": left}
-    return f"{head}{rows_text}\n\n" + "\n\n".join(f"## {title}\n\n{text}" for title, text in parts.items()) + "\n"
+    parts = {
+        "Why refused": reasons, "Why not scored": unscored, "No GGUF of it here": none, "Not made small here": left,
+    }  # fmt: skip
+    rows_text = "\n".join(f"| {one} |" for one in lines)
+    return f"{head}{rows_text}\n" + "".join(f"\n## {title}\n\n{text}\n" for title, text in parts.items())
+
+
+def line(row: Row) -> str:
+    """A family's line of the table, without its outer bars."""
+    return " | ".join(say(row) for say in COLUMNS.values())
 
 
 def _has_a_reason_of_its_own(row: Row) -> bool:
@@ -107,7 +121,7 @@ def main() -> int:
         else:
             if family_gguf.there():
                 row.gguf = family_gguf.judged(name, *families()[name])
-            words = f"{row.itself} {row.linear} {row.loads} {row.cuts} {row.search} {row.gguf} {row.reasons}"
+            words = " ".join(str(value) for value in vars(row).values())
             print(f"{name:28} {time.monotonic() - began:.0f} s {words}", flush=True)
     made = [row for row in found.values() if isinstance(row, Row)]
     wrong = [row.family for row in made if row.wrong]

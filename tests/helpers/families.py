@@ -3,7 +3,7 @@
 For each architecture that can be built with small settings: merged with itself it is itself, tensor by tensor; linear
 equals a plain torch sum; the result loads without a missing key. With the first, a middle or the last layer left out,
 and with two repeated, the logits are those of the source whose own layers are skipped or passed twice, or the recipe is
-refused before a byte is written.
+refused before a byte is written. Perplexity and choices score as plain transformers code does (`family_scores`).
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from evomerge_common.domain.reference import ModelReference
 from evomerge_common.errors import InvalidInput
 from evomerge_merging import merge_recipe
 from evomerge_models.layers import movement
+from helpers.family_scores import compare
 
 LAYERS, VOCAB = 4, 96
 CUTS = {"first": (1, 2, 3), "middle": (0, 2, 3), "last": (0, 1, 2), "repeated": (0, 1, 1, 2, 2, 3)}
@@ -98,14 +99,18 @@ class Row:
     search: str = ""
     loads: str = ""
     cuts: dict[str, str] = field(default_factory=dict)
+    perplexity: str = ""
+    choices: str = ""
     reasons: list[str] = field(default_factory=list)
+    not_scored: str = ""
     gguf: str = "-"
 
     @property
     def wrong(self) -> bool:
         """Whether something is neither right nor refused."""
-        words = (self.itself, self.linear, self.loads, *self.cuts.values())
-        refuses = self.search == "any order" and "refused" in words
+        merged = (self.itself, self.linear, self.loads, *self.cuts.values())
+        refuses = self.search == "any order" and "refused" in merged
+        words = (*merged, self.perplexity, self.choices)
         return (
             self.gguf.startswith("wrong")
             or refuses
@@ -312,6 +317,8 @@ def _check(
     row.loads = "yes" if faults == own else f"faults: {faults[:2]}"
     for name, order in CUTS.items():
         row.cuts[name] = _cut(row, model, class_name, one, root / name, order, own)
+    scored = compare(one, model, row.kind)
+    row.perplexity, row.choices, row.not_scored = scored.perplexity, scored.choices, scored.reason
 
 
 def _cut(row: Row, model: Any, class_name: str, one: Path, out: Path, order: tuple[int, ...], own: list[str]) -> str:

@@ -48,6 +48,21 @@ def write_model(folder: Path, *, hidden: int = 4, layers: int = 1, architecture:
     (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + bytes(position))
 
 
+@pytest.mark.slow
+def test_models_that_cannot_be_scored_are_refused_before_anything_starts(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in "ab":
+        config = {"architectures": ["T5ForConditionalGeneration"], "model_type": "t5", "num_layers": 1, "d_model": 4}
+        (folder / name / "config.json").write_text(json.dumps(config))
+    (folder / "run.yaml").write_text(SPEC)
+    assert main(["run", str(folder / "run.yaml"), "--out", str(folder / "out")]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "task 'text' has items without a prompt, and an encoder-decoder model says nothing without one" in said
+    assert "multiple_choice, exact_match or qa" in said
+    assert not (folder / "out").exists()
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     write_model(tmp_path / "a")

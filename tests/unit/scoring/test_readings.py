@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 from evomerge_common.errors import ModelError, NotAModel, SuiteError
 from evomerge_scoring import generate_text, score_folder
+from evomerge_scoring.asked import check_folder
 from evomerge_scoring.reading import CAUSAL, ENCODED, MASKED, reading_of
 from helpers import families, family_scores
 from helpers.tiny_models import CHOICES, make, suite_of
@@ -85,8 +86,16 @@ def test_an_encoder_in_the_class_of_a_language_model_is_refused(tmp_path: Path) 
     folder = make(tmp_path, "bert")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "architectures": ["BertLMHeadModel"]}))
-    with pytest.raises(ModelError, match=r"is_decoder is false.*name BertForMaskedLM"):
-        score_folder(folder, suite_of("multiple_choice", CHOICES), "all")
+    for refuses in (score_folder, check_folder):
+        with pytest.raises(ModelError, match=r"is_decoder is false.*name BertForMaskedLM"):
+            refuses(folder, suite_of("multiple_choice", CHOICES))
+
+
+def test_a_masked_model_that_is_to_continue_a_text_is_told_what_scores_it(tmp_path: Path) -> None:
+    folder = make(tmp_path, "bert")
+    for refuses in (score_folder, check_folder):
+        with pytest.raises(SuiteError, match=r"cannot continue a text; kinds that score it: classification, .*writing"):
+            refuses(folder, suite_of("exact_match", [{"prompt": "a", "answer": "b"}]))
 
 
 def test_a_model_that_sees_ahead_is_refused(tmp_path: Path) -> None:
@@ -103,6 +112,13 @@ def test_an_encoder_decoder_needs_a_prompt_for_a_documents_likelihood(tmp_path: 
     assert score_folder(tmp_path, suite_of("perplexity", [{"prompt": "a b", "text": "c d"}]), "all").fitness > 0
     with pytest.raises(SuiteError, match=r"document 0 has no prompt.*multiple_choice, exact_match or qa"):
         score_folder(tmp_path, suite_of("perplexity", [{"text": "c d"}]), "all")
+
+
+def test_a_stop_string_that_no_token_has_is_no_error(tmp_path: Path) -> None:
+    built("t5", tmp_path)
+    family_scores.tokenizer().save_pretrained(tmp_path)
+    suite = suite_of("exact_match", [{"prompt": "a b", "answer": "c"}], stop=["\n", "b"], max_new_tokens=6)
+    assert score_folder(tmp_path, suite, "all").items == 1
 
 
 @pytest.mark.parametrize("wrapper", ["_orig_mod.", "module.", "module._orig_mod."])

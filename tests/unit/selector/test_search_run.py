@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import replace
 from random import Random
 from statistics import median
+from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
@@ -22,7 +23,9 @@ from evomerge_common.domain.messages import (
     Decision,
     DownloadJob,
     ErrorInfo,
+    EvaluateJob,
     Event,
+    Job,
     JobPostponed,
     Result,
     RunFailed,
@@ -43,6 +46,7 @@ from evomerge_selector.domain.run import Phase, Run
 from evomerge_selector.domain.strategies.map_elites import MapElitesSearch
 from evomerge_selector.domain.strategies.tournament import EvolutionaryTournament
 from evomerge_selector.domain.strategy import ScoredCandidate
+from helpers import simulation as playing
 from helpers.simulation import SUITE, Simulation, adapters_spec, make_spec
 
 SCHEDULES = ("steady", "generational")
@@ -104,6 +108,32 @@ def test_failed_candidates_are_the_worst_and_the_run_goes_on() -> None:
     assert simulation.champion not in failed
     assert simulation.run.failed == len(failed)
     assert isinstance(simulation.events[-1].payload, RunFinished)
+
+
+@pytest.mark.parametrize("racing", [False, True])
+@pytest.mark.parametrize(("workers", "replay"), [(1, 0), (4, 0), (4, 1)])
+def test_a_run_whose_sources_are_all_refused_fails_at_once(
+    workers: int, replay: int, racing: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = ErrorInfo(type="SuiteError", message="it cannot be asked that")
+
+    def answer(job: Job, **options: Any) -> Result:
+        payload = job.payload
+        if isinstance(payload, EvaluateJob):
+            return CandidateFailed(
+                job_id=job.job_id, kind="evaluate", recipe_digest=payload.recipe_digest, split="search", error=refused
+            )
+        return answered(job, **options)
+
+    answered = playing.answer
+    monkeypatch.setattr(playing, "answer", answer)
+    spec = make_spec(evaluations=60, population=8, racing=racing)
+    played = Simulation(spec, workers=workers, order=3, replay_every=replay, items=racing)
+    end = played.events[-1].payload
+    assert isinstance(end, RunFailed)
+    assert end.error.type == "SuiteError"
+    assert end.error.message == "none of the source models can be scored; the first said: it cannot be asked that"
+    assert len({e.payload.recipe_digest for e in played.events if isinstance(e.payload, CandidateFailed)}) <= 14
 
 
 @pytest.mark.parametrize("racing", [False, True])

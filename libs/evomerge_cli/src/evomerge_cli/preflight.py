@@ -111,6 +111,34 @@ def check_code_allowed(suite: Suite, settings: Settings) -> None:
         )
 
 
+def check_scorable(spec: RunSpec, suite: Suite, survey: Survey) -> None:
+    """Checks whether the target is of a kind that can be scored on the suite: candidates are built as it is.
+
+    In a process of its own, which takes torch and its memory away with it; that takes seconds, so a causal model that
+    is shown no images is not asked about.
+
+    Raises:
+        ModelError, SuiteError: says what cannot be asked, and what can.
+
+    """
+    from evomerge_scoring.asked import check_folder, shows_images
+
+    seen = survey.models.get(spec.target)
+    if seen is None or not (seen.base.folder / CONFIG).is_file():  # not known here: the first jobs tell
+        return
+    folder, images = seen.base.folder, shows_images(suite)
+    named = read_json_or_nothing(folder / CONFIG).get("architectures")
+    causal = isinstance(named, list) and any(str(name).endswith("ForCausalLM") for name in named)
+    outline = folder != Path(ModelReference.parse(spec.target).name)  # of a hub's model, without its processor
+    if outline if images else causal:
+        return
+    child = ChildProcess()
+    try:
+        asyncio.run(child.call(check_folder, folder, suite))
+    finally:
+        child.close()
+
+
 def check_gguf(spec: RunSpec, survey: Survey | None, *, quantizer: bool = True) -> None:
     """Checks whether the champion can become a GGUF file of the type asked for, as far as this machine can tell by now.
 

@@ -28,6 +28,7 @@ from evomerge_common.runtime.documents import Document, read_file
 from evomerge_common.runtime.suite_file import inline_suite, load_suite
 from evomerge_models.files import is_adapter_folder
 from evomerge_models.reference import absolute, base_beside, local_path, resolve_reference
+from evomerge_scoring.images import data_url
 from evomerge_scoring.kinds import expand_task
 
 BUILT_IN_SUITES = Path(__file__).parent / "suites"
@@ -88,7 +89,9 @@ def prepare(args: argparse.Namespace) -> Prepared:
         notes.append("masked language models and no --suite: they are scored on the built-in suite `masked`")
     asked = data.pop("suite", None)
     if evolved and not args.suite:
-        suite = inline_suite(asked, folder, document, expand=expand_task, fetch=fetch_data(notes.append))
+        suite = inline_suite(
+            asked, folder, document, expand=expand_task, fetch=fetch_data(notes.append), embed=data_url
+        )
     else:
         notes += ["the file's tasks have no effect beside --suite"] if evolved else []
         suite = resolve_suite(args.suite or asked, folder, document, flag=bool(args.suite), say=notes.append)
@@ -143,10 +146,12 @@ def resolve_suite(
                 )
         except SuiteError as error:
             raise (error if flag else document.located(error)) from error
-        return load_suite(path, expand=expand_task, fetch=fetch_data(say))
+        return load_suite(path, expand=expand_task, fetch=fetch_data(say), embed=data_url)
     if value is None:
         raise document.located(SpecError("a run needs a suite: a file, `general`, or tasks written here", ("suite",)))
-    return inline_suite(value, folder, document, path=("suite",), expand=expand_task, fetch=fetch_data(say))
+    return inline_suite(
+        value, folder, document, path=("suite",), expand=expand_task, fetch=fetch_data(say), embed=data_url
+    )
 
 
 def is_masked(reference: str, folder: Path) -> bool:

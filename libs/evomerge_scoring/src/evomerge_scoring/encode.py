@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from evomerge_common.errors import ModelError, SuiteError
+from evomerge_scoring.asked import cannot_continue
 from evomerge_scoring.joins import added_tokens, common, cut_left, split_spaces, starts
 from evomerge_scoring.model import Picture, Row
 from evomerge_scoring.pictures import Sight
@@ -251,7 +252,7 @@ class Encoder:
 
         """
         if self.masked:
-            raise SuiteError(f"task {name!r}: a masked language model cannot continue a text")
+            raise SuiteError(cannot_continue(name))
         limit = self.context * CHARS_PER_TOKEN
         asked = [self._text(text, chat=chat) for text in texts]
         encoded = EncodedTask()

@@ -29,8 +29,8 @@ def choices(encoder: Encoder, items: Sequence[Asked], *, chat: bool = False, nam
             context, choice = split_spaces(prompt, text) if not chat else (prompt, text)
             picture = encoder.sight.picture(context, image, chat=chat)
             whole.append(Picture(picture.text + choice, image, picture.rendered))
-            before.append(_ids(encoder, picture, name))
-            wholes.append(_ids(encoder, whole[-1], name))
+            before.append(_ids(encoder, picture, name, encoder.context))
+            wholes.append(_ids(encoder, whole[-1], name, encoder.context))
         group = []
         for picture, ids, start in zip(whole, wholes, starts(before, wholes, compared=True), strict=True):
             if not 0 < start < len(ids):
@@ -55,7 +55,7 @@ def prompts(
     encoded = EncodedTask()
     for prompt, image in items:
         picture = encoder.sight.picture(prompt, image, chat=chat)
-        _ids(encoder, picture, name, room=encoder.context - max_new_tokens)
+        _ids(encoder, picture, name, encoder.context - max_new_tokens)
         encoded.prompts.append(picture)
     return encoded
 
@@ -66,10 +66,10 @@ def _check(encoder: Encoder, name: str) -> None:
         raise SuiteError(f"task {name!r} has items with images; of models that read them, only causal ones are scored")
 
 
-def _ids(encoder: Encoder, picture: Picture, name: str, room: int = 0) -> tuple[int, ...]:
+def _ids(encoder: Encoder, picture: Picture, name: str, room: int) -> tuple[int, ...]:
     """Its tokens, which must fit: what is cut from the left is the image."""
     ids = encoder.sight.ids(picture)
-    room = max(1, room or encoder.context)
+    room = max(1, room)
     if len(ids) > room:
         raise SuiteError(
             f"task {name!r}: an item has {len(ids)} tokens with its image, and {room} fit; use a smaller image or a "

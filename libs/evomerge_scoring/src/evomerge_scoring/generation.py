@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import DynamicCache, GenerationConfig
+from transformers import DynamicCache, GenerationConfig, StoppingCriteriaList
 
 from evomerge_common.errors import NonFiniteScore
 from evomerge_scoring.batches import compose
@@ -313,10 +313,17 @@ def _generated(model: LoadedModel, inputs: Mapping[str, Any], length: int, stop:
         decoder_start_token_id=model.decoder_start,
         output_logits=True,
         return_dict_in_generate=True,
-        stop_strings=list(stop.strings) or None,
     )
+
+    def stopped(ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        """A stop string may be one that no token has (T5 and a line break), which transformers' own refuses."""
+        rows = [_stopped(model.tokenizer, row, stop) for row in ids[:, before:].tolist()]
+        return torch.tensor(rows, device=ids.device)
+
     with torch.inference_mode():
-        output = model.module.generate(**inputs, generation_config=options, tokenizer=model.tokenizer)
+        output = model.module.generate(
+            **inputs, generation_config=options, stopping_criteria=StoppingCriteriaList([stopped])
+        )
     if not all(bool(torch.isfinite(step.max(-1).values).all()) for step in output.logits):
         raise NonFiniteScore("the model answered NaN or infinity; its weights are broken or overflow in this dtype")
     rows = output.sequences[:, before:].tolist()

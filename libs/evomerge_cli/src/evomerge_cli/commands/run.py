@@ -18,6 +18,7 @@ from evomerge_cli.preflight import (
     check_code_allowed,
     check_gguf,
     check_licences,
+    check_scorable,
     plan_in_words,
     survey_models,
 )
@@ -53,6 +54,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         if survey.differ():
             for note in plan_in_words(prepared.spec, survey):
                 console.say(f"note: {note}")
+        check_scorable(prepared.spec, prepared.suite, survey)
     return execute(
         prepared, Path(args.out or DEFAULT_OUT).expanduser(), console, evaluators=args.evaluators, server=args.server
     )

@@ -14,6 +14,7 @@ from evomerge_common.domain.suite import SUITE_KEYS, Suite, check_task_keys
 from evomerge_common.errors import InvalidInput, SuiteError
 from evomerge_common.errors import Path as Place
 from evomerge_common.runtime.documents import Document, read_bytes, read_file
+from evomerge_common.runtime.suite_images import Embed, ImageReader
 
 __all__ = ["inline_suite", "load_suite"]
 
@@ -30,11 +31,14 @@ Fetch = Callable[[str], Path]
 HUB = "hf://"
 
 
-def load_suite(path: Path, *, expand: Expand | None = None, fetch: Fetch | None = None) -> Suite:
+def load_suite(
+    path: Path, *, expand: Expand | None = None, fetch: Fetch | None = None, embed: Embed | None = None
+) -> Suite:
     """Reads a suite's YAML file and the data files that it names, relative to it.
 
     A task's `data` is JSONL (one item a line), `.json` (a list of items), or, for perplexity and coherence, any other
     text file, cut into documents at blank lines; or such a file of a dataset on a hub, hf://datasets/org/name/file.
+    An item's `image` is the name of a file in the data file's folder.
 
     Raises:
         SuiteError: a file is missing, or says something that cannot work; with file and line.
@@ -42,7 +46,7 @@ def load_suite(path: Path, *, expand: Expand | None = None, fetch: Fetch | None 
 
     """
     document = read_file(path, error=SuiteError)
-    return inline_suite(document.data, path.parent, document, expand=expand, fetch=fetch)
+    return inline_suite(document.data, path.parent, document, expand=expand, fetch=fetch, embed=embed)
 
 
 def inline_suite(
@@ -53,12 +57,13 @@ def inline_suite(
     path: Place = (),
     expand: Expand | None = None,
     fetch: Fetch | None = None,
+    embed: Embed | None = None,
 ) -> Suite:
     """Reads a suite that is the `data` at the place `path` of a document (such as a run spec).
 
     Data files are relative to `folder`. Errors name the document's lines. `expand` fetches the items of tasks that
     bring their own; without it such tasks must have theirs already. `fetch` brings data from a hub; without it there is
-    none.
+    none. `embed` makes data URLs of images; without it items must have theirs already.
 
     Raises:
         SuiteError: see `load_suite`.
@@ -68,7 +73,7 @@ def inline_suite(
     try:
         if data is None:
             raise SuiteError("the suite is empty; it needs `tasks`", path)
-        return Suite.from_dict(_with_items(data, folder, path, read, expand, fetch), path)
+        return Suite.from_dict(_with_items(data, folder, path, read, expand, fetch, ImageReader(embed)), path)
     except SuiteError as error:
         depth = len(path) + 3  # … "tasks", index, "items"
         source = read.get(error.path[:depth])
@@ -98,7 +103,13 @@ def _expanded(task: Mapping[str, Any], expand: Expand, place: Place) -> Mapping[
 
 
 def _with_items(
-    data: Any, folder: Path, path: Place, read: dict[Place, _DataFile], expand: Expand | None, fetch: Fetch | None
+    data: Any,
+    folder: Path,
+    path: Place,
+    read: dict[Place, _DataFile],
+    expand: Expand | None,
+    fetch: Fetch | None,
+    images: ImageReader,
 ) -> Any:
     """The same suite with each task's `data` replaced by the `items` that it names."""
     check_keys(data, SUITE_KEYS, path, SuiteError)
@@ -114,6 +125,9 @@ def _with_items(
         if "data" not in task:
             if expand is not None and "items" not in task and kind.own_items:
                 task = _expanded(task, expand, here)  # noqa: PLW2901
+            elif "items" in task:
+                shown = images.with_images(task["items"], kind, folder, (*here, "items"))
+                task = {**task, "items": shown}  # noqa: PLW2901
             whole.append(task)
             continue
         if "items" in task:
@@ -124,6 +138,7 @@ def _with_items(
         place = (*here, "data")
         file = _of_hub(name, fetch, place) if name.startswith(HUB) else folder / Path(name).expanduser()
         items, read[*here, "items"] = _read(file, kind, place)
+        items = images.with_images(items, kind, file.parent, (*here, "items"))
         whole.append({**{key: value for key, value in task.items() if key != "data"}, "items": items})
     return {**data, "tasks": whole}
 

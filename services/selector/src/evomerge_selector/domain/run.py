@@ -48,7 +48,7 @@ from evomerge_common.domain.messages import (
 )
 from evomerge_common.domain.recipe import Recipe
 from evomerge_common.domain.spec import RunSpec
-from evomerge_common.errors import SpecError
+from evomerge_common.errors import InvalidInput, SpecError, error_from_info
 from evomerge_selector.domain import jobs
 from evomerge_selector.domain.candidate import FAILED, Candidate
 from evomerge_selector.domain.leaderboard import Leaderboard
@@ -402,16 +402,23 @@ class Run:
             if candidate.raced is not None:
                 self._pending.append(candidate.raced)
             self._count_in_race(candidate)
+            if board.seen == self._proposer.sources and self._is_refused():
+                self._fail_for_all("none of the source models can be scored")
+                return
             if champion is not None:
                 self._pending.append(champion)
             if board.seen >= first and (board.seen - first) % search.population == 0:
                 self._pending.extend(board.complete_generation(self.candidates, search))
             reason = board.stop_reason(search, first)
             if reason and not self.has_champion:
-                error = next((c.error for c in self.candidates if c.error), None) or ErrorInfo(type="WorkFailed")
-                self._fail(error.type, f"no candidate could be scored; the first said: {error.message}")
+                self._fail_for_all("no candidate could be scored")
             elif reason:
                 self._pending.append(self.end_search(reason))
+
+    def _is_refused(self) -> bool:
+        """Whether every source was refused for what it is or is asked: so will be whatever is made of them."""
+        errors = [one.error for one in self.candidates[: self._leaderboard.seen]]
+        return all(error and isinstance(error_from_info(error.type, error.message), InvalidInput) for error in errors)
 
     def _count_in_race(self, candidate: Candidate) -> None:
         race, seen = self._race, self._leaderboard.seen
@@ -467,6 +474,10 @@ class Run:
 
     def _fail(self, kind: str, message: str) -> None:
         self._pending.append(RunFailed(error=ErrorInfo(type=kind, message=message)))
+
+    def _fail_for_all(self, what: str) -> None:
+        error = next((c.error for c in self.candidates if c.error), None) or ErrorInfo(type="WorkFailed")
+        self._fail(error.type, f"{what}; the first said: {error.message}")
 
     def _close(self, phase: Phase, error: ErrorInfo | None) -> None:
         self._drop_jobs()
