@@ -98,6 +98,15 @@ def test_licences_that_exclude_each_other_stop_a_download(hub: HubServer, fetche
     assert fetcher.fetch(str(other)).licence == "llama3.1"
 
 
+def test_licences_of_folders_count_too(hub: HubServer, fetcher: Fetcher) -> None:
+    folders = [hub.root / "org" / name for name in ("small", "other")]
+    write_model_folder(folders[1], fill=1)
+    for folder, licence in zip(folders, ("gpl-3.0", "cc-by-nc-4.0"), strict=True):
+        (folder / "README.md").write_text(f"---\nlicense: {licence}\n---\n")
+    with pytest.raises(LicenceConflict, match=r"GPL-3\.0"):
+        fetcher.fetch(str(folders[0]), typed=False, together=[str(folder) for folder in folders])
+
+
 def test_a_leftover_quantization_config_is_none(hub: HubServer, fetcher: Fetcher) -> None:
     config = hub.root / "org" / "small" / "config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "quantization_config": {"load_in_4bit": True}}))

@@ -71,7 +71,10 @@ class Fetcher:
             wanted, under = read(reference), read(base) if base else None
         except RecipeError as error:
             raise ModelNotFound(str(error)) from error
-        self._look([ModelReference.parse(one) for one in together] or [wanted], under, accept=accept_licence_conflict)
+        if together:
+            self._look([ModelReference.parse(one) for one in together], under, accept=accept_licence_conflict)
+        elif _is_fetched(wanted):
+            self._look([wanted], under, accept=True)
         with self._store.pins.of_process() as hold:  # a base stays while its adapter makes room for itself
             model = self._brought(reference, wanted, under, hold)
             return dataclasses.replace(self._store.take(model.digest, owner), reference=reference, commit=model.commit)
@@ -98,9 +101,6 @@ class Fetcher:
 
     def _look(self, asked: Sequence[ModelReference], base: ModelReference | None, *, accept: bool) -> None:
         """Judges models by what is known of them without weights; what the hub keeps back is left to the download."""
-        parts = [part for one in asked for part in _parts(one) if not local_folder(part)]
-        if not parts or not all(on_hub(part.name) for part in parts):
-            return  # nothing will be fetched, or there is no such model
         hub = None if self._hub.is_offline else self._hub
         with Survey(hub, self._store, patient=True) as survey:
             survey.look([absolute(one) for one in asked], base and absolute(base))
@@ -150,6 +150,7 @@ def local_folder(model: ModelReference) -> Path | None:
     return path if not model.revision and path.exists() else None
 
 
-def _parts(model: ModelReference) -> list[ModelReference]:
-    """Base and adapter, or the model alone."""
-    return [model.whole, *([model.adapter_alone] if model.adapter_alone is not None else [])]
+def _is_fetched(model: ModelReference) -> bool:
+    """Whether a hub has a part of it, and nothing else is missing."""
+    parts = [part for part in (model.whole, model.adapter_alone) if part is not None and not local_folder(part)]
+    return bool(parts) and all(on_hub(part.name) for part in parts)
