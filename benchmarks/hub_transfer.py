@@ -99,13 +99,15 @@ def by_hub(hub: Hub, model: RemoteModel, folder: Path) -> float:
 
 
 def kills(scratch: Path, count: int) -> None:
-    """Prints how much of a killed download came twice."""
+    """Prints how much of a killed download came twice: where the hub is slow, and where the downloader is."""
     size = write_large_model(scratch / "killed" / "org" / "large", 64)
-    with HubServer(scratch / "killed") as hub:
-        hub.rate = 4_000_000
-        kill_on_the_way(hub, scratch / "store", size, count)
-        twice = hub.sent - size
-    print(f"{count} kills of a download of {size / 1e6:.1f} MB: {twice / 1e6:.2f} MB ({twice / size:.1%}) came twice")
+    for rate, limit in ((4_000_000, 0), (10**9, 20_000_000)):
+        with HubServer(scratch / "killed") as hub:
+            hub.rate = rate  # of each connection
+            kill_on_the_way(hub, scratch / f"store-{rate}", size, count, limit=limit)
+            twice = hub.sent - size
+        slow = f"with a limit of {limit / 1e6:.0f} MB/s" if limit else f"a hub of {rate / 1e6:.0f} MB/s a connection"
+        print(f"{count} kills, {slow}: {twice / 1e6:.2f} of {size / 1e6:.1f} MB ({twice / size:.1%}) came twice")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ FETCH = (
     "from evomerge_downloader.fetch import Fetcher\nfrom evomerge_models.hub import Hub\n"
     "from evomerge_models.store import WritableModelStore\n"
     "store = WritableModelStore(pathlib.Path(sys.argv[1]))\n"
-    "print(Fetcher(store, Hub()).fetch(sys.argv[2]).digest)\n"
+    "print(Fetcher(store, Hub(limit=int(sys.argv[3]))).fetch(sys.argv[2]).digest)\n"
 )
 
 
@@ -40,10 +40,10 @@ def write_large_model(folder: Path, megabytes: int, shards: int = 1) -> int:
     return sum(path.stat().st_size for path in folder.iterdir() if path.name != "README.md")
 
 
-def start(hub: HubServer, store: Path, name: str = "org/large") -> subprocess.Popen[str]:
-    """Starts a process that fetches a model and prints its digest."""
+def start(hub: HubServer, store: Path, limit: int = 0) -> subprocess.Popen[str]:
+    """Starts a process that fetches org/large, at `limit` bytes a second at most, and prints its digest."""
     return subprocess.Popen(
-        [sys.executable, "-c", FETCH, str(store), name],
+        [sys.executable, "-c", FETCH, str(store), "org/large", str(limit)],
         env=os.environ | {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(store.parent / "home")},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -51,7 +51,7 @@ def start(hub: HubServer, store: Path, name: str = "org/large") -> subprocess.Po
     )
 
 
-def kill_on_the_way(hub: HubServer, store: Path, size: int, kills: int, seed: int = 0) -> str:
+def kill_on_the_way(hub: HubServer, store: Path, size: int, kills: int, seed: int = 0, limit: int = 0) -> str:
     """Starts a download again and again, kills it (SIGKILL) in mid-file, and lets the last one end.
 
     Returns:
@@ -60,14 +60,14 @@ def kill_on_the_way(hub: HubServer, store: Path, size: int, kills: int, seed: in
     """
     places = sorted(random.Random(seed).uniform(0.03, 0.95) * size for _ in range(kills))
     for place in places:
-        process = start(hub, store)
+        process = start(hub, store, limit)
         deadline = time.monotonic() + 60
         while hub.sent < place and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.002)
         assert process.poll() is None, process.communicate()[1]
         process.kill()
         process.communicate()
-    return digest(start(hub, store))
+    return digest(start(hub, store, limit))
 
 
 def digest(process: subprocess.Popen[str]) -> str:

@@ -7,6 +7,10 @@ import time
 
 READ_BYTES = 256 * 1024
 """Most that is read at once: what a killed process has read and not yet written is less than this."""
+CONNECTIONS = 4
+_BUSY = 25_000_000
+"""Bytes a second that one connection is good for: with a limit, no more are opened than it takes. What the hub's system
+and ours hold of a connection that is read slowly is lost when the process is killed."""
 _LEAST_READ = 4096
 
 
@@ -16,12 +20,17 @@ class Bandwidth:
     Args:
         rate: bytes a second; 0: no limit.
 
+    Attributes:
+        connections: how many a download opens.
+        read_bytes: most that is to be read at once.
+
     """
 
     def __init__(self, rate: int = 0) -> None:
         self._rate = rate
         self._lock = threading.Lock()
         self._due = 0.0
+        self.connections = CONNECTIONS if rate == 0 else max(1, min(CONNECTIONS, rate // _BUSY))
         self.read_bytes = max(_LEAST_READ, min(READ_BYTES, rate // 20)) if rate else READ_BYTES
 
     def spend(self, count: int) -> None:

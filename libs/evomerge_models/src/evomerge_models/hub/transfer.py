@@ -23,7 +23,6 @@ log = logging.getLogger(__name__)
 Tell = Callable[[Progress], None]
 """Called with how far a download is: a few times a second, by one of its threads at a time."""
 
-CONNECTIONS = 4
 _TRIES = 5
 _REFETCHES = 1
 _TELL_SECONDS = 0.25
@@ -91,7 +90,8 @@ class Transfer:
         """
         parts = [Part(file, self._folder) for file in files]
         self._done = done + sum(part.bytes_done for part in parts)
-        threads = [threading.Thread(target=self._serve, name="download", daemon=True) for _ in range(CONNECTIONS)]
+        count = self._bandwidth.connections
+        threads = [threading.Thread(target=self._serve, name="download", daemon=True) for _ in range(count)]
         try:
             self._report()
             queued = [(part, self._submit(part)) for part in parts]
