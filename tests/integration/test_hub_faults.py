@@ -1,6 +1,7 @@
 """A hub that goes wrong: each download ends complete and verified or in a typed error, and can be gone on with."""
 
 import os
+import ssl
 import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -297,6 +298,22 @@ def test_files_come_through_the_proxy_of_the_environment(
     Hub("http://hub.invalid").fetch(remote, folder)
     assert (folder / "config.json").is_file()
     assert hub.files_fetched()
+
+
+def test_files_come_by_tls_from_whom_the_client_trusts(
+    hub: HubServer, root: Path, tmp_path: Path, certificates: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remote = Hub(hub.endpoint).model("org/model", "")
+    with HubServer(root) as other:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(certificates / "server.pem", certificates / "server.key")
+        other.socket = context.wrap_socket(other.socket, server_side=True)
+        there = Hub(f"https://localhost:{other.server_address[1]}")
+        with pytest.raises(Unavailable, match="SSLCertVerificationError"):
+            there.fetch(remote, tmp_path / "none")
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificates / "ca.pem"))
+        there.fetch(remote, tmp_path / "there")
+        assert (tmp_path / "there" / "model.safetensors").stat().st_size > 3_000_000
 
 
 # ---- offline, and what is told ----
