@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from evomerge_common.domain.reference import ModelReference
 from evomerge_common.errors import DiskFull, ModelNotFound, Unavailable, UnsafeFile
 from evomerge_downloader.fetch import Fetcher
 from evomerge_models.downloads import downloads
@@ -329,7 +330,7 @@ def test_offline_uses_what_the_store_holds(
     hub.requests.clear()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert fetcher.fetch("org/model") == model
-    said = capsys.readouterr().out
+    said = "".join(capsys.readouterr())
     assert "the commit fetched before is used" in said
     assert "HF_HUB_OFFLINE is set" in said
     with pytest.raises(ModelNotFound, match=r"org/newer is not in the model store .* HF_HUB_OFFLINE is set"):
@@ -361,3 +362,22 @@ def test_a_limit_holds_for_all_connections_together(
     began = datetime.now(UTC)
     model = Fetcher(store, Hub(hub.endpoint, limit=2_000_000)).fetch("org/model")
     assert (datetime.now(UTC) - began).total_seconds() > 0.9 * model.bytes / 2_000_000
+
+
+def test_a_command_offline_says_so_on_stderr(
+    hub: HubServer, store: WritableModelStore, fetcher: Fetcher, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    from huggingface_hub import constants
+
+    from evomerge_cli.commands.merge import fetch
+    from evomerge_cli.console import Console
+
+    fetcher.fetch("org/model")
+    capsys.readouterr()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("EVOMERGE_MODEL_STORE", str(store.root))
+    fetch([ModelReference("org/model")], Console())
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "HF_HUB_OFFLINE is set" in said.err

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, TextIO
 
 
@@ -98,3 +100,22 @@ class Console:
                 str(c).ljust(w) if i == 0 else str(c).rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))
             ]
             self.out("  ".join(cells).rstrip())
+
+
+@contextlib.contextmanager
+def service_logs(console: Console) -> Iterator[None]:
+    """Sends what a service's code logs in this process to stderr, warnings alone unless --verbose: it is no data."""
+    import structlog
+
+    if structlog.is_configured():
+        yield
+        return
+    structlog.configure(
+        logger_factory=lambda *_: structlog.PrintLogger(console.stderr),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO if console.verbose else logging.WARNING),
+        cache_logger_on_first_use=False,
+    )
+    try:
+        yield
+    finally:
+        structlog.reset_defaults()

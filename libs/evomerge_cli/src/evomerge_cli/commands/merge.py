@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from evomerge_cli.byte_progress import bytes_bar, human
-from evomerge_cli.console import Console
+from evomerge_cli.console import Console, service_logs
 from evomerge_cli.merge_plan import facts, show
 from evomerge_cli.preflight import check_classes, check_licences, compared, survey_models
 from evomerge_cli.spec_source import classic_models
@@ -183,7 +183,7 @@ def _download(source: ModelReference, base: ModelReference | None, settings: Set
     console.say(f"fetching {source}")
     store = WritableModelStore(settings.model_store, settings.model_store_quota)
     owner = store.pins.of_this_process()  # nobody makes room of what is read here
-    with bytes_bar(console, f"fetching {source}") as bar:
+    with service_logs(console), bytes_bar(console, f"fetching {source}") as bar:
 
         def tell(progress: Progress) -> None:
             bar(progress.done, progress.total)

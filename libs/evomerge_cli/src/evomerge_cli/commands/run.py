@@ -8,7 +8,7 @@ import logging
 import shlex
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from evomerge_cli.console import Console
@@ -51,6 +51,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         check_classes(survey)
         if not args.server:  # there the downloader does it, before it fetches anything
             _check_known(prepared, survey, console)
+            _tell_offline(references, console)
         if survey.differ():
             for note in plan_in_words(prepared.spec, survey):
                 console.say(f"note: {note}")
@@ -58,6 +59,13 @@ def run(args: argparse.Namespace, console: Console) -> int:
     return execute(
         prepared, Path(args.out or DEFAULT_OUT).expanduser(), console, evaluators=args.evaluators, server=args.server
     )
+
+
+def _tell_offline(references: Sequence[ModelReference], console: Console) -> None:
+    from evomerge_models.hub import Hub
+
+    if any(one.hub_ids for one in references) and Hub().is_offline:
+        console.say("note: HF_HUB_OFFLINE is set: models of the hub are taken as they were when they were fetched last")
 
 
 def _check_known(prepared: Prepared, survey: Survey, console: Console) -> None:
