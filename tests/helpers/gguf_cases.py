@@ -18,6 +18,10 @@ CONTEXT, WINDOW, ORIGINAL = 128, 8, 16
 _ROUTED = {"num_experts_per_tok": 2, "num_local_experts": 4}
 _EXPERTS = {"num_experts_per_tok": 2, "num_experts": 4}
 _NARROW = {**_EXPERTS, "moe_intermediate_size": 24}
+_SHARED = {"num_experts_per_tok": 2, "n_routed_experts": 4, "n_shared_experts": 2, "moe_intermediate_size": 24,
+           "first_k_dense_replace": 1, "num_hidden_layers": 3, "routed_scaling_factor": 1.5}  # fmt: skip
+_LATENT = {"kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 12, "v_head_dim": 10,
+           "num_key_value_heads": 4}  # fmt: skip
 _MULTIPLIERS = {"embedding_multiplier": 3.0, "logits_scaling": 2.0, "residual_multiplier": 0.7,
                 "attention_multiplier": 0.2}  # fmt: skip
 _MOVED = {"num_hidden_layers": 5, "sliding_window": WINDOW,
@@ -58,6 +62,13 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "granitemoeshared": ("granitemoeshared", {**_MULTIPLIERS, **_ROUTED, "shared_intermediate_size": 40}),
     "smollm3": ("smollm3", {"num_hidden_layers": 5}),
     "glm4": ("glm4", {"head_dim": 8, "attention_bias": True}),
+    "glm4_moe": ("glm4_moe", {**_SHARED, "head_dim": 8, "n_group": 2, "topk_group": 1, "norm_topk_prob": True,
+                              "partial_rotary_factor": 0.5, "use_qk_norm": True}),
+    "deepseek_v2": ("deepseek_v2", {**_SHARED, **_LATENT, "q_lora_rank": None, "topk_method": "greedy"}),
+    "deepseek_v3": ("deepseek_v3", {**_SHARED, **_LATENT, "q_lora_rank": 16, "n_group": 2, "topk_group": 1,
+                                    "rope_parameters": {**_YARN, "mscale": 0.7, "mscale_all_dim": 0.7}}),
+    "ernie4_5_moe": ("ernie4_5_moe", {"head_dim": 8, "moe_num_experts": 4, "moe_k": 2, "moe_intermediate_size": 24,
+                                      "moe_layer_start_index": 1, "moe_layer_end_index": 2, "num_hidden_layers": 3}),
     "cohere": ("cohere", {"logit_scale": 0.25}),
     "cohere2": ("cohere2", {**_MOVED, "head_dim": 8}),
     "starcoder2": ("starcoder2", {"tie_word_embeddings": False}),
@@ -81,6 +92,8 @@ WRAPPED: dict[str, tuple[str, dict[str, Any]]] = {
     "mistral3": ("mistral", {"sliding_window": None, "head_dim": 8}),
     "llava": ("llama", {}),
     "internvl": ("qwen2", {}),
+    "qwen2_vl": ("qwen2", {"rope_parameters": {**_PLAIN, "mrope_section": [1, 1, 2]}}),
+    "qwen3_vl": ("qwen3", {"head_dim": 8}),
 }
 """Model of images and text → its text model's type and settings."""
 

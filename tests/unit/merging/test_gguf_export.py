@@ -94,7 +94,9 @@ def test_experts_and_what_does_not_fill_blocks_are_quantised_as_far_as_they_go(
         ("gemma3_text", {"use_bidirectional_attention": True}, "bidirectional"),
         ("qwen3", {"layer_types": ["sliding_attention", "full_attention"]}, "mixes kinds"),
         ("qwen3", {"layer_types": ["linear_attention", "full_attention"]}, "linear_attention"),
-        ("olmo2", {"num_hidden_layers": 1}, "2 layers, of which its config counts 1"),
+        ("deepseek_v3", {"rope_interleave": False}, "rope_interleave"),
+        ("deepseek_v2", {"topk_method": "group_limited_greedy"}, "topk_method"),
+        ("glm4_moe", {"first_k_dense_replace": 2}, "layers 0 and 1 do not hold the same tensors"),
         ("starcoder2", {"use_bias": False}, "use_bias"),
         ("cohere2", {"tie_word_embeddings": False}, "head"),
     ],
@@ -108,6 +110,16 @@ def test_settings_that_gguf_has_no_words_for_are_refused_by_name(
     with pytest.raises(ModelError, match=words):
         export_gguf(folder, tmp_path / "a.gguf", "f16")
     assert [one.name for one in tmp_path.iterdir()] == ["model"]
+
+
+def test_layers_that_the_config_does_not_count_are_left_out_and_told(tmp_path: Path) -> None:
+    folder = gguf_cases.make(tmp_path / "model", "glm4_moe")
+    weights = load_file(folder / "model.safetensors")
+    more = {name.replace(".2.", ".3.", 1): one for name, one in weights.items() if name.startswith("model.layers.2.")}
+    rewrite(folder, more)
+    report = export_gguf(folder, tmp_path / "a.gguf", "f32")
+    assert f"{len(more)} tensors of layers that the config does not count are left out" in report.notes
+    assert not [one.name for one in gguf.GGUFReader(report.path).tensors if one.name.startswith("blk.3.")]
 
 
 def test_a_missing_expert_is_told_before_anything_is_written(tmp_path: Path) -> None:

@@ -49,7 +49,8 @@ PLAIN_TYPES = {
     "q4_1": (Kind.Q4_1, FileKind.MOSTLY_Q4_1),
 }
 _WHOLE = {Kind.F32, Kind.F16, Kind.BF16}
-_ALWAYS_F32 = ("position_embd.weight", "token_types.weight", "norm.weight", "ffn_gate_inp.weight", "_inp_shexp.weight")
+_ALWAYS_F32 = ("position_embd.weight", "token_types.weight", "norm.weight", "ffn_gate_inp.weight", "_inp_shexp.weight",
+               "exp_probs_b.bias")  # fmt: skip
 """Few numbers on which much depends: positions, norms, routers of experts."""
 _BLOCK, _K_BLOCK = 32, 256
 _CHUNK_ELEMENTS = 1 << 21
@@ -220,6 +221,8 @@ def _notes(model: GgufTensors, metadata: Mapping[str, Any]) -> list[str]:
         )
     if model.apart:
         notes.append(f"the text model alone is written: {len(model.left_out)} tensors of images are left out")
+    if model.beyond:
+        notes.append(f"{len(model.beyond)} tensors of layers that the config does not count are left out")
     window = model.config.get("sliding_window")
     windowed = not model.architecture.window and model.config.get("use_sliding_window", True)
     if windowed and window and window < metadata["context_length"]:

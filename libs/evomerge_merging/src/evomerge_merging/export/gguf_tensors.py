@@ -33,6 +33,8 @@ class GgufTensors:
         self.sources: dict[str, list[tuple[int, str]]] = {}
         self.half: dict[str, int] = {}
         self.left_out: list[str] = []
+        self.beyond: list[str] = []
+        self.depth = int(self.architecture.said("block_count", self.config) or 0)
         self.apart = self.config.get("model_type") != config.get("model_type")
         for theirs in store.tensors:
             self._place(theirs)
@@ -59,6 +61,10 @@ class GgufTensors:
             if not architecture.is_ignored(theirs):
                 raise ModelError(f"{self.folder}: llama.cpp's {architecture.name} models have no tensor {theirs!r}")
             self.left_out.append(theirs)
+        layer = places[0].name.split(".")[1] if places and places[0].name.startswith("blk.") else "0"
+        if int(layer) >= self.depth:  # transformers leaves them out as well
+            self.beyond.append(theirs)
+            return
         for one in places:
             self.sources.setdefault(one.name, []).append((one.expert, theirs))
             self.half[one.name] = one.half
@@ -81,7 +87,7 @@ class GgufTensors:
 
     def _check_layers(self) -> None:
         """Refuses what cannot be written whole: heads that do not share rows, experts or layers that are not there."""
-        depth = self.architecture.said("block_count", self.config)
+        depth = self.depth
         parts: dict[int, set[str]] = {number: set() for number in range(depth)}
         for ours, found in self.sources.items():
             if found[0][0] >= 0 and [number for number, _ in found] != list(range(len(found))):
@@ -95,18 +101,15 @@ class GgufTensors:
                 ) from None
             if ours.startswith("blk."):
                 _, number, part = ours.split(".", 2)
-                parts.setdefault(int(number), set()).add(part)
-        if len(parts) > depth:
-            raise ModelError(
-                f"{self.folder} has {len(parts)} layers, of which its config counts {depth}; llama.cpp has no place "
-                "for the others: export a Hugging Face folder"
-            )
-        other = next((number for number in parts if parts[number] != parts[0]), None)
+                parts[int(number)].add(part)
+        dense = self.architecture.said("leading_dense_block_count", self.config) or 0
+        first = {number: 0 if number < dense else min(dense, depth - 1) for number in parts}
+        other = next((number for number in parts if parts[number] != parts[first[number]]), None)
         if other is not None:
-            odd = sorted(parts[0] ^ parts[other])
+            odd = sorted(parts[first[other]] ^ parts[other])
             raise ModelError(
-                f"{self.folder}: layers 0 and {other} do not hold the same tensors ({odd[0]}), which llama.cpp's "
-                f"{self.architecture.name} needs: export a Hugging Face folder"
+                f"{self.folder}: layers {first[other]} and {other} do not hold the same tensors ({odd[0]}), which "
+                f"llama.cpp's {self.architecture.name} needs: export a Hugging Face folder"
             )
 
     def shape(self, ours: str) -> tuple[int, ...]:
@@ -143,9 +146,12 @@ _TEXT_PREFIX = re.compile(r"^(model\.language_model\.model\.|language_model\.mod
                           r"model\.text_model\.|language_model\.)")  # fmt: skip
 
 
+_TEXT_NAMES = ("lm_head.", "model.embed_tokens.", "model.layers.", "model.norm.")
+
+
 def _is_text(name: str) -> bool:
     """Whether a tensor of a model of images and text belongs to its text model."""
-    return _TEXT_PREFIX.match(name) is not None or name.startswith(("lm_head.", "model.embed_tokens.", "model.layers."))
+    return _TEXT_PREFIX.match(name) is not None or name.startswith(_TEXT_NAMES)
 
 
 def _as_transformers_reads(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -99,6 +99,7 @@ class Architecture:
         plain_heads: a head is as wide as hidden size by heads. own_keys: no heads share keys.
         deep: of models whose config says how queries are scaled: the depth at which llama.cpp scales them as if heads
             were plain; 0: the config does not say it.
+        latent: keys and values come from a narrow common vector, and a part of each head alone has positions.
         ignored: Hugging Face tensors that GGUF has no place for and that are not needed to go on with a text.
 
     """
@@ -131,6 +132,7 @@ class Architecture:
     plain_heads: bool = False
     own_keys: bool = False
     deep: int = 0
+    latent: bool = False
     ignored: str = r"(^|\.)(rotary_emb\.inv_freq)$"
 
     @property
@@ -245,7 +247,9 @@ class Architecture:
 
 
 def head_dim(config: Config) -> int:
-    """Width of an attention head."""
+    """Width of an attention head's query and key."""
+    if config.get("qk_nope_head_dim"):
+        return int(config["qk_nope_head_dim"]) + int(config["qk_rope_head_dim"])
     return int(config.get("head_dim") or int(config["hidden_size"]) // int(config["num_attention_heads"]))
 
 

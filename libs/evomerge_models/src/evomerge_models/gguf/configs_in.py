@@ -75,7 +75,7 @@ class Hyperparameters:
 
         """
         said = self.metadata.get(f"{self.name}.{field.ours}")
-        if said is None or (said == 0 and field.default is None):
+        if said is None or (said == 0 and field.default in {None, 0}):
             if field.default is NEEDED:
                 raise self._refusal(field.ours, said)
             return field.fallback(config)
@@ -125,7 +125,8 @@ def config_of(
             config[f"{special}_token_id"] = value
     given = Hyperparameters(metadata, architecture.name, where)
     for one in architecture.fields:
-        config[one.theirs[0]] = given.value(one, config)
+        if one.theirs:
+            config[one.theirs[0]] = given.value(one, config)
     config |= {key: values[0] for key, values in architecture.fixed.items() if values[0] is not None}
     config |= {key: f"blk.0.{name}" in tensors for key, name in architecture.flags.items()}
     config |= architecture.reads
@@ -142,6 +143,12 @@ def _attention_config(given: Hyperparameters, architecture: Architecture, config
         raise UnsafeFile(f"{given.where}: {heads} heads do not share {shared} keys evenly")
     head = given.number("attention.key_length", config["hidden_size"] // heads)
     found: dict[str, Any] = {} if architecture.plain_heads else {"head_dim": head}
+    if architecture.latent:
+        rotated = given.number("rope.dimension_count")
+        found = {"head_dim": rotated, "qk_rope_head_dim": rotated, "qk_nope_head_dim": head - rotated}
+        found["v_head_dim"] = given.number("attention.value_length")
+        found["q_lora_rank"] = config["q_lora_rank"] or None
+        head = rotated
     if architecture.deep:
         found["query_pre_attn_scalar"] = architecture.query_scalar({**config, **found})
     if architecture.window:
@@ -183,6 +190,9 @@ def _rope_config(
                 rope[ours] = given.real(f"rope.scaling.yarn_{ours}")
         if magnitude is not None:
             rope["attention_factor"] = magnitude * yarn_magnitude(factor)
+        if given.has("rope.scaling.yarn_log_multiplier"):
+            every = 10 * given.real("rope.scaling.yarn_log_multiplier")
+            rope |= {"mscale": every, "mscale_all_dim": every}
     elif scaling == "longrope":  # its factors are tensors: `with_rope_tensors`
         rope |= {"rope_type": "longrope", "original_max_position_embeddings": original}
         if magnitude is not None:

@@ -45,7 +45,7 @@ def metadata_of(config: Config, architecture: Architecture, where: str) -> dict[
     found |= architecture.writes
     if architecture.positions:
         head = head_dim(config)
-        found |= {"attention.key_length": head, "attention.value_length": head}
+        found |= {"attention.key_length": head, "attention.value_length": int(config.get("v_head_dim") or head)}
         found |= _positions(config, architecture, head)
     if architecture.window and (pattern := _pattern(config, architecture)) is not None:
         found["attention.sliding_window_pattern"] = pattern
@@ -90,6 +90,12 @@ def _check_positions(config: Config, architecture: Architecture, where: str) -> 
     if scaling in {"llama3", "longrope", "su"} and not architecture.factors:
         raise ModelError(
             f"{where} scales its rotary positions by {scaling!r}, which llama.cpp does not do for {architecture.name}"
+        )
+    some, every = rope.get("mscale"), rope.get("mscale_all_dim")
+    if scaling == "yarn" and architecture.latent and (not every or some != every or rope.get("attention_factor")):
+        raise ModelError(
+            f"{where} has {some!r} as YaRN's mscale and {every!r} as its mscale_all_dim; llama.cpp's "
+            f"{architecture.name} takes them to be equal: export a Hugging Face folder"
         )
     if scaling == "yarn" and rope.get("truncate") is False:
         raise ModelError(f"{where}: YaRN without truncation is what llama.cpp does not do")
@@ -142,7 +148,7 @@ def rope_tensors(config: Config, architecture: Architecture, where: str) -> dict
     if not architecture.positions:
         return {}
     rope = rope_parameters(config)
-    half = _rotated(rope, head_dim(config)) // 2
+    half = _rotated(config, rope) // 2
     if rope.get("rope_type") == "llama3":
         return {ROPE_FREQS: llama3_factors(rope, half)}
     if rope.get("rope_type") in {"longrope", "su"}:
@@ -176,19 +182,24 @@ def _local_positions(config: Config) -> dict[str, Any]:
     return dict(local) if isinstance(local, Mapping) else {}
 
 
-def _rotated(rope: Config, head: int) -> int:
-    return int(head * float(rope.get("partial_rotary_factor") or 1.0))
+def _rotated(config: Config, rope: Config) -> int:
+    """How much of a head has positions."""
+    return int(config.get("qk_rope_head_dim") or head_dim(config) * float(rope.get("partial_rotary_factor") or 1.0))
 
 
 def _positions(config: Config, architecture: Architecture, head: int) -> dict[str, Any]:
     rope = rope_parameters(config)
-    theta, rotated = float(rope.get("rope_theta", 10_000.0)), _rotated(rope, head)
+    theta, rotated = float(rope.get("rope_theta", 10_000.0)), _rotated(config, rope)
     if rope.get("rope_type") == "dynamic":  # with a fixed alpha: the base alone is another
         theta *= float(rope["alpha"]) ** (head / (head - 2))
     found: dict[str, Any] = {"rope.freq_base": theta, "rope.dimension_count": rotated}
     if architecture.both:
         found["rope.freq_base_swa"] = float(_local_positions(config).get("rope_theta", 10_000.0))
     context = config.get("max_position_embeddings")
+    if architecture.latent and rope.get("rope_type") == "yarn":
+        found["rope.scaling.yarn_log_multiplier"] = 0.1 * float(rope["mscale_all_dim"])
+        rope["mscale"] = None  # it is no factor of its own there
+        return found | _scaling(rope, context) | _original(rope, config, context)
     return found | _scaling(rope, context) | _original(rope, config, context)
 
 

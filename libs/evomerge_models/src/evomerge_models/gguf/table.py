@@ -21,6 +21,15 @@ _EXPERTS = {
     "ffn_gate_inp": "mlp.gate", "ffn_gate_exps": "mlp.experts.*.gate_proj", "ffn_up_exps": "mlp.experts.*.up_proj",
     "ffn_down_exps": "mlp.experts.*.down_proj",
 }  # fmt: skip
+_SHARED_EXPERTS = {
+    f"ffn_{kind}_shexp": f"mlp.shared_experts.{kind}_proj" for kind in ("gate", "up", "down")
+}  # fmt: skip
+_CORRECTION = {"exp_probs_b.bias": "mlp.gate.e_score_correction_bias"}
+_LATENT = {
+    "attn_q": "self_attn.q_proj", "attn_q_a": "self_attn.q_a_proj", "attn_q_a_norm": "self_attn.q_a_layernorm",
+    "attn_q_b": "self_attn.q_b_proj", "attn_kv_a_mqa": "self_attn.kv_a_proj_with_mqa",
+    "attn_kv_a_norm": "self_attn.kv_a_layernorm", "attn_kv_b": "self_attn.kv_b_proj", "attn_output": "self_attn.o_proj",
+}  # fmt: skip
 _LLAMA = {**_ATTENTION, **_MLP, **_NORMS}
 _GEMMA = {**_ATTENTION, **_MLP, **_POST_NORMS, "attn_norm": "input_layernorm", "ffn_norm": "pre_feedforward_layernorm"}
 _GRANITE_MOE = {
@@ -44,6 +53,21 @@ _ROUTED = (
     field_of("expert_count", "num_experts|num_local_experts"), field_of("expert_used_count", "num_experts_per_tok"),
 )  # fmt: skip
 _NARROW = (*_ROUTED, field_of("expert_feed_forward_length", "moe_intermediate_size"))
+_DENSE_FIRST = field_of("leading_dense_block_count", "first_k_dense_replace", default=0)
+_SHARED = (
+    _DENSE_FIRST, field_of("expert_count", "n_routed_experts"), *_NARROW[1:],
+    field_of("expert_shared_count", "n_shared_experts"),
+    field_of("expert_weights_scale", "routed_scaling_factor", float, 1.0),
+)  # fmt: skip
+_GROUPED = (
+    field_of("expert_group_count", "n_group", default=1),
+    field_of("expert_group_used_count", "topk_group", default=1),
+)
+_RANKS = (
+    field_of("attention.q_lora_rank", "q_lora_rank", default=0), field_of("attention.kv_lora_rank", "kv_lora_rank"),
+)  # fmt: skip
+_NORMED = field_of("expert_weights_norm", "norm_topk_prob", bool, False)
+_SOFTMAX, _SIGMOID = {"expert_gating_func": 1}, {"expert_gating_func": 2}
 _WINDOW = field_of("attention.sliding_window", "sliding_window")
 _MULTIPLIERS = (
     field_of("logit_scale", "logits_scaling", float, 1.0),
@@ -52,6 +76,11 @@ _MULTIPLIERS = (
     field_of("attention.scale", "attention_multiplier", float, 1.0),
 )  # fmt: skip
 _LOGIT_SCALE = field_of("logit_scale", "logit_scale", float, 0.0625)
+
+
+def _shared_width(config: Mapping[str, Any]) -> int:
+    """How wide experts that are always asked are together."""
+    return int(config["moe_intermediate_size"]) * int(config["moe_num_shared_experts"])
 
 
 def _cap(kind: str, default: float | None) -> Field:
@@ -161,6 +190,24 @@ _ROWS = (
         _RMS, fixed=_SILU, flags=_QKV_BIAS,
     ),
     Architecture(
+        "glm4moe", "glm4_moe", "Glm4MoeForCausalLM",
+        {**_ATTENTION, **_QK_NORMS, **_MLP, **_EXPERTS, **_SHARED_EXPERTS, **_CORRECTION,
+         "attn_norm": "input_layernorm", "post_attention_norm": "post_attention_layernorm"},
+        (*_RMS, *_SHARED, *_GROUPED, _NORMED), fixed=_SILU, writes=_SIGMOID,
+        flags={**_QKV_BIAS, "use_qk_norm": "attn_q_norm.weight"},
+    ),
+    Architecture(
+        "deepseek2", "deepseek_v2", "DeepseekV2ForCausalLM",
+        {**_LATENT, **_NORMS, **_MLP, **_EXPERTS, **_SHARED_EXPERTS}, (*_RMS, *_RANKS, *_SHARED), latent=True,
+        biases=(), writes=_SOFTMAX, fixed={**_SILU, "topk_method": ("greedy",), "norm_topk_prob": (False,)},
+    ),
+    Architecture(
+        "deepseek2", "deepseek_v3", "DeepseekV3ForCausalLM",
+        {**_LATENT, **_NORMS, **_MLP, **_EXPERTS, **_SHARED_EXPERTS, **_CORRECTION},
+        (*_RMS, *_RANKS, *_SHARED, *_GROUPED, _NORMED), latent=True, biases=(), writes=_SIGMOID,
+        fixed={**_SILU, "rope_interleave": (True,)},
+    ),
+    Architecture(
         "command-r", "cohere", "CohereForCausalLM", {**_ATTENTION, **_MLP, "attn_norm": "input_layernorm"},
         (*_LAYER_NORM, _LOGIT_SCALE), fixed={**_SILU, "use_qk_norm": (False,)}, own_head=False, plain_heads=True,
         flags=_QKV_BIAS,
@@ -194,6 +241,17 @@ _ROWS = (
     ),
     Architecture("ernie4_5", "ernie4_5", "Ernie4_5ForCausalLM", _LLAMA, _RMS, flags={"use_bias": "attn_q.bias"},
                  fixed=_SILU, biases=(*_QKV, "attn_output")),
+    Architecture(
+        "ernie4_5-moe", "ernie4_5_moe", "Ernie4_5_MoeForCausalLM",
+        {**_LLAMA, **_EXPERTS, **_SHARED_EXPERTS, "exp_probs_b.bias": "mlp.moe_statics.e_score_correction_bias"},
+        (*_RMS, field_of("leading_dense_block_count", "moe_layer_start_index", default=0),
+         field_of("expert_count", "moe_num_experts|num_experts"),
+         field_of("expert_used_count", "moe_k|num_experts_per_tok"), *_NARROW[2:],
+         field_of("expert_shared_count", "moe_num_shared_experts"),
+         Field("expert_shared_feed_forward_length", (), default=_shared_width)),
+        fixed={**_SILU, "moe_layer_interval": (1,)}, writes={"interleave_moe_layer_step": 1},
+        flags={"use_bias": "attn_q.bias"}, biases=(*_QKV, "attn_output"),
+    ),
     Architecture(
         "hunyuan-dense", "hunyuan_v1_dense", "HunYuanDenseV1ForCausalLM",
         {**_LLAMA, "attn_q_norm": "self_attn.query_layernorm", "attn_k_norm": "self_attn.key_layernorm"}, _RMS,
@@ -262,9 +320,13 @@ ARCHITECTURES = {one.model_type: one for one in _ROWS}
 """By model_type. Several may share a GGUF architecture: the first is what it is read as."""
 
 WRAPPERS = frozenset(
-    {"gemma3", "mistral3", "llava", "llava_next", "llava_onevision", "idefics3", "smolvlm", "internvl"}
-)
+    {"gemma3", "mistral3", "llava", "llava_next", "llava_onevision", "idefics3", "smolvlm", "internvl", "qwen2_vl",
+     "qwen2_5_vl", "qwen3_vl"}
+)  # fmt: skip
 """Models of images and text whose text model is one of the above: that is written."""
+
+_WITHOUT_IMAGES = {"qwen2_vl_text": "qwen2", "qwen2_5_vl_text": "qwen2", "qwen3_vl_text": "qwen3"}
+"""Text models whose positions have three parts, which are one in a text: what they are then."""
 
 MODEL_TYPE_KEY = "evomerge.model_type"
 """Metadata that we write, since GGUF calls mistral a llama."""
@@ -311,6 +373,7 @@ def of_config(config: Mapping[str, Any], where: str) -> Architecture:
 
     """
     kind = str(text_config(config).get("model_type", ""))
+    kind = _WITHOUT_IMAGES.get(kind, kind)
     if kind not in ARCHITECTURES:
         kind = str(config.get("model_type", ""))
         raise ModelError(
