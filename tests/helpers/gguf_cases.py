@@ -79,6 +79,13 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "ernie4_5": ("ernie4_5", {"head_dim": 8}),
     "hunyuan_v1_dense": ("hunyuan_v1_dense", {"head_dim": 8, "rope_parameters": {
         "rope_type": "dynamic", "rope_theta": 10_000.0, "factor": 1.0, "alpha": 50.0}}),
+    "hunyuan_v1_moe": ("hunyuan_v1_moe", {"head_dim": 8, "num_experts": 4, "moe_topk": 2}),
+    "dots1": ("dots1", {**_SHARED, "head_dim": 8, "num_key_value_heads": 4, "norm_topk_prob": True,
+                        "sliding_window": None, "layer_types": ["full_attention"] * 3}),
+    "glm": ("glm", {"head_dim": 8, "attention_bias": True}),
+    "olmo": ("olmo", {"clip_qkv": 0.5}),
+    "ministral3": ("ministral3", {"head_dim": 8, "rope_parameters": {
+        **_YARN, "mscale": 1.0, "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.3}}),
     "seed_oss": ("seed_oss", {"head_dim": 8}),
     "arcee": ("arcee", {"head_dim": 8, "rope_parameters": _YARN}),
     "gpt_neox": ("gpt_neox", {"use_parallel_residual": False}),

@@ -9,7 +9,8 @@ import pytest
 import transformers
 
 from evomerge_models.gguf.architectures import Architecture
-from evomerge_models.gguf.table import ARCHITECTURES, WRAPPERS
+from evomerge_models.gguf.lookup import WRAPPERS
+from evomerge_models.gguf.table import ARCHITECTURES
 from helpers import gguf_cases
 
 KEYS = {key for group in vars(gguf.Keys).values() if isinstance(group, type) for key in vars(group).values()}

@@ -153,8 +153,8 @@ def check_gguf(spec: RunSpec, survey: Survey | None, *, quantizer: bool = True) 
 
     """
     from evomerge_models.gguf.configs_out import check
+    from evomerge_models.gguf.lookup import of_config, text_config
     from evomerge_models.gguf.quantizer import check_type
-    from evomerge_models.gguf.table import of_config, text_config
 
     if quantizer:
         check_type(spec.gguf_type)

@@ -32,8 +32,8 @@ from evomerge_merging.io.model_folder import TensorStore, open_weights
 from evomerge_merging.tokens.files import tokenizer_data
 from evomerge_models.files import check_whole, read_json_object
 from evomerge_models.gguf import configs_out
+from evomerge_models.gguf.lookup import MODEL_TYPE_KEY, of_config
 from evomerge_models.gguf.quantizer import check_type, find_quantizer
-from evomerge_models.gguf.table import MODEL_TYPE_KEY, of_config
 from evomerge_models.gguf.vocabulary_out import tokenizer_metadata
 
 Array = np.ndarray[Any, Any]

@@ -16,7 +16,7 @@ from evomerge_merging.engine.stored import config_as_stored
 from evomerge_merging.io.model_folder import TensorStore
 from evomerge_models.files import read_json_object
 from evomerge_models.gguf.configs_out import check
-from evomerge_models.gguf.table import of_config, text_config
+from evomerge_models.gguf.lookup import of_config, text_config
 from evomerge_models.quantised import check_plain
 
 

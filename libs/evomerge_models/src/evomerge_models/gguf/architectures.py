@@ -87,12 +87,13 @@ class Architecture:
         fixed: config key → what llama.cpp has built in (values that come to the same; the first is read).
         reads: what a config says besides when it is read.
         writes: what GGUF's metadata say besides.
+        derived: config keys that the model's class makes itself.
         flags: config key → the tensor of layer 0 that is there when it is true.
         biases: parts that may have one.
         rotary: projections whose rows are reordered; grouped: queries, keys and values lie together by groups;
             transposed: stored the other way round; norm_shift: what is added to norms.
         positions: it has rotary ones; factors: they can have factors (llama3, longrope); both: two kinds of layers have
-            their own.
+            their own; alpha: "dynamic" ones with an alpha have another base and no other scaling.
         window: layers that are multiples of it see all, others a window, where the config does not say otherwise; 0:
             all see all. window_depth: the depth at which that is so; 0: any. no_rope: layers that are multiples of it
             have no positions; 0: all have.
@@ -117,6 +118,7 @@ class Architecture:
     fixed: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     reads: Config = field(default_factory=dict)
     writes: Config = field(default_factory=dict)
+    derived: tuple[str, ...] = ()
     flags: Mapping[str, str] = field(default_factory=dict)
     biases: tuple[str, ...] = ("attn_q", "attn_k", "attn_v")
     rotary: tuple[str, ...] = ()
@@ -126,6 +128,7 @@ class Architecture:
     positions: bool = True
     factors: bool = False
     both: bool = False
+    alpha: bool = False
     window: int = 0
     window_depth: int = 0
     no_rope: int = 0

@@ -132,7 +132,8 @@ def config_of(
     config |= architecture.reads
     if architecture.model_type == "bert":
         config["type_vocab_size"] = _token_types(metadata)
-    return config | (_attention_config(given, architecture, config) if architecture.positions else {})
+    config |= _attention_config(given, architecture, config) if architecture.positions else {}
+    return {key: value for key, value in config.items() if key not in architecture.derived}
 
 
 def _attention_config(given: Hyperparameters, architecture: Architecture, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -142,7 +143,7 @@ def _attention_config(given: Hyperparameters, architecture: Architecture, config
     if heads % shared:
         raise UnsafeFile(f"{given.where}: {heads} heads do not share {shared} keys evenly")
     head = given.number("attention.key_length", config["hidden_size"] // heads)
-    found: dict[str, Any] = {} if architecture.plain_heads else {"head_dim": head}
+    found: dict[str, Any] = {"head_dim": head}
     if architecture.latent:
         rotated = given.number("rope.dimension_count")
         found = {"head_dim": rotated, "qk_rope_head_dim": rotated, "qk_nope_head_dim": head - rotated}
@@ -197,6 +198,8 @@ def _rope_config(
         rope |= {"rope_type": "longrope", "original_max_position_embeddings": original}
         if magnitude is not None:
             rope["attention_factor"] = magnitude
+    if given.has("attention.temperature_scale"):
+        rope["llama_4_scaling_beta"] = given.real("attention.temperature_scale")
     rotated = given.number("rope.dimension_count", head)
     if rotated != head:
         rope["partial_rotary_factor"] = rotated / head

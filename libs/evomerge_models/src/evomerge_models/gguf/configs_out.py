@@ -83,7 +83,7 @@ def check(config: Config, architecture: Architecture, where: str) -> None:
 def _check_positions(config: Config, architecture: Architecture, where: str) -> None:
     rope = rope_parameters(config)
     scaling = rope.get("rope_type")
-    if scaling == "dynamic" and rope.get("alpha"):
+    if scaling == "dynamic" and rope.get("alpha") and architecture.alpha:
         return
     if scaling not in _SCALINGS:
         raise ModelError(f"{where} scales its rotary positions by {scaling!r}, which llama.cpp does not do")
@@ -193,6 +193,8 @@ def _positions(config: Config, architecture: Architecture, head: int) -> dict[st
     if rope.get("rope_type") == "dynamic":  # with a fixed alpha: the base alone is another
         theta *= float(rope["alpha"]) ** (head / (head - 2))
     found: dict[str, Any] = {"rope.freq_base": theta, "rope.dimension_count": rotated}
+    if rope.get("llama_4_scaling_beta"):
+        found["attention.temperature_scale"] = float(rope["llama_4_scaling_beta"])
     if architecture.both:
         found["rope.freq_base_swa"] = float(_local_positions(config).get("rope_theta", 10_000.0))
     context = config.get("max_position_embeddings")

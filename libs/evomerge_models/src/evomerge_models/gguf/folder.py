@@ -22,7 +22,7 @@ from evomerge_models.dtypes import BF16, F16, F32, F64, ElementType
 from evomerge_models.gguf import configs_in, hyperparameters
 from evomerge_models.gguf.architectures import EXPERTS, Architecture
 from evomerge_models.gguf.file import GgufFile, GgufTensor
-from evomerge_models.gguf.table import of_gguf
+from evomerge_models.gguf.lookup import of_gguf
 from evomerge_models.gguf.vocabulary_in import write_tokenizer
 from evomerge_models.headers import header_bytes
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from evomerge_common.errors import ModelError, did_you_mean
 from evomerge_models.gguf.architectures import ANY_BIAS, Architecture, Field, field_of
 from evomerge_models.gguf.hyperparameters import EPSILON, RMS_EPSILON
 
@@ -100,7 +99,7 @@ _LLAMA_ROW = Architecture(
     "llama", "llama", "LlamaForCausalLM", _LLAMA, _RMS, fixed=_SILU, rotary=_QK, factors=True, biases=_LLAMA_BIASES,
     flags={**_BIAS, "mlp_bias": "ffn_down.bias"},
 )  # fmt: skip
-_ROWS = (
+ROWS = (
     _LLAMA_ROW,
     replace(_LLAMA_ROW, model_type="mistral", hf_class="MistralForCausalLM", reads={"sliding_window": None}, flags={}),
     Architecture(
@@ -255,7 +254,33 @@ _ROWS = (
     Architecture(
         "hunyuan-dense", "hunyuan_v1_dense", "HunYuanDenseV1ForCausalLM",
         {**_LLAMA, "attn_q_norm": "self_attn.query_layernorm", "attn_k_norm": "self_attn.key_layernorm"}, _RMS,
-        fixed=_SILU,
+        fixed=_SILU, alpha=True,
+    ),
+    Architecture(
+        "hunyuan-moe", "hunyuan_v1_moe", "HunYuanMoEV1ForCausalLM",
+        {**_ATTENTION, **_NORMS, "attn_q_norm": "self_attn.query_layernorm", "attn_k_norm": "self_attn.key_layernorm",
+         **_EXPERTS, "ffn_gate_inp": "mlp.gate.wg",
+         **{f"ffn_{kind}_shexp": f"mlp.shared_mlp.{kind}_proj" for kind in ("gate", "up", "down")}},
+        (*_RMS, _ROUTED[0], field_of("expert_used_count", "moe_topk"),
+         Field("expert_feed_forward_length", (), default=lambda config: config["intermediate_size"])),
+        fixed=_SILU, alpha=True,
+    ),
+    Architecture(
+        "dots1", "dots1", "Dots1ForCausalLM",
+        {**_LLAMA, **_QK_NORMS, **_EXPERTS, **_SHARED_EXPERTS, **_CORRECTION},
+        (*_RMS, *_SHARED, *_GROUPED, _NORMED), fixed=_SILU, writes=_SIGMOID, own_head=True, own_keys=True,
+        flags=_QKV_BIAS, reads={"sliding_window": None},
+    ),
+    Architecture("chatglm", "glm", "GlmForCausalLM", {**_ATTENTION, **_FUSED_MLP, **_NORMS}, _RMS, fixed=_SILU,
+                 flags=_QKV_BIAS, plain_heads=True),
+    Architecture(
+        "olmo", "olmo", "OlmoForCausalLM", {**_ATTENTION, **_MLP},
+        (*_SIZES, field_of("attention.clamp_kqv", "clip_qkv", float, None)), outer={"token_embd": "embed_tokens"},
+        fixed=_SILU, writes={EPSILON: 1e-5}, rotary=_QK, plain_heads=True, biases=(),
+    ),
+    Architecture(
+        "mistral3", "ministral3", "Ministral3ForCausalLM", _LLAMA, _RMS, fixed=_SILU, rotary=_QK, factors=True,
+        reads={"sliding_window": None},
     ),
     Architecture(
         "seed_oss", "seed_oss", "SeedOssForCausalLM",
@@ -286,6 +311,7 @@ _ROWS = (
          field_of(EPSILON, "layer_norm_epsilon", float, 1e-5)),
         outer={"token_embd": "word_embeddings", "output_norm": "ln_f"}, prefix="transformer.", layers="h",
         biases=("attn_norm", "output_norm"), plain_heads=True, writes={"attention.head_count_kv": 1},
+        derived=("head_dim",),
         fixed={"activation": ("gelu",), "alibi": (False,), "new_decoder_architecture": (False,), "multi_query": (True,),
                "parallel_attn": (True,), "bias": (False,)},
     ),
@@ -316,74 +342,5 @@ _ROWS = (
         ignored=r"^(bert\.)?(embeddings\.position_ids|pooler\..*|cls\..*)$",
     ),
 )  # fmt: skip
-ARCHITECTURES = {one.model_type: one for one in _ROWS}
+ARCHITECTURES = {one.model_type: one for one in ROWS}
 """By model_type. Several may share a GGUF architecture: the first is what it is read as."""
-
-WRAPPERS = frozenset(
-    {"gemma3", "mistral3", "llava", "llava_next", "llava_onevision", "idefics3", "smolvlm", "internvl", "qwen2_vl",
-     "qwen2_5_vl", "qwen3_vl"}
-)  # fmt: skip
-"""Models of images and text whose text model is one of the above: that is written."""
-
-_WITHOUT_IMAGES = {"qwen2_vl_text": "qwen2", "qwen2_5_vl_text": "qwen2", "qwen3_vl_text": "qwen3"}
-"""Text models whose positions have three parts, which are one in a text: what they are then."""
-
-MODEL_TYPE_KEY = "evomerge.model_type"
-"""Metadata that we write, since GGUF calls mistral a llama."""
-
-
-def of_gguf(metadata: Mapping[str, Any], where: str) -> Architecture:
-    """The architecture of a file's metadata.
-
-    Raises:
-        ModelError: none that is known here.
-
-    """
-    name = metadata.get("general.architecture")
-    named = metadata.get(MODEL_TYPE_KEY)
-    found = [one for one in _ROWS if one.name == name]
-    if not found:
-        valid = sorted({one.name for one in _ROWS})
-        raise ModelError(
-            f"{where} holds a model of architecture {name!r}; read are {', '.join(valid)}: "
-            "give the model as a Hugging Face folder"
-        )
-    mixed = bool(metadata.get(f"{name}.expert_count"))
-    found = [one for one in found if one.has_experts == mixed]
-    if not found:
-        raise ModelError(
-            f"{where} holds {'a' if mixed else 'no'} mixture of experts, as which {name} is not read: give its folder"
-        )
-    if named is None and any(
-        "mistral" in str(metadata.get(f"general.{key}", "")).lower() for key in ("name", "basename")
-    ):
-        named = "mistral"
-    if named is None and f"{name}.attention.sliding_window" in metadata:
-        found.sort(key=lambda one: not one.window)
-    if named is None and metadata.get(f"{name}.expert_shared_feed_forward_length"):
-        found.reverse()
-    return next((one for one in found if one.model_type == named), found[0])
-
-
-def of_config(config: Mapping[str, Any], where: str) -> Architecture:
-    """The architecture of a config.json, of its text model where that is a part.
-
-    Raises:
-        ModelError: GGUF is not written for it.
-
-    """
-    kind = str(text_config(config).get("model_type", ""))
-    kind = _WITHOUT_IMAGES.get(kind, kind)
-    if kind not in ARCHITECTURES:
-        kind = str(config.get("model_type", ""))
-        raise ModelError(
-            f"{where} is a {kind or 'model of unknown type'}, for which GGUF is not written; "
-            f"{did_you_mean(kind, ARCHITECTURES)}; export a Hugging Face folder"
-        )
-    return ARCHITECTURES[kind]
-
-
-def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The part of a config that a GGUF file is written of: its own, or its text model's beside images."""
-    part = config.get("text_config")
-    return part if config.get("model_type") in WRAPPERS and isinstance(part, Mapping) else config
