@@ -1,6 +1,6 @@
 """The small local hub of `hub_server`, which takes uploads too: what the real client needs to push, and no Xet.
 
-`python tests/helpers/hub_writer.py FOLDER --port N` serves FOLDER/org/name as `hub_server` does; with
+`PYTHONPATH=tests python -m helpers.hub_writer FOLDER --port N` serves FOLDER/org/name as `hub_server` does; with
 HF_ENDPOINT=http://127.0.0.1:N and HF_TOKEN=hf_test, `evomerge push` writes there. Tokens: `hf_test` writes, `hf_read`
 only reads; both belong to `me`, who is in the organisation `org`.
 """

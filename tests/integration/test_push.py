@@ -82,6 +82,7 @@ def test_a_dry_run_lists_all_and_sends_nothing(hub: WritableHub, model: Path, ca
     shown = capsys.readouterr()
     assert "model.safetensors" in shown.out
     assert "licence: none is named" in shown.out
+    assert "the licence of a, b is not told" in shown.err
     assert hub.written() == []
     assert hashes(model) == before
     assert not (hub.root / "me").exists()
@@ -115,6 +116,34 @@ def test_pushed_and_fetched_again_it_is_the_same(hub: WritableHub, model: Path, 
             assert path.read_bytes() == (model / path.name).read_bytes()
     assert (fetched / "model.safetensors").is_file()
     assert (fetched / "tokenizer.json").is_file()
+
+
+def test_a_large_model_comes_back_byte_for_byte(hub: WritableHub, tmp_path: Path) -> None:
+    folder = write_model_folder(tmp_path / "large")
+    shape = (3000, 1000)
+    write_safetensors(folder / "model.safetensors", {"a.weight": shape, "b.weight": (64,)})
+    with (folder / "model.safetensors").open("r+b") as file:
+        file.seek(-12_000_000, os.SEEK_END)
+        file.write(os.urandom(11_000_000))
+    before = hashes(folder)
+    assert main(["push", str(folder), "org/large", "--public"]) == 0
+    assert hub.received == {before["model.safetensors"]: (folder / "model.safetensors").stat().st_size}
+    store = WritableModelStore(tmp_path / "store")
+    fetched = store.folder(Fetcher(store, Hub(hub.endpoint)).fetch("org/large"))
+    assert hashes(fetched) == {name: before[name] for name in ("config.json", "model.safetensors", "tokenizer.json")}
+
+
+def test_obligations_and_conflicts_of_licences_are_told(hub: WritableHub, model: Path, capsys: Capture) -> None:
+    for name, licence in (("a", "gpl-3.0"), ("b", "cc-by-nc-4.0")):
+        folder = write_model_folder(hub.root / "org" / name)
+        (folder / "README.md").write_text(f"---\nlicense: {licence}\n---\n")
+    recipe = Recipe.of_models("linear", [(ModelReference(f"org/{name}"), {"weight": 1.0}) for name in "ab"])
+    (model / "recipe.json").write_text(json.dumps(recipe.to_dict()))
+    assert main(["push", str(model), "me/merged", "--dry-run"]) == 0
+    told = capsys.readouterr()
+    assert "note: licence conflict:" in told.err
+    assert "note: licence: no commercial use" in told.err
+    assert "licence: conflicting-licences" in told.out
 
 
 def test_a_second_push_sends_nothing_and_makes_no_commit(hub: WritableHub, model: Path, capsys: Capture) -> None:

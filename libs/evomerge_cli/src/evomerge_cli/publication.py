@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from evomerge_cli.run_folder import RunFolder
+from evomerge_common.domain.licence_names import licence_of_metadata
+from evomerge_common.domain.licences import combine
 from evomerge_common.domain.messages import ArtifactExported, RunFinished
 from evomerge_common.domain.recipe import Recipe, public_names
-from evomerge_common.domain.reference import ModelReference, own_name
+from evomerge_common.domain.reference import ModelReference, on_hub, own_name
 from evomerge_common.errors import InvalidInput, ModelNotFound, NotFound, RecipeError
-from evomerge_models.card import CARD, Metadata, completed, metadata_of_source, of_folder, parse_metadata
+from evomerge_models.card import CARD, Metadata, completed, metadata_of_source, of_folder, parse_metadata, parts_of
 from evomerge_models.describe import check_model_folder
 from evomerge_models.hub.push import LocalFile
 
@@ -205,23 +207,22 @@ def _card(folder: Path, recipe: Recipe | None, files: list[LocalFile], cards: Ca
         library, task = of_folder(folder)
         head = Metadata(library=library, pipeline_tag=task, tags=("evomerge",))
         card = f"{head.front_matter()}\n# {folder.resolve().name}\n"
-    metadata, _ = parse_metadata(card)
-    if metadata.get("license"):
-        return card, []
-    named = metadata.get("base_model") or []
+    named = parse_metadata(card)[0].get("base_model") or []
     ids = [str(one) for one in (named if isinstance(named, list) else [named])]
     sources = recipe.sources() if recipe else [ModelReference(one) for one in ids]
-    known = {str(source.public): _metadata_of(source, cards) for source in sources}
-    drawn = Metadata().drawn_from(known)
-    silent = [name for name, one in known.items() if not one.get("license")]
-    why = f": none is known of {', '.join(silent)}" if silent else ""
-    return completed(card, drawn), [] if drawn.licence else [f"the card names no licence{why}"]
+    known = {str(part.public): _metadata_of(part, cards) for part in parts_of(sources)}
+    made = completed(card, Metadata().drawn_from(known))
+    plan = combine({name: licence_of_metadata(metadata) for name, metadata in known.items()})
+    notes = [f"licence conflict: {text}" for text in plan.conflicts]
+    notes += [f"licence: {text}" for text in (*plan.obligations, *plan.notes)]
+    if not parse_metadata(made)[0].get("license"):
+        notes.append("the card names no licence, so nobody knows what they may do with the model")
+    return made, notes
 
 
 def _metadata_of(source: ModelReference, cards: Cards) -> Mapping[str, Any]:
-    if source.public.name != source.name:
-        return metadata_of_source(Path(source.name).expanduser())
-    return cards(source.name, source.revision)
+    place = on_hub(source.name)
+    return cards(place[0], source.revision) if place else metadata_of_source(Path(source.name).expanduser())
 
 
 def _with_card(files: tuple[LocalFile, ...], card: str) -> tuple[LocalFile, ...]:

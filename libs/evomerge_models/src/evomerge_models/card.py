@@ -123,6 +123,12 @@ def hub_ids(sources: Iterable[ModelReference]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for source in sources for name in source.hub_ids))
 
 
+def parts_of(sources: Iterable[ModelReference]) -> list[ModelReference]:
+    """Returns the models whose cards count: of an adapter on its base both."""
+    parts = [part for source in sources for part in (source.whole, source.adapter_alone) if part is not None]
+    return list(dict.fromkeys(parts))
+
+
 def pipeline_tag(config: Mapping[str, Any], names: Collection[str] = ()) -> str:
     """Returns the Hub's word for what a model does, by its class and files; "" where the Hub has none for it."""
     if "modules.json" in names:

@@ -76,7 +76,7 @@ def _metadata(result: dict[str, Any], folder: Path | None) -> cards.Metadata:
         scores=_held_out(result, champion.get("holdout")),
     )
     # Of a hub's model the card is not in the store: `evomerge push` asks the hub.
-    folders = {str(one.public): Path(one.name).expanduser() for one in references}
+    folders = {str(one.public): Path(one.name).expanduser() for one in cards.parts_of(references)}
     head = head.drawn_from({name: cards.metadata_of_source(folder) for name, folder in folders.items()})
     plan = _licences(result)
     return head if plan is None or plan.licence == UNKNOWN else head.under(plan)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from evomerge_cli.byte_progress import bytes_bar, human
 from evomerge_cli.console import Console
 from evomerge_cli.publication import Publication, publication_at_server, publication_of
 from evomerge_common.errors import InvalidInput
-from evomerge_models.hub.push import LocalFile, Publisher, PushPlan
+from evomerge_models.hub.push import LocalFile, Progress, Publisher, PushPlan
 
 MESSAGE = "Upload a model made by EvoMerge"
 
@@ -79,7 +80,14 @@ def push_champion(folder: Path, repository: str, console: Console) -> dict[str, 
 def send(publisher: Publisher, plan: PushPlan, console: Console, *, public: bool, message: str = "") -> dict[str, Any]:
     """Pushes under a bar of bytes; returns where it is now."""
     console.say(f"pushing to {plan.repository}: {human(plan.bytes)} of {_count(plan)} files")
-    with bytes_bar(console, f"pushing to {plan.repository}") as progress:
+    bar: list[Progress] = []
+    with ExitStack() as stack:
+
+        def progress(done: int, total: int) -> None:
+            if not bar:  # where the client shows bars of its own, there is none of ours
+                bar.append(stack.enter_context(bytes_bar(console, f"pushing to {plan.repository}")))
+            bar[0](done, total)
+
         commit = publisher.push(plan, public=public, message=message or MESSAGE, progress=progress)
     return {"url": publisher.url(plan.repository), "commit": commit, "sent_bytes": plan.bytes}
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from io import BytesIO, FileIO
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from evomerge_common.domain.reference import is_repository
 from evomerge_common.errors import AccessDenied, EvoMergeException, InvalidInput, Unavailable
@@ -164,7 +165,8 @@ class Publisher:
     def push(self, plan: PushPlan, *, public: bool, message: str, progress: Progress | None = None) -> str:
         """Makes the repository and branch if they are missing, sends what is not there, and commits it all at once.
 
-        A large file that an earlier, interrupted push has sent is found by its hash and is not sent again.
+        A large file that an earlier, interrupted push has sent is found by its hash and is not sent again. `progress`
+        is called from the client's threads; never where the hub takes files by Xet.
 
         Returns:
             The commit's id: of the branch as it was, if nothing is to be done.
@@ -183,20 +185,18 @@ class Publisher:
                 return plan.commit
             counter = _Counter(sum(file.size for file in files), progress)
             deletions = [self._client.CommitOperationDelete(name, is_folder=False) for name in plan.others]
-            with self._protocol(plan), ThreadPoolExecutor(1, "push") as pool:
-                commit = pool.submit(
-                    self._api.create_commit,
+
+            def commit() -> str:
+                done = self._api.create_commit(
                     plan.repository,
                     [*deletions, *_additions(self._client, files, counter)],
                     commit_message=message,
                     revision=plan.branch or None,
                     parent_commit=plan.commit or None,
                 )
-                try:
-                    return str(commit.result().oid)
-                except BaseException:
-                    counter.stop()  # the client's threads would send their files to the end
-                    raise
+                return str(done.oid)
+
+            return self._by_xet(commit) if self._speaks_xet(plan) else self._by_lfs(commit, counter)
 
     def metadata(self, repository: str, revision: str = "") -> Mapping[str, Any]:
         """Reads the metadata of a model's card as the hub keeps it; empty where it shows none."""
@@ -211,20 +211,34 @@ class Publisher:
         """Returns the page of a repository."""
         return f"{self._api.endpoint}/{repository}"
 
-    @contextmanager
-    def _protocol(self, plan: PushPlan) -> Iterator[None]:
-        """Has the client send by Xet only to a hub that speaks it: it takes for granted that each does.
-
-        Its bars are the one progress that there is of Xet.
-        """
-        constants, session = self._client.constants, self._client.utils.get_session()
-        path = f"/api/models/{plan.repository}/xet-write-token/{plan.branch or 'main'}"
+    def _speaks_xet(self, plan: PushPlan) -> bool:
+        """Whether the hub takes large files by Xet; the client takes for granted that each does."""
+        if self._client.constants.HF_HUB_DISABLE_XET:
+            return False
+        path = f"/api/models/{plan.repository}/xet-write-token/{quote(plan.branch or 'main', safe='')}"
         headers = self._client.utils.build_hf_headers()
-        before = constants.HF_HUB_DISABLE_XET
-        if not before:
-            constants.HF_HUB_DISABLE_XET = session.get(self._api.endpoint + path, headers=headers).status_code != 200
+        answer = self._client.utils.get_session().get(self._api.endpoint + path, headers=headers)
+        return bool(answer.status_code == 200)
+
+    def _by_xet(self, commit: Callable[[], str]) -> str:
+        """Commits under the client's own bars, on a terminal: there is no other word of how far Xet is."""
+        self._client.utils.enable_progress_bars()
         try:
-            yield
+            return commit()
+        finally:
+            self._client.utils.disable_progress_bars()
+
+    def _by_lfs(self, commit: Callable[[], str], counter: _Counter) -> str:
+        constants = self._client.constants
+        before, constants.HF_HUB_DISABLE_XET = constants.HF_HUB_DISABLE_XET, True
+        try:
+            with ThreadPoolExecutor(1, "push") as pool:
+                done = pool.submit(commit)
+                try:
+                    return done.result()
+                except BaseException:
+                    counter.stop()  # the client's threads would send their files to the end
+                    raise
         finally:
             constants.HF_HUB_DISABLE_XET = before
 
