@@ -25,7 +25,8 @@ from evomerge_common.errors import Unavailable
 from evomerge_downloader.fetch import Fetcher
 from evomerge_merging import merge_recipe
 from evomerge_models.hub import Hub
-from evomerge_models.hub.push import LocalFile, Publisher
+from evomerge_models.hub.push import Publisher
+from evomerge_models.hub.push_plan import LocalFile
 from evomerge_models.store import WritableModelStore
 from helpers import tiny_models
 from helpers.hub_server import write_model_folder, write_safetensors

@@ -17,7 +17,7 @@ from evomerge_common.domain.reference import ModelReference, on_hub, own_name
 from evomerge_common.errors import InvalidInput, ModelNotFound, NotFound, RecipeError
 from evomerge_models.card import CARD, Metadata, completed, metadata_of_source, of_folder, parse_metadata, parts_of
 from evomerge_models.describe import check_model_folder
-from evomerge_models.hub.push import LocalFile
+from evomerge_models.hub.push_plan import LocalFile
 
 RECIPE, MODELFILE = "recipe.json", "Modelfile"
 _NAMING = {

@@ -11,7 +11,9 @@ from evomerge_cli.byte_progress import bytes_bar, human
 from evomerge_cli.console import Console
 from evomerge_cli.publication import Publication, publication_at_server, publication_of
 from evomerge_common.errors import InvalidInput
-from evomerge_models.hub.push import LocalFile, Progress, Publisher, PushPlan
+from evomerge_models.hub.counted import Progress
+from evomerge_models.hub.push import Publisher
+from evomerge_models.hub.push_plan import LocalFile, PushPlan
 
 MESSAGE = "Upload a model made by EvoMerge"
 

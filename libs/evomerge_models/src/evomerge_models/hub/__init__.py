@@ -2,6 +2,8 @@
 
 ```
 push.py        Publisher: files to a repository, in one commit
+push_plan.py   our files beside those that a repository holds
+counted.py     files that are counted while they are sent
 outline.py     a model before its weights: small files, headers, holes
 client.py      Hub: a repository at one commit; its files, fetched and verified
 cache.py       what the hub's own client has fetched before, used where it lies

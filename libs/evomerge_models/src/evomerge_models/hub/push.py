@@ -2,95 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
-from io import BytesIO, FileIO
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from evomerge_common.domain.reference import is_repository
 from evomerge_common.errors import AccessDenied, EvoMergeException, InvalidInput, Unavailable
 from evomerge_models.hub.answers import client, file_of
-from evomerge_models.hub.files import RemoteFile
+from evomerge_models.hub.counted import Counter, Progress, additions
+from evomerge_models.hub.push_plan import LocalFile, PushPlan, check_name
 
 NO_TOKEN = "push needs a token that may write: set HF_TOKEN, or log in with `hf auth login`"  # noqa: S105 - no token, but words about one
 _THE_HUBS_OWN = frozenset({".gitattributes"})
-Progress = Callable[[int, int], None]
-"""Called with (bytes sent or found there, bytes in all)."""
-
-
-@dataclass(frozen=True)
-class LocalFile:
-    """A file as it is to stand in a repository: a path of this machine, or the bytes themselves."""
-
-    name: str
-    content: Path | bytes
-
-    @property
-    def size(self) -> int:
-        """Returns its bytes."""
-        return len(self.content) if isinstance(self.content, bytes) else self.content.stat().st_size
-
-    def is_the_same(self, other: RemoteFile) -> bool:
-        """Compares it with a file of the hub: SHA-256 for a large one, git's SHA-1 for the others."""
-        if other.size != self.size:
-            return False
-        git = hashlib.sha1(b"blob %d\0" % other.size, usedforsecurity=False)
-        with BytesIO(self.content) if isinstance(self.content, bytes) else self.content.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256" if other.sha256 else lambda: git).hexdigest()
-        return found == (other.sha256 or other.blob)
-
-
-@dataclass(frozen=True)
-class PushPlan:
-    """What a push will do; made by looking alone.
-
-    Attributes:
-        branch: "" for the default one.
-        commit: of the branch now; "": the repository, or the branch, is not there or has none.
-        private: whether the repository that is there is; None: there is none, or none that the token may see.
-        new, changed, same: our files by what is there under their names.
-        others: names of files that are there and not among ours.
-
-    """
-
-    repository: str
-    branch: str
-    commit: str
-    private: bool | None
-    new: tuple[LocalFile, ...]
-    changed: tuple[LocalFile, ...] = ()
-    same: tuple[LocalFile, ...] = ()
-    others: tuple[str, ...] = ()
-
-    @property
-    def bytes(self) -> int:
-        """Returns the size of what is not there yet."""
-        return sum(file.size for file in (*self.new, *self.changed))
-
-    def check(self, *, public: bool, overwrite: bool) -> None:
-        """Refuses to mix our files with others', and to publish by accident.
-
-        Raises:
-            InvalidInput: the repository holds something else, or is public and nobody said so.
-
-        """
-        if self.private is False and not public:
-            raise InvalidInput(
-                f"{self.repository} is there and public: say --public to push to it, or give another name"
-            )
-        there = sorted([*(file.name for file in self.changed), *self.others])
-        if there and not overwrite:
-            shown = ", ".join(there[:5]) + (f" and {len(there) - 5} more" if len(there) > 5 else "")
-            raise InvalidInput(
-                f"{self.repository} holds other contents ({shown}): give another name, or say --overwrite, which makes "
-                "it hold these files and no others, in a commit after the ones there"
-            )
 
 
 class Publisher:
@@ -183,13 +107,13 @@ class Publisher:
             files = (*plan.new, *plan.changed)
             if not files and not plan.others:
                 return plan.commit
-            counter = _Counter(sum(file.size for file in files), progress)
+            counter = Counter(sum(file.size for file in files), progress)
             deletions = [self._client.CommitOperationDelete(name, is_folder=False) for name in plan.others]
 
             def commit() -> str:
                 done = self._api.create_commit(
                     plan.repository,
-                    [*deletions, *_additions(self._client, files, counter)],
+                    [*deletions, *additions(self._client, files, counter)],
                     commit_message=message,
                     revision=plan.branch or None,
                     parent_commit=plan.commit or None,
@@ -228,7 +152,7 @@ class Publisher:
         finally:
             self._client.utils.disable_progress_bars()
 
-    def _by_lfs(self, commit: Callable[[], str], counter: _Counter) -> str:
+    def _by_lfs(self, commit: Callable[[], str], counter: Counter) -> str:
         constants = self._client.constants
         before, constants.HF_HUB_DISABLE_XET = constants.HF_HUB_DISABLE_XET, True
         try:
@@ -241,67 +165,6 @@ class Publisher:
                     raise
         finally:
             constants.HF_HUB_DISABLE_XET = before
-
-
-def check_name(repository: str) -> None:
-    """Refuses what is no owner/name of a repository.
-
-    Raises:
-        InvalidInput: it is not.
-
-    """
-    if not is_repository(repository):
-        raise InvalidInput(f"{repository!r} is no name of a repository: give org/name")
-
-
-class _Counter:
-    """Bytes read for sending, over all files; a file that is read again after an error counts once."""
-
-    def __init__(self, total: int, progress: Progress | None) -> None:
-        self._total, self._progress = total, progress
-        self._read: dict[str, int] = {}
-        self._lock = threading.Lock()
-        self._stopped = False
-
-    def stop(self) -> None:
-        """Has every file that is being sent end with an error at its next read."""
-        self._stopped = True
-
-    def read(self, name: str, position: int) -> None:
-        """Takes note that a file is read up to a position."""
-        if self._stopped:
-            raise OSError("the push was stopped")
-        with self._lock:
-            self._read[name] = max(position, self._read.get(name, 0))
-            if self._progress is not None:
-                self._progress(sum(self._read.values()), self._total)
-
-
-class _CountedFile(FileIO):
-    def __init__(self, path: str, name: str, counter: _Counter) -> None:
-        super().__init__(path, "rb")
-        self._place, self._counter = name, counter
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        data = super().read(-1 if size is None else size)
-        self._counter.read(self._place, self.tell())
-        return data or b""
-
-
-def _additions(hub: Any, files: Sequence[LocalFile], counter: _Counter) -> list[Any]:
-    """The client's operations, whose files are counted while they are sent."""
-
-    class Addition(hub.CommitOperationAdd):
-        @contextmanager
-        def as_file(self, with_tqdm: bool = False) -> Iterator[Any]:
-            if not with_tqdm or not isinstance(self.path_or_fileobj, str):
-                with super().as_file() as file:
-                    yield file
-                return
-            with _CountedFile(self.path_or_fileobj, self.path_in_repo, counter) as file:
-                yield file
-
-    return [Addition(path_in_repo=file.name, path_or_fileobj=file.content) for file in files]
 
 
 @contextmanager
