@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from evomerge_common.domain.messages import DownloadJob, Event, Job, RunFinished, RunStarted
-from evomerge_common.errors import DiskFull, InvalidInput, ModelError, ModelNotFound, NotFound, OverQuota
+from evomerge_common.domain.messages import DownloadJob, Event, Job, Model, RunFinished, RunStarted
+from evomerge_common.domain.reference import ModelReference
+from evomerge_common.errors import DiskFull, InvalidInput, ModelError, ModelNotFound, NotFound, OverQuota, Unavailable
 from evomerge_common.runtime.ports_factory import memory_ports
 from evomerge_downloader.fetch import Fetcher
 from evomerge_downloader.handlers import DownloadHandler
@@ -17,6 +18,7 @@ from evomerge_downloader.kept import KeptByRuns
 from evomerge_models.hub import Hub
 from evomerge_models.pins import USER, run_owner
 from evomerge_models.store import WritableModelStore
+from evomerge_models.survey import Survey
 from helpers.hub_server import HubServer, write_adapter, write_model_folder, write_safetensors
 from helpers.tiny_gguf import tiny_model
 
@@ -126,6 +128,23 @@ def test_offline_the_cache_tells_the_commit(
     for other in ("org/small@nowhere", "org/small@../../blobs", "org/other"):
         with pytest.raises(ModelNotFound, match="HF_HUB_OFFLINE"):
             fetcher.fetch(other)
+
+
+def test_a_survey_takes_what_is_cached_where_the_hub_cannot_be_asked(
+    hub: HubServer, store: WritableModelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small, other = ModelReference.parse("org/small"), ModelReference.parse("org/other")
+    snapshot = in_cache(hub)
+    with Survey(Hub(hub.endpoint), store) as survey:
+        survey.look([small])
+        assert survey.missing_bytes == 0
+    assert hub.sent == 0
+    offline(monkeypatch)
+    with Survey(Hub(hub.endpoint), store) as survey:
+        survey.look([small])
+        assert survey.models["org/small"].base.folder == snapshot
+        with pytest.raises(ModelNotFound, match="HF_HUB_OFFLINE"):
+            survey.look([other])
 
 
 def test_offline_a_cached_model_must_be_whole_and_sound(
@@ -248,6 +267,15 @@ def test_a_model_larger_than_the_quota_is_refused_before_a_byte(hub: HubServer, 
     assert Fetcher(store, Hub(hub.endpoint)).fetch(str(folder)).bytes > 1000  # a link takes no room
 
 
+def test_models_that_do_not_fit_together_are_told_at_the_look(hub: HubServer, small_store: WritableModelStore) -> None:
+    with Survey(Hub(hub.endpoint), small_store) as survey:
+        survey.look([ModelReference.parse(f"org/m{number}") for number in (0, 1)])
+        survey.check_room()
+        survey.look([ModelReference.parse("org/m2")])
+        with pytest.raises(OverQuota, match="org/m0, org/m1, org/m2"):
+            survey.check_room()
+
+
 def test_a_pair_keeps_its_parts(hub: HubServer, small_store: WritableModelStore) -> None:
     fetcher = Fetcher(small_store, Hub(hub.endpoint))
     write_adapter(hub.root / "org" / "adapter", size=100)
@@ -296,6 +324,24 @@ def fetch_many(root: str, endpoint: str, numbers: list[int]) -> None:
             time.sleep(0.01)
             data = (store.folder(model) / "model.safetensors").read_bytes()
             assert data.endswith(bytes([number]) * 1000)
+
+
+def test_a_model_that_goes_before_it_is_taken_is_brought_again(
+    hub: HubServer, small_store: WritableModelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetcher = Fetcher(small_store, Hub(hub.endpoint))
+    taking, evictions = small_store.take, iter((True, True, False, False, False))
+
+    def late(digest: str, owner: str = "") -> Model:
+        if next(evictions):
+            small_store.evict(digest)
+        return taking(digest, owner)
+
+    monkeypatch.setattr(small_store, "take", late)
+    assert small_store.get(fetcher.fetch("org/m0").digest)
+    monkeypatch.setattr(small_store, "take", lambda digest, _: small_store.get("sha256:" + "0" * 64))
+    with pytest.raises(Unavailable, match="so full"):
+        fetcher.fetch("org/m1")
 
 
 @pytest.mark.slow

@@ -50,12 +50,13 @@ def survey_models(
 
     Raises:
         ModelError, Unavailable: what is wrong with any of them, told at once.
-        DiskFull: the store has no room for what would be fetched.
+        DiskFull, OverQuota: the store has no room for what would be fetched.
 
     """
     from evomerge_models.hub import Hub
 
-    known = WritableModelStore(store) if store is not None else None
+    quota = Settings.from_env().model_store_quota
+    known = WritableModelStore(store, quota) if store is not None else None
     with Survey(Hub() if hub else None, known, seconds=seconds) as survey:
         survey.look(references, base)
         survey.check_room()

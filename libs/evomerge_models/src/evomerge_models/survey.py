@@ -19,7 +19,7 @@ from evomerge_common.runtime.scratch import drop, scratch_folder
 from evomerge_models.describe import describe_model, describe_pair
 from evomerge_models.files import ADAPTER_CONFIG, is_adapter_folder
 from evomerge_models.hub import COMMIT, Hub
-from evomerge_models.hub.cache import whole_snapshot
+from evomerge_models.hub.cache import cached_commit, cached_model, snapshot, whole_snapshot
 from evomerge_models.hub.outline import Outlines
 from evomerge_models.pair import PAIRS, write_pair
 from evomerge_models.reference import absolute, base_beside, base_hint
@@ -166,10 +166,19 @@ class Survey:
             raise ModelNotFound(f"there is no folder {part.name}; give an existing model folder or a hub id (org/name)")
         if (known := self._in_store(part)) is not None:
             return known
-        assert self._outlines is not None
-        repository, file = named
-        if file:  # a GGUF file's header is long, and is read when it is here
+        try:
+            return self._asked(part, *named)
+        except (ModelNotFound, Unavailable) as error:
             assert self._hub is not None
+            if (isinstance(error, ModelNotFound) and not self._hub.is_offline) or not _is_cached(part, *named):
+                raise
+        return self._in_cache(part, *named)
+
+    def _asked(self, part: ModelReference, repository: str, file: str) -> Part | None:
+        """What the hub says; None of a GGUF file, whose header is long, and is read when it is here."""
+        assert self._hub is not None
+        assert self._outlines is not None
+        if file:
             self._hub.model(repository, part.revision, file)
             return None
         with self._outlines.named():
@@ -179,6 +188,15 @@ class Survey:
             outline = self._outlines.draw(remote, part.revision)
             described = replace(describe_model(outline.folder), licence=remote.licence)
         return Part(part, outline.folder, described, remote.licence, outline)
+
+    @staticmethod
+    def _in_cache(part: ModelReference, repository: str, file: str) -> Part | None:
+        """What the hub's own client has fetched before, where the hub cannot be asked."""
+        if file:
+            return None
+        folder = snapshot(repository, cached_commit(repository, part.revision))
+        described = describe_model(folder)
+        return Part(part, folder, described, described.licence)
 
     def _in_store(self, part: ModelReference) -> Part | None:
         """What a revision was when it was last fetched: the downloader asks whether it has changed."""
@@ -254,6 +272,14 @@ class Survey:
         self._pairs.append(folder)
         write_pair(folder, seen.base.folder.absolute(), seen.adapter.folder.absolute())
         return folder
+
+
+def _is_cached(part: ModelReference, repository: str, file: str) -> bool:
+    commit = cached_commit(repository, part.revision)
+    try:
+        return bool(commit and cached_model(repository, commit, file))
+    except ModelError:
+        return False
 
 
 def all_of(errors: Sequence[EvoMergeException], asked: int) -> EvoMergeException:

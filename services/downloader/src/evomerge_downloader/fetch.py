@@ -10,7 +10,7 @@ from evomerge_common.domain.licence_names import joined
 from evomerge_common.domain.licences import combine
 from evomerge_common.domain.messages import Model
 from evomerge_common.domain.reference import ModelReference, on_hub
-from evomerge_common.errors import ModelError, ModelNotFound, RecipeError
+from evomerge_common.errors import ModelError, ModelNotFound, NotFound, RecipeError, Unavailable
 from evomerge_downloader.hub_models import HubModels, Wanted
 from evomerge_downloader.local_models import LocalModels, record
 from evomerge_models.describe import describe_pair
@@ -19,6 +19,9 @@ from evomerge_models.hub import Hub, Tell
 from evomerge_models.reference import absolute, base_beside, base_hint, plus_hint, resolve_reference
 from evomerge_models.store import WritableModelStore
 from evomerge_models.survey import Survey
+
+_TRIES = 5
+"""At a model that goes as soon as it has come."""
 
 
 class Fetcher:
@@ -108,17 +111,24 @@ class Fetcher:
 
     def _one(self, reference: str, model: ModelReference, hold: str) -> Model:
         """A model or an adapter by itself, recorded under the text `reference` and kept by `hold`."""
+        for _ in range(_TRIES):
+            found = self._found(reference, model)
+            try:
+                self._store.take(found.digest, hold)
+            except NotFound:  # another process made room of it in this moment
+                continue
+            return found
+        raise Unavailable(f"the model store is so full that {reference} goes as soon as it is there; try again later")
+
+    def _found(self, reference: str, model: ModelReference) -> Model:
         folder = local_folder(model)
         if folder is not None:
-            found = self._local.bring(reference, folder)
-        elif (named := on_hub(model.name)) is not None:
-            found = self._from_hub.bring(Wanted(reference, *named, model.revision))
-        else:
-            raise ModelNotFound(
-                f"there is no folder {model.name}; give an existing model folder or a hub id such as org/name"
-            )
-        self._store.take(found.digest, hold)
-        return found
+            return self._local.bring(reference, folder)
+        if (named := on_hub(model.name)) is not None:
+            return self._from_hub.bring(Wanted(reference, *named, model.revision))
+        raise ModelNotFound(
+            f"there is no folder {model.name}; give an existing model folder or a hub id such as org/name"
+        )
 
     def _pair(self, reference: str, base: Model, adapter: Model) -> Model:
         """The entry of a base with an adapter applied: links, and the proof that they fit each other.
