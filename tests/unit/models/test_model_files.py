@@ -8,8 +8,9 @@ import pytest
 
 from evomerge_common.errors import ModelError, ModelNotFound, NotAModel, UnsafeFile
 from evomerge_models.describe import check_model_folder, describe_model
-from evomerge_models.files import select_files
+from evomerge_models.files import read_json_object, select_files
 from evomerge_models.headers import read_header
+from evomerge_models.pair import PAIR, read_pair
 from helpers.hub_server import write_model_folder, write_safetensors
 
 FULL = ["config.json", "tokenizer.json"]
@@ -160,3 +161,19 @@ def test_config_that_is_no_json(tmp_path: Path) -> None:
     (folder / "config.json").write_text("[" * 100_000)
     with pytest.raises(NotAModel, match="no JSON"):
         check_model_folder(folder)
+
+
+def test_what_fetching_again_cannot_mend_is_told_with_what_can(tmp_path: Path) -> None:
+    base = write_model_folder(tmp_path / "base")
+    pair = tmp_path / "pair"
+    pair.mkdir()
+    (pair / PAIR).write_text(json.dumps({"base": str(base), "adapter": str(tmp_path / "gone")}))
+    with pytest.raises(NotAModel, match=r"gone is gone; put it back, or give both again as base\+adapter"):
+        read_pair(pair)
+    (base / "config.json").write_text("{")
+    with pytest.raises(NotAModel, match=r"is no JSON .*save the model anew, or fetch it again where"):
+        describe_model(base)
+    (base / "config.json").unlink()
+    (base / "config.json").mkdir()
+    with pytest.raises(NotAModel, match="make it readable for this user"):
+        read_json_object(base / "config.json")

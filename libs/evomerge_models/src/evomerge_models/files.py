@@ -53,6 +53,7 @@ SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 BIN_SINGLE, BIN_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 _STANDARD = ((INDEX, SINGLE, ".safetensors"), (BIN_INDEX, BIN_SINGLE, ".bin"))
 _SHARD = re.compile(r"(model|pytorch_model)-\d+-of-(?P<of>\d+)\.(safetensors|bin)")
+_ANEW = "save the model anew, or fetch it again where it came from a hub"
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 _OF_MODULE = re.compile(r"\d+_\w+/[A-Za-z0-9_][A-Za-z0-9._-]*\.(json|safetensors|txt)", re.ASCII)
 
@@ -274,7 +275,7 @@ def _read_index(path: Path, ending: str) -> dict[str, str]:
     """Tensor name → file, each of which is there."""
     placed = read_json_object(path).get("weight_map")
     if not isinstance(placed, dict) or not placed:
-        raise UnsafeFile(f"{path} has no weight_map; fetch the model again")
+        raise UnsafeFile(f"{path} has no weight_map, so it names no weights; {_ANEW}")
     for file in placed.values():
         if not isinstance(file, str) or not _PLAIN_NAME.fullmatch(file) or not file.endswith(ending):
             raise UnsafeFile(
@@ -296,7 +297,7 @@ def check_index(folder: Path, weights: WeightFiles, tensors: Mapping[str, Collec
 
     """
     if not any(tensors.values()):
-        raise NotAModel(f"{folder} has weights without a tensor; fetch the model again")
+        raise NotAModel(f"{folder} has weights without a tensor: they were saved empty; {_ANEW}")
     where: dict[str, str] = {}
     for file, names in tensors.items():
         for name in names:
@@ -324,11 +325,11 @@ def read_json_object(path: Path) -> dict[str, Any]:
             raise UnsafeFile(f"{path} is {size} bytes; more than {MAX_JSON_BYTES} are not read")
         data = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise NotAModel(f"{path} is no JSON ({error}); fetch the model again") from error
+        raise NotAModel(f"{path} is no JSON ({error}); {_ANEW}") from error
     except OSError as error:
-        raise NotAModel(f"{path} cannot be read ({error.strerror}); fetch the model again") from error
+        raise NotAModel(f"{path} cannot be read ({error.strerror}); make it readable for this user") from error
     if not isinstance(data, dict):
-        raise NotAModel(f"{path} is no JSON object; fetch the model again")
+        raise NotAModel(f"{path} is no JSON object; {_ANEW}")
     return data
 
 

@@ -26,7 +26,7 @@ LENGTH_BYTES = 8
 _MAX_NATURAL = 2**62
 _MAX_BITS = 2**64
 """A product of sizes that reaches it overflows where the library computes it, also if a later size is zero."""
-_AGAIN = "; the file is cut short, damaged or made to deceive: fetch it again"
+_AGAIN = "; the file is cut short, damaged or made to deceive: save it anew, or fetch it again"
 
 
 @dataclass(frozen=True)

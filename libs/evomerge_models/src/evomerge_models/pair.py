@@ -61,9 +61,12 @@ def read_pair(folder: Path) -> tuple[Path, Path] | None:
         return None
     data = read_json_object(path)
     if not all(isinstance(data.get(key), str) for key in ("base", "adapter")):
-        raise NotAModel(f"{path} does not name a base and an adapter; fetch the model again")
+        raise NotAModel(f"{path} does not name a base and an adapter; give them again as base+adapter")
     base, adapter = ((folder / data[key]).resolve() for key in ("base", "adapter"))
     for place in (base, adapter):
         if not place.is_dir():
-            raise NotAModel(f"{folder} stands for a base with an adapter, but {place} is gone; fetch the model again")
+            raise NotAModel(
+                f"{folder} stands for a base with an adapter, but {place} is gone; put it back, or give both again as "
+                "base+adapter"
+            )
     return base, adapter
