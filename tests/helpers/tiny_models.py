@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -44,16 +45,21 @@ def suite_of(kind: str, items: list[dict[str, Any]], **options: Any) -> Suite:
     )
 
 
-def tokenizer(*, bos: bool = True, adds_bos: bool = False) -> PreTrainedTokenizerFast:
+def tokenizer(
+    *, bos: bool = True, adds_bos: bool = False, cut: dict[str, Any] | None = None, texts: Iterable[str] = CORPUS
+) -> PreTrainedTokenizerFast:
+    """Byte-level BPE learned from texts; `cut`: the pre-tokenizer as tokenizer.json has it, else GPT-2's."""
     base = Tokenizer(models.BPE())
     base.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    if cut is not None:
+        base = Tokenizer.from_str(json.dumps({**json.loads(base.to_str()), "pre_tokenizer": cut}))
     base.decoder = decoders.ByteLevel()
     names = ["<s>", "</s>", "<pad>"]
     trainer = trainers.BpeTrainer(
         vocab_size=320, special_tokens=names, initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )  # fmt: skip
-    base.train_from_iterator(CORPUS, trainer)
+    base.train_from_iterator(texts, trainer)
     if adds_bos:
         base.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
     options: dict[str, Any] = {"bos_token": "<s>"} if bos else {}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
 
+import gguf
 import pytest
 import torch
 from transformers import (
@@ -17,6 +19,7 @@ from transformers import (
 )
 
 from evomerge_merging.export.gguf import export_gguf
+from evomerge_models.gguf.pretokenizers import PRE_TOKENIZERS
 from helpers import gguf_cases, tiny_models, tiny_tokenizers
 from helpers.llama_cpp import FOLDER, Judge
 
@@ -94,6 +97,29 @@ def test_the_text_half_of_a_model_of_images_goes_on_as_in_transformers(tmp_path:
     with Judge(report.path) as judge:
         model = AutoModelForImageTextToText.from_pretrained(folder)
         same_as(judge, model, PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json")))
+
+
+@pytest.mark.parametrize("name", PRE_TOKENIZERS)
+def test_text_is_cut_as_by_the_tokenizers_library(tmp_path: Path, name: str) -> None:
+    texts = [
+        *PROMPTS,
+        "It's WE'LL 12345 67!",
+        "東京タワー 333米 カ",
+        "x = {'a': [1.5, \"b\"]};\r\n\t\tif (x) y;  z",
+        "ßñ ̈a Ж",
+    ]
+    tok = tiny_models.tokenizer(cut=PRE_TOKENIZERS[name].to_json(), texts=[*tiny_models.CORPUS, *texts])
+    folder = tiny_models.make(tmp_path / "model", tok=tok)
+    if PRE_TOKENIZERS[name].whole_words:
+        data = json.loads((folder / "tokenizer.json").read_text())
+        data["model"]["ignore_merges"] = True
+        (folder / "tokenizer.json").write_text(json.dumps(data))
+    report = export_gguf(folder, tmp_path / "m.gguf", "f32")
+    assert gguf.GGUFReader(report.path).get_field("tokenizer.ggml.pre").contents() == name
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
+    with Judge(report.path) as judge:
+        for text in texts:
+            assert judge.tokens(text) == tokenizer(text).input_ids, text
 
 
 @pytest.mark.parametrize("kind", ["llama bpe", "gemma"])

@@ -24,6 +24,12 @@ GPT4O = (
     r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
     r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+DEEPSEEK3 = (
+    r"\p{N}{1,3}", "[一-龥぀-ゟ゠-ヿ]+",
+    (r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*"""
+     r"|\s*[\r\n]+|\s+(?!\S)|\s+"),
+)  # fmt: skip
+SEED = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1}| ?[^\s\p{L}\p{N}\r\n]+|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 
 @dataclass(frozen=True)
@@ -31,23 +37,24 @@ class PreTokenizer:
     """How text is cut before byte pairs are merged.
 
     Attributes:
-        pattern: a regular expression; "": GPT-2's, which is ByteLevel's own.
+        patterns: regular expressions, each cutting what the one before left; none: GPT-2's, which is ByteLevel's own.
         digits: each digit is cut off first.
         whole_words: a piece that is a token is taken as it is (`ignore_merges`).
 
     """
 
-    pattern: str = ""
+    patterns: tuple[str, ...] = ()
     digits: bool = False
     whole_words: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """As tokenizer.json has it."""
         parts: list[dict[str, Any]] = [{"type": "Digits", "individual_digits": True}] if self.digits else []
-        if self.pattern:
-            cut = {"type": "Split", "pattern": {"Regex": self.pattern}, "behavior": "Isolated", "invert": False}
-            parts.append(cut)
-        bytes_ = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": not self.pattern}
+        parts += [
+            {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+            for pattern in self.patterns
+        ]
+        bytes_ = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": not self.patterns}
         parts.append(bytes_)
         return parts[0] if len(parts) == 1 else {"type": "Sequence", "pretokenizers": parts}
 
@@ -55,19 +62,23 @@ class PreTokenizer:
 PRE_TOKENIZERS = {
     "gpt-2": PreTokenizer(),
     "smollm": PreTokenizer(digits=True),
-    "llama-bpe": PreTokenizer(LLAMA3, whole_words=True),
-    "qwen2": PreTokenizer(QWEN2),
-    "qwen35": PreTokenizer(QWEN35),
-    "tekken": PreTokenizer(TEKKEN, whole_words=True),
-    "gpt-4o": PreTokenizer(GPT4O),
+    "llama-bpe": PreTokenizer((LLAMA3,), whole_words=True),
+    "dbrx": PreTokenizer((LLAMA3,)),
+    "qwen2": PreTokenizer((QWEN2,)),
+    "qwen35": PreTokenizer((QWEN35,)),
+    "tekken": PreTokenizer((TEKKEN,), whole_words=True),
+    "gpt-4o": PreTokenizer((GPT4O,)),
+    "deepseek-v3": PreTokenizer(DEEPSEEK3),
+    "seed-coder": PreTokenizer((SEED,)),
 }
 ALIASES = {
     "gpt2": "gpt-2", "phi-2": "gpt-2", "mpt": "gpt-2", "olmo": "gpt-2", "jina-en": "gpt-2", "roberta-bpe": "gpt-2",
     "granite-docling": "gpt-2", "trillion": "gpt-2",
     "starcoder": "smollm", "refact": "smollm", "command-r": "smollm", "codeshell": "smollm", "exaone": "smollm",
     "minerva-7b": "smollm", "mellum2": "smollm",
-    "llama3": "llama-bpe", "llama-v3": "llama-bpe", "falcon3": "llama-bpe", "dbrx": "llama-bpe",
-    "smaug-bpe": "llama-bpe",
+    "llama3": "llama-bpe", "llama-v3": "llama-bpe", "falcon3": "llama-bpe", "glm4": "llama-bpe",
+    "chatglm-bpe": "llama-bpe",
+    "smaug-bpe": "dbrx", "deepseek-r1": "deepseek-v3", "hunyuan-dense": "deepseek-v3",
     "stablelm2": "qwen2", "hunyuan": "qwen2", "deepseek-r1-qwen": "qwen2", "megrez": "qwen2", "solar-open": "qwen2",
     "llama4": "gpt-4o",
 }  # fmt: skip
@@ -83,12 +94,12 @@ def name_of(pre: Mapping[str, Any] | None, *, whole_words: bool) -> str | None:
     found = _read(pre)
     if found is None:
         return None
-    exact = PreTokenizer(found.pattern, digits=found.digits, whole_words=whole_words)
+    exact = PreTokenizer(found.patterns, digits=found.digits, whole_words=whole_words)
     for name, one in PRE_TOKENIZERS.items():
         if one == exact:
             return name
     return next(
-        (n for n, one in PRE_TOKENIZERS.items() if (one.pattern, one.digits) == (found.pattern, found.digits)), None
+        (n for n, one in PRE_TOKENIZERS.items() if (one.patterns, one.digits) == (found.patterns, found.digits)), None
     )
 
 
@@ -97,22 +108,21 @@ def _read(pre: Mapping[str, Any] | None) -> PreTokenizer | None:
     if not pre:
         return None
     parts = pre.get("pretokenizers") if pre.get("type") == "Sequence" else [pre]
-    pattern, digits, level = "", False, None
+    patterns: list[str] = []
+    digits, level = False, None
     for part in parts or []:
         action = part.get("type")
-        if action == "Digits" and part.get("individual_digits") and not pattern:
+        if action == "Digits" and part.get("individual_digits") and not patterns:
             digits = True
-        elif action == "Split" and part.get("behavior") == "Isolated" and not part.get("invert") and not pattern:
-            pattern = _one_spelling((part.get("pattern") or {}).get("Regex", ""))
-            if not pattern:
-                return None
+        elif action == "Split" and part.get("behavior") == "Isolated" and not part.get("invert"):
+            patterns.append(_one_spelling((part.get("pattern") or {}).get("Regex", "")))
         elif action == "ByteLevel" and not part.get("add_prefix_space"):
             level = part
         else:
             return None
-    if level is None or bool(level.get("use_regex", True)) == bool(pattern):
+    if level is None or bool(level.get("use_regex", True)) == bool(patterns):
         return None
-    return PreTokenizer(pattern, digits=digits)
+    return PreTokenizer(tuple(patterns), digits=digits)
 
 
 def _one_spelling(pattern: str) -> str:
