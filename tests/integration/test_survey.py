@@ -17,6 +17,7 @@ from evomerge_common.errors import ModelError, ModelNotFound, NotAModel, Quantis
 from evomerge_models.hub import Hub
 from evomerge_models.store import WritableModelStore
 from evomerge_models.survey import Survey
+from helpers.headers import CASES
 from helpers.hub_server import HubServer, write_adapter, write_model_folder, write_safetensors, write_sparse
 
 GIGABYTE = 1 << 30
@@ -131,6 +132,22 @@ def test_what_is_no_use_is_refused_by_name(hub: HubServer, store: WritableModelS
     (adapter / "adapter_model.safetensors").rename(adapter / "adapter_model.bin")
     with pytest.raises(UnsafeFile, match="a pickle"):
         look(hub, store, "org/adapter")
+
+
+def test_headers_are_judged_as_those_of_a_folder(hub: HubServer, store: WritableModelStore, tmp_path: Path) -> None:
+    local = write_model_folder(tmp_path / "local")
+    for number, (name, case) in enumerate(list(CASES.items())[::4]):
+        folder = write_model_folder(hub.root / "org" / f"case{number}")
+        case.write(folder / "model.safetensors")
+        case.write(local / "model.safetensors")
+        judged = []
+        for reference in (str(local), f"org/case{number}"):
+            try:
+                look(hub, store, reference)
+                judged.append("")
+            except ModelError as error:
+                judged.append(f"{type(error).__name__}: {str(error).replace(f'{local}', reference)}")
+        assert judged[1] == judged[0].replace(str(local), f"org/case{number}"), name
 
 
 def test_a_leftover_quantization_config_is_none(hub: HubServer, store: WritableModelStore) -> None:

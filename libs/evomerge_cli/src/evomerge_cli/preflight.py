@@ -176,8 +176,8 @@ def plan_in_words(spec: RunSpec, survey: Survey) -> list[str]:
 
     """
     names = list(dict.fromkeys([spec.target, *spec.sources]))
-    folders = survey.folders() if len(survey.models) == len(names) else None
-    if folders is None:
+    folders = survey.folders()
+    if folders is None or not folders.keys() >= set(names):
         return []
     child = ChildProcess()
     try:

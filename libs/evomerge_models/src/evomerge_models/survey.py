@@ -50,6 +50,7 @@ class Survey:
         self._outlines = Outlines(hub, store.root if store is not None else None) if hub is not None else None
         self._parts: dict[str, Part | Exception | None] = {}
         self._pairs: list[Path] = []
+        self._asked: dict[str, ModelReference] = {}
         self.models: dict[str, Seen] = {}
 
     def __enter__(self) -> Survey:
@@ -75,6 +76,7 @@ class Survey:
 
         """
         wanted = list(dict.fromkeys(references))
+        self._asked |= {str(one): one for one in wanted}
         parts = [part for one in wanted for part in (one.whole, one.adapter_alone) if part is not None]
         self._look_at(parts)
         bases = {one: found for one in wanted if (found := self._base_of(one, base)) is not None}
@@ -236,9 +238,15 @@ class Survey:
         if self._store is not None and missing:
             self._store.check_room(missing, f"the download of {', '.join(self.models)}")
 
+    @property
+    def unseen(self) -> tuple[str, ...]:
+        """What was asked for and is not known: a hub that is slow, or a GGUF file of a hub."""
+        return tuple(name for name in self._asked if name not in self.models)
+
     def licences(self) -> dict[str, str]:
-        """Returns each model's licence by its public name."""
-        return {str(seen.reference.public): seen.licence for seen in self.models.values()}
+        """Returns each model's licence by its public name; "" where it is not known."""
+        seen = {name: model.licence for name, model in self.models.items()}
+        return {str(one.public): seen.get(name, "") for name, one in self._asked.items()}
 
     def differ(self) -> bool:
         """Tells whether models cannot be merged tensor by tensor, as far as headers and tokenizers tell."""
@@ -257,7 +265,7 @@ class Survey:
             ModelError, Unavailable: the hub fails.
 
         """
-        if not all(seen.can_be_planned for seen in self.models.values()):
+        if self.unseen or not all(seen.can_be_planned for seen in self.models.values()):
             return None
         for seen in self.models.values():
             for part in seen.parts:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +22,8 @@ from evomerge_models.reference import absolute, base_beside, base_hint, plus_hin
 from evomerge_models.store import WritableModelStore
 from evomerge_models.survey import Survey
 
+_LOOK_SECONDS = 30.0
+"""So long what a run's models are stays known to its other download jobs."""
 _TRIES = 5
 """At a model that goes as soon as it has come."""
 
@@ -38,6 +42,8 @@ class Fetcher:
         self._hub = hub
         self._local = LocalModels(store, link=link)
         self._from_hub = HubModels(store, hub, self._local, tell, link=link)
+        self._looking = threading.Lock()
+        self._looked: tuple[tuple[object, ...], float] = ((), 0.0)
 
     def fetch(
         self,
@@ -75,7 +81,7 @@ class Fetcher:
         except RecipeError as error:
             raise ModelNotFound(str(error)) from error
         if together:
-            self._look([ModelReference.parse(one) for one in together], under, accept=accept_licence_conflict)
+            self._look_once(tuple(together), under, accept=accept_licence_conflict)
         elif _is_fetched(wanted):
             self._look([wanted], under, accept=True)
         with self._store.pins.of_process() as hold:  # a base stays while its adapter makes room for itself
@@ -101,6 +107,15 @@ class Fetcher:
         except ModelNotFound as error:
             raise ModelNotFound(f"{error}{base_hint(reference, named)}") from error
         return self._pair(reference, found, model)
+
+    def _look_once(self, together: tuple[str, ...], base: ModelReference | None, *, accept: bool) -> None:
+        """Looks for all jobs of a run that come within a moment: each of them names all of its models."""
+        with self._looking:
+            what = (together, base, accept)
+            if self._looked[0] == what and time.monotonic() < self._looked[1] + _LOOK_SECONDS:
+                return
+            self._look([ModelReference.parse(one) for one in together], base, accept=accept)
+            self._looked = what, time.monotonic()
 
     def _look(self, asked: Sequence[ModelReference], base: ModelReference | None, *, accept: bool) -> None:
         """Judges models by what is known of them without weights; what the hub keeps back is left to the download."""

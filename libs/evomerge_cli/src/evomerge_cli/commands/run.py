@@ -70,11 +70,10 @@ def _tell_offline(references: Sequence[ModelReference], console: Console) -> Non
 
 def _check_known(prepared: Prepared, survey: Survey, console: Console) -> None:
     """Licences, and which models the hub was too slow to tell of: the downloader looks at those."""
-    late = [source for source in prepared.spec.sources if source not in survey.models]
-    if late:
+    if survey.unseen:
         console.say(
-            f"note: nothing is known yet of {', '.join(late)} (the hub is slow, or it is a GGUF file): the downloader "
-            "looks before it fetches"
+            f"note: nothing is known yet of {', '.join(survey.unseen)} (the hub is slow, or it is a GGUF file): the "
+            "downloader looks before it fetches"
         )
     else:
         check_licences(survey, console, accepted=prepared.spec.accept_licence_conflict)
