@@ -50,7 +50,7 @@ class Survey:
         self._outlines = Outlines(hub, store.root if store is not None else None) if hub is not None else None
         self._parts: dict[str, Part | Exception | None] = {}
         self._pairs: list[Path] = []
-        self._asked: dict[str, ModelReference] = {}
+        self._wanted: dict[str, ModelReference] = {}
         self.models: dict[str, Seen] = {}
 
     def __enter__(self) -> Survey:
@@ -76,7 +76,7 @@ class Survey:
 
         """
         wanted = list(dict.fromkeys(references))
-        self._asked |= {str(one): one for one in wanted}
+        self._wanted |= {str(one): one for one in wanted}
         parts = [part for one in wanted for part in (one.whole, one.adapter_alone) if part is not None]
         self._look_at(parts)
         bases = {one: found for one in wanted if (found := self._base_of(one, base)) is not None}
@@ -241,12 +241,12 @@ class Survey:
     @property
     def unseen(self) -> tuple[str, ...]:
         """What was asked for and is not known: a hub that is slow, or a GGUF file of a hub."""
-        return tuple(name for name in self._asked if name not in self.models)
+        return tuple(name for name in self._wanted if name not in self.models)
 
     def licences(self) -> dict[str, str]:
         """Returns each model's licence by its public name; "" where it is not known."""
         seen = {name: model.licence for name, model in self.models.items()}
-        return {str(one.public): seen.get(name, "") for name, one in self._asked.items()}
+        return {str(one.public): seen.get(name, "") for name, one in self._wanted.items()}
 
     def differ(self) -> bool:
         """Tells whether models cannot be merged tensor by tensor, as far as headers and tokenizers tell."""
