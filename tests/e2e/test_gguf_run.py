@@ -18,6 +18,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 def test_a_gguf_file_is_a_source_and_the_champion_is_handed_back_as_one(tmp_path: Path) -> None:
     spec, out = write_family(tmp_path), tmp_path / "out"
     evomerge(spec, "export", str(tmp_path / "a"), str(tmp_path / "a.gguf"), "--gguf", "f32")
+    assert "\nFROM ./a.gguf\n" in (tmp_path / "Modelfile").read_text()
     text = spec.read_text().replace("models: [a, b, c]", "models: [./a.gguf, b]")
     text += "export: {formats: [hf, gguf], gguf_type: f32}\n"
     spec.write_text(text.replace("evaluations: 20", "evaluations: 8"))

@@ -9,15 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub import ModelCard
+from huggingface_hub.repocard_data import model_index_to_eval_results
 
 from evomerge_common.domain import messages as m
+from evomerge_common.domain.recipe import Recipe
 from evomerge_common.errors import InvalidInput
 from evomerge_common.ports import Recorded
+from evomerge_models.card import hub_ids
 from evomerge_report.history import History, history_of
 from evomerge_report.lineage import ancestors, lineage_rows, lineage_svg, lineage_text
 from evomerge_report.report import model_card, report_page, write_report
 from evomerge_report.result import pareto_front, result_of
 from helpers import synthetic_log
+from helpers.hub_writer import yaml_errors
 
 SUITE = synthetic_log.suite()
 
@@ -221,6 +226,44 @@ def test_model_card(result: dict) -> None:
     assert "| arithmetic | 0.750 [0.550, 0.900] |" in card
     assert result["champion"]["recipe_digest"] in card
     assert "/models/" not in card, "the author's folders stay private"
+
+
+def test_the_cards_head_is_what_the_hub_takes(result: dict[str, Any], tmp_path: Path) -> None:
+    """Of a hub's model, a folder and a folder's adapter on a hub's base the ids alone are base models."""
+    changed = json.loads(json.dumps(result).replace("/models/expert-math", "org/math@v2"))
+    changed = json.loads(json.dumps(changed).replace("/models/expert-code", "org/base+/home/me/lora"))
+    for source in changed["sources"][:2]:
+        source["commit"] = "0" * 40
+    (tmp_path / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
+    (tmp_path / "mergekit_config.yml").write_text("merge_method: linear\n")
+    text = model_card(changed, tmp_path)
+    assert yaml_errors(text) == []
+    assert "/home/me" not in text
+    assert "/models/" not in text
+    assert "| org/base+lora | 0000" in text
+    data = ModelCard(text).data
+    sources = Recipe.from_dict(changed["champion"]["recipe"]).sources()
+    assert data.base_model == list(hub_ids(sources))
+    assert set(data.base_model) <= {"org/math", "org/base"}
+    assert (data.base_model_relation, data.pipeline_tag) == ("merge", "text-generation")
+    assert data.tags == ["merge", "evomerge", "mergekit"]
+    name, results = model_index_to_eval_results(data.to_dict()["model-index"])
+    assert name.startswith("EvoMerge champion ")
+    assert [one.task_name for one in results] == [*synthetic_log.TASKS, "weighted mean of all tasks"]
+    assert {one.dataset_split for one in results} == {"holdout"}
+    holdout = changed["champion"]["holdout"]
+    assert results[0].metric_value == holdout["tasks"]["arithmetic"]["metric_value"]
+    assert results[0].metric_name == "exact_match (95% interval 0.550 to 0.900)"
+    assert results[0].dataset_args["suite_digest"] == changed["suite"]["digest"]
+    assert results[-1].metric_value == holdout["fitness"]
+
+
+def test_a_champion_without_holdout_or_merge_claims_neither(result: dict[str, Any]) -> None:
+    alone = {**result, "champion": {**result["champion"], "holdout": None, "is_source": True}}
+    data = ModelCard(model_card(alone)).data
+    assert data.eval_results is None
+    assert data.tags == ["evomerge"]
+    assert yaml_errors(model_card(alone)) == []
 
 
 def test_the_hypervolume_only_grows_and_no_dominated_point_is_in_the_front(

@@ -127,7 +127,7 @@ def _notes(result: dict[str, Any]) -> list[str]:
 def _sources(sources: list[dict[str, Any]]) -> list[str]:
     lines = ["## Sources", "", "| model | commit | digest |", "|---|---|---|"]
     for source in sources:
-        name = source["reference"] if source.get("commit") else short_name(source["reference"])
+        name = str(ModelReference.parse(source["reference"]).public)
         lines.append(f"| {_cell(name)} | {source.get('commit') or 'local folder'} | `{source['digest'][:19]}…` |")
     return lines
 
