@@ -361,6 +361,15 @@ def test_many_processes_share_a_small_store(hub: HubServer, small_store: Writabl
     assert not list((small_store.root / ".pins").glob("*/*"))
 
 
+def test_what_a_killed_eviction_left_goes(small_store: WritableModelStore, hub: HubServer) -> None:
+    fetcher = Fetcher(small_store, Hub(hub.endpoint))
+    name = fetcher.fetch("org/m0").digest.removeprefix("sha256:")
+    (small_store.root / f"{name}.json").unlink()  # the first step of an eviction
+    fetcher.fetch("org/m1")
+    assert not (small_store.root / name).exists()
+    assert fetcher.fetch("org/m0").digest == f"sha256:{name}"
+
+
 def test_a_dead_process_holds_nothing(small_store: WritableModelStore, hub: HubServer) -> None:
     model = Fetcher(small_store, Hub(hub.endpoint)).fetch("org/m0")
     name = model.digest.removeprefix("sha256:")

@@ -13,7 +13,6 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
 import json
 import os
 import re
@@ -55,13 +54,7 @@ class WritableModelStore(FilesystemModelStore, HubNotes):
     """The store as the downloader has it. All methods block; they are called beside the event loop."""
 
     def __init__(self, root: Path, quota: int = 0) -> None:
-        """Opens a store.
-
-        Args:
-            root: its folder.
-            quota: bytes that it may take; 0: as many as the disk has.
-
-        """
+        """Opens the store in a folder; it may take `quota` bytes, or all that the disk has (0)."""
         super().__init__(root)
         self.hashes = HashCache(self.root / ".hashes.json")
         self.pins = Pins(self.root)
@@ -125,7 +118,7 @@ class WritableModelStore(FilesystemModelStore, HubNotes):
         """
         name = hex_digest(digest)
         with self._locked():
-            model, freed = self.get(digest), 0
+            model = self.get(digest)
             going = [*(pair for pair in self._names() if name in names_of_parts(self.root / pair)), name]
             for one in going:
                 if owners := self.pins.owners(one):
@@ -133,9 +126,7 @@ class WritableModelStore(FilesystemModelStore, HubNotes):
                         f"{model.reference} is kept by {', '.join(owners)}; wait for its end, or unpin it: "
                         "evomerge models unpin"
                     )
-            for one in going:
-                freed += self._evict(one)
-        return freed
+            return sum([self._evict(one) for one in going])
 
     def _evict(self, name: str) -> int:
         """Under the lock. The record goes first: without it an entry does not exist."""
@@ -201,13 +192,13 @@ class WritableModelStore(FilesystemModelStore, HubNotes):
         fresh = unique_sibling(path)  # beside it: the links are relative
         fresh.mkdir()
         write_pair(fresh, *(Path("..") / part for part in parts))
-        try:
-            fresh.rename(path)
-        except OSError as error:
-            remove(fresh)
-            if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
-                raise
-        return self._write(model, digest, {})
+        with self._locked():
+            if self._read(digest) is None:
+                remove(path)
+                fresh.rename(path)
+            else:
+                remove(fresh)
+            return self._write(model, digest, {})
 
     def folder(self, model: Model) -> Path:
         """Where an entry's files are."""
@@ -278,6 +269,7 @@ class WritableModelStore(FilesystemModelStore, HubNotes):
         """
         self._check_quota(needed, what)
         with self._locked():
+            self._sweep()
             gone = self._make_room_in_quota(needed, what, incoming) if self._quota else []
             self._check_disk(needed - there, what)
             if incoming is not None:
@@ -328,6 +320,12 @@ class WritableModelStore(FilesystemModelStore, HubNotes):
         for name in going:
             self._evict(name)
         return models
+
+    def _sweep(self) -> None:
+        """Removes what a process left that was killed while it evicted."""
+        for folder in self.root.iterdir():
+            if _HEX.fullmatch(folder.name) and not self._record(folder.name).exists():
+                remove(folder)
 
     def _taken(self) -> dict[str, Taken]:
         found = {}
