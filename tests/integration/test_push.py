@@ -1,5 +1,6 @@
 """`evomerge push` against a hub that takes uploads as the Hub does: what is there afterwards is what was meant."""
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -19,16 +20,18 @@ import pytest
 from huggingface_hub import ModelCard, constants
 
 from evomerge_cli.__main__ import main
+from evomerge_common.domain.messages import ArtifactExported, RunFinished
 from evomerge_common.domain.recipe import Recipe
 from evomerge_common.domain.reference import ModelReference
 from evomerge_common.errors import Unavailable
+from evomerge_common.ports import Recorded
 from evomerge_downloader.fetch import Fetcher
 from evomerge_merging import merge_recipe
 from evomerge_models.hub import Hub
 from evomerge_models.hub.push import Publisher
 from evomerge_models.hub.push_plan import LocalFile
 from evomerge_models.store import WritableModelStore
-from helpers import tiny_models
+from helpers import synthetic_log, tiny_models
 from helpers.hub_server import write_model_folder, write_safetensors
 from helpers.hub_writer import SIGNATURE, WritableHub, yaml_errors
 
@@ -374,6 +377,25 @@ def test_a_run_without_a_champion_is_not_pushed(
     assert main(["push", str(out), "me/x"]) == 2
     assert words in capsys.readouterr().err
     assert hub.requests == []
+
+
+def test_a_run_at_a_server_is_pushed_from_its_store(
+    hub: WritableHub, model: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    log = synthetic_log.events()
+    at = next(i for i, one in enumerate(log) if isinstance(one.event.payload, RunFinished))
+    run = dataclasses.replace(log[at].event, payload=ArtifactExported(job_id="x", format="hf", uri=model.as_uri()))
+    monkeypatch.setattr(
+        "evomerge_cli.commands.report.events_of", lambda *_: [*log[:at], Recorded(at + 1, run), *log[at:]]
+    )
+    monkeypatch.setattr("evomerge_cli.commands.report.suite_of", lambda _: synthetic_log.suite())
+    assert main(["push", "run-1", "me/remote"]) == 0
+    card = (hub.root / "me/remote/README.md").read_text()
+    assert "The champion improved on its best source" in card
+    assert yaml_errors(card) == []
+    monkeypatch.setattr("evomerge_cli.commands.report.events_of", lambda *_: log[:at])
+    assert main(["push", "run-1", "me/remote"]) == 2
+    assert "run run-1 is not finished" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
