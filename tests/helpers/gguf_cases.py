@@ -29,33 +29,33 @@ _MOVED = {"num_hidden_layers": 5, "sliding_window": WINDOW,
 """Layers that see all where no pattern has them."""
 _PLAIN = {"rope_type": "default", "rope_theta": 10_000.0}
 _LINEAR = {"rope_type": "linear", "rope_theta": 1_000_000.0, "factor": 4.0}
-_YARN = {"rope_type": "yarn", "rope_theta": 10_000.0, "factor": 8.0, "original_max_position_embeddings": ORIGINAL}
+YARN = {"rope_type": "yarn", "rope_theta": 10_000.0, "factor": 8.0, "original_max_position_embeddings": ORIGINAL}
 _LLAMA3 = {"rope_type": "llama3", "rope_theta": 10_000.0, "factor": 8.0, "low_freq_factor": 1.0,
            "high_freq_factor": 4.0, "original_max_position_embeddings": ORIGINAL}  # fmt: skip
 _LONGROPE = {"rope_type": "longrope", "rope_theta": 10_000.0, "partial_rotary_factor": 0.75, "short_factor": [1.0] * 3,
              "long_factor": [1.5, 2.0, 3.0], "original_max_position_embeddings": ORIGINAL}  # fmt: skip
 
 
-def _two(full: dict[str, Any]) -> dict[str, Any]:
-    return {"rope_parameters": {"full_attention": full, "sliding_attention": _PLAIN}}
+def _two(full: dict[str, Any], theta: float = 2_000.0) -> dict[str, Any]:
+    return {"rope_parameters": {"full_attention": full, "sliding_attention": {**_PLAIN, "rope_theta": theta}}}
 
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", {"rope_parameters": _LLAMA3, "attention_bias": True, "mlp_bias": True, "head_dim": 16}),
     "llama linear": ("llama", {"rope_parameters": _LINEAR, "tie_word_embeddings": True}),
-    "mistral": ("mistral", {"sliding_window": None, "head_dim": 8, "rope_parameters": _YARN}),
+    "mistral": ("mistral", {"sliding_window": None, "head_dim": 8, "rope_parameters": YARN}),
     "mixtral": ("mixtral", _ROUTED),
-    "qwen2": ("qwen2", {"rope_parameters": _YARN}),
+    "qwen2": ("qwen2", {"rope_parameters": YARN}),
     "qwen2_moe": ("qwen2_moe", {**_NARROW, "shared_expert_intermediate_size": 40, "tie_word_embeddings": True}),
-    "qwen3": ("qwen3", {"rope_parameters": {**_YARN, "attention_factor": 0.8, "beta_fast": 16.0}, "head_dim": 16}),
+    "qwen3": ("qwen3", {"rope_parameters": {**YARN, "attention_factor": 0.8}, "head_dim": 16}),
     "qwen3_moe": ("qwen3_moe", {**_NARROW, "norm_topk_prob": True, "head_dim": 8}),
     "gemma": ("gemma", {"head_dim": 16}),
-    "gemma2": ("gemma2", {**_MOVED, "query_pre_attn_scalar": 23}),
+    "gemma2": ("gemma2", {**_MOVED, "final_logit_softcapping": 5.0, "query_pre_attn_scalar": 23}),
     "gemma3_text": ("gemma3_text", {**_MOVED, "query_pre_attn_scalar": 23, **_two(_LINEAR)}),
     "phi": ("phi", {"partial_rotary_factor": 0.5}),
     "phi3": ("phi3", {"rope_parameters": _LONGROPE, "original_max_position_embeddings": ORIGINAL}),
     "olmo2": ("olmo2", {}),
-    "olmo3": ("olmo3", {**_MOVED, **_two(_YARN)}),
+    "olmo3": ("olmo3", {**_MOVED, **_two(YARN, 10_000.0)}),
     "olmoe": ("olmoe", {**_EXPERTS, "num_key_value_heads": 4}),
     "granite": ("granite", {**_MULTIPLIERS, "attention_bias": True}),
     "granitemoe": ("granitemoe", {**_MULTIPLIERS, **_ROUTED}),
@@ -66,7 +66,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
                               "partial_rotary_factor": 0.5, "use_qk_norm": True}),
     "deepseek_v2": ("deepseek_v2", {**_SHARED, **_LATENT, "q_lora_rank": None, "topk_method": "greedy"}),
     "deepseek_v3": ("deepseek_v3", {**_SHARED, **_LATENT, "q_lora_rank": 16, "n_group": 2, "topk_group": 1,
-                                    "rope_parameters": {**_YARN, "mscale": 0.7, "mscale_all_dim": 0.7}}),
+                                    "rope_parameters": {**YARN, "mscale": 0.7, "mscale_all_dim": 0.7}}),
     "ernie4_5_moe": ("ernie4_5_moe", {"head_dim": 8, "moe_num_experts": 4, "moe_k": 2, "moe_intermediate_size": 24,
                                       "moe_layer_start_index": 1, "moe_layer_end_index": 2, "num_hidden_layers": 3}),
     "cohere": ("cohere", {"logit_scale": 0.25}),
@@ -85,9 +85,9 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "glm": ("glm", {"head_dim": 8, "attention_bias": True}),
     "olmo": ("olmo", {"clip_qkv": 0.5}),
     "ministral3": ("ministral3", {"head_dim": 8, "rope_parameters": {
-        **_YARN, "mscale": 1.0, "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.3}}),
+        **YARN, "mscale": 1.0, "mscale_all_dim": 1.0, "beta_slow": 0.05, "llama_4_scaling_beta": 0.3}}),
     "seed_oss": ("seed_oss", {"head_dim": 8}),
-    "arcee": ("arcee", {"head_dim": 8, "rope_parameters": _YARN}),
+    "arcee": ("arcee", {"head_dim": 8, "rope_parameters": YARN}),
     "gpt_neox": ("gpt_neox", {"use_parallel_residual": False}),
     "falcon": ("falcon", {"num_kv_heads": 1, "ffn_hidden_size": 48}),
     "gpt2": ("gpt2", {}),

@@ -88,6 +88,18 @@ def test_experts_and_what_does_not_fill_blocks_are_quantised_as_far_as_they_go(
         ("olmoe", {"num_key_value_heads": 2}, "share keys"),
         ("olmoe", {"clip_qkv": 8.0}, "clip_qkv"),
         ("olmo2", {"rope_parameters": {"rope_type": "llama3", "factor": 8.0}}, "llama3"),
+        ("qwen3", {"rope_parameters": {**gguf_cases.YARN, "beta_slow": 2.0}}, "32 and 2 as YaRN's beta_fast"),
+        ("qwen3", {"rope_parameters": {**gguf_cases.YARN, "truncate": False}}, "truncation"),
+        (
+            "olmo3",
+            {
+                "rope_parameters": {
+                    "full_attention": gguf_cases.YARN,
+                    "sliding_attention": {"rope_type": "default", "rope_theta": 500.0},
+                }
+            },
+            "rope_theta of their own",
+        ),
         ("smollm3", {"no_rope_layers": [0, 1, 1, 1, 0]}, "reordered"),
         ("cohere", {"use_qk_norm": True}, "use_qk_norm"),
         ("exaone4", {"sliding_window": 8}, "64 layers"),

@@ -93,7 +93,8 @@ class Architecture:
         rotary: projections whose rows are reordered; grouped: queries, keys and values lie together by groups;
             transposed: stored the other way round; norm_shift: what is added to norms.
         positions: it has rotary ones; factors: they can have factors (llama3, longrope); both: two kinds of layers have
-            their own; alpha: "dynamic" ones with an alpha have another base and no other scaling.
+            their own; one_base: but of one base; betas: YaRN's may be others than 32 and 1; alpha: "dynamic" ones with
+            an alpha have another base and no other scaling.
         window: layers that are multiples of it see all, others a window, where the config does not say otherwise; 0:
             all see all. window_depth: the depth at which that is so; 0: any. no_rope: layers that are multiples of it
             have no positions; 0: all have.
@@ -128,6 +129,8 @@ class Architecture:
     positions: bool = True
     factors: bool = False
     both: bool = False
+    one_base: bool = False
+    betas: bool = False
     alpha: bool = False
     window: int = 0
     window_depth: int = 0

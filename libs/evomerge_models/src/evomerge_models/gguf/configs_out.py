@@ -97,11 +97,19 @@ def _check_positions(config: Config, architecture: Architecture, where: str) -> 
             f"{where} has {some!r} as YaRN's mscale and {every!r} as its mscale_all_dim; llama.cpp's "
             f"{architecture.name} takes them to be equal: export a Hugging Face folder"
         )
+    betas = float(rope.get("beta_fast") or 32), float(rope.get("beta_slow") or 1)
+    if scaling == "yarn" and betas != (32.0, 1.0) and not architecture.betas:
+        raise ModelError(
+            f"{where} has {betas[0]:g} and {betas[1]:g} as YaRN's beta_fast and beta_slow; llama.cpp has 32 and 1 for "
+            f"{architecture.name}: export a Hugging Face folder"
+        )
     if scaling == "yarn" and rope.get("truncate") is False:
         raise ModelError(f"{where}: YaRN without truncation is what llama.cpp does not do")
     local = _local_positions(config)
     if local.get("rope_type", "default") != "default":
         raise ModelError(f"{where} scales the rotary positions of its sliding layers, which llama.cpp does not do")
+    if architecture.one_base and local.get("rope_theta", rope.get("rope_theta")) != rope.get("rope_theta"):
+        raise ModelError(f"{where} has sliding layers with a rope_theta of their own, unlike {architecture.name}'s")
 
 
 def _check_layers(config: Config, architecture: Architecture, where: str) -> None:

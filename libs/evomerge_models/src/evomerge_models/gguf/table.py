@@ -156,7 +156,8 @@ ROWS = (
     ),
     Architecture(
         "olmo2", "olmo3", "Olmo3ForCausalLM", {**_ATTENTION, **_MLP, **_POST_NORMS, **_QK_NORMS}, (*_RMS, _WINDOW),
-        fixed=_SILU, own_head=True, plain_heads=True, window=4, both=True, biases=(),
+        fixed=_SILU, own_head=True, plain_heads=True, window=4, both=True,
+        one_base=True, biases=(),
     ),
     Architecture(
         "olmoe", "olmoe", "OlmoeForCausalLM", {**_ATTENTION, **_NORMS, **_QK_NORMS, **_EXPERTS}, (*_RMS, *_ROUTED),
@@ -280,7 +281,7 @@ ROWS = (
     ),
     Architecture(
         "mistral3", "ministral3", "Ministral3ForCausalLM", _LLAMA, _RMS, fixed=_SILU, rotary=_QK, factors=True,
-        reads={"sliding_window": None},
+        betas=True, reads={"sliding_window": None},
     ),
     Architecture(
         "seed_oss", "seed_oss", "SeedOssForCausalLM",
