@@ -14,7 +14,7 @@ from evomerge_common.errors import DiskFull, InvalidInput, ModelError, ModelNotF
 from evomerge_common.runtime.ports_factory import memory_ports
 from evomerge_downloader.fetch import Fetcher
 from evomerge_downloader.handlers import DownloadHandler
-from evomerge_downloader.kept import KeptByRuns
+from evomerge_downloader.run_pins import RunPins
 from evomerge_models.hub import Hub
 from evomerge_models.pins import USER, run_owner
 from evomerge_models.store import WritableModelStore
@@ -297,16 +297,16 @@ async def test_a_run_keeps_its_models_until_it_ends(
     handler = DownloadHandler(Fetcher(small_store, Hub(hub.endpoint)))
     for number in (0, 1):
         await handler(Job(job_id=f"j{number}", run_id="r", payload=DownloadJob(reference=f"org/m{number}")))
-    kept = KeptByRuns(small_store, ports.log, ports.clock)
-    await kept.settle()  # a run of another stack, for all that this log knows
+    pins = RunPins(small_store, ports.log, ports.clock)
+    await pins.settle()  # a run of another stack, for all that this log knows
     started = Event(run_id="r", time=0.0, worker="w", payload=RunStarted(spec_json="{}"))
     sequence = await ports.log.append_decision(started, expected_last=0)
-    await kept.settle()
+    await pins.settle()
     with pytest.raises(DiskFull):
         await handler(Job(job_id="j2", run_id="other", payload=DownloadJob(reference="org/m2")))
     ended = Event(run_id="r", time=1.0, worker="w", payload=RunFinished())
     await ports.log.append_decision(ended, expected_last=sequence)
-    await kept.settle()
+    await pins.settle()
     await handler(Job(job_id="j3", run_id="other", payload=DownloadJob(reference="org/m2")))
     assert small_store.pins.runs() == ["other"]
 

@@ -78,7 +78,7 @@ class DatasetFiles:
             DiskFull, Unavailable: trying again may help.
 
         """
-        if COMMIT.fullmatch(wanted.revision) and (path := self._kept(wanted, wanted.revision)).is_file():
+        if COMMIT.fullmatch(wanted.revision) and (path := self._place(wanted, wanted.revision)).is_file():
             return path, wanted.revision
         if self._hub.is_offline:
             return self._without_hub(
@@ -90,10 +90,10 @@ class DatasetFiles:
             return self._without_hub(wanted, error)
         if remote.bytes > self._most:
             raise InvalidInput(f"{wanted} has {remote.bytes} bytes; more than {self._most} are not read")
-        return self._brought(wanted, remote), remote.commit
+        return self._bring(wanted, remote), remote.commit
 
-    def _brought(self, wanted: DataReference, remote: RemoteModel) -> Path:
-        key, path = _key(wanted), self._kept(wanted, remote.commit)
+    def _bring(self, wanted: DataReference, remote: RemoteModel) -> Path:
+        key, path = _key(wanted), self._place(wanted, remote.commit)
         with self._store.incoming(f"{key}/{wanted.file}@{remote.commit}") as incoming:
             if not path.is_file():
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -111,15 +111,15 @@ class DatasetFiles:
     def _without_hub(self, wanted: DataReference, error: EvoMergeException) -> tuple[Path, str]:
         """The file as it was when it was fetched last."""
         commit = self._store.commit_of(_key(wanted), wanted.revision)
-        if commit and (path := self._kept(wanted, commit)).is_file():
+        if commit and (path := self._place(wanted, commit)).is_file():
             return path, commit
         commit = cached_commit(wanted.repository, wanted.revision, "dataset")
         remote = cached_data(wanted.repository, commit, wanted.file) if commit else None
         if remote is None or not sound_files(remote, self._store.hashes.hashes):
             raise error
-        return self._brought(wanted, remote), commit
+        return self._bring(wanted, remote), commit
 
-    def _kept(self, wanted: DataReference, commit: str) -> Path:
+    def _place(self, wanted: DataReference, commit: str) -> Path:
         return self._store.root / ".datasets" / quote(wanted.repository, safe="") / commit / wanted.file
 
 

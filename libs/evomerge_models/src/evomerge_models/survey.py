@@ -169,14 +169,14 @@ class Survey:
         if (known := self._in_store(part)) is not None:
             return known
         try:
-            return self._asked(part, *named)
+            return self._ask(part, *named)
         except (ModelNotFound, Unavailable) as error:
             assert self._hub is not None
             if (isinstance(error, ModelNotFound) and not self._hub.is_offline) or not _is_cached(part, *named):
                 raise
-        return self._in_cache(part, *named)
+        return self._see_cache(part, *named)
 
-    def _asked(self, part: ModelReference, repository: str, file: str) -> Part | None:
+    def _ask(self, part: ModelReference, repository: str, file: str) -> Part | None:
         """What the hub says; None of a GGUF file, whose header is long, and is read when it is here."""
         assert self._hub is not None
         assert self._outlines is not None
@@ -192,7 +192,7 @@ class Survey:
         return Part(part, outline.folder, described, remote.licence, outline)
 
     @staticmethod
-    def _in_cache(part: ModelReference, repository: str, file: str) -> Part | None:
+    def _see_cache(part: ModelReference, repository: str, file: str) -> Part | None:
         """What the hub's own client has fetched before, where the hub cannot be asked."""
         if file:
             return None

@@ -10,7 +10,7 @@ from evomerge_common.runtime.worker import Worker
 from evomerge_downloader.fetch import Fetcher
 from evomerge_downloader.grpc_api import DownloaderServicer
 from evomerge_downloader.handlers import DownloadHandler
-from evomerge_downloader.kept import KeptByRuns
+from evomerge_downloader.run_pins import RunPins
 from evomerge_models.hub import Hub
 from evomerge_models.store import WritableModelStore
 
@@ -19,7 +19,7 @@ async def bootstrap(settings: Settings, ports: Ports) -> Service:
     """Makes a store, the hub, one worker, the gRPC API and what follows the runs."""
     store = WritableModelStore(settings.model_store, settings.model_store_quota)
     fetcher = Fetcher(store, Hub(limit=settings.download_limit), link=settings.link_models)
-    runs = KeptByRuns(store, ports.log, ports.clock)
+    runs = RunPins(store, ports.log, ports.clock)
     servicer = DownloaderServicer(fetcher, store)
     return Service(
         name="downloader",

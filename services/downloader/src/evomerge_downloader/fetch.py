@@ -85,10 +85,10 @@ class Fetcher:
         elif _is_fetched(wanted):
             self._look([wanted], under, accept=True)
         with self._store.pins.of_process() as hold:  # a base stays while its adapter makes room for itself
-            model = self._brought(reference, wanted, under, hold)
+            model = self._bring(reference, wanted, under, hold)
             return dataclasses.replace(self._store.take(model.digest, owner), reference=reference, commit=model.commit)
 
-    def _brought(self, reference: str, wanted: ModelReference, under: ModelReference | None, hold: str) -> Model:
+    def _bring(self, reference: str, wanted: ModelReference, under: ModelReference | None, hold: str) -> Model:
         try:
             model = self._one(reference if wanted.adapter == "" else str(wanted.whole), wanted.whole, hold)
         except ModelNotFound as error:
@@ -127,7 +127,7 @@ class Fetcher:
     def _one(self, reference: str, model: ModelReference, hold: str) -> Model:
         """A model or an adapter by itself, recorded under the text `reference` and kept by `hold`."""
         for _ in range(_TRIES):
-            found = self._found(reference, model)
+            found = self._find(reference, model)
             try:
                 self._store.take(found.digest, hold)
             except NotFound:  # another process made room of it in this moment
@@ -135,7 +135,7 @@ class Fetcher:
             return found
         raise Unavailable(f"the model store is so full that {reference} goes as soon as it is there; try again later")
 
-    def _found(self, reference: str, model: ModelReference) -> Model:
+    def _find(self, reference: str, model: ModelReference) -> Model:
         folder = local_folder(model)
         if folder is not None:
             return self._local.bring(reference, folder)

@@ -84,7 +84,7 @@ class HubModels:
             if known := self._of_commit(wanted, remote.commit):
                 remove(incoming)
                 return known
-            model = self._cached_or_downloaded(wanted, remote, incoming)
+            model = self._link_or_fetch(wanted, remote, incoming)
             # before the lock goes: who waits for it looks here
             self._remember(wanted, remote.commit, model)
         return model
@@ -100,7 +100,7 @@ class HubModels:
                 log.info("the client's cache does not have it whole", model=wanted.reference, error=str(lack))
                 raise error from lack
             with self._store.incoming(f"{wanted.key}@{commit}") as incoming:
-                found = self._of_commit(wanted, commit) or self._cached(wanted, remote, incoming)
+                found = self._of_commit(wanted, commit) or self._use_cache(wanted, remote, incoming)
                 if found is not None:
                     self._remember(wanted, commit, found)
         if found is None:
@@ -109,8 +109,8 @@ class HubModels:
         log.warning("the commit fetched before is used", model=wanted.reference, commit=commit, reason=reason)
         return found
 
-    def _cached_or_downloaded(self, wanted: Wanted, remote: RemoteModel, incoming: Path) -> Model:
-        if cached := self._cached(wanted, remote, incoming):
+    def _link_or_fetch(self, wanted: Wanted, remote: RemoteModel, incoming: Path) -> Model:
+        if cached := self._use_cache(wanted, remote, incoming):
             return cached
         make_room(self._store, remote.bytes, wanted.reference, incoming, bytes_there(remote.files, incoming))
         for name, path in sound_files(remote, self._store.hashes.hashes).items():  # the rest of them is fetched
@@ -136,7 +136,7 @@ class HubModels:
             return found
         return self._put(wanted, remote, incoming, link=False)
 
-    def _cached(self, wanted: Wanted, remote: RemoteModel, incoming: Path) -> Model | None:
+    def _use_cache(self, wanted: Wanted, remote: RemoteModel, incoming: Path) -> Model | None:
         """The model from the client's cache, where all of it is there: used where it lies."""
         sound = sound_files(remote, self._store.hashes.hashes)
         if len(sound) < len(remote.files):

@@ -101,10 +101,10 @@ def fetch(
     with survey_models([_on_disk(source) for source in rest], base=owner, store=store.root, seconds=None) as survey:
         if not found:
             judge(survey)
-    return found | {source.key: _checked(source, _fetched(source, console, base), store) for source in rest}
+    return found | {source.key: _check_content(source, _fetched(source, console, base), store) for source in rest}
 
 
-def _checked(source: ModelReference, folder: Path, store: WritableModelStore) -> Path:
+def _check_content(source: ModelReference, folder: Path, store: WritableModelStore) -> Path:
     """The folder of a source, where it is what the recipe names."""
     if source.digest and (found := f"sha256:{content_digest(folder, store.hashes)}") != source.digest:
         raise ModelError(

@@ -19,7 +19,7 @@ _RETRY_SECONDS = 5.0
 _SETTLE_SECONDS = 3600.0
 
 
-class KeptByRuns:
+class RunPins:
     """Lets models go when their run has ended, and says of the others' that they are still in use.
 
     A run that this log does not know is another stack's, which shares the store: its pins are left alone, and lapse
