@@ -40,7 +40,7 @@ class HarnessModel(LM):
         encoder = self.encoder
         rows: list[Row] = []
         places: list[list[int]] = []
-        if encoder.masked:
+        if encoder.masked or encoder.decoder_start is not None:
             return self._answers([Document(request.args[0]) for request in requests])
         prefix = (encoder.start or [0])[0]
         for request in requests:
