@@ -13,8 +13,10 @@ demo: ## three small experts of one base model, evolved; prints the proof
 	@scripts/setup run
 	@$(BIN)/evomerge demo --out demo
 
+# Each worker takes a file at a time, in the order of the tree: the long ones (e2e, integration) are not left to the end.
 test: setup ## every test that needs no container engine
-	@$(BIN)/pytest tests -m "not containers and not golden and not lm_eval and not llama_cpp"
+	@$(BIN)/pytest tests -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
+		-m "not containers and not golden and not lm_eval and not llama_cpp"
 
 test-golden: setup ## the merge engine against mergekit, in an environment of its own
 	@scripts/golden

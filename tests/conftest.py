@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,14 @@ from pathlib import Path
 import pytest
 
 from evomerge_cli.stack.broker import Broker
+
+
+def pytest_configure() -> None:
+    """Shares the processors among the workers of a parallel run: torch's threads wait for one another, and twice as many
+    as there are processors wait ten times as long.
+    """
+    if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
 
 
 @pytest.fixture(scope="session")
