@@ -14,6 +14,8 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
+from operator import sub
 from typing import Any
 
 from evomerge_common.domain.methods import Traits, traits_of
@@ -114,9 +116,9 @@ class Genome:
                 a.ingredient == b.ingredient and a.layer == b.layer for a, b in zip(self.path, other.path, strict=False)
             )
             return apart + 0.75 * (1 - same / length)
-        ours, theirs = [w for row in self.weights for w in row], [w for row in other.weights for w in row]
+        ours, theirs = list(chain.from_iterable(self.weights)), list(chain.from_iterable(other.weights))
         if len(ours) != len(theirs) or not ours:
             return 1.0
         if self.cuts != other.cuts or self.mask != other.mask:
             apart = min(0.25, apart + 0.1)
-        return apart + 0.75 * min(1.0, sum(abs(a - b) for a, b in zip(ours, theirs, strict=True)) / len(ours))
+        return apart + 0.75 * min(1.0, sum(map(abs, map(sub, ours, theirs))) / len(ours))
