@@ -13,8 +13,9 @@ from evomerge_cli.stack.broker import Broker
 
 
 def pytest_configure() -> None:
-    """Shares the processors among the workers of a parallel run: torch's threads wait for one another, and twice as many
-    as there are processors wait ten times as long.
+    """Shares the processors among the workers of a parallel run.
+
+    Threads of torch wait for one another: twice as many as there are processors wait ten times as long.
     """
     if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
