@@ -121,4 +121,5 @@ class Genome:
             return 1.0
         if self.cuts != other.cuts or self.mask != other.mask:
             apart = min(0.25, apart + 0.1)
-        return apart + 0.75 * min(1.0, sum(map(abs, map(sub, ours, theirs))) / len(ours))
+        total: float = sum(map(abs, map(sub, ours, theirs)))
+        return apart + 0.75 * min(1.0, total / len(ours))
