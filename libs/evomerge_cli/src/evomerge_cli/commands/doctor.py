@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from evomerge_cli.console import Console
+from evomerge_cli.memory import machine_memory
 
 OK, NOTE, BAD = "ok", "note", "bad"
 MARKS = {OK: "✓", NOTE: "!", BAD: "✗"}
@@ -31,11 +32,9 @@ Finding = tuple[str, str, str, str]
 
 
 def _machine() -> list[Finding]:
-    import psutil
-
     from evomerge_common.runtime.settings import Settings
 
-    memory = psutil.virtual_memory()
+    memory, unused = machine_memory()
     store = Settings.from_env().model_store
     place = next(p for p in (store, *store.parents) if p.exists())
     free = shutil.disk_usage(place).free
@@ -43,9 +42,9 @@ def _machine() -> list[Finding]:
     return [
         ("Python", OK, f"{platform.python_version()} on {platform.system()} {platform.machine()}", ""),
         ("cores", OK, str(os.cpu_count()), ""),
-        ("memory", OK if memory.available > 4e9 else NOTE,
-         f"{memory.available / 1e9:.1f} of {memory.total / 1e9:.1f} GB free",
-         "" if memory.available > 4e9 else "models of over a billion parameters need more: close something"),
+        ("memory", OK if unused > 4e9 else NOTE,
+         f"{unused / 1e9:.1f} of {memory / 1e9:.1f} GB free",
+         "" if unused > 4e9 else "models of over a billion parameters need more: close something"),
         ("disk, model store", OK if free > 20e9 else NOTE, f"{free / 1e9:.0f} GB free for {store}",
          "" if free > 20e9 else "set EVOMERGE_MODEL_STORE to a larger disk before fetching large models"),
         ("disk, here", OK if here > 5e9 else NOTE, f"{here / 1e9:.0f} GB free",

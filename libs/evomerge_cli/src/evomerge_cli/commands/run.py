@@ -13,6 +13,7 @@ from pathlib import Path
 
 from evomerge_cli.console import Console
 from evomerge_cli.failure import INTERRUPTED, OK, exit_code, interrupt_on_signals
+from evomerge_cli.memory import check_memory, machine_memory, scored_on_gpu
 from evomerge_cli.preflight import (
     check_classes,
     check_code_allowed,
@@ -52,6 +53,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         if not args.server:  # there the downloader does it, before it fetches anything
             _check_known(prepared, survey, console)
             _tell_offline(references, console)
+            _check_memory(prepared, survey, settings.device, args.evaluators, console)
         if survey.differ():
             for note in plan_in_words(prepared.spec, survey):
                 console.say(f"note: {note}")
@@ -59,6 +61,15 @@ def run(args: argparse.Namespace, console: Console) -> int:
     return execute(
         prepared, Path(args.out or DEFAULT_OUT).expanduser(), console, evaluators=args.evaluators, server=args.server
     )
+
+
+def _check_memory(prepared: Prepared, survey: Survey, device: str, evaluators: int, console: Console) -> None:
+    """Candidates are as large as the target, and lie in this machine's memory unless it has a GPU."""
+    seen = survey.models.get(prepared.spec.target)
+    if seen is None or scored_on_gpu(device):
+        return
+    if note := check_memory(seen.description.parameters, evaluators, machine_memory()):
+        console.say(f"note: {note}")
 
 
 def _tell_offline(references: Sequence[ModelReference], console: Console) -> None:
