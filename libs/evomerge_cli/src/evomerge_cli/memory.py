@@ -56,7 +56,7 @@ def check_memory(parameters: int, evaluators: int, memory: tuple[int, int]) -> s
         )
     if usual > free:
         return (
-            f"candidates of {parameters / 1e9:.2f} billion parameters need {usual / 1e9:.1f} GB of memory in float32 for "
-            f"{who}, and {free / 1e9:.1f} GB are free: scoring may be very slow or run out of memory; {remedy}"
+            f"candidates of {parameters / 1e9:.2f} billion parameters need {usual / 1e9:.1f} GB of memory in float32 "
+            f"for {who}, and {free / 1e9:.1f} GB are free: scoring may be very slow or run out of memory; {remedy}"
         )
     return ""
