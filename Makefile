@@ -13,10 +13,13 @@ demo: ## three small experts of one base model, evolved; prints the proof
 	@scripts/setup run
 	@$(BIN)/evomerge demo --out demo
 
-# Each worker takes a file at a time, in the order of the tree: the long ones (e2e, integration) are not left to the end.
+# What needs all processors goes first, by itself. Then each worker takes a file at a time, in the order of the tree: the
+# long ones (e2e, integration) are not left to the end. REPORTS=DIR: where JUnit files go.
 test: setup ## every test that needs no container engine
-	@$(BIN)/pytest tests -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
-		-m "not containers and not golden and not lm_eval and not llama_cpp"
+	@$(BIN)/pytest tests -m alone $(if $(REPORTS),--junitxml=$(REPORTS)/alone.xml); alone=$$?; \
+	$(BIN)/pytest tests -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
+		-m "not alone and not containers and not golden and not lm_eval and not llama_cpp" \
+		$(if $(REPORTS),--junitxml=$(REPORTS)/shared.xml) && exit $$alone
 
 test-golden: setup ## the merge engine against mergekit, in an environment of its own
 	@scripts/golden
@@ -24,11 +27,11 @@ test-golden: setup ## the merge engine against mergekit, in an environment of it
 test-lm-eval: setup ## tasks of lm-evaluation-harness, which this installs
 	@$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt --no-build-isolation \
 		-e services/evaluator[lm-eval]
-	@$(BIN)/pytest tests/unit/scoring/test_lm_eval.py -m lm_eval
+	@$(BIN)/pytest tests/unit/scoring/test_lm_eval.py -m lm_eval $(if $(REPORTS),--junitxml=$(REPORTS)/lm-eval.xml)
 
 test-llama: setup ## the GGUF files that we write, read by llama.cpp itself
 	@scripts/llama-cpp .llama-cpp
-	@$(BIN)/pytest tests/llama_cpp -m llama_cpp
+	@$(BIN)/pytest tests/llama_cpp -n auto --maxprocesses 4 -m llama_cpp $(if $(REPORTS),--junitxml=$(REPORTS)/llama.xml)
 
 families: setup ## docs/families.md: every family of transformers, tiny, merged, cut and stacked (about ten minutes)
 	@scripts/llama-cpp .llama-cpp

@@ -23,6 +23,7 @@ MARGIN = {"arithmetic": 0.1, "sentiment": 0.1, "python": 0.003}
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.timeout(600)
 def test_each_expert_is_best_at_its_own_task_and_a_second_call_makes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -163,3 +163,9 @@ def test_functions_are_short() -> None:
 def test_modules_hold_one_idea() -> None:
     long = {str(file.relative_to(ROOT)) for file in sources() if len(file.read_text().splitlines()) > 350}
     assert long == set(LONG_MODULES)
+
+
+def test_test_modules_have_names_of_their_own() -> None:
+    """pytest imports them by their last name alone: of two with one name it collects one, and an error."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert not sorted({name for name in names if names.count(name) > 1})
