@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import struct
 import time
@@ -16,7 +17,7 @@ from evomerge_common.errors import EvoMergeException, ModelError, UnsafeFile
 from evomerge_models.describe import check_model_folder, describe_model
 from evomerge_models.gguf.describe import in_words, inspect_gguf, one_line
 from evomerge_models.gguf.file import GgufFile
-from evomerge_models.gguf.folder import write_model_folder
+from evomerge_models.gguf.folder import CONVERTER, write_model_folder
 from helpers.tiny_gguf import tiny_model
 
 Kind = gguf.GGMLQuantizationType
@@ -107,6 +108,13 @@ def test_a_model_becomes_a_folder_and_is_told_in_words(tmp_path: Path) -> None:
     assert told["bits_per_weight"] == 32.0
     assert "EvoMerge reads it" in "\n".join(in_words(told))
     assert one_line({"length": 9, "first": ["a"]}) == "9 entries: 'a', …"
+
+
+def test_the_converter_has_another_name_where_its_folders_are_others(tmp_path: Path) -> None:
+    """The store keeps folders by it; before gguf-2 there were no biases, factors of attention, scales of queries."""
+    write_model_folder(tiny_model(tmp_path / "m.gguf"), tmp_path / "out")
+    config = hashlib.sha256((tmp_path / "out" / "config.json").read_bytes()).hexdigest()
+    assert (CONVERTER, config[:16]) == ("gguf-2", "a4903cb950ffbe4e")
 
 
 @pytest.mark.parametrize(

@@ -152,6 +152,10 @@ def test_the_suite_carries_its_images(tmp_path: Path) -> None:
         ("text.png", "no image of the formats PNG, JPEG, WEBP"),
         ("cut.png", "broken image"),
         ("bomb.png", "5000 × 4000 pixels"),
+        ("strip.png", "4000 × 1 pixels; one side may be 32 times as long"),
+        ("x" * 300, "cannot be read: File name too long"),
+        ("a\0.png", r"'a\\x00.png' names no file"),
+        ("circle.png", "'circle.png' names no file"),
         ("big.png", "more than 8 MiB"),
         ("data:image/png;base64,AAAA", "no image of the formats"),
         ("data:text/html,x", "no image of a data URL"),
@@ -166,6 +170,8 @@ def test_images_that_are_refused_are_told_with_file_and_line(image: Any, why: st
     (data / "text.png").write_text("no image")
     (data / "cut.png").write_bytes(whole[:-200])
     Image.new("1", (5000, 4000)).save(data / "bomb.png")
+    Image.new("1", (4000, 1)).save(data / "strip.png")
+    (data / "circle.png").symlink_to("circle.png")
     (data / "big.png").write_bytes(whole + bytes(8 << 20))
     path = suite_file(tmp_path, [choice(), choice(image=image)])
     with pytest.raises(SuiteError, match=why) as caught:

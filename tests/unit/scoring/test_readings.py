@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 from evomerge_common.errors import ModelError, NotAModel, SuiteError
 from evomerge_scoring import generate_text, score_folder
 from evomerge_scoring.asked import check_folder
+from evomerge_scoring.config import context_of
 from evomerge_scoring.reading import CAUSAL, ENCODED, MASKED, reading_of
 from helpers import families, family_scores
 from helpers.tiny_models import CHOICES, make, suite_of
@@ -112,6 +113,20 @@ def test_an_encoder_decoder_needs_a_prompt_for_a_documents_likelihood(tmp_path: 
     assert score_folder(tmp_path, suite_of("perplexity", [{"prompt": "a b", "text": "c d"}]), "all").fitness > 0
     with pytest.raises(SuiteError, match=r"document 0 has no prompt.*multiple_choice, exact_match or qa"):
         score_folder(tmp_path, suite_of("perplexity", [{"text": "c d"}]), "all")
+
+
+@pytest.mark.parametrize(("kind", "answer"), [("multiple_choice", 0), ("exact_match", "c")])
+def test_an_encoder_decoder_without_anything_to_read_is_refused(kind: str, answer: Any, tmp_path: Path) -> None:
+    built("t5", tmp_path)
+    family_scores.tokenizer().save_pretrained(tmp_path)
+    more = {"choices": ["a", "b"]} if kind == "multiple_choice" else {}
+    with pytest.raises(SuiteError, match=r"'\w+': an empty prompt, and the tokenizer adds no token to it"):
+        score_folder(tmp_path, suite_of(kind, [{"prompt": "", "answer": answer, **more}]), "all")
+
+
+def test_the_context_of_led_is_its_decoders() -> None:
+    config = AutoConfig.for_model("led", max_decoder_position_embeddings=32, max_encoder_position_embeddings=512)
+    assert context_of(config, family_scores.tokenizer()) == 32
 
 
 def test_a_stop_string_that_no_token_has_is_no_error(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 _TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt", "*.model",
     "chat_template*", "*processor_config.json")  # fmt: skip
 _NO_EFFECT = ("_name_or_path", "transformers_version", "torch_dtype", "dtype")  # config keys that change no score
+_CONTEXTS = ("max_decoder_position_embeddings", "max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
 DEFAULT_CONTEXT = 2048
 
 
@@ -48,7 +49,7 @@ def context_of(config: Any, tokenizer: Any) -> int:
     """Tokens that a model reads at most."""
     text = text_config(config)
     found = next(
-        (int(getattr(text, key)) for key in ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
+        (int(getattr(text, key)) for key in _CONTEXTS
          if isinstance(getattr(text, key, None), int)),
         0,
     )  # fmt: skip

@@ -21,13 +21,13 @@ class PairEncoder(Encoder):
         """See `Encoder.choices`.
 
         Raises:
-            SuiteError: a choice has no token, or more than the decoder reads.
+            SuiteError: a choice has no token, or more than the decoder reads; a prompt has none.
 
         """
         del compared  # a choice's tokens are its own here
         encoded = EncodedTask()
         for prompt, choices in items:
-            source, cut = self._source(prompt, chat=chat)
+            source, cut = self._source(prompt, chat=chat, name=name)
             encoded.truncated += cut
             group = []
             for choice, ids in zip(choices, self._encode(list(choices)), strict=True):
@@ -63,19 +63,25 @@ class PairEncoder(Encoder):
         del max_new_tokens
         encoded = EncodedTask()
         for text in texts:
-            source, cut = self._source(text, chat=chat)
-            if not source:
-                raise SuiteError(f"task {name!r}: an empty prompt, and the tokenizer adds no token to it")
+            source, cut = self._source(text, chat=chat, name=name)
             encoded.truncated += cut
             encoded.prompts.append(source)
         return encoded
 
-    def _source(self, prompt: str, *, chat: bool) -> tuple[tuple[int, ...], bool]:
-        """What the encoder reads, and whether the prompt was cut from the left to fit."""
+    def _source(self, prompt: str, *, chat: bool, name: str) -> tuple[tuple[int, ...], bool]:
+        """What the encoder reads, and whether the prompt was cut from the left to fit.
+
+        Raises:
+            SuiteError: nothing, which no encoder reads; `name` is the task's.
+
+        """
         text = self._text(prompt, chat=chat)
         limit = self.context * CHARS_PER_TOKEN
         (ids,) = self._encode([text[-limit:]])
         lead = self.lead if not chat else []
         room = max(1, self.context - len(lead) - len(self.trail))
         cut = len(ids) > room or len(text) > limit
-        return (*lead, *ids[-room:], *self.trail), cut
+        source = (*lead, *ids[-room:], *self.trail)
+        if not source:
+            raise SuiteError(f"task {name!r}: an empty prompt, and the tokenizer adds no token to it")
+        return source, cut

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_PIXELS = 16_000_000
 """Of one image; a file of a few kilobytes can ask for gigabytes."""
+MAX_RATIO = 32
+"""Of one image's sides: processors that scale the shorter side to a size of theirs scale the longer one with it."""
 
 
 def data_url(file: bytes) -> str:
@@ -55,6 +57,11 @@ def _opened(file: bytes) -> Image:
             image = Image.open(io.BytesIO(file), formats=FORMATS)
             if image.width * image.height > MAX_PIXELS:
                 raise SuiteError(f"an image of {image.width} × {image.height} pixels; at most {MAX_PIXELS} are decoded")
+            if max(image.size) > MAX_RATIO * min(image.size):
+                raise SuiteError(
+                    f"an image of {image.width} × {image.height} pixels; one side may be {MAX_RATIO} times as long "
+                    "as the other at most"
+                )
             image.load()
     except Image.DecompressionBombError as error:
         raise SuiteError(f"an image that would decode to too many pixels: {error}") from error

@@ -83,19 +83,21 @@ class ImageReader:
 
 def _file(name: str, folder: Path, place: Place) -> bytes:
     """The file's bytes, which lies in the folder or below it."""
-    home = folder.resolve()
-    path = (home / name).resolve()
-    if Path(name).is_absolute() or not path.is_relative_to(home):
-        raise SuiteError(
-            f"{name[:200]} lies outside of {folder}, the data file's folder; only images in it are read", place
-        )
-    if not path.is_file():
-        raise SuiteError(f"there is no image file {name[:200]} in {folder}", place)
     try:
+        home = folder.resolve()
+        path = (home / name).resolve()
+        if Path(name).is_absolute() or not path.is_relative_to(home):
+            raise SuiteError(
+                f"{name[:200]} lies outside of {folder}, the data file's folder; only images in it are read", place
+            )
+        if not path.is_file():
+            raise SuiteError(f"there is no image file {name[:200]} in {folder}", place)
         with path.open("rb") as stream:
             file = stream.read(MAX_IMAGE_BYTES + 1)
     except OSError as error:
         raise SuiteError(f"{name[:200]} cannot be read: {error.strerror or error}", place) from error
+    except (ValueError, RuntimeError) as error:  # a NUL in the name; links in a circle
+        raise SuiteError(f"{name[:200]!r} names no file: {error}", place) from error
     if len(file) > MAX_IMAGE_BYTES:
         raise SuiteError(f"{name[:200]} has more than {MAX_IMAGE_BYTES >> 20} MiB; make it smaller", place)
     return file

@@ -26,7 +26,7 @@ from evomerge_models.gguf.lookup import of_gguf
 from evomerge_models.gguf.vocabulary_in import write_tokenizer
 from evomerge_models.headers import header_bytes
 
-CONVERTER = "gguf-1"
+CONVERTER = "gguf-2"
 """Changes when the same file becomes another folder: what was converted before is converted again."""
 CHUNK_ELEMENTS = 1 << 21
 """Elements dequantised at once: temporaries of a few of these stay small and near the cache."""
