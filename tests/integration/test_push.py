@@ -20,6 +20,9 @@ import pytest
 from huggingface_hub import ModelCard, constants
 
 from evomerge_cli.__main__ import main
+from evomerge_cli.commands.push import push_champion
+from evomerge_cli.console import Console
+from evomerge_cli.publication import Publication
 from evomerge_common.domain.messages import ArtifactExported, RunFinished
 from evomerge_common.domain.recipe import Recipe
 from evomerge_common.domain.reference import ModelReference
@@ -318,6 +321,97 @@ def test_nothing_of_this_machine_and_no_token_goes_out(
     assert Recipe.from_dict(recipe).method == "linear"
 
 
+@pytest.mark.parametrize("typed", [".", "./", "../merged"])
+def test_a_folder_named_by_dots_leaves_the_texts_whole(
+    typed: str, hub: WritableHub, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(model)
+    (model / "README.md").write_text(f"---\nlicense: mit\n---\n# v1.0 of org{model}-x, in {model}/model.safetensors\n")
+    assert main(["push", typed, "me/merged"]) == 0
+    there = hub.root / "me/merged"
+    assert (there / "config.json").read_bytes() == (model / "config.json").read_bytes()
+    assert (there / "README.md").read_text().endswith(f"# v1.0 of org{model}-x, in merged/model.safetensors\n")
+
+
+def adapter(folder: Path, base: str) -> Path:
+    folder.mkdir(parents=True)
+    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "base_model_name_or_path": base}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    shapes = {"A": (4, 8), "B": (8, 4)}
+    prefix = "base_model.model.model.layers.0.self_attn.q_proj.lora_"
+    write_safetensors(folder / "adapter_model.safetensors", {f"{prefix}{k}.weight": v for k, v in shapes.items()})
+    return folder
+
+
+def test_of_an_adapters_base_only_the_name_goes_out(hub: WritableHub, tmp_path: Path) -> None:
+    folder = adapter(tmp_path / "adapter", "/home/alice/café/llama")
+    head = "base_model: /home/alice/llama-2\ntags:\n- base_model:adapter:/home/alice/llama-2"
+    (folder / "README.md").write_text(f"---\n{head}\n---\nOf /home/alice/llama-2, /home/alice/café/llama.\n")
+    for name in ("training_args.bin", "trainer_state.json", "checkpoint-1/optimizer.pt", "rng_state_0.pth"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("/home/alice")
+    (folder / "Modelfile").write_text("FROM /home/alice/x.gguf\n")
+    (folder / "x.gguf").write_bytes(b"GGUF")
+    assert main(["push", str(folder), "me/adapter"]) == 0
+    there = hub.root / "me/adapter"
+    assert hashes(there).keys() == {"README.md", "adapter_config.json", "adapter_model.safetensors", "x.gguf"}
+    assert json.loads((there / "adapter_config.json").read_text())["base_model_name_or_path"] == "llama"
+    assert (there / "README.md").read_text().endswith("- base_model:adapter:llama-2\n---\nOf llama-2, llama.\n")
+
+
+def test_nested_configurations_name_no_folders(hub: WritableHub, model: Path) -> None:
+    config = json.loads((model / "config.json").read_text())
+    parts = {"text_config": {"_name_or_path": "/home/alice/a"}, "more": [{"x": {"_name_or_path": "/home/alice/b"}}]}
+    (model / "config.json").write_text(json.dumps({**config, **parts}))
+    (model / "tokenizer_config.json").write_text("[]")
+    (model / "recipe.json").write_bytes(b"\xff")
+    assert main(["push", str(model), "me/merged"]) == 0
+    assert "alice" not in (hub.root / "me/merged/config.json").read_text()
+
+
+def test_of_a_folder_of_gguf_files_only_these_go_out(hub: WritableHub, tmp_path: Path, capsys: Capture) -> None:
+    folder = tmp_path / "ggufs"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "sub" / "x.gguf").write_bytes(b"GGUF")
+    assert main(["push", str(folder), "me/none"]) == 2, "GGUF files further down make no model of it"
+    for name in ("x.gguf", "LICENSE", ".env", "secret.txt"):
+        (folder / name).write_bytes(b"GGUF")
+    (folder / "README.md").write_text(f"---\nlicense: mit\nbase_model: /home/alice/m\n---\n{folder} /home/alice/m\n")
+    (folder / "Modelfile").write_text("# Made by EvoMerge: x\nFROM ./x.gguf\n")
+    assert main(["push", str(folder), "me/gguf"]) == 0
+    assert hashes(hub.root / "me/gguf").keys() == {"x.gguf", "LICENSE", "README.md", "Modelfile"}
+    assert (hub.root / "me/gguf/README.md").read_text().endswith("base_model: m\n---\nggufs m\n")
+    (folder / "Modelfile").write_text("FROM /home/alice/x.gguf\n")
+    assert main(["push", str(folder / "x.gguf"), "me/one"]) == 0
+    assert hashes(hub.root / "me/one").keys() == {"x.gguf", "README.md"}, "and a card made for it"
+
+
+@pytest.mark.parametrize(("written", "licence"), [("[mit]", "mit"), ("[mit, gemma]", ""), ("mit", "mit")])
+def test_a_list_of_licences_is_no_licences_name(written: str, licence: str) -> None:
+    model = (LocalFile("README.md", f"---\nlicense: {written}\n---\n".encode()),)
+    publication = Publication(model, (LocalFile("x.gguf", b"GGUF"),))
+    card = next(one for one in publication.gguf_alone("me/x") if one.name == "README.md")
+    assert publication.card["license"] == licence
+    assert (f"license: {licence}\\n" in str(card.content)) == bool(licence)
+    assert "['" not in str(card.content)
+
+
+def test_a_run_pushed_at_its_end_tells_what_was_changed(hub: WritableHub, model: Path, capsys: Capture) -> None:
+    push_champion(model, "me/merged", Console())
+    assert "note: the card names no licence" in capsys.readouterr().err
+
+
+def test_without_a_recipe_no_licence_is_made_up(hub: WritableHub, model: Path, capsys: Capture) -> None:
+    base = write_model_folder(hub.root / "org" / "a")
+    (base / "README.md").write_text("---\nlicense: mit\nlanguage: en\n---\n")
+    (model / "README.md").write_text("---\nbase_model: org/a\n---\n# x\n")
+    (model / "recipe.json").unlink()
+    assert main(["push", str(model), "me/merged"]) == 0
+    card = ModelCard.load(str(hub.root / "me/merged/README.md"))
+    assert (card.data.license, card.data.language) == (None, ["en"])
+    assert "the card names no licence" in capsys.readouterr().err
+
+
 def test_the_card_passes_the_hubs_validation_and_comes_back(hub: WritableHub, model: Path) -> None:
     assert main(["push", str(model), "me/merged"]) == 0
     with warnings.catch_warnings():
@@ -346,9 +440,12 @@ def test_gguf_files_go_along_or_get_a_repository_of_their_own(hub: WritableHub, 
     (out / "gguf").mkdir(parents=True)
     model.rename(out / "model")
     (out / "gguf" / "champion-BF16.gguf").write_bytes(b"GGUF" + bytes(1000))
-    (out / "gguf" / "Modelfile").write_text("FROM ./champion-BF16.gguf\n")
+    (out / "gguf" / "Modelfile").write_text("# Made by EvoMerge: x\nFROM ./champion-BF16.gguf\n")
     assert main(["push", str(out), "me/all"]) == 0
     assert {"champion-BF16.gguf", "Modelfile", "model.safetensors"} <= hashes(hub.root / "me/all").keys()
+    requests = list(hub.requests)
+    assert main(["push", str(out), "me/all", "--gguf-repo", "Me/all"]) == 2, "its card would take the model's place"
+    assert hub.requests == requests
     assert main(["push", str(out), "me/merged", "--gguf-repo"]) == 0
     assert "champion-BF16.gguf" not in hashes(hub.root / "me/merged")
     assert hashes(hub.root / "me/merged-GGUF").keys() == {"champion-BF16.gguf", "Modelfile", "README.md"}

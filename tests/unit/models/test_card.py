@@ -9,9 +9,11 @@ from huggingface_hub import ModelCard
 from evomerge_common.domain.licences import combine
 from evomerge_common.domain.recipe import Recipe
 from evomerge_common.domain.reference import ModelReference
+from evomerge_common.errors import InvalidInput
 from evomerge_models.card import (
     HeldOutScore,
     Metadata,
+    completed,
     hub_ids,
     licence_section,
     metadata_of_source,
@@ -118,6 +120,12 @@ def test_a_card_without_metadata_is_read_as_having_none(text: str, tmp_path: Pat
     (tmp_path / "README.md").write_text(text)
     assert read_metadata(tmp_path) == {}
     assert read_metadata(tmp_path / "none") == {}
+
+
+@pytest.mark.parametrize("head", [": [", "- a list", "language: {"])
+def test_a_card_whose_metadata_cannot_be_read_is_told(head: str) -> None:
+    with pytest.raises(InvalidInput, match=r"README.md: its metadata cannot be read"):
+        completed(f"---\n{head}\n---\n", Metadata(licence="mit"))
 
 
 def test_a_licences_text_beside_the_card_counts_too(tmp_path: Path) -> None:

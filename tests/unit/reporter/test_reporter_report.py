@@ -17,6 +17,7 @@ from evomerge_common.domain.recipe import Recipe
 from evomerge_common.errors import InvalidInput
 from evomerge_common.ports import Recorded
 from evomerge_models.card import hub_ids
+from evomerge_report.card import notes_of
 from evomerge_report.history import History, history_of
 from evomerge_report.lineage import ancestors, lineage_rows, lineage_svg, lineage_text
 from evomerge_report.report import model_card, report_page, write_report
@@ -216,6 +217,15 @@ def test_lineage(history: History) -> None:
     assert all(levels[p] < node.level for node in nodes for p in node.candidate.proposal.parents if p in levels)
     ET.fromstring(lineage_svg(history))
     ET.fromstring(lineage_svg(History()))
+
+
+def test_notes_name_no_folder_whatever_is_in_its_name() -> None:
+    references = ["/home/al ice/my, model", "./near/a", "../up/b", "~/c d+/home/al ice/lora x", "/home/al ice/my"]
+    notes = ["/home/al ice/my, model and /home/al ice/my: kept", "./near/a, ../up/b; ~/c d+/home/al ice/lora x"]
+    exports = [{"format": "hf", "notes": [*notes, "/somewhere/else/y of org/near/a"]}]
+    assert notes_of({"exports": exports, "sources": [{"reference": one} for one in references]}) == [
+        "my, model and my: kept", "a, b; c d+lora x", "y of org/near/a",
+    ]  # fmt: skip
 
 
 def test_model_card(result: dict) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +14,31 @@ from evomerge_common.domain.licence_names import licence_of_metadata
 from evomerge_common.domain.licences import combine
 from evomerge_common.domain.messages import ArtifactExported, RunFinished
 from evomerge_common.domain.recipe import Recipe, public_names
-from evomerge_common.domain.reference import ModelReference, on_hub, own_name
+from evomerge_common.domain.reference import ModelReference, on_hub, without_folders
 from evomerge_common.errors import InvalidInput, ModelNotFound, NotFound, RecipeError
-from evomerge_models.card import CARD, Metadata, completed, metadata_of_source, of_folder, parse_metadata, parts_of
+from evomerge_models.card import (
+    CARD,
+    Metadata,
+    completed,
+    licence_file_among,
+    metadata_of_source,
+    of_folder,
+    parse_metadata,
+    parts_of,
+    read_metadata,
+)
 from evomerge_models.describe import check_model_folder
+from evomerge_models.files import names_in
 from evomerge_models.hub.push_plan import LocalFile
 
 RECIPE, MODELFILE = "recipe.json", "Modelfile"
-_NAMING = {
-    "config.json": "_name_or_path",
-    "adapter_config.json": "base_model_name_or_path",
-    "tokenizer_config.json": "name_or_path",
-}
-"""Files in which a library writes where a model lay, with the key."""
+_NAMING = ("_name_or_path", "base_model_name_or_path", "name_or_path")
+"""Keys, at any depth of a configuration, under which a library writes where a model lay."""
+_CONFIGURATION = "config.json"
+"""How the names of such files end."""
+_FOR_MERGEKIT = ("mergekit_config.yml", "mergekit_moe_config.yml")
+_OF_TRAINING = ("training_args.bin", "trainer_state.json", "optimizer.*", "scheduler.*", "rng_state*")
+"""Files that go on with a training, and tell of its machine: nobody else needs them."""
 Cards = Callable[[str, str], Mapping[str, Any]]
 """Returns the metadata of a hub model's card, by id and revision; empty where there is none."""
 
@@ -45,8 +58,12 @@ class Publication:
 
     @property
     def card(self) -> dict[str, Any]:
-        """Returns the metadata of the model's card."""
-        return next((parse_metadata(_text(file))[0] for file in self.model if file.name == CARD), {})
+        """Returns the metadata of the model's card; of several licences, which the Hub has no word for, none."""
+        found = next((parse_metadata(_text(file))[0] for file in self.model if file.name == CARD), {})
+        licence = found.get("license")
+        if isinstance(licence, list):
+            found["license"] = licence[0] if len(licence) == 1 else ""
+        return found
 
     def together(self) -> tuple[LocalFile, ...]:
         """Returns all files as those of one repository; of two of one name the model's."""
@@ -79,9 +96,7 @@ def publication_of(path: Path, cards: Cards) -> Publication:
 
     """
     if path.is_file() and path.suffix == ".gguf":
-        beside = path.with_name(MODELFILE)
-        more = [LocalFile(MODELFILE, beside)] if beside.is_file() else []
-        return Publication((), (LocalFile(path.name, path), *more))
+        return Publication((), _gguf_files([path, path.with_name(MODELFILE)]))
     if not path.is_dir():
         raise ModelNotFound(f"there is no folder {path}; give a run's output folder, a model's folder or a GGUF file")
     state = RunFolder(path).state()
@@ -95,9 +110,9 @@ def publication_of(path: Path, cards: Cards) -> Publication:
             raise InvalidInput(f"the run in {path} has no champion there (no {path / 'model'}), so nothing to push")
     if (path / "model").is_dir() and not (path / "config.json").exists():
         return _collected(path / "model", path / "gguf", cards)
-    files = _files(path)
-    if any(name.endswith(".gguf") for name in files) and "config.json" not in files:
-        return Publication((), _local(files))
+    names = names_in(path)
+    if any(name.endswith(".gguf") for name in names) and not {"config.json", "adapter_config.json"} & names:
+        return Publication((), _gguf_files(path.iterdir()))
     return _collected(path, None, cards)
 
 
@@ -124,38 +139,56 @@ def publication_at_server(run: str, server: str | None, cards: Cards) -> Publica
     folder = open_artifact(exported["hf"])
     found = _collected(folder, open_artifact(exported["gguf"]) if "gguf" in exported else None, cards)
     own = LocalFile(CARD, model_card(result_of(history_of(events), suite_of(events)), folder).encode())
-    card, _ = _card(folder, _recipe(folder), [own], cards)
+    recipe = _recipe(folder)
+    card, _ = _card(folder, recipe, [_public(own, _local_names(recipe, folder, []))], cards)
     return replace(found, model=_with_card(found.model, card))
 
 
 def _collected(folder: Path, gguf: Path | None, cards: Cards) -> Publication:
     check_model_folder(folder)
-    files = _files(folder)
     recipe = _recipe(folder)
-    local = _local_names(recipe, folder)
-    notes, made = [], []
-    for file in _local(files):
-        text = _public_text(file, local)
-        if text is not None:
-            file = replace(file, content=text.encode())  # noqa: PLW2901 - the same file, as others may read it
-            notes.append(f"{file.name}: folders of this machine are called by their last part")
-        made.append(file)
+    files, left_out = _files(folder)
+    local = _local_names(recipe, folder, files)
+    made = tuple(_public(file, local) for file in files)
+    notes = [f"{name}: stays here" for name in left_out]
+    notes += [f"{one.name}: folders of this machine are called by their last part" for one in made if one not in files]
     card, unknown = _card(folder, recipe, made, cards)
     return Publication(
-        _with_card(tuple(made), card),
-        _local(_files(gguf)) if gguf is not None and gguf.is_dir() else (),
+        _with_card(made, card),
+        _gguf_files(gguf.iterdir()) if gguf is not None and gguf.is_dir() else (),
         (*notes, *unknown),
     )
 
 
-def _files(folder: Path) -> dict[str, Path]:
-    """Name in the repository → path of each file; what is hidden stays here."""
+def _files(folder: Path) -> tuple[list[LocalFile], list[str]]:
+    """The files that go to the hub, and the names of those that stay; of what is hidden nothing is said."""
     found = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    return {name: path for name, path in found.items() if not any(part.startswith(".") for part in name.split("/"))}
+    shown = {name: path for name, path in found.items() if not any(part.startswith(".") for part in name.split("/"))}
+    stays = [
+        name
+        for name, path in shown.items()
+        if any(fnmatchcase(path.name, pattern) for pattern in _OF_TRAINING)
+        or (path.name == MODELFILE and not _is_ours(path, names_in(path.parent)))
+    ]
+    return [LocalFile(name, path) for name, path in shown.items() if name not in stays], stays
 
 
-def _local(files: Mapping[str, Path]) -> tuple[LocalFile, ...]:
-    return tuple(LocalFile(name, path) for name, path in files.items())
+def _is_ours(modelfile: Path, files: Collection[str]) -> bool:
+    from evomerge_models.gguf.modelfile import is_ours  # imported here: it takes numpy along
+
+    return is_ours(modelfile, files)
+
+
+def _gguf_files(paths: Iterable[Path]) -> tuple[LocalFile, ...]:
+    """GGUF files among paths, and what belongs to them: a Modelfile of ours, card and licence."""
+    there = {path.name: path for path in sorted(paths) if path.is_file() and not path.name.startswith(".")}
+    models = [name for name in there if name.endswith(".gguf")]
+    more = [name for name in there if name == CARD or licence_file_among([name])]
+    if MODELFILE in there and _is_ours(there[MODELFILE], models):
+        more.append(MODELFILE)
+    files = [LocalFile(name, there[name]) for name in (*models, *more)]
+    local = _local_names(None, there[models[0]].parent, files) if models else set()
+    return tuple(_public(file, local) for file in files)
 
 
 def _text(file: LocalFile) -> str:
@@ -166,52 +199,72 @@ def _text(file: LocalFile) -> str:
 def _recipe(folder: Path) -> Recipe | None:
     try:
         return Recipe.from_json((folder / RECIPE).read_text("utf-8"))
-    except (OSError, RecipeError):
+    except (OSError, UnicodeDecodeError, RecipeError):
         return None
 
 
-def _local_names(recipe: Recipe | None, folder: Path) -> list[str]:
-    """The folders of this machine that the model's files may name, the longest first."""
+def _local_names(recipe: Recipe | None, folder: Path, files: Iterable[LocalFile]) -> set[str]:
+    """The names of models that the files may hold; of those that are paths only the last part goes out."""
     names = {part for source in (recipe.sources() if recipe else ()) for part in (source.name, source.adapter)}
-    names |= {str(folder), str(folder.absolute()), str(folder.resolve())}
-    return sorted((name for name in names if own_name(name) != name), key=len, reverse=True)
+    names |= {str(folder.absolute()), str(folder.resolve())}
+    for file in files:
+        if file.name == CARD:
+            names |= set(_base_models(parse_metadata(_text(file))[0]))
+        elif file.name.endswith(_CONFIGURATION):
+            names |= set(_named(_data(file)))
+    return names
 
 
-def _public_text(file: LocalFile, local: list[str]) -> str | None:
-    """A small text file as others may read it; None where it is that already."""
-    if file.name not in {RECIPE, CARD, "mergekit_config.yml", "mergekit_moe_config.yml", *_NAMING}:
+def _base_models(metadata: Mapping[str, Any]) -> list[str]:
+    named = metadata.get("base_model") or []
+    return [str(one) for one in (named if isinstance(named, list) else [named])]
+
+
+def _data(file: LocalFile) -> Any:
+    """A JSON file's data; None where it cannot be read."""
+    try:
+        return json.loads(_text(file))
+    except (ValueError, RecursionError):
         return None
-    before = _text(file)
-    text = before
-    if file.name == RECIPE or file.name in _NAMING:
-        try:
-            data = json.loads(before)
-        except ValueError:
-            return None
-        key = _NAMING.get(file.name)
-        if key is None:
-            changed = public_names(data)
-        else:
-            changed = {**data, key: own_name(data[key])} if isinstance(data.get(key), str) else data
+
+
+def _named(data: Any) -> list[str]:
+    """The values of `_NAMING` at any depth, and as JSON may write them."""
+    if isinstance(data, list):
+        return [name for one in data for name in _named(one)]
+    if not isinstance(data, dict):
+        return []
+    own = [value for key, value in data.items() if key in _NAMING and isinstance(value, str)]
+    return [*own, *(json.dumps(value)[1:-1] for value in own), *_named(list(data.values()))]
+
+
+def _public(file: LocalFile, local: set[str]) -> LocalFile:
+    """A file as others may read it: itself, or a small text that names no folder of this machine."""
+    if not file.name.endswith(_CONFIGURATION) and file.name not in {RECIPE, CARD, *_FOR_MERGEKIT}:
+        return file
+    before = text = _text(file)
+    if file.name == RECIPE:
+        data = _data(file)
+        changed = public_names(data)
         if changed != data:
-            text = json.dumps(changed, indent=2, sort_keys=file.name == RECIPE, ensure_ascii=False) + "\n"
-    for name in local:
-        text = text.replace(name, own_name(name))
-    return None if text == before else text
+            text = json.dumps(changed, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    text = without_folders(text, local)
+    return file if text == before else replace(file, content=text.encode())
 
 
-def _card(folder: Path, recipe: Recipe | None, files: list[LocalFile], cards: Cards) -> tuple[str, list[str]]:
+def _card(folder: Path, recipe: Recipe | None, files: Iterable[LocalFile], cards: Cards) -> tuple[str, list[str]]:
     """The card, with the licence and languages that only the sources' cards on the hub tell; and what is not known."""
     card = next((_text(file) for file in files if file.name == CARD), "")
     if not card:
         library, task = of_folder(folder)
         head = Metadata(library=library, pipeline_tag=task, tags=("evomerge",))
         card = f"{head.front_matter()}\n# {folder.resolve().name}\n"
-    named = parse_metadata(card)[0].get("base_model") or []
-    ids = [str(one) for one in (named if isinstance(named, list) else [named])]
-    sources = recipe.sources() if recipe else [ModelReference(one) for one in ids]
+    sources = recipe.sources() if recipe else [ModelReference(one) for one in _base_models(read_metadata(folder))]
     known = {str(part.public): _metadata_of(part, cards) for part in parts_of(sources)}
-    made = completed(card, Metadata().drawn_from(known))
+    head = Metadata().drawn_from(known)
+    if recipe is None:  # a card may leave out a source, whose licence may be stricter
+        head = replace(head, licence="")
+    made = completed(card, head)
     plan = combine({name: licence_of_metadata(metadata) for name, metadata in known.items()})
     notes = [f"licence conflict: {text}" for text in plan.conflicts]
     notes += [f"licence: {text}" for text in (*plan.obligations, *plan.notes)]

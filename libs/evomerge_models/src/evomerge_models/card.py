@@ -16,6 +16,7 @@ import yaml
 from evomerge_common.domain.licence_names import AND, OTHER, UNKNOWN, licence_of_metadata, licence_of_text
 from evomerge_common.domain.licences import NO_ADVICE, LicencePlan, combine
 from evomerge_common.domain.reference import ModelReference
+from evomerge_common.errors import InvalidInput
 from evomerge_models.files import CONFIG, names_in, read_json_or_nothing
 
 CARD = "README.md"
@@ -189,7 +190,12 @@ def metadata_of_source(folder: Path) -> dict[str, Any]:
 
 
 def completed(card: str, head: Metadata) -> str:
-    """Returns a card's text whose own metadata lack licence or languages with those of `head`."""
+    """Returns a card's text whose own metadata lack licence or languages with those of `head`.
+
+    Raises:
+        InvalidInput: the card's metadata cannot be read.
+
+    """
     from huggingface_hub import ModelCard
 
     own, _ = parse_metadata(card)
@@ -200,7 +206,10 @@ def completed(card: str, head: Metadata) -> str:
         given["language"] = list(head.languages)
     if not given:
         return card
-    made = ModelCard(card, ignore_metadata_errors=True)
+    try:
+        made = ModelCard(card, ignore_metadata_errors=True)
+    except (ValueError, TypeError, yaml.YAMLError) as error:
+        raise InvalidInput(f"{CARD}: its metadata cannot be read: {error}") from error
     for key, value in given.items():
         setattr(made.data, key, value or None)
     return str(made)

@@ -10,7 +10,7 @@ from typing import Any
 from evomerge_common.domain.licence_names import UNKNOWN
 from evomerge_common.domain.licences import LicencePlan
 from evomerge_common.domain.recipe import Recipe, public_names
-from evomerge_common.domain.reference import ModelReference
+from evomerge_common.domain.reference import ModelReference, without_folders
 from evomerge_models import card as cards
 from evomerge_report.history import short_name
 
@@ -50,8 +50,10 @@ def model_card(result: dict[str, Any], folder: Path | None = None) -> str:
 
 def notes_of(result: dict[str, Any]) -> list[str]:
     """Lists what the champion's merge noted as taken over, adapted or left out, without the author's folders."""
+    sources = [ModelReference.parse(source["reference"]) for source in result.get("sources") or []]
+    names = {part for source in sources for part in (source.name, source.adapter)}
     return [
-        _NAMES.sub(lambda match: short_name(match[0]), note)
+        _NAMES.sub(lambda match: short_name(match[0]), without_folders(note, names))
         for one in {one["format"]: one for one in result["exports"]}.values()
         for note in one["notes"]
     ]

@@ -73,6 +73,8 @@ def push_champion(folder: Path, repository: str, console: Console) -> dict[str, 
     """
     publisher = Publisher()
     publication = publication_of(folder, publisher.metadata)
+    for note in publication.notes:
+        console.say(f"note: {note}")
     publisher.check_access(repository)
     plan = publisher.plan(repository, publication.together())
     plan.check(public=False, overwrite=False)
@@ -102,6 +104,8 @@ def _pushes(publication: Publication, repository: str, gguf: str | None) -> list
         raise InvalidInput("--gguf-repo: there is no GGUF file; `evomerge export … --gguf` makes one")
     if not publication.model:
         raise InvalidInput("--gguf-repo is for GGUF files beside a model; here are GGUF files alone")
+    if gguf.casefold() == repository.casefold():
+        raise InvalidInput(f"--gguf-repo: {gguf} is the model's own repository; leave it out to have both in one")
     return [(repository, publication.model), (gguf or f"{repository}-GGUF", publication.gguf_alone(repository))]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import PurePath
 
@@ -112,7 +113,17 @@ def is_repository(name: str) -> bool:
 def own_name(name: str) -> str:
     """Returns a hub id as it is, of a path the last part: the rest means nothing elsewhere, and is the author's own."""
     is_path = name.startswith((".", "/", "~")) or name.count("/") > 1
-    return PurePath(name).name if is_path and not on_hub(name) else name
+    return (PurePath(name).name or name) if is_path and not on_hub(name) else name
+
+
+def without_folders(text: str, names: Iterable[str]) -> str:
+    """Returns a text that calls each of these models by its own name (`own_name`), also where it is written escaped."""
+    plain = {name.rstrip("/") for name in names}
+    for name in sorted(plain | {_escaped(one) for one in plain}, key=len, reverse=True):
+        own = own_name(name)
+        if own != name:
+            text = re.sub(rf"(?<![\w./~-]){re.escape(name)}(?![\w-])", own.replace("\\", r"\\"), text)
+    return text
 
 
 def _parted(text: str) -> tuple[str, str | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,12 @@ def write_modelfile(path: Path, *, licence: str = "") -> Path | None:
     with GgufFile(path) as file:
         write_atomically(out, modelfile(path.name, file.metadata, licence))
     return out
+
+
+def is_ours(path: Path, files: Collection[str]) -> bool:
+    """Tells whether a Modelfile is of ours, and for one of these files beside it: anyone else's may name folders."""
+    text = path.read_text("utf-8", errors="replace")
+    return text.startswith(_MARK) and any(f"\nFROM ./{name}\n" in text for name in files)
 
 
 def modelfile(name: str, metadata: dict[str, Any], licence: str = "") -> str:
