@@ -330,7 +330,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.hub.ranges and (match := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))):
             start, status = int(match[1]), 206
             stop = min(size, int(match[2]) + 1) if match[2] else size
-            if start >= size > 0:
+            if start >= size:
                 self._error(416, "", "no such range")
                 return
         self.send_response(status)

@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -153,6 +154,20 @@ def test_many_who_want_one_model_fetch_it_once(hub: HubServer, store: WritableMo
             digests = set(pool.map(one, [f"org/many{fill}"] * 6))
         assert len(digests) == 1
         assert hub.files_fetched() == ["model.safetensors"]
+
+
+def test_who_waited_for_another_process_notes_the_revision(
+    hub: HubServer, store: WritableModelStore, fetcher: Fetcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    incoming, other = store.incoming, Fetcher(WritableModelStore(store.root), Hub(hub.endpoint))
+
+    def late(name: str) -> AbstractContextManager[Path]:
+        other.fetch(f"org/small@{commit(hub)}")
+        return incoming(name)
+
+    monkeypatch.setattr(store, "incoming", late)
+    model = fetcher.fetch("org/small")
+    assert store.commit_of("org/small", "") == model.commit
 
 
 def test_new_commit_is_another_model(hub: HubServer, store: WritableModelStore, fetcher: Fetcher) -> None:

@@ -4,10 +4,14 @@ import multiprocessing
 import shutil
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+import evomerge_models.hub
+from evomerge_cli.commands import merge
+from evomerge_cli.console import Console
 from evomerge_common.domain.messages import DownloadJob, Event, Job, Model, RunFinished, RunStarted
 from evomerge_common.domain.reference import ModelReference
 from evomerge_common.errors import DiskFull, InvalidInput, ModelError, ModelNotFound, NotFound, OverQuota, Unavailable
@@ -274,6 +278,22 @@ def test_models_that_do_not_fit_together_are_told_at_the_look(hub: HubServer, sm
         survey.look([ModelReference.parse("org/m2")])
         with pytest.raises(OverQuota, match="org/m0, org/m1, org/m2"):
             survey.check_room()
+
+
+def test_a_source_found_by_its_content_stays_while_another_comes(
+    hub: HubServer, small_store: WritableModelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EVOMERGE_MODEL_STORE", str(small_store.root))
+    monkeypatch.setenv("EVOMERGE_MODEL_STORE_QUOTA", str(int(2.5 * SIZE)))
+    monkeypatch.setattr(evomerge_models.hub, "Hub", partial(Hub, hub.endpoint))
+    fetcher = Fetcher(small_store, Hub(hub.endpoint))
+    first = fetcher.fetch("org/m0")
+    time.sleep(0.02)
+    fetcher.fetch("org/m1")
+    sources = [ModelReference("org/m0", digest=first.digest), ModelReference("org/m2")]
+    folders = merge.fetch(sources, Console())
+    assert all((folder / "model.safetensors").is_file() for folder in folders.values())
+    assert [model.reference for model in small_store.list()] == ["org/m0", "org/m2"]
 
 
 def test_a_pair_keeps_its_parts(hub: HubServer, small_store: WritableModelStore) -> None:

@@ -1,8 +1,11 @@
 """A hub that goes wrong: each download ends complete and verified or in a typed error, and can be gone on with."""
 
+import dataclasses
 import os
 import ssl
 import subprocess
+import threading
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,6 +18,7 @@ from evomerge_common.errors import DiskFull, ModelNotFound, Unavailable, UnsafeF
 from evomerge_downloader.fetch import Fetcher
 from evomerge_models.downloads import downloads
 from evomerge_models.hub import Hub, Progress
+from evomerge_models.hub.part import Part
 from evomerge_models.store import WritableModelStore
 from helpers.hub_faults import KINDS, check_entry, check_incoming, impatience, play, write_models
 from helpers.hub_kills import digest, kill_on_the_way, start, write_large_model
@@ -136,6 +140,42 @@ def test_a_hub_without_ranges_or_etags(hub: HubServer, root: Path, store: Writab
     check_entry(store, fetcher.fetch("org/model"), root)
 
 
+def test_an_error_while_a_file_starts_again_ends_the_download(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remote = Hub(hub.endpoint).model("org/model", "")
+    files = sorted(remote.files, key=lambda file: -file.size)
+    wrong, restart = threading.Event(), Part.restart
+
+    def fault(path: str) -> Fault:
+        if path.endswith("model.safetensors"):
+            return Fault(flip=0.5)
+        wrong.wait(10)
+        return Fault(status=404)
+
+    def late(part: Part, *, in_one_piece: bool = False) -> None:
+        wrong.set()
+        while any(thread.name == "download" for thread in threading.enumerate()):
+            time.sleep(0.01)
+        restart(part, in_one_piece=in_one_piece)
+
+    monkeypatch.setattr("evomerge_models.hub.bandwidth.CONNECTIONS", 1)
+    monkeypatch.setattr(Part, "restart", late)
+    hub.fault = fault
+    errors: list[Exception] = []
+
+    def fetch() -> None:
+        try:
+            Hub(hub.endpoint).fetch(dataclasses.replace(remote, files=tuple(files)), tmp_path / "folder")
+        except ModelNotFound as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=fetch, daemon=True)
+    thread.start()
+    thread.join(10)
+    assert "has it no longer" in str(errors)
+
+
 def test_a_full_disk_gets_its_room_back(
     hub: HubServer, store: WritableModelStore, fetcher: Fetcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -190,6 +230,13 @@ def test_a_long_wait_is_an_error_that_says_when(hub: HubServer, fetcher: Fetcher
     text = when.strftime("%a, %d %b %Y %H:%M:%S GMT") if as_date else "3600"
     hub.fault = lambda path: Fault(status=503, retry_after=text) if place in path else NO_FAULT
     with pytest.raises(Unavailable, match=rf"come back in 3[56]\d\d s, at {when:%Y-%m-%d %H:}.*UTC"):
+        fetcher.fetch("org/model")
+
+
+@pytest.mark.parametrize("asked", ["1764286000000", "9" * 400])
+def test_a_wait_beyond_all_calendars_is_told_as_a_year(hub: HubServer, fetcher: Fetcher, asked: str) -> None:
+    hub.fault = lambda path: Fault(status=503, retry_after=asked) if path.startswith("/api/") else NO_FAULT
+    with pytest.raises(Unavailable, match="come back in 31536000 s"):
         fetcher.fetch("org/model")
 
 

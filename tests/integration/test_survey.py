@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import struct
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from evomerge_common.domain.reference import ModelReference
-from evomerge_common.errors import ModelError, ModelNotFound, NotAModel, QuantisedModel, UnsafeFile
+from evomerge_common.errors import DiskFull, ModelError, ModelNotFound, NotAModel, QuantisedModel, UnsafeFile
 from evomerge_models.hub import Hub
+from evomerge_models.seen import difference
 from evomerge_models.store import WritableModelStore
 from evomerge_models.survey import Survey
 from helpers.headers import CASES
@@ -187,6 +191,42 @@ def test_no_room_is_told_before_anything_is_fetched(
     assert survey.missing_bytes > 1 << 42
     with pytest.raises(Exception, match="needs 43"):
         survey.check_room()
+
+
+def test_empty_files_are_looked_at_like_others(hub: HubServer, store: WritableModelStore) -> None:
+    for name in ("merges.txt", "LICENSE"):
+        (hub.root / "org" / "one" / name).write_bytes(b"")
+    assert look(hub, store, "org/one").models["org/one"].description.parameters == 320
+
+
+def test_what_has_come_of_a_download_needs_no_room(
+    hub: HubServer, store: WritableModelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_sparse(hub.root / "org" / "large", {"a.weight": (1 << 10, 1 << 12)})
+    size = (folder / "model.safetensors").stat().st_size
+    survey = look(hub, store, "org/large")
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=(64 << 20) + size // 2))
+    with pytest.raises(DiskFull):
+        survey.check_room()
+    repository = hub.repository("org/large")
+    assert repository is not None
+    with store.incoming(f"org/large@{repository.commit}") as incoming:
+        shutil.copy(folder / "model.safetensors", incoming)
+    survey.check_room()
+
+
+def test_tokenizers_whose_hashes_are_of_different_kinds_may_be_one(hub: HubServer, store: WritableModelStore) -> None:
+    survey = look(hub, store, "org/one", "org/two")
+    parts = []
+    for name, kind in (("org/one", "sha256"), ("org/two", "blob")):
+        base = survey.models[name].base
+        assert base.outline is not None
+        files = [replace(file, sha256="", blob="") for file in base.outline.remote.files]
+        files = [replace(file, **{kind: "0" * 40}) if file.name == "tokenizer.json" else file for file in files]
+        remote = replace(base.outline.remote, files=tuple(files))
+        outline = replace(base.outline, remote=remote, holes=("tokenizer.json",))
+        parts.append(replace(survey.models[name], base=replace(base, outline=outline)))
+    assert difference(*parts) == ""
 
 
 def test_a_slow_hub_is_left_to_the_downloader(hub: HubServer, store: WritableModelStore) -> None:

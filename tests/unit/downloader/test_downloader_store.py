@@ -183,6 +183,29 @@ def test_disk_full_names_need_and_free(
     assert store.list() == []
 
 
+def test_what_an_earlier_copy_left_does_not_keep_the_next_from_its_room(
+    tmp_path: Path, store: WritableModelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetcher, copy = Fetcher(store, NoHub(), link=False), shutil.copyfile
+    folder = write_model_folder(tmp_path / "model")
+
+    def left() -> list[Path]:
+        return [path for path in (store.root / ".incoming").glob("*/*") if path.is_file()]
+
+    def cut(source: Path, target: Path) -> None:
+        copy(source, target)
+        raise error
+
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=0 if left() else 1 << 40))
+    monkeypatch.setattr("shutil.copyfile", cut)
+    for error, stays in ((OSError(28, "No space left on device"), 0), (OSError(5, "I/O error"), 1)):
+        with pytest.raises(OSError, match=error.strerror):
+            fetcher.fetch(str(folder))
+        assert len(left()) == stays
+    monkeypatch.setattr("shutil.copyfile", copy)
+    assert fetcher.fetch(str(folder)).bytes > 0
+
+
 def test_evict(tmp_path: Path, store: WritableModelStore, fetcher: Fetcher) -> None:
     folder = write_model_folder(tmp_path / "a")
     linked = fetcher.fetch(str(folder))

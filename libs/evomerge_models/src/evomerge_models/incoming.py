@@ -22,10 +22,14 @@ class Incoming:
     def __init__(self, root: Path) -> None:
         self._root = root / ".incoming"
 
+    def place(self, name: str) -> Path:
+        """Where a download goes, or would."""
+        return self._root / quote(name, safe="")
+
     @contextmanager
     def folder(self, name: str) -> Iterator[Path]:
         """A folder for one download, kept when it fails; a second process or thread waits for the first."""
-        folder = self._root / quote(name, safe="")
+        folder = self.place(name)
         folder.parent.mkdir(parents=True, exist_ok=True)
         with locked(_beside(folder, "lock")):
             folder.mkdir(exist_ok=True)

@@ -10,7 +10,9 @@ from evomerge_common.domain.licence_names import joined
 from evomerge_common.domain.reference import ModelReference
 from evomerge_models.describe import ModelDescription, tensor_shapes
 from evomerge_models.hashes import git_blob_sha1, sha256_file
+from evomerge_models.hub import bytes_there
 from evomerge_models.hub.outline import Outline
+from evomerge_models.store import WritableModelStore
 
 _TOKENIZERS = ("tokenizer.json", "vocab.json", "vocab.txt")
 
@@ -35,6 +37,13 @@ class Part:
     def missing_bytes(self) -> int:
         """What would be fetched."""
         return 0 if self.outline is None else self.outline.remote.bytes
+
+    def bytes_in(self, store: WritableModelStore) -> int:
+        """What an interrupted download of it left in a store."""
+        if self.outline is None:
+            return 0
+        remote = self.outline.remote
+        return bytes_there(remote.files, store.place_of_incoming(f"{remote.repository}@{remote.commit}"))
 
 
 @dataclass(frozen=True)
@@ -101,7 +110,8 @@ def difference(one: Seen, other: Seen) -> str:
     if first.num_layers != second.num_layers:
         return f"{names[0]} has {first.num_layers} layers and {names[1]} {second.num_layers}"
     stamps, others = _tokenizer_stamps(one.base), _tokenizer_stamps(other.base)
-    if stamps and others and not any(stamps[kind] == others[kind] for kind in stamps.keys() & others.keys()):
+    shared = stamps.keys() & others.keys()
+    if shared and not any(stamps[kind] == others[kind] for kind in shared):
         return f"{names[0]} and {names[1]} have different tokenizers"
     return ""
 

@@ -276,15 +276,15 @@ class WritableModelStore(FilesystemModelStore, HubNotes):
                 self._incoming.expect(incoming, needed)
         return gone
 
-    def check_room(self, needed: int, what: str) -> None:
-        """Looks whether there could be room for `needed` bytes, and changes nothing.
+    def check_room(self, needed: int, what: str, *, there: int = 0) -> None:
+        """Looks whether there could be room for `needed` bytes, of which `there` have come, and changes nothing.
 
         Raises:
             OverQuota, DiskFull: as `make_room`.
 
         """
         self._check_quota(needed, what)
-        self._check_disk(needed, what)
+        self._check_disk(needed - there, what)
 
     def _check_quota(self, needed: int, what: str) -> None:
         if self._quota and needed > self._quota:
@@ -338,6 +338,10 @@ class WritableModelStore(FilesystemModelStore, HubNotes):
     def incoming(self, name: str) -> AbstractContextManager[Path]:
         """A folder for one download, kept when it fails; a second process or thread waits for the first."""
         return self._incoming.folder(name)
+
+    def place_of_incoming(self, name: str) -> Path:
+        """Where that folder is, whether there is one or not."""
+        return self._incoming.place(name)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -224,8 +224,11 @@ class Survey:
     @property
     def missing_bytes(self) -> int:
         """What would be fetched for all of them."""
-        parts = {str(part.reference): part for seen in self.models.values() for part in seen.parts}
-        return sum(part.missing_bytes for part in parts.values())
+        return sum(part.missing_bytes for part in self._parts_seen)
+
+    @property
+    def _parts_seen(self) -> Collection[Part]:
+        return {str(part.reference): part for seen in self.models.values() for part in seen.parts}.values()
 
     def check_room(self) -> None:
         """Refuses what the store has no room for.
@@ -236,7 +239,8 @@ class Survey:
         """
         missing = self.missing_bytes
         if self._store is not None and missing:
-            self._store.check_room(missing, f"the download of {', '.join(self.models)}")
+            there = sum(part.bytes_in(self._store) for part in self._parts_seen)
+            self._store.check_room(missing, f"the download of {', '.join(self.models)}", there=there)
 
     @property
     def unseen(self) -> tuple[str, ...]:

@@ -83,6 +83,7 @@ class HubModels:
             # another process may have brought it while this one waited
             if known := self._of_commit(wanted, remote.commit):
                 remove(incoming)
+                self._remember(wanted, remote.commit, known)
                 return known
             model = self._link_or_fetch(wanted, remote, incoming)
             # before the lock goes: who waits for it looks here

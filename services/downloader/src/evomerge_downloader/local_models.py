@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import structlog
 
 from evomerge_common.domain.messages import Model
-from evomerge_common.errors import InvalidInput
+from evomerge_common.errors import InvalidInput, is_disk_full
 from evomerge_common.runtime.files import remove
 from evomerge_models.describe import ModelDescription, describe_model
 from evomerge_models.store import WritableModelStore
@@ -44,12 +46,11 @@ class LocalModels:
         if self._link:
             return self._store.put(folder.absolute(), model, described.files, link=True)
         with self._store.incoming(hashlib.sha256(str(folder.resolve()).encode()).hexdigest()) as incoming:
-            make_room(self._store, described.bytes, f"a copy of {folder}", incoming)
-            remove(incoming)
-            incoming.mkdir()
-            for name in described.files:
-                (incoming / name).parent.mkdir(exist_ok=True)
-                shutil.copyfile(folder / name, incoming / name)
+            with self._room_anew(described.bytes, f"a copy of {folder}", incoming):
+                incoming.mkdir()
+                for name in described.files:
+                    (incoming / name).parent.mkdir(exist_ok=True)
+                    shutil.copyfile(folder / name, incoming / name)
             return self._store.put(incoming, model, described.files, link=False)
 
     def from_gguf(self, model: Model, path: Path) -> Model:
@@ -63,14 +64,30 @@ class LocalModels:
             if known := known_entry(self._store, model.reference, CONVERTER, content):
                 remove(incoming)
                 return dataclasses.replace(known, commit="")
-            make_room(self._store, model.bytes, f"{path} as a folder", incoming)
-            remove(incoming)
-            log.info("convert", model=model.reference, parameters=model.parameters)
-            write_model_folder(path, incoming)
+            with self._room_anew(model.bytes, f"{path} as a folder", incoming):
+                log.info("convert", model=model.reference, parameters=model.parameters)
+                write_model_folder(path, incoming)
             described = describe_model(incoming)
             stored = self._store.put(incoming, record(model.reference, described), described.files, link=False)
             self._store.remember(CONVERTER, "", content, stored.digest)
         return stored
+
+    @contextmanager
+    def _room_anew(self, size: int, what: str, incoming: Path) -> Iterator[None]:
+        """Room for what is written within the block: nothing is left there before it, nor after a disk that was full.
+
+        Raises:
+            DiskFull: as `WritableModelStore.make_room`.
+
+        """
+        remove(incoming)  # what an earlier try left would take the room that this one needs
+        make_room(self._store, size, what, incoming)
+        try:
+            yield
+        except Exception as error:
+            if is_disk_full(error):
+                remove(incoming)
+            raise
 
 
 def make_room(store: WritableModelStore, size: int, what: str, incoming: Path, there: int = 0) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 from evomerge_cli.byte_progress import bytes_bar, human
@@ -18,7 +19,7 @@ from evomerge_common.domain.recipe import Recipe
 from evomerge_common.domain.reference import ModelReference
 from evomerge_common.domain.search_space import SearchSpace, builds_differ
 from evomerge_common.domain.spec import ClassicSpec
-from evomerge_common.errors import ModelError, ModelNotFound
+from evomerge_common.errors import ModelError, ModelNotFound, NotFound
 from evomerge_common.runtime.scratch import scratch_folder
 from evomerge_common.runtime.settings import Settings
 from evomerge_models.content import content_digest
@@ -96,12 +97,29 @@ def fetch(
     """
     owner = _on_disk(base) if isinstance(base, ModelReference) else None
     store = WritableModelStore(Settings.from_env().model_store)
-    found = {one.key: folder for one in sources if one.digest and (folder := store.find(one.digest)) is not None}
+    found = {one.key: folder for one in sources if one.digest and (folder := _taken(store, one.digest)) is not None}
     rest = [source for source in sources if source.key not in found]
     with survey_models([_on_disk(source) for source in rest], base=owner, store=store.root, seconds=None) as survey:
         if not found:
             judge(survey)
     return found | {source.key: _check_content(source, _fetched(source, console, base), store) for source in rest}
+
+
+def _taken(store: WritableModelStore, digest: str) -> Path | None:
+    """The folder of an entry, which stays while this process reads it; None where the store does not have it."""
+    folder = store.find(digest)
+    try:
+        if folder is not None:
+            store.take(digest, _reader(store.root))
+    except NotFound:  # another process made room of it in this moment
+        return None
+    return folder
+
+
+@cache
+def _reader(root: Path) -> str:
+    """The owner of what this process reads of a store: nobody makes room of it."""
+    return WritableModelStore(root).pins.of_this_process()
 
 
 def _check_content(source: ModelReference, folder: Path, store: WritableModelStore) -> Path:
@@ -182,7 +200,6 @@ def _download(source: ModelReference, base: ModelReference | None, settings: Set
 
     console.say(f"fetching {source}")
     store = WritableModelStore(settings.model_store, settings.model_store_quota)
-    owner = store.pins.of_this_process()  # nobody makes room of what is read here
     with service_logs(console), bytes_bar(console, f"fetching {source}") as bar:
 
         def tell(progress: Progress) -> None:
@@ -191,7 +208,7 @@ def _download(source: ModelReference, base: ModelReference | None, settings: Set
                 console.say(f"{source}: {progress.note}")
 
         fetcher = Fetcher(store, Hub(limit=settings.download_limit), link=settings.link_models, tell=tell)
-        model = fetcher.fetch(str(replace(source, digest="")), str(base or ""), typed=False, owner=owner)
+        model = fetcher.fetch(str(replace(source, digest="")), str(base or ""), typed=False, owner=_reader(store.root))
     return store.open(model.uri)
 
 

@@ -19,7 +19,7 @@ from evomerge_models.hub.part import PARTS
 from evomerge_models.hub.transfer import Tell, Transfer
 from evomerge_models.hub.wire import Wire
 
-_PARTIAL = 206
+_PARTIAL, _BEHIND_THE_END = 206, 416
 _READ_BYTES = 1 << 16
 
 
@@ -99,6 +99,8 @@ class Hub:
 
         def ask() -> bytes:
             with utils.get_session().stream("GET", url, headers=headers, follow_redirects=True, timeout=30.0) as answer:
+                if answer.status_code == _BEHIND_THE_END:  # of an empty file every range is
+                    return b""
                 utils.hf_raise_for_status(answer)
                 before = 0 if answer.status_code == _PARTIAL else start
                 data = bytearray()

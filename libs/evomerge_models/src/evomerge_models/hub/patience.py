@@ -14,6 +14,8 @@ from evomerge_common.errors import Unavailable
 RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
 LONGEST_WAIT = 60.0
 """Seconds; a hub that asks for more gets an error that says when to come back."""
+_FARTHEST = 365 * 24 * 3600.0
+"""Seconds; a hub that asks for more, perhaps in another unit, is told to ask for this."""
 _FIRST_WAIT, _LAST_WAIT = 1.0, 8.0
 _SLICE = 0.25
 ENOUGH_BYTES = 1 << 20
@@ -64,9 +66,10 @@ class Patience:
         """
         self._failures += 1
         if problem.after is not None and problem.after > LONGEST_WAIT:
-            when = datetime.now(UTC) + timedelta(seconds=problem.after)
+            after = min(problem.after, _FARTHEST)
+            when = datetime.now(UTC) + timedelta(seconds=after)
             raise Unavailable(
-                f"{problem} for {self._what}, and the hub asks to come back in {problem.after:.0f} s, at "
+                f"{problem} for {self._what}, and the hub asks to come back in {after:.0f} s, at "
                 f"{when:%Y-%m-%d %H:%M:%S} UTC; start it again then: what has come by now is kept"
             )
         if self._failures >= self._tries:

@@ -124,6 +124,7 @@ class Transfer:
     def _submit(self, part: Part) -> list[Future[None]]:
         futures: list[Future[None]] = []
         with self._ready:
+            self._check()  # after an error the threads have gone, and nobody would take them
             for piece, (start, stop) in enumerate(part.pieces):
                 futures.append(Future())
                 if part.done[piece] < stop - start:
