@@ -99,6 +99,18 @@ def test_licences_that_exclude_each_other_stop_a_download(hub: HubServer, fetche
     assert fetcher.fetch(str(other)).licence == "llama3.1"
 
 
+def test_offline_the_licences_of_what_the_store_has_are_judged_too(
+    hub: HubServer, fetcher: Fetcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_model_folder(hub.root / "org" / "other", fill=1)
+    for name, licence in (("small", "gpl-3.0"), ("other", "llama3.1")):
+        (hub.root / "org" / name / "README.md").write_text(f"---\nlicense: {licence}\n---\n")
+        fetcher.fetch(f"org/{name}")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(LicenceConflict, match=r"GPL-3.0 \(org/small\) allows no further terms"):
+        fetcher.fetch("org/small", typed=False, together=["org/small", "org/other"])
+
+
 def test_licences_of_folders_count_too(hub: HubServer, fetcher: Fetcher) -> None:
     folders = [hub.root / "org" / name for name in ("small", "other")]
     write_model_folder(folders[1], fill=1)

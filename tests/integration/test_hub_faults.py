@@ -256,6 +256,15 @@ def test_a_connection_that_brings_next_to_nothing_is_given_up(
     check_entry(store, fetcher.fetch("org/model"), root)
 
 
+def test_a_look_at_a_file_that_drips_ends(hub: HubServer, fetcher: Fetcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    remote = Hub(hub.endpoint).model("org/model", "")
+    monkeypatch.setattr("helpers.hub_server.CHUNK", 1)
+    monkeypatch.setattr("evomerge_models.hub.client._READ_SECONDS", 0.1)
+    hub.fault_of_looks = lambda _: Fault(drip=0.03)
+    with pytest.raises(Unavailable, match="TimeoutError"):
+        Hub(hub.endpoint).read(remote, "config.json", 0, 1000)
+
+
 # ---- answers ----
 
 

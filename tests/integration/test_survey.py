@@ -6,6 +6,7 @@ import contextlib
 import json
 import shutil
 import struct
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,6 +18,7 @@ import pytest
 
 from evomerge_common.domain.reference import ModelReference
 from evomerge_common.errors import DiskFull, ModelError, ModelNotFound, NotAModel, QuantisedModel, UnsafeFile
+from evomerge_downloader.fetch import Fetcher
 from evomerge_models.hub import Hub
 from evomerge_models.seen import difference
 from evomerge_models.store import WritableModelStore
@@ -227,6 +229,47 @@ def test_tokenizers_whose_hashes_are_of_different_kinds_may_be_one(hub: HubServe
         outline = replace(base.outline, remote=remote, holes=("tokenizer.json",))
         parts.append(replace(survey.models[name], base=replace(base, outline=outline)))
     assert difference(*parts) == ""
+
+
+def test_a_revision_that_has_moved_is_looked_at_anew(hub: HubServer, store: WritableModelStore) -> None:
+    Fetcher(store, Hub(hub.endpoint)).fetch("org/one")
+    assert look(hub, store, "org/one").missing_bytes == 0
+    write_safetensors(hub.root / "org" / "one" / "model.safetensors", {"a.weight": (8, 16), "b.weight": (64,)})
+    survey = look(hub, store, "org/one")
+    assert survey.models["org/one"].description.parameters == 8 * 16 + 64
+    assert survey.missing_bytes > 0
+
+
+@pytest.mark.parametrize("trouble", ["down", "slow", "offline"])
+def test_where_the_hub_says_nothing_the_commit_fetched_last_is_looked_at(
+    hub: HubServer, store: WritableModelStore, monkeypatch: pytest.MonkeyPatch, trouble: str
+) -> None:
+    Fetcher(store, Hub(hub.endpoint)).fetch("org/one")
+    write_safetensors(hub.root / "org" / "one" / "model.safetensors", {"a.weight": (8, 16), "b.weight": (64,)})
+    hub.down, hub.delay = trouble == "down", 2.0 if trouble == "slow" else 0.0
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", trouble == "offline")
+    with Survey(Hub(hub.endpoint), store, seconds=0.3) as survey:
+        survey.look([ModelReference.parse("org/one")])
+        assert survey.models["org/one"].description.parameters == 320
+
+
+def test_what_is_being_looked_at_is_not_asked_for_again(
+    hub: HubServer, store: WritableModelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "scratch"))
+    one, began = ModelReference.parse("org/one"), set(threading.enumerate())
+    hub.delay = 0.4
+    with Survey(Hub(hub.endpoint), store, seconds=0.1) as survey:
+        survey.look([one])
+        looking = [thread for thread in threading.enumerate() if "_try" in thread.name and thread not in began]
+        survey.look([one])
+        assert survey.models == {}
+    for thread in looking:
+        thread.join(10)
+    assert len(looking) == 1
+    assert len([line for line in hub.requests if "/api/" in line]) == 1
+    assert list((tmp_path / "scratch").iterdir()) == []
 
 
 def test_a_slow_hub_is_left_to_the_downloader(hub: HubServer, store: WritableModelStore) -> None:

@@ -176,7 +176,8 @@ def plan_in_words(spec: RunSpec, survey: Survey) -> list[str]:
 
     """
     names = list(dict.fromkeys([spec.target, *spec.sources]))
-    folders = survey.folders()
+    with survey.named():
+        folders = survey.folders()
     if folders is None or not folders.keys() >= set(names):
         return []
     child = ChildProcess()

@@ -32,7 +32,7 @@ class Survey:
 
     Args:
         hub: where ids are looked for; None: they are not.
-        store: what it has already is not asked for.
+        store: what it has of a commit is not fetched; of a revision, what it had last counts where the hub is silent.
         patient: a model of a hub that does not answer is left out, and no error.
         seconds: that the hub is given for all of them; what is not known by then is left out. None: no limit.
 
@@ -49,6 +49,8 @@ class Survey:
         self._hub, self._store, self._seconds, self._patient = hub, store, seconds, patient
         self._outlines = Outlines(hub, store.root if store is not None else None) if hub is not None else None
         self._parts: dict[str, Part | Exception | None] = {}
+        self._answers: dict[str, Part | Exception | None] = {}  # by threads, at any time
+        self._threads: dict[str, threading.Thread] = {}
         self._pairs: list[Path] = []
         self._wanted: dict[str, ModelReference] = {}
         self.models: dict[str, Seen] = {}
@@ -75,12 +77,13 @@ class Survey:
             ModelError, Unavailable: one of them cannot be used; of several, one error tells all.
 
         """
+        end = None if self._seconds is None else time.monotonic() + self._seconds
         wanted = list(dict.fromkeys(references))
         self._wanted |= {str(one): one for one in wanted}
         parts = [part for one in wanted for part in (one.whole, one.adapter_alone) if part is not None]
-        self._look_at(parts)
+        self._look_at(parts, end)
         bases = {one: found for one in wanted if (found := self._base_of(one, base)) is not None}
-        self._look_at(list(bases.values()))
+        self._look_at(list(bases.values()), end)
         errors: list[EvoMergeException] = []
         for one in wanted:
             try:
@@ -134,28 +137,31 @@ class Survey:
             raise found
         return found
 
-    def _look_at(self, parts: Sequence[ModelReference]) -> None:
-        """Local ones one after the other, those of the hub at the same time."""
-        threads = []
+    def _look_at(self, parts: Sequence[ModelReference], end: float | None) -> None:
+        """Local ones one after the other, those of the hub at the same time; one that is looked at already goes on."""
         for part in dict.fromkeys(parts):
-            if str(part) in self._parts:
+            key = str(part)
+            if key in self._threads or key in self._parts:
                 continue
             if part.name.startswith("/"):
                 self._try(part, self._local)
-            elif self._hub is not None:
+            elif self._hub is None:
+                self._try(part, self._in_store)
+            else:
                 # A daemon: a hub that never answers must not keep the command from ending.
-                threads.append(threading.Thread(target=self._try, args=(part, self._of_hub), daemon=True))
-        for thread in threads:
-            thread.start()
-        end = None if self._seconds is None else time.monotonic() + self._seconds
-        for thread in threads:
-            thread.join(None if end is None else max(0.0, end - time.monotonic()))
+                self._threads[key] = threading.Thread(target=self._try, args=(part, self._of_hub), daemon=True)
+                self._threads[key].start()
+        for key in map(str, parts):
+            if key in self._threads:
+                self._threads[key].join(None if end is None else max(0.0, end - time.monotonic()))
+            if key in self._answers:
+                self._parts[key] = self._answers[key]
 
     def _try(self, part: ModelReference, look: Callable[[ModelReference], Part | None]) -> None:
         try:
-            self._parts[str(part)] = look(part)
+            self._answers[str(part)] = look(part)
         except Exception as error:  # raised where it is asked for; after the end of the context, nowhere
-            self._parts[str(part)] = error
+            self._answers[str(part)] = error
 
     def _local(self, part: ModelReference) -> Part:
         folder = Path(part.name)
@@ -166,25 +172,30 @@ class Survey:
         named = on_hub(part.name)
         if named is None:
             raise ModelNotFound(f"there is no folder {part.name}; give an existing model folder or a hub id (org/name)")
+        assert self._hub is not None
         if (known := self._in_store(part)) is not None:
-            return known
+            if COMMIT.fullmatch(part.revision) or self._hub.is_offline:
+                return known
+            self._answers[str(part)] = known  # a slow hub may never say whether the revision has moved since
         try:
             return self._ask(part, *named)
         except (ModelNotFound, Unavailable) as error:
-            assert self._hub is not None
+            if known is not None and isinstance(error, Unavailable):
+                return known
             if (isinstance(error, ModelNotFound) and not self._hub.is_offline) or not _is_cached(part, *named):
                 raise
         return self._see_cache(part, *named)
 
     def _ask(self, part: ModelReference, repository: str, file: str) -> Part | None:
-        """What the hub says; None of a GGUF file, whose header is long, and is read when it is here."""
+        """What the hub says now; None of a GGUF file, whose header is long, and is read when it is here."""
         assert self._hub is not None
         assert self._outlines is not None
         if file:
-            self._hub.model(repository, part.revision, file)
-            return None
+            return self._in_store(part, self._hub.model(repository, part.revision, file).commit)
         with self._outlines.named():
             remote = self._outlines.find(part.name, part.revision)
+            if (known := self._in_store(part, remote.commit)) is not None:
+                return known
             if (folder := whole_snapshot(remote)) is not None:
                 return Part(part, folder, describe_model(folder), remote.licence)
             outline = self._outlines.draw(remote, part.revision)
@@ -200,12 +211,13 @@ class Survey:
         described = describe_model(folder)
         return Part(part, folder, described, described.licence)
 
-    def _in_store(self, part: ModelReference) -> Part | None:
-        """What a revision was when it was last fetched: the downloader asks whether it has changed."""
+    def _in_store(self, part: ModelReference, commit: str = "") -> Part | None:
+        """What the store has of a commit; "": of that which the revision was when it was last fetched."""
         store = self._store
         if store is None:
             return None
-        commit = part.revision if COMMIT.fullmatch(part.revision) else store.commit_of(part.name, part.revision)
+        pinned = part.revision if COMMIT.fullmatch(part.revision) else ""
+        commit = commit or pinned or store.commit_of(part.name, part.revision)
         try:
             model = store.get(store.digest_of(part.name, commit))
             folder = store.folder(model)

@@ -149,7 +149,8 @@ def _check_plan(recipe: Recipe, survey: Survey) -> None:
     """
     from evomerge_merging import plan_merge
 
-    folders = survey.folders()
+    with survey.named():
+        folders = survey.folders()
     if folders is None:
         return
     try:

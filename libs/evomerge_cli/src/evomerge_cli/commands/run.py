@@ -46,7 +46,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
     if args.server:  # a folder that is not here may be there: then the server says what is wrong with it
         sources = tuple(source for source in sources if Path(source).is_dir())
     references = [ModelReference.parse(source) for source in sources]
-    with survey_models(references, hub=not args.server, store=settings.model_store) as survey:
+    store = None if args.server else settings.model_store
+    with survey_models(references, hub=not args.server, store=store) as survey:
         if prepared.spec.gguf_type:
             check_gguf(prepared.spec, survey, quantizer=not args.server)
         check_classes(survey)

@@ -6,6 +6,7 @@ the bytes come by `transfer`.
 
 from __future__ import annotations
 
+import time
 from pathlib import Path, PurePath
 
 from evomerge_common.errors import ModelNotFound
@@ -20,7 +21,8 @@ from evomerge_models.hub.transfer import Tell, Transfer
 from evomerge_models.hub.wire import Wire
 
 _PARTIAL, _BEHIND_THE_END = 206, 416
-_READ_BYTES = 1 << 16
+_READ_SECONDS, _SLOWEST = 30.0, 20_000
+"""A look at a file ends after so long, and a second more for so many bytes: a hub that drips is none."""
 
 
 class Hub:
@@ -98,14 +100,17 @@ class Hub:
         url = client().hf_hub_url(model.repository, name, revision=model.commit, endpoint=self._endpoint)
 
         def ask() -> bytes:
+            end = time.monotonic() + _READ_SECONDS + (stop - start) / _SLOWEST
             with utils.get_session().stream("GET", url, headers=headers, follow_redirects=True, timeout=30.0) as answer:
                 if answer.status_code == _BEHIND_THE_END:  # of an empty file every range is
                     return b""
                 utils.hf_raise_for_status(answer)
                 before = 0 if answer.status_code == _PARTIAL else start
                 data = bytearray()
-                for piece in answer.iter_bytes(_READ_BYTES):
+                for piece in answer.iter_bytes():
                     data += piece
+                    if time.monotonic() > end:
+                        raise TimeoutError
                     if len(data) >= before + stop - start:
                         break
             return bytes(data[before : before + stop - start])

@@ -110,14 +110,14 @@ class Outlines:
         """
         name = f"{remote.repository}@{revision}" if revision else remote.repository
         folder = self._root / name
-        folder.mkdir(parents=True, exist_ok=True)
+        _make_below(self._root, folder)
         kept = self._kept(remote)
         weights = set(remote.selection.weights)
         wanted = [file for file in remote.files if file.name not in weights and _is_wanted(file)]
         headers = [file for file in remote.files if file.name in weights and file.name.endswith(".safetensors")]
         for file in remote.files:
             for place in (folder, kept):
-                (place / file.name).parent.mkdir(parents=True, exist_ok=True)
+                _make_below(place, (place / file.name).parent)
         jobs = [partial(self._whole, remote, file, kept, folder) for file in wanted]
         jobs += [partial(self._header, remote, file, kept, folder) for file in headers]
         _run_all(jobs)
@@ -211,9 +211,12 @@ class Outlines:
     # ---- what is kept ----
 
     def _kept(self, remote: RemoteModel) -> Path:
-        root = self._cache if self._cache is not None else self._root
+        root = self._root
+        if self._cache is not None:
+            root = self._cache
+            root.mkdir(parents=True, exist_ok=True)
         folder = root / ".hub" / quote(remote.repository, safe="") / "outlines" / remote.commit
-        folder.mkdir(parents=True, exist_ok=True)
+        _make_below(root, folder)
         return folder
 
     def _save(self, remote: RemoteModel) -> None:
@@ -231,6 +234,13 @@ class Outlines:
             return RemoteModel(**{**data, "selection": Selection(**chosen), "files": files})
         except (OSError, ValueError, TypeError, KeyError):
             return None
+
+
+def _make_below(root: Path, folder: Path) -> None:
+    """Makes folders in a root that must be there: a thread may draw still when the outlines are dropped."""
+    for path in [*reversed(folder.relative_to(root).parents), folder.relative_to(root)]:
+        if path.name:
+            (root / path).mkdir(exist_ok=True)
 
 
 def _is_wanted(file: RemoteFile) -> bool:
