@@ -45,7 +45,7 @@ def survey_models(
         references: absolute folders and hub ids.
         base: what adapters that are named alone are applied to; None: the base that each names itself.
         hub: also look at hub ids: config, small files and headers.
-        store: the model store's folder: what it has already is not asked for.
+        store: the model store's folder: see `Survey`.
         seconds: what the hub is given; None: as long as it takes.
 
     Raises:
