@@ -220,12 +220,11 @@ def test_what_has_come_of_a_download_needs_no_room(
 def test_tokenizers_whose_hashes_are_of_different_kinds_may_be_one(hub: HubServer, store: WritableModelStore) -> None:
     survey = look(hub, store, "org/one", "org/two")
     parts = []
-    for name, kind in (("org/one", "sha256"), ("org/two", "blob")):
+    for name, sha256, blob in (("org/one", "0" * 64, ""), ("org/two", "", "0" * 40)):
         base = survey.models[name].base
         assert base.outline is not None
-        files = [replace(file, sha256="", blob="") for file in base.outline.remote.files]
-        files = [replace(file, **{kind: "0" * 40}) if file.name == "tokenizer.json" else file for file in files]
-        remote = replace(base.outline.remote, files=tuple(files))
+        remote = base.outline.remote
+        remote = replace(remote, files=tuple(replace(file, sha256=sha256, blob=blob) for file in remote.files))
         outline = replace(base.outline, remote=remote, holes=("tokenizer.json",))
         parts.append(replace(survey.models[name], base=replace(base, outline=outline)))
     assert difference(*parts) == ""
