@@ -22,7 +22,7 @@ from huggingface_hub import ModelCard, constants
 from evomerge_cli.__main__ import main
 from evomerge_cli.commands.push import push_champion
 from evomerge_cli.console import Console
-from evomerge_cli.publication import Publication
+from evomerge_cli.publication import Publication, publication_of
 from evomerge_common.domain.messages import ArtifactExported, RunFinished
 from evomerge_common.domain.recipe import Recipe
 from evomerge_common.domain.reference import ModelReference
@@ -75,6 +75,19 @@ def model(merged: Path, tmp_path: Path) -> Path:
 def hashes(folder: Path) -> dict[str, str]:
     files = (path for path in folder.rglob("*") if path.is_file() and path.name != ".gitattributes")
     return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def test_the_licences_of_folders_of_one_name_all_count(tmp_path: Path) -> None:
+    sources = [tiny_models.make(tmp_path / place / "final", seed=seed) for seed, place in enumerate("ab")]
+    for source, licence in zip(sources, ("gpl-2.0", "apache-2.0"), strict=True):
+        (source / "README.md").write_text(f"---\nlicense: {licence}\n---\n")
+    recipe = Recipe.of_models("linear", [(ModelReference(str(one)), {"weight": 1.0}) for one in sources])
+    merge_recipe(recipe, {}, tmp_path / "merged")
+    card = ModelCard.load(tmp_path / "merged" / "README.md")
+    assert card.data.to_dict()["license_name"] == "conflicting-licences"
+    assert "| final | gpl-2.0 |\n| final (2) | apache-2.0 |" in card.text
+    notes = publication_of(tmp_path / "merged", lambda repository, revision: {}).notes
+    assert any("conflict" in note and "final (2)" in note for note in notes)
 
 
 def test_a_dry_run_lists_all_and_sends_nothing(hub: WritableHub, model: Path, capsys: Capture) -> None:

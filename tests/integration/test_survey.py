@@ -185,6 +185,14 @@ def test_licences_of_the_hub_and_of_folders(hub: HubServer, store: WritableModel
     assert look(hub, store, "org/one+org/adapter", "org/adapter").models["org/adapter"].licence == "mit, cc-by-nc-4.0"
 
 
+def test_licences_of_folders_of_one_name(hub: HubServer, store: WritableModelStore, tmp_path: Path) -> None:
+    folders = [tmp_path / place / "final" for place in "ab"]
+    for folder, licence in zip(folders, ("gpl-2.0", "apache-2.0"), strict=True):
+        write_model_folder(folder)
+        (folder / "README.md").write_text(f"---\nlicense: {licence}\n---\n")
+    assert look(hub, store, *map(str, folders)).licences() == {"final": "gpl-2.0", "final (2)": "apache-2.0"}
+
+
 def test_no_room_is_told_before_anything_is_fetched(
     hub: HubServer, store: WritableModelStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from evomerge_common.domain.licence_names import ALIASES, AND, identified, licence_of_metadata, licence_of_text
 from evomerge_common.domain.licence_table import LICENCES
-from evomerge_common.domain.licences import combine
+from evomerge_common.domain.licences import by_source, combine
 from evomerge_common.errors import LicenceConflict
 
 FINE, CONFLICT = "fine", "conflict"
@@ -121,6 +121,13 @@ def test_a_conflict_names_both_sources_and_licences() -> None:
     (text,) = combine({"org/a": NC_SA, "org/b": "gpl-3.0", "org/c": "mit"}).conflicts
     assert all(word in text for word in ("org/a", "org/b", "CC-BY-NC-SA-4.0", "GPL-3.0"))
     assert "org/c" not in text
+
+
+def test_sources_of_one_name_are_all_judged() -> None:
+    named = by_source([("final", "gpl-2.0"), ("final (2)", "mit"), ("final", "apache-2.0"), ("final", "mit")])
+    assert named == {"final": "gpl-2.0", "final (2)": "mit", "final (3)": "apache-2.0", "final (4)": "mit"}
+    (text,) = combine(named).conflicts
+    assert all(word in text for word in ("GPL-2.0 (final)", "Apache-2.0 (final (3))"))
 
 
 def test_three_that_agree_in_pairs_alone() -> None:

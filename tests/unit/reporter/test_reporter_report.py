@@ -14,6 +14,7 @@ from huggingface_hub.repocard_data import model_index_to_eval_results
 
 from evomerge_common.domain import messages as m
 from evomerge_common.domain.recipe import Recipe
+from evomerge_common.domain.reference import ModelReference
 from evomerge_common.errors import InvalidInput
 from evomerge_common.ports import Recorded
 from evomerge_models.card import hub_ids
@@ -21,7 +22,7 @@ from evomerge_report.card import notes_of
 from evomerge_report.history import History, history_of
 from evomerge_report.lineage import ancestors, lineage_rows, lineage_svg, lineage_text
 from evomerge_report.report import model_card, report_page, write_report
-from evomerge_report.result import pareto_front, result_of
+from evomerge_report.result import licences_of, pareto_front, result_of
 from helpers import synthetic_log
 from helpers.hub_writer import yaml_errors
 
@@ -48,6 +49,38 @@ class Collector(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
+
+
+def test_sources_of_one_name_keep_their_licences(result: dict, tmp_path: Path) -> None:
+    models = [
+        m.Model(reference=str(tmp_path / place / "final"), digest=f"sha256:{place * 64}", licence=licence)
+        for place, licence in (("a", "gpl-2.0"), ("b", "apache-2.0"))
+    ]
+    references = [ModelReference(model.reference, digest=model.digest) for model in models]
+    recipes = [*map(Recipe.of_source, references), Recipe.of_models("linear", [(one, {}) for one in references])]
+    payloads: list[m.Decision | m.Result] = [m.ModelReady(job_id=model.digest, model=model) for model in models]
+    payloads += [
+        m.CandidateProposed(
+            index=index, recipe_digest=recipe.digest, recipe_json=recipe.to_json(),
+            operator="source" if index < 2 else "average",
+        )
+        for index, recipe in enumerate(recipes)
+    ]  # fmt: skip
+    start = synthetic_log.events()[0].event
+    events = [start, *(m.Event(run_id=start.run_id, payload=payload) for payload in payloads)]
+    history = history_of([Recorded(number, event) for number, event in enumerate(events, start=1)])
+    plan = licences_of(history.candidates[recipes[-1].digest], history)
+    assert plan.licences == {"final": "gpl-2.0", "final (2)": "apache-2.0"}
+    assert plan.conflicts
+    for model in models:
+        Path(model.reference).mkdir(parents=True)
+        (Path(model.reference) / "README.md").write_text(
+            f"---\nlanguage: {'de' if 'gpl' in model.licence else 'fr'}\n---\n"
+        )
+    champion = {**result["champion"], "recipe": recipes[-1].to_dict()}
+    card = model_card({**result, "champion": champion, "licences": plan.to_dict()})
+    assert "| final | gpl-2.0 |\n| final (2) | apache-2.0 |" in card
+    assert ModelCard(card).data.language == ["de", "fr"]
 
 
 def test_writes_the_whole_folder(tmp_path: Path) -> None:

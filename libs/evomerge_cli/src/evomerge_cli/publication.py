@@ -11,7 +11,7 @@ from typing import Any
 
 from evomerge_cli.run_folder import RunFolder
 from evomerge_common.domain.licence_names import licence_of_metadata
-from evomerge_common.domain.licences import combine
+from evomerge_common.domain.licences import by_source, combine
 from evomerge_common.domain.messages import ArtifactExported, RunFinished
 from evomerge_common.domain.recipe import Recipe, public_names
 from evomerge_common.domain.reference import ModelReference, on_hub, without_folders
@@ -260,7 +260,7 @@ def _card(folder: Path, recipe: Recipe | None, files: Iterable[LocalFile], cards
         head = Metadata(library=library, pipeline_tag=task, tags=("evomerge",))
         card = f"{head.front_matter()}\n# {folder.resolve().name}\n"
     sources = recipe.sources() if recipe else [ModelReference(one) for one in _base_models(read_metadata(folder))]
-    known = {str(part.public): _metadata_of(part, cards) for part in parts_of(sources)}
+    known = by_source((str(part.public), _metadata_of(part, cards)) for part in parts_of(sources))
     head = Metadata().drawn_from(known)
     if recipe is None:  # a card may leave out a source, whose licence may be stricter
         head = replace(head, licence="")

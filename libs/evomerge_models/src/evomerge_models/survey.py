@@ -13,6 +13,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
+from evomerge_common.domain.licences import by_source
 from evomerge_common.domain.reference import ModelReference, on_hub
 from evomerge_common.errors import EvoMergeException, InvalidInput, ModelError, ModelNotFound, Unavailable
 from evomerge_common.runtime.scratch import drop, scratch_folder
@@ -260,9 +261,9 @@ class Survey:
         return tuple(name for name in self._wanted if name not in self.models)
 
     def licences(self) -> dict[str, str]:
-        """Returns each model's licence by its public name; "" where it is not known."""
+        """Returns each model's licence by its public name (see `by_source`); "" where it is not known."""
         seen = {name: model.licence for name, model in self.models.items()}
-        return {str(one.public): seen.get(name, "") for name, one in self._wanted.items()}
+        return by_source((str(one.public), seen.get(name, "")) for name, one in self._wanted.items())
 
     def differ(self) -> bool:
         """Tells whether models cannot be merged tensor by tensor, as far as headers and tokenizers tell."""

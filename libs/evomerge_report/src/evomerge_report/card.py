@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge_common.domain.licence_names import UNKNOWN
-from evomerge_common.domain.licences import LicencePlan
+from evomerge_common.domain.licences import LicencePlan, by_source
 from evomerge_common.domain.recipe import Recipe, public_names
 from evomerge_common.domain.reference import ModelReference, without_folders
 from evomerge_models import card as cards
@@ -78,8 +78,9 @@ def _metadata(result: dict[str, Any], folder: Path | None) -> cards.Metadata:
         scores=_held_out(result, champion.get("holdout")),
     )
     # Of a hub's model the card is not in the store: `evomerge push` asks the hub.
-    folders = {str(one.public): Path(one.name).expanduser() for one in cards.parts_of(references)}
-    head = head.drawn_from({name: cards.metadata_of_source(folder) for name, folder in folders.items()})
+    parts = cards.parts_of(references)
+    known = by_source((str(one.public), cards.metadata_of_source(Path(one.name).expanduser())) for one in parts)
+    head = head.drawn_from(known)
     plan = _licences(result)
     return head if plan is None or plan.licence == UNKNOWN else head.under(plan)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from evomerge_common.domain import messages as m
 from evomerge_common.domain.benchmarks import selection_warnings
-from evomerge_common.domain.licences import LicencePlan, combine
+from evomerge_common.domain.licences import LicencePlan, by_source, combine
 from evomerge_common.domain.pareto import front, hypervolume
 from evomerge_common.domain.reference import ModelReference
 from evomerge_common.domain.scores import task_score
@@ -100,7 +100,7 @@ def licences_of(candidate: Candidate, history: History) -> LicencePlan:
     recipe = candidate.recipe
     used = [models.get(source.digest) for source in recipe.sources()] if recipe is not None else []
     chosen = [model for model in used if model is not None] or list(models.values())
-    return combine({str(ModelReference.parse(model.reference).public): model.licence for model in chosen})
+    return combine(by_source((str(ModelReference.parse(one.reference).public), one.licence) for one in chosen))
 
 
 class _Measure:

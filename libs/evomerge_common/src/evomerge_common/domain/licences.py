@@ -5,15 +5,16 @@ A merge is taken for a derivative of every source. What the texts ask is in `lic
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
+from typing import Any, TypeVar
 
 from evomerge_common.domain.licence_names import AND, OTHER, UNKNOWN, identified
 from evomerge_common.domain.licence_table import LICENCES, Licence
 from evomerge_common.errors import LicenceConflict
 
+_T = TypeVar("_T")
 NO_ADVICE = "This is read from tables, not by a lawyer, and is no legal advice: read the licences themselves."
 ACCEPT_FLAG = "--accept-licence-conflict"
 _PERMISSIVE = ("apache-2.0", "cc-by-4.0", "cc-by-3.0", "bsd-3-clause", "bsd-2-clause", "bsd", "mit", "isc")
@@ -90,12 +91,27 @@ class LicencePlan:
             )
 
 
+def by_source(pairs: Iterable[tuple[str, _T]]) -> dict[str, _T]:
+    """Keys what is known of sources by their public names; a name that is taken gets a number, "final (2)".
+
+    Of a folder the public name is the last part alone, which several sources may share.
+    """
+    found: dict[str, _T] = {}
+    for name, value in pairs:
+        own, number = name, 1
+        while own in found:
+            number += 1
+            own = f"{name} ({number})"
+        found[own] = value
+    return found
+
+
 def combine(licences: Mapping[str, str]) -> LicencePlan:
     """Tells what a model made from others may be licensed as, what it owes, and which licences exclude each other.
 
     Args:
-        licences: source, as the user knows it → identifier, or several joined by `AND` (an adapter on its base);
-            "" where nothing is known.
+        licences: source, as the user knows it (see `by_source`) → identifier, or several joined by `AND` (an adapter
+            on its base); "" where nothing is known.
 
     """
     given = {source: text or UNKNOWN for source, text in licences.items()}

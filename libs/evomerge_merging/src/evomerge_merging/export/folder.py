@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from evomerge_common.domain.licences import LicencePlan, combine
+from evomerge_common.domain.licences import LicencePlan, by_source, combine
 from evomerge_common.domain.recipe import Recipe
 from evomerge_merging.engine.plan import Plan
 from evomerge_merging.io.writer import write_text
@@ -31,7 +31,7 @@ def write_card(recipe: Recipe, plan: Plan, folder: Path, card: str = "") -> None
 
 def licences_of(plan: Plan) -> LicencePlan:
     """What the licences of a merge's sources mean for its result."""
-    return combine({plan.public(label): licence_at(folder) for label, folder in plan.folders.items()})
+    return combine(by_source((plan.public(label), licence_at(folder)) for label, folder in plan.folders.items()))
 
 
 def metadata_of(recipe: Recipe, plan: Plan, folder: Path) -> cards.Metadata:
@@ -47,8 +47,8 @@ def metadata_of(recipe: Recipe, plan: Plan, folder: Path) -> cards.Metadata:
 
 
 def cards_of(plan: Plan) -> dict[str, dict[str, Any]]:
-    """Source → metadata of the card in its folder."""
-    return {plan.public(label): cards.metadata_of_source(folder) for label, folder in plan.folders.items()}
+    """Source (see `by_source`) → metadata of the card in its folder."""
+    return by_source((plan.public(label), cards.metadata_of_source(folder)) for label, folder in plan.folders.items())
 
 
 def model_card(recipe: Recipe, metadata: cards.Metadata, licences: LicencePlan, notes: Sequence[str] = ()) -> str:
