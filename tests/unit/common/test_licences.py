@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from evomerge_common.domain.licence_names import ALIASES, AND, identified, licence_of_metadata, licence_of_text
@@ -48,6 +50,21 @@ JUDGED = [
     ("agpl-3.0", "mrl", CONFLICT, "", "research only is a further restriction"),
     ("lgpl-3.0", "gpl-3.0", FINE, "gpl-3.0", "LGPL may become GPL"),
     ("lgpl-3.0", "apache-2.0", FINE, "lgpl-3.0", "permissive goes in"),
+    ("lgpl-2.1", "lgpl-3.0", FINE, "gpl-3.0", "both may become GPL 3, which is nearer than the AGPL"),
+    ("lgpl-3.0", "gpl", FINE, "gpl-3.0", "GPL 3 is nearer than the AGPL"),
+    ("lgpl-2.1", "gpl", FINE, "gpl-2.0", "section 3: GPL 2 or a later one"),
+    ("afl-3.0", "gpl-2.0", CONFLICT, "", "the FSF: AFL's terms on contracts go with no GPL"),
+    ("afl-3.0", "gpl-3.0", CONFLICT, "", "as with GPL 2"),
+    ("afl-3.0", "gpl", CONFLICT, "", "as with GPL 2 and 3"),
+    ("afl-3.0", "agpl-3.0", CONFLICT, "", "as with GPL 3"),
+    ("afl-3.0", "lgpl-3.0", CONFLICT, "", "LGPL 3 is GPL 3 with permissions"),
+    ("afl-3.0", "apache-2.0", FINE, "apache-2.0", "permissive both"),
+    ("ms-pl", "gpl-2.0", CONFLICT, "", "3(D): source under Ms-PL alone, a further restriction"),
+    ("ms-pl", "gpl-3.0", CONFLICT, "", "3(D), as with GPL 2"),
+    ("ms-pl", "gpl", CONFLICT, "", "3(D), as with GPL 2 and 3"),
+    ("ms-pl", "agpl-3.0", CONFLICT, "", "3(D)"),
+    ("ms-pl", "lgpl-2.1", CONFLICT, "", "3(D)"),
+    ("ms-pl", "lgpl", CONFLICT, "", "3(D)"),
     ("mpl-2.0", "gpl-3.0", FINE, "gpl-3.0", "a secondary licence, 3.3"),
     ("mpl-2.0", "mit", FINE, "mpl-2.0", "permissive goes in"),
     ("mpl-2.0", NC, CONFLICT, "", "recipients' rights may not be restricted, 3.1"),
@@ -135,6 +152,16 @@ def test_three_that_agree_in_pairs_alone() -> None:
     assert plan.conflicts == ()
     assert plan.licence == "gpl-3.0"
     assert combine({"a": "eupl-1.1", "b": "mpl-2.0", "c": "osl-3.0"}).conflicts
+    assert combine({"a": "lgpl-2.1", "b": "gpl", "c": "apache-2.0"}).licence == "gpl-3.0", "GPL 2 bars Apache 2"
+    (text,) = combine({"a": "eupl-1.1", "b": "lgpl-2.1", "c": "apache-2.0", "d": "mit"}).conflicts
+    assert "LGPL-2.1 (b), Apache-2.0 (c): there is no licence" in text
+
+
+def test_what_is_nearest_does_not_hang_on_the_order_of_sources() -> None:
+    alike = [licence for licence in LICENCES.values() if licence.becomes]
+    for one, other in itertools.combinations(alike, 2):
+        both = [word for word in one.becomes if word in other.becomes]
+        assert both == [word for word in other.becomes if word in one.becomes], (one.id, other.id)
 
 
 def test_an_adapter_on_its_base_has_both_licences() -> None:

@@ -25,7 +25,8 @@ class Licence:
         notice: the sentence that a NOTICE file must hold.
         shown: words that must be displayed where the model is offered.
         named: with what the model's name must begin.
-        becomes: for a licence that the result must have as well: the identifiers that satisfy it. Empty: any will do.
+        becomes: for a licence that the result must have as well: the identifiers that satisfy it, the nearest first.
+            Empty: any will do.
         bars: identifiers of licences without such a demand that are known not to go together with it all the same.
         passed_on: terms that every recipient must be bound by.
         non_commercial: no commercial use.
@@ -136,6 +137,8 @@ def _own(
 
 _GPL_3 = ("gpl-3.0", "agpl-3.0")
 """What a work under GPL 3 may become a part of: GPL 3, and a whole under AGPL 3 (section 13 of both)."""
+_NO_GPL = ("afl-3.0", "ms-pl")
+"""What goes with no GPL, as the FSF reads it: AFL 3.0's terms on contracts (9), Ms-PL's own licence alone (3(D))."""
 _QWEN = "Built with Qwen"
 
 LICENCES: dict[str, Licence] = {
@@ -172,19 +175,21 @@ LICENCES: dict[str, Licence] = {
         _cc("by-nc-sa", "3.0", "cc-by-nc-sa-4.0"),
         _cc("by-nc-sa", "4.0"),
         # --- copyleft; whether "or any later version" is meant the identifier does not say, so it is not supposed ---
-        _copyleft("gpl-3.0", "GPL-3.0", "agpl-3.0", spdx="GPL-3.0-only"),  # 5(c), 10 (nothing further), 13
+        _copyleft("gpl-3.0", "GPL-3.0", "agpl-3.0", spdx="GPL-3.0-only", bars=_NO_GPL),  # 5(c), 10, 13: nothing further
         # 2(b), 6 (nothing further); the FSF holds Apache 2.0's terms on patents for further ones
-        _copyleft("gpl-2.0", "GPL-2.0", spdx="GPL-2.0-only", bars=("apache-2.0",)),
-        _copyleft("gpl", "GPL", "gpl-2.0", *_GPL_3, spdx="GPL-3.0-or-later"),  # without a version any (9 of 2, 14 of 3)
-        _copyleft("agpl-3.0", "AGPL-3.0", spdx="AGPL-3.0-only"),  # 5(c), 10, 13
-        _copyleft("lgpl-3.0", "LGPL-3.0", *_GPL_3, spdx="LGPL-3.0-only"),  # its 2(b): or the GPL
-        _copyleft("lgpl-2.1", "LGPL-2.1", "gpl-2.0", *_GPL_3, spdx="LGPL-2.1-only"),  # 3: or the GPL, 2 or later
-        _copyleft("lgpl", "LGPL", "lgpl-2.1", "lgpl-3.0", "gpl-2.0", *_GPL_3, spdx="LGPL-3.0-or-later"),
+        _copyleft("gpl-2.0", "GPL-2.0", spdx="GPL-2.0-only", bars=("apache-2.0", *_NO_GPL)),
+        # without a version any (9 of 2, 14 of 3)
+        _copyleft("gpl", "GPL", "gpl-2.0", *_GPL_3, spdx="GPL-3.0-or-later", bars=_NO_GPL),
+        _copyleft("agpl-3.0", "AGPL-3.0", spdx="AGPL-3.0-only", bars=_NO_GPL),  # 5(c), 10, 13
+        _copyleft("lgpl-3.0", "LGPL-3.0", *_GPL_3, spdx="LGPL-3.0-only", bars=_NO_GPL),  # its 2(b): or the GPL
+        # 3: or the GPL, 2 or later
+        _copyleft("lgpl-2.1", "LGPL-2.1", "gpl-2.0", *_GPL_3, spdx="LGPL-2.1-only", bars=_NO_GPL),
+        _copyleft("lgpl", "LGPL", "lgpl-2.1", "lgpl-3.0", "gpl-2.0", *_GPL_3, spdx="LGPL-3.0-or-later", bars=_NO_GPL),
         # 3.2, 3.3: or one of its secondary licences
         _copyleft("mpl-2.0", "MPL-2.0", "lgpl-2.1", "lgpl-3.0", "gpl-2.0", *_GPL_3, spdx="MPL-2.0"),
         _copyleft("eupl-1.1", "EUPL-1.1", "eupl-1.2", "gpl-2.0", "osl-3.0", spdx="EUPL-1.1"),  # 5 and appendix
         _copyleft(
-            "eupl-1.2", "EUPL-1.2", "gpl-2.0", *_GPL_3, "osl-3.0", "mpl-2.0", "lgpl-2.1", "lgpl-3.0", spdx="EUPL-1.2"
+            "eupl-1.2", "EUPL-1.2", "mpl-2.0", "lgpl-2.1", "lgpl-3.0", "gpl-2.0", *_GPL_3, "osl-3.0", spdx="EUPL-1.2"
         ),  # 5 and appendix
         _copyleft("osl-3.0", "OSL-3.0", spdx="OSL-3.0"),  # 1(c)
         _copyleft("epl-2.0", "EPL-2.0", spdx="EPL-2.0"),  # 3.2

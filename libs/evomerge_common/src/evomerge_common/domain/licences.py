@@ -140,9 +140,8 @@ def _of_result(known: list[Licence], strange: list[str], conflict: bool) -> tupl
     alike = [licence for licence in known if licence.becomes]
     if alike:
         # none excludes another: the one that all may become, a source's own if possible, else the nearest
-        common = [word for word in alike[0].becomes if all(word in licence.becomes for licence in alike)]
-        own = [licence.id for licence in alike if licence.id in common]
-        return _labelled(LICENCES[min(own or common)])
+        shared, own = _shared(known), {licence.id for licence in alike}
+        return _labelled(LICENCES[next((word for word in shared if word in own), shared[0])])
     binding = [licence for licence in known if not licence.is_permissive]
     if len(binding) == 1:
         return _labelled(binding[0])
@@ -153,6 +152,17 @@ def _of_result(known: list[Licence], strange: list[str], conflict: bool) -> tupl
     ranks = {word: rank for rank, word in enumerate(_PERMISSIVE)}
     first = min(known, key=lambda one: (not one.attribution, ranks.get(one.id, len(ranks)), one.id))
     return _labelled(first)
+
+
+def _shared(known: list[Licence]) -> list[str]:
+    """What all licences with share-alike may become, the nearest first, and what bars none of the others."""
+    alike = [licence for licence in known if licence.becomes]
+    ids = {licence.id for licence in known}
+    return [
+        word
+        for word in (alike[0].becomes if alike else ())
+        if all(word in licence.becomes for licence in alike) and not ids & {*LICENCES[word].bars}
+    ]
 
 
 def _labelled(licence: Licence) -> tuple[str, str, str]:
@@ -167,10 +177,8 @@ def _conflicts(known: list[Licence], holders: Mapping[str, list[str]]) -> list[s
         f"{of(licence)} does not allow a changed model to be shared" for licence in known if licence.no_derivatives
     ]
     free = [licence for licence in known if not licence.no_derivatives]
-    clash = False
     for one, other in combinations(free, 2):
         if one.becomes and other.becomes and not {*one.becomes} & {*other.becomes}:
-            clash = True
             found.append(f"{of(one)} and {of(other)} each ask that the result has that licence and no other")
         elif one.named and other.named and not _same_beginning(one.named, other.named):
             found.append(
@@ -184,8 +192,10 @@ def _conflicts(known: list[Licence], holders: Mapping[str, list[str]]) -> list[s
         else:
             found += [text for text in (_adds(one, other, of), _adds(other, one, of)) if text]
     alike = [licence for licence in free if licence.becomes]
-    if alike and not clash and not set.intersection(*({*licence.becomes} for licence in alike)):
-        found.append(f"{', '.join(map(of, alike))}: there is no licence that all of them allow")
+    if alike and not found and not _shared(free):
+        barred = {word for licence in alike for one in licence.becomes for word in LICENCES[one].bars}
+        who = [licence for licence in free if licence.becomes or licence.id in barred]
+        found.append(f"{', '.join(map(of, who))}: there is no licence that all of them allow")
     return found
 
 
