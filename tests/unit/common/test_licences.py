@@ -225,6 +225,21 @@ def test_tags_count_where_the_card_is_silent() -> None:
         ("Mozilla Public License Version 2.0", "mpl-2.0"),
         ("# Mistral AI Research License", "mrl"),
         ("All rights reserved by the company.", ""),
+        (
+            "Mozilla Public License Version 2.0\n1.12. “Secondary License” means the GNU Affero General Public License",
+            "mpl-2.0",
+        ),
+        ("Modified MIT License\n\nCopyright (c) 2025\n\nPermission is hereby granted, free of charge, to any", ""),
+        ("Apache License Version 2.0 applies to the code. The weights are for research only.", ""),
+        ("The MIT License, for non-commercial use.", ""),
+        ("The MIT License, for noncommercial use.", ""),
+        (f"Acme Model License\n{'Terms. ' * 60}\nParts are under the Apache License Version 2.0", ""),
+        ("This is free and unencumbered software: for any purpose, commercial or non-commercial", "unlicense"),
+        ("Creative Commons Attribution-NonCommercial 4.0 International\nNonCommercial means not primarily", NC),
+        (
+            f"Redistribution and use in source and binary forms{', with or without' * 40} neither the name",
+            "bsd-3-clause",
+        ),
     ],
 )
 def test_texts_are_told_by_their_heading(text: str, expected: str) -> None:

@@ -67,8 +67,12 @@ _HEADINGS = (
     (r"redistribution and use in source and binary forms", "bsd-2-clause"),
     (r"this is free and unencumbered", "unlicense"),
 )  # fmt: skip
-"""How texts begin, the more particular first."""
-_HEADING_CHARACTERS = 3000
+"""How texts begin, of those that begin alike the more particular first."""
+_HEADING_CHARACTERS, _PERMISSIVE_CHARACTERS = 3000, 300
+_LIMITED = re.compile(
+    r"modified (mit|apache|bsd)|research[ -](purposes )?only|(?<!commercial or )(?<!commercial and )non-?commercial"
+)
+"""What no permissive licence says of itself: another's text, or one for a part of the model alone."""
 
 
 def identified(text: str) -> str:
@@ -94,9 +98,19 @@ def licence_of_metadata(card: Mapping[str, Any], tags: Iterable[str] = ()) -> st
 
 
 def licence_of_text(text: str) -> str:
-    """Tells a licence by how its text begins; "" where it is none that is known."""
+    """Tells a licence by the heading that comes first in its text; "" where none is known.
+
+    A permissive licence is believed only at the very beginning, and where nothing beside it limits the use.
+    """
     start = " ".join(text[:_HEADING_CHARACTERS].lower().split())
-    return next((licence for pattern, licence in _HEADINGS if re.search(pattern, start)), "")
+    matches = [(match.start(), licence) for pattern, licence in _HEADINGS if (match := re.search(pattern, start))]
+    headings = [
+        (place, licence)
+        for place, licence in matches
+        if place < _PERMISSIVE_CHARACTERS or not LICENCES[licence].is_permissive
+    ]
+    _, first = min(headings, key=lambda heading: heading[0], default=(0, ""))
+    return "" if first and LICENCES[first].is_permissive and _LIMITED.search(start) else first
 
 
 def joined(licences: Iterable[str]) -> str:
