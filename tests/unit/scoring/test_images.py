@@ -17,7 +17,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationC
 from evomerge_common.domain.recipe import Recipe
 from evomerge_common.domain.reference import ModelReference
 from evomerge_common.domain.suite import Suite
-from evomerge_common.errors import SuiteError
+from evomerge_common.errors import ModelError, SuiteError
 from evomerge_common.runtime import suite_images
 from evomerge_common.runtime.suite_file import load_suite
 from evomerge_merging import plan_merge
@@ -203,6 +203,20 @@ def test_an_image_of_a_client_that_lies_is_refused_where_it_is_decoded(tmp_path:
         Suite.from_dict({"tasks": [{"name": "t", "kind": "multiple_choice", "items": [choice()]}]})
     with pytest.raises(SuiteError, match="no base64"):
         images.image_of("data:image/png;base64,?")
+
+
+@pytest.mark.parametrize("kind", ["multiple_choice", "exact_match"])
+def test_a_token_behind_an_image_that_the_embedding_has_no_row_for_is_named(kind: str, tmp_path: Path) -> None:
+    folder = make_seeing(tmp_path / "model")
+    make_image(tmp_path / "data" / "one.png")
+    tok = AutoProcessor.from_pretrained(folder).tokenizer
+    tok.add_tokens([f"<{number}>" for number in range(40)])
+    tok.save_pretrained(folder)
+    item = {"image": "one.png", "prompt": "what <39>?", "answer": "x"}
+    if kind == "multiple_choice":
+        item = choice(prompt="what <39>?")
+    with pytest.raises(ModelError, match=r"has the token '<39>' with the id 117, but the model's embedding has 96 rows"):
+        score_folder(folder, read(suite_file(tmp_path, [item], kind)), "all")
 
 
 def test_a_model_without_a_processor_is_refused_with_the_reason(tmp_path: Path) -> None:

@@ -9,17 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sentencepiece
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig, MarianTokenizer
 
 from evomerge_common.errors import ModelError, NotAModel, SuiteError
 from evomerge_scoring import generate_text, score_folder
 from evomerge_scoring.asked import check_folder
 from evomerge_scoring.config import context_of
+from evomerge_scoring.encode_pairs import PairEncoder
 from evomerge_scoring.reading import CAUSAL, ENCODED, MASKED, reading_of
 from helpers import families, family_scores
 from helpers.tiny_models import CHOICES, make, suite_of
+from helpers.tiny_tokenizers import ENGLISH, make_sentencepiece
 
 TEXT_OF_WRAPPERS = ("mistral3", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "llava", "smolvlm")
 ENCODER_DECODERS = ("t5", "bart", "m2m_100")
@@ -122,6 +125,33 @@ def test_an_encoder_decoder_without_anything_to_read_is_refused(kind: str, answe
     more = {"choices": ["a", "b"]} if kind == "multiple_choice" else {}
     with pytest.raises(SuiteError, match=r"'\w+': an empty prompt, and the tokenizer adds no token to it"):
         score_folder(tmp_path, suite_of(kind, [{"prompt": "", "answer": answer, **more}]), "all")
+
+
+def test_choices_are_encoded_as_the_decoders_language(tmp_path: Path) -> None:
+    """Marian's tokenizer has a SentencePiece model for each of two languages."""
+    for name, text in (("source", ENGLISH), ("target", "".join(sorted(ENGLISH)))):
+        make_sentencepiece(tmp_path / name, text, 60, kind="t5")
+    words = ["<pad>", "</s>", "<unk>"]
+    for name in ("source", "target"):
+        model = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / name / "spiece.model"))
+        words += [model.id_to_piece(number) for number in range(model.get_piece_size())]
+    (tmp_path / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(dict.fromkeys(words))}))
+    sides = [str(tmp_path / name / "spiece.model") for name in ("source", "target")]
+    tok = MarianTokenizer(*sides, str(tmp_path / "vocab.json"))
+    encoder = PairEncoder(tok, context=200, masked=False, vocabulary=len(tok), tree=0, decoder_start=0)
+    text = ENGLISH[:40]
+    theirs, ours = (tok(**{side: text}, add_special_tokens=False)["input_ids"] for side in ("text_target", "text"))
+    (row,) = encoder.choices([(text, [text])]).rows
+    assert [token for _, token in row.queries] == theirs != ours
+    assert list(row.source) == [*ours, tok.eos_token_id]
+
+
+@pytest.mark.parametrize("kind", ["t5", "xlm-roberta"])
+def test_tokenizers_of_one_vocabulary_encode_either_side_alike(kind: str, tmp_path: Path) -> None:
+    make_sentencepiece(tmp_path, kind=kind)
+    tok = AutoTokenizer.from_pretrained(tmp_path)
+    sides = [tok(**{side: [" the end", "a"]}, add_special_tokens=False)["input_ids"] for side in ("text", "text_target")]
+    assert sides[0] == sides[1]
 
 
 def test_the_context_of_led_is_its_decoders() -> None:

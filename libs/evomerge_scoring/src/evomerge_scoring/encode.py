@@ -75,7 +75,7 @@ class Encoder:
         self.vocabulary = vocabulary
         self.tree = 0 if masked else tree
         self.lead, self.trail = added_tokens(tokenizer)
-        self._check_rows([*self.lead, *self.trail])
+        self.check_rows([*self.lead, *self.trail])
         first = [token for token in (tokenizer.bos_token_id, tokenizer.eos_token_id) if token is not None]
         first = first if decoder_start is None else [decoder_start]
         self.start = [token for token in first if token < vocabulary][:1]
@@ -275,14 +275,21 @@ class Encoder:
     def _text(self, prompt: str, *, chat: bool) -> str:
         return chat_text(self.tokenizer, prompt[-self.context * CHARS_PER_TOKEN :]) if chat else prompt
 
-    def _encode(self, texts: list[str]) -> list[list[int]]:
-        found = self.tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+    def _encode(self, texts: list[str], side: str = "text") -> list[list[int]]:
+        """Each text's tokens; `side` is the tokenizer's parameter for what a text is: "text" or "text_target"."""
+        words = {side: texts, "add_special_tokens": False, "return_attention_mask": False, "verbose": False}
+        found = self.tokenizer(**words)["input_ids"]
         for ids in found:
-            self._check_rows(ids)
+            self.check_rows(ids)
         return [list(ids) for ids in found]
 
-    def _check_rows(self, ids: Sequence[int]) -> None:
-        """Refuses tokens that the embedding has no row for."""
+    def check_rows(self, ids: Sequence[int]) -> None:
+        """Refuses tokens that the embedding has no row for.
+
+        Raises:
+            ModelError: names the last of them by its word.
+
+        """
         last = max(ids, default=0)
         if last >= self.vocabulary:
             raise ModelError(

@@ -15,6 +15,14 @@ class PairEncoder(Encoder):
     The encoder reads the prompt with the special tokens that the tokenizer adds; the decoder's text has none.
     """
 
+    @property
+    def _side(self) -> str:
+        """What the tokenizer calls the decoder's texts: Marian's has a vocabulary for either side.
+
+        Those that know no target language refuse the word, and differ by special tokens alone.
+        """
+        return "text" if getattr(self.tokenizer, "tgt_lang", "") is None else "text_target"
+
     def choices(
         self, items: Sequence[tuple[str, Sequence[str]]], *, chat: bool = False, compared: bool = True, name: str = ""
     ) -> EncodedTask:
@@ -30,7 +38,7 @@ class PairEncoder(Encoder):
             source, cut = self._source(prompt, chat=chat, name=name)
             encoded.truncated += cut
             group = []
-            for choice, ids in zip(choices, self._encode(list(choices)), strict=True):
+            for choice, ids in zip(choices, self._encode(list(choices), self._side), strict=True):
                 if not 0 < len(ids) <= self.context:
                     raise SuiteError(
                         f"task {name!r}: {choice[:40]!r} behind {prompt[-60:]!r} has {len(ids)} tokens; the decoder "

@@ -18,7 +18,7 @@ def choices(encoder: Encoder, items: Sequence[Asked], *, chat: bool = False, nam
 
     Raises:
         SuiteError: the model reads no images, an item is longer than its context, or a choice has no token.
-        ModelError: `chat` asks for a chat template and the processor has none.
+        ModelError: `chat` asks for a chat template and the processor has none, or a token has no row.
 
     """
     _check(encoder, name)
@@ -69,6 +69,7 @@ def _check(encoder: Encoder, name: str) -> None:
 def _ids(encoder: Encoder, picture: Picture, name: str, room: int) -> tuple[int, ...]:
     """Its tokens, which must fit: what is cut from the left is the image."""
     ids = encoder.sight.ids(picture)
+    encoder.check_rows([token for token in ids if token != encoder.sight.image_id])
     room = max(1, room)
     if len(ids) > room:
         raise SuiteError(

@@ -86,6 +86,16 @@ class Sight:
         return tuple(self.inputs(picture)["input_ids"][0].tolist())
 
     @property
+    def image_id(self) -> int | None:
+        """The token that stands for a piece of an image, which the model replaces and may have no row for."""
+        own = getattr(self._processor, "image_token_id", None)
+        if isinstance(own, int):
+            return own
+        token = getattr(self._processor, "image_token", None)
+        found = self._processor.tokenizer.convert_tokens_to_ids(str(token)) if token else None
+        return found if isinstance(found, int) else None
+
+    @property
     def _image_token(self) -> str:
         """What stands for an image in a text; "" where the processor puts it there itself."""
         names = ("boi_token", "image_token")  # the first is what becomes several of the second, where there is one
