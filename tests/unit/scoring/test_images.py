@@ -215,7 +215,7 @@ def test_a_token_behind_an_image_that_the_embedding_has_no_row_for_is_named(kind
     item = {"image": "one.png", "prompt": "what <39>?", "answer": "x"}
     if kind == "multiple_choice":
         item = choice(prompt="what <39>?")
-    with pytest.raises(ModelError, match=r"has the token '<39>' with the id 117, but the model's embedding has 96 rows"):
+    with pytest.raises(ModelError, match="has the token '<39>' with the id 117, but the model's"):
         score_folder(folder, read(suite_file(tmp_path, [item], kind)), "all")
 
 

@@ -14,12 +14,18 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, MarianTokenizer
 
+from evomerge_common.domain.recipe import Recipe
+from evomerge_common.domain.reference import ModelReference
 from evomerge_common.errors import ModelError, NotAModel, SuiteError
-from evomerge_scoring import generate_text, score_folder
+from evomerge_merging import plan_merge
+from evomerge_scoring import generate_text, loaded, score_folder
 from evomerge_scoring.asked import check_folder
-from evomerge_scoring.config import context_of
+from evomerge_scoring.config import context_of, text_config
 from evomerge_scoring.encode_pairs import PairEncoder
+from evomerge_scoring.model import Stop
 from evomerge_scoring.reading import CAUSAL, ENCODED, MASKED, reading_of
+from evomerge_scoring.resident import Resident
+from evomerge_scoring.torch_model import TorchModel
 from helpers import families, family_scores
 from helpers.tiny_models import CHOICES, make, suite_of
 from helpers.tiny_tokenizers import ENGLISH, make_sentencepiece
@@ -150,8 +156,10 @@ def test_choices_are_encoded_as_the_decoders_language(tmp_path: Path) -> None:
 def test_tokenizers_of_one_vocabulary_encode_either_side_alike(kind: str, tmp_path: Path) -> None:
     make_sentencepiece(tmp_path, kind=kind)
     tok = AutoTokenizer.from_pretrained(tmp_path)
-    sides = [tok(**{side: [" the end", "a"]}, add_special_tokens=False)["input_ids"] for side in ("text", "text_target")]
-    assert sides[0] == sides[1]
+    one, other = (
+        tok(**{side: [" the end"]}, add_special_tokens=False)["input_ids"] for side in ("text", "text_target")
+    )
+    assert one == other
 
 
 def test_the_context_of_led_is_its_decoders() -> None:
@@ -164,6 +172,61 @@ def test_a_stop_string_that_no_token_has_is_no_error(tmp_path: Path) -> None:
     family_scores.tokenizer().save_pretrained(tmp_path)
     suite = suite_of("exact_match", [{"prompt": "a b", "answer": "c"}], stop=["\n", "b"], max_new_tokens=6)
     assert score_folder(tmp_path, suite, "all").items == 1
+
+
+@pytest.mark.parametrize("family", ["t5", "qwen2_vl"])
+def test_generation_is_greedy_whatever_the_generation_config_says(family: str, tmp_path: Path) -> None:
+    """Plans and swaps have no beams and penalties, and equal weights have equal scores."""
+    built(family, tmp_path)
+    family_scores.tokenizer().save_pretrained(tmp_path)
+    (tmp_path / "generation_config.json").write_text("{}")
+    plain = generate_text(tmp_path, family_scores.PROMPT, 12, device="cpu").text
+    search = {"num_beams": 4, "repetition_penalty": 5.0, "min_length": 9, "no_repeat_ngram_size": 1}
+    (tmp_path / "generation_config.json").write_text(json.dumps(search))
+    assert generate_text(tmp_path, family_scores.PROMPT, 12, device="cpu").text == plain
+
+
+@pytest.mark.parametrize("file", ["generation_config.json", "config.json"])
+def test_a_decoder_says_what_it_must_from_a_folder_a_plan_and_a_swap(file: str, tmp_path: Path) -> None:
+    resident, folders = Resident(torch.device("cpu")), [tmp_path / "free", tmp_path / "bound"]
+    for folder in folders:
+        built("t5", folder)
+        family_scores.tokenizer().save_pretrained(folder)
+        (folder / "generation_config.json").unlink(missing_ok=True)
+    path = folders[1] / file
+    told = json.loads(path.read_text()) if path.is_file() else {}
+    path.write_text(json.dumps({**told, "forced_bos_token_id": 7, "bad_words_ids": [[0]]}))
+
+    def said(model: TorchModel) -> list[int]:
+        return model.continuations([[5, 6, 7]], Stop((), 4), 1)[0]
+
+    free = said(resident.load_folder(folders[0]))
+    assert free[:1] != [7]
+    bound = said(resident.load_folder(folders[1]))
+    assert bound[:1] == [7]
+    with plan_merge(Recipe.of_source(ModelReference(str(folders[1])))) as plan:
+        assert said(resident.load_plan(plan)) == bound
+    assert said(resident.load_folder(folders[0])) == free
+    assert resident.swaps > 0
+
+
+def test_the_config_is_asked_once_for_the_size_of_the_vocabulary(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of an encoder with a decoder each answer is a deep copy of the config."""
+    built("t5", tmp_path)
+    family_scores.tokenizer().save_pretrained(tmp_path)
+    model = Resident(torch.device("cpu")).load_folder(tmp_path)
+    asked: list[Any] = []
+
+    def counted(config: Any) -> Any:
+        asked.append(config)
+        return text_config(config)
+
+    monkeypatch.setattr(loaded, "text_config", counted)
+    for _ in range(3):
+        assert (model.vocabulary, model.padding) == (families.VOCAB, 0)
+    assert len(asked) == 1
 
 
 @pytest.mark.parametrize("wrapper", ["_orig_mod.", "module.", "module._orig_mod."])

@@ -17,6 +17,7 @@ _TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json"
     "chat_template*", "*processor_config.json")  # fmt: skip
 _NO_EFFECT = ("_name_or_path", "transformers_version", "torch_dtype", "dtype")  # config keys that change no score
 _CONTEXTS = ("max_decoder_position_embeddings", "max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
+_BOUND = ("forced_bos_token_id", "forced_eos_token_id", "bad_words_ids", "suppress_tokens", "begin_suppress_tokens")
 DEFAULT_CONTEXT = 2048
 
 
@@ -80,6 +81,15 @@ def decoder_start(folder: Path, config: Any) -> int | None:
         getattr(text, "bos_token_id", None),
     )
     return next((token for token in named if isinstance(token, int)), None)
+
+
+def bound_tokens(folder: Path) -> dict[str, Any]:
+    """What a decoder must or must not say, by transformers' names, from its generation config, else its config.
+
+    Nothing of how the likeliest text is looked for (beams, penalties, lengths): every model is asked greedily.
+    """
+    said = _generation(folder) or read_json_object(folder / "config.json")
+    return {key: said[key] for key in _BOUND if said.get(key) is not None}
 
 
 def _generation(folder: Path) -> Mapping[str, Any]:

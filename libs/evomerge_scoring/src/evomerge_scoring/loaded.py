@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -94,7 +95,7 @@ class LoadedModel:
     dtype: torch.dtype
     halved: int = 0
 
-    @property
+    @functools.cached_property
     def tree(self) -> int:
         """See `tree_limit`."""
         return 0 if self.decoder_start is not None else tree_limit(text_config(self.module.config))
@@ -114,11 +115,11 @@ class LoadedModel:
         """Numbers in its weights, tied ones once."""
         return sum(parameter.numel() for parameter in self.module.parameters())
 
-    @property
+    @functools.cached_property
     def vocabulary(self) -> int:
         return int(text_config(self.module.config).vocab_size)
 
-    @property
+    @functools.cached_property
     def padding(self) -> int:
         """The token that fills rows up, which nothing looks at: the tokenizer's, if it has a row, else the first."""
         own = self.tokenizer.pad_token_id

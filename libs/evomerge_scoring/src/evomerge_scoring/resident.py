@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 from evomerge_common.domain.recipe import Recipe
 from evomerge_common.domain.reference import ModelReference
@@ -19,7 +19,7 @@ from evomerge_common.errors import ModelError
 from evomerge_merging.engine.stored import bare_names
 from evomerge_models.files import PROCESSOR_FILES
 from evomerge_models.pair import read_pair
-from evomerge_scoring.config import config_key, context_of, decoder_start, end_ids, tokenizer_digest
+from evomerge_scoring.config import bound_tokens, config_key, context_of, decoder_start, end_ids, tokenizer_digest
 from evomerge_scoring.devices import choose_dtype
 from evomerge_scoring.loaded import Gather
 from evomerge_scoring.loading_errors import model_errors
@@ -126,6 +126,8 @@ class Resident:
                 self._gather = Gather(self._module)
                 self._key = key
                 self.loads += 1
+            # `generate` fills in from it what it is not told: the same for a folder, a plan and a swap
+            self._module.generation_config = GenerationConfig(**bound_tokens(folder) if reading.how == ENCODED else {})
             self._origin, self._changed = weights.origin, weights.changed
             tokenizer = self._load_tokenizer(folder, config.model_type)
             start = decoder_start(folder, config) if reading.how == ENCODED else None
