@@ -137,6 +137,13 @@ def test_the_converter_has_another_name_where_its_folders_are_others(tmp_path: P
         ({"tokenizer.ggml.merges": ["ab"]}, UnsafeFile, "merges"),
         ({"tensor:token_embd.weight": None}, UnsafeFile, "token embedding"),
         ({"tensor:blk.0.odd.weight": np.zeros(4, np.float32)}, ModelError, "odd"),
+        (
+            {f"tensor:blk.0.attn_{one}.bias": np.ones(8, np.float32) for one in "qkv"},
+            ModelError,
+            r"bias 'blk.0.attn_q.b",
+        ),
+        ({"tensor:blk.0.ffn_up.bias": np.ones(12, np.float32)}, ModelError, r"bias 'blk.0.ffn_up.bias'"),
+        ({"tensor:output_norm.bias": np.ones(8, np.float32)}, ModelError, r"bias 'output_norm.bias'"),
         ({"tensor:blk.7.attn_q.weight": np.zeros((8, 8), np.float32)}, UnsafeFile, "beyond"),
         ({"tensor:output_norm.weight": np.full(8, np.nan, np.float32)}, ModelError, "NaN"),
         ({"tensor:rope_freqs.weight": np.full(2, 3.0, np.float32)}, ModelError, "Llama 3"),

@@ -202,6 +202,18 @@ class Architecture:
         ended = inside if whole else f"{inside}.{ending}"
         return Place(f"{self.prefix}{self.layers}.{int(match[1])}.{ended}", half=int(half or -1))
 
+    def loses(self, name: str, config: Config) -> bool:
+        """Whether a GGUF tensor is a bias that the model of this config has no place for, and would do without."""
+        stem, _, ending = name.rpartition(".")
+        part = stem.rpartition(".")[2]
+        if ending != "bias" or f"{part}.bias" in self.inner:
+            return False
+        block = part.partition("_")[0]  # attn or ffn
+        asked = [key for key, there in self.flags.items() if there.startswith(f"{block}_") and there.endswith(".bias")]
+        if part.endswith("norm"):  # which no flag is about
+            asked = []
+        return not self._may_have_bias(part) or not all(config.get(key) for key in asked)
+
     def said(self, ours: str, config: Config) -> Any:
         """What a config says of a hyperparameter; None: nothing, or it is none of this architecture."""
         return next((one.of(config) for one in self.fields if one.ours == ours), None)

@@ -87,7 +87,7 @@ def read_model(file: GgufFile) -> GgufModel:
     """Which tensors and config a file's folder will have.
 
     Raises:
-        ModelError: an architecture that is not read, or a tensor that it should not have.
+        ModelError: an architecture that is not read, a tensor that it should not have, or a bias that would be lost.
         UnsafeFile: shapes and hyperparameters do not agree.
 
     """
@@ -112,6 +112,12 @@ def read_model(file: GgufFile) -> GgufModel:
     if embedding is None or len(embedding.shape) != 2:
         raise UnsafeFile(f"{where} has no token embedding (token_embd.weight): it is no model, or only a part of one")
     config = _config(file, architecture, weights, embedding)
+    for name in file.tensors:
+        if architecture.loses(name, config):
+            raise ModelError(
+                f"{where}: transformers' {architecture.hf_class} of its config has no place for the bias {name!r}; its "
+                "folder would be another model: give the model's own folder"
+            )
     _check_shapes(where, architecture, config, weights)
     return GgufModel(architecture, config, tuple(weights))
 

@@ -101,13 +101,15 @@ _LLAMA_ROW = Architecture(
 )  # fmt: skip
 ROWS = (
     _LLAMA_ROW,
-    replace(_LLAMA_ROW, model_type="mistral", hf_class="MistralForCausalLM", reads={"sliding_window": None}, flags={}),
+    replace(_LLAMA_ROW, model_type="mistral", hf_class="MistralForCausalLM", reads={"sliding_window": None}, flags={},
+            biases=()),
     Architecture(
         "llama", "mixtral", "MixtralForCausalLM",
         {**_ATTENTION, **_NORMS, "ffn_gate_inp": "block_sparse_moe.gate",
          "ffn_gate_exps": "block_sparse_moe.experts.*.w1", "ffn_down_exps": "block_sparse_moe.experts.*.w2",
          "ffn_up_exps": "block_sparse_moe.experts.*.w3"},
         (*_RMS, *_ROUTED[1:], field_of("expert_count", "num_local_experts")), fixed=_SILU, rotary=_QK, factors=True,
+        biases=(),
     ),
     Architecture("qwen2", "qwen2", "Qwen2ForCausalLM", _LLAMA, _RMS, fixed=_SILU),
     Architecture(
@@ -124,7 +126,7 @@ ROWS = (
         "qwen3moe", "qwen3_moe", "Qwen3MoeForCausalLM", {**_ATTENTION, **_NORMS, **_QK_NORMS, **_EXPERTS},
         (*_RMS, *_NARROW), fixed={**_SILU, **_EVERY_EXPERT, "norm_topk_prob": (True,)}, flags=_QKV_BIAS,
     ),
-    Architecture("gemma", "gemma", "GemmaForCausalLM", _LLAMA, _RMS, norm_shift=1.0, own_head=False,
+    Architecture("gemma", "gemma", "GemmaForCausalLM", _LLAMA, _RMS, norm_shift=1.0, own_head=False, biases=(),
                  fixed={"hidden_act": _TANH_GELU[:2], "use_bidirectional_attention": (None, False)}),
     Architecture(
         "gemma2", "gemma2", "Gemma2ForCausalLM", _GEMMA,
@@ -255,7 +257,7 @@ ROWS = (
     Architecture(
         "hunyuan-dense", "hunyuan_v1_dense", "HunYuanDenseV1ForCausalLM",
         {**_LLAMA, "attn_q_norm": "self_attn.query_layernorm", "attn_k_norm": "self_attn.key_layernorm"}, _RMS,
-        fixed=_SILU, alpha=True,
+        fixed=_SILU, alpha=True, biases=(),
     ),
     Architecture(
         "hunyuan-moe", "hunyuan_v1_moe", "HunYuanMoEV1ForCausalLM",
@@ -264,7 +266,7 @@ ROWS = (
          **{f"ffn_{kind}_shexp": f"mlp.shared_mlp.{kind}_proj" for kind in ("gate", "up", "down")}},
         (*_RMS, _ROUTED[0], field_of("expert_used_count", "moe_topk"),
          Field("expert_feed_forward_length", (), default=lambda config: config["intermediate_size"])),
-        fixed=_SILU, alpha=True,
+        fixed=_SILU, alpha=True, biases=(),
     ),
     Architecture(
         "dots1", "dots1", "Dots1ForCausalLM",
@@ -281,7 +283,7 @@ ROWS = (
     ),
     Architecture(
         "mistral3", "ministral3", "Ministral3ForCausalLM", _LLAMA, _RMS, fixed=_SILU, rotary=_QK, factors=True,
-        betas=True, reads={"sliding_window": None},
+        betas=True, reads={"sliding_window": None}, biases=(),
     ),
     Architecture(
         "seed_oss", "seed_oss", "SeedOssForCausalLM",
@@ -291,7 +293,7 @@ ROWS = (
     Architecture(
         "arcee", "arcee", "ArceeForCausalLM",
         {**_ATTENTION, **_NORMS, "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj"}, _RMS, rotary=_QK, factors=True,
-        fixed={"hidden_act": ("relu2",)},
+        fixed={"hidden_act": ("relu2",)}, biases=(),
     ),
     Architecture(
         "gptneox", "gpt_neox", "GPTNeoXForCausalLM",
