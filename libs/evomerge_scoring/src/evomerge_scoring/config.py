@@ -49,11 +49,7 @@ def tokenizer_digest(folder: Path, model_type: str) -> str:
 def context_of(config: Any, tokenizer: Any) -> int:
     """Tokens that a model reads at most."""
     text = text_config(config)
-    found = next(
-        (int(getattr(text, key)) for key in _CONTEXTS
-         if isinstance(getattr(text, key, None), int)),
-        0,
-    )  # fmt: skip
+    found = next((int(getattr(text, key)) for key in _CONTEXTS if isinstance(getattr(text, key, None), int)), 0)
     if found and text.model_type in ("roberta", "xlm-roberta", "camembert", "mpnet"):
         found -= (text.pad_token_id or 0) + 1  # their positions start after the padding id
     said = int(min(getattr(tokenizer, "model_max_length", 0) or 0, 10**9))
