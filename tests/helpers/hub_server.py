@@ -32,8 +32,8 @@ LFS_SUFFIXES = (".safetensors", ".bin", ".gguf", ".model")
 HUGE_BYTES = 1 << 26
 
 
-def write_safetensors(path: Path, shapes: dict[str, tuple[int, ...]], fill: int = 0) -> None:
-    """A valid file of float32 tensors, every byte of which is `fill`."""
+def _header_of(shapes: Mapping[str, tuple[int, ...]]) -> tuple[bytes, int]:
+    """A file's length and header of float32 tensors, and how many bytes of them follow."""
     header: dict[str, Any] = {}
     end = 0
     for name, shape in shapes.items():
@@ -41,7 +41,13 @@ def write_safetensors(path: Path, shapes: dict[str, tuple[int, ...]], fill: int 
         header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [end, end + size]}
         end += size
     text = json.dumps(header).encode()
-    path.write_bytes(struct.pack("<Q", len(text)) + text + bytes([fill]) * end)
+    return struct.pack("<Q", len(text)) + text, end
+
+
+def write_safetensors(path: Path, shapes: dict[str, tuple[int, ...]], fill: int = 0) -> None:
+    """A valid file of float32 tensors, every byte of which is `fill`."""
+    header, size = _header_of(shapes)
+    path.write_bytes(header + bytes([fill]) * size)
 
 
 def write_model_folder(folder: Path, fill: int = 0) -> Path:
@@ -63,16 +69,10 @@ def write_sparse(folder: Path, shapes: Mapping[str, tuple[int, ...]], **config: 
     write_model_folder(folder)
     told = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "num_hidden_layers": 1, **config}
     (folder / "config.json").write_text(json.dumps({"tie_word_embeddings": False, **told}))
-    header: dict[str, Any] = {}
-    end = 0
-    for name, shape in shapes.items():
-        size = 4 * math.prod(shape)
-        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [end, end + size]}
-        end += size
-    text = json.dumps(header).encode()
+    header, size = _header_of(shapes)
     path = folder / "model.safetensors"
-    path.write_bytes(struct.pack("<Q", len(text)) + text)
-    os.truncate(path, 8 + len(text) + end)
+    path.write_bytes(header)
+    os.truncate(path, len(header) + size)
     return folder
 
 
@@ -406,17 +406,17 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
 
-def main() -> None:
-    """Serves until interrupted."""
-    parser = argparse.ArgumentParser(description="A local hub for tests.")
+def serve(kind: type[HubServer], description: str, *settings: str) -> None:
+    """Serves the folder that the command line names until interrupted; prints the settings that a client needs."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--port", type=int, default=8091)
     given = parser.parse_args()
-    with HubServer(given.folder, given.port) as server:
-        print(f"HF_ENDPOINT={server.endpoint}", flush=True)
+    with kind(given.folder, given.port) as server:
+        print(f"HF_ENDPOINT={server.endpoint}", *settings, flush=True)
         with contextlib.suppress(KeyboardInterrupt):
             threading.Event().wait()
 
 
 if __name__ == "__main__":
-    main()
+    serve(HubServer, "A local hub for tests.")

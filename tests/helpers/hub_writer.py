@@ -7,9 +7,7 @@ only reads; both belong to `me`, who is in the organisation `org`.
 
 from __future__ import annotations
 
-import argparse
 import base64
-import contextlib
 import hashlib
 import json
 import re
@@ -22,7 +20,7 @@ from urllib.parse import unquote, urlsplit
 
 import yaml
 
-from helpers.hub_server import LFS_SUFFIXES, HubServer, Repository, _Handler
+from helpers.hub_server import LFS_SUFFIXES, HubServer, Repository, _Handler, serve
 
 TOKENS = {"hf_test": "write", "hf_read": "read"}
 USER, ORGANISATIONS = "me", ("org",)
@@ -356,17 +354,5 @@ def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [] if value is None else [value]
 
 
-def main() -> None:
-    """Serves until interrupted."""
-    parser = argparse.ArgumentParser(description="A local hub for tests that takes uploads.")
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--port", type=int, default=8091)
-    given = parser.parse_args()
-    with WritableHub(given.folder, given.port) as server:
-        print(f"HF_ENDPOINT={server.endpoint} HF_TOKEN=hf_test", flush=True)
-        with contextlib.suppress(KeyboardInterrupt):
-            threading.Event().wait()
-
-
 if __name__ == "__main__":
-    main()
+    serve(WritableHub, "A local hub for tests that takes uploads.", "HF_TOKEN=hf_test")

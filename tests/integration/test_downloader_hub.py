@@ -35,16 +35,6 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
         yield server
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> WritableModelStore:
-    return WritableModelStore(tmp_path / "store")
-
-
-@pytest.fixture
-def fetcher(hub: HubServer, store: WritableModelStore) -> Fetcher:
-    return Fetcher(store, Hub(hub.endpoint))
-
-
 def commit(hub: HubServer, name: str = "org/small") -> str:
     repository = hub.repository(name)
     assert repository is not None

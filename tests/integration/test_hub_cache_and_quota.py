@@ -38,16 +38,6 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
         yield server
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> WritableModelStore:
-    return WritableModelStore(tmp_path / "store")
-
-
-@pytest.fixture
-def fetcher(hub: HubServer, store: WritableModelStore) -> Fetcher:
-    return Fetcher(store, Hub(hub.endpoint))
-
-
 def in_cache(hub: HubServer, name: str = "org/small", *, without: tuple[str, ...] = (), revision: str = "") -> Path:
     """Has the client fetch a repository's files into its cache; returns the snapshot. The counter starts anew."""
     from huggingface_hub import hf_hub_download

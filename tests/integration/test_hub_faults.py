@@ -45,16 +45,6 @@ def hub(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
         yield server
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> WritableModelStore:
-    return WritableModelStore(tmp_path / "store")
-
-
-@pytest.fixture
-def fetcher(hub: HubServer, store: WritableModelStore) -> Fetcher:
-    return Fetcher(store, Hub(hub.endpoint))
-
-
 @pytest.mark.parametrize("seed", range(len(KINDS)))
 def test_schedules(seed: int, root: Path, tmp_path: Path) -> None:
     assert play(seed, root, tmp_path).kinds[0] == KINDS[seed]

@@ -37,11 +37,6 @@ def hub(tmp_path: Path) -> Iterator[HubServer]:
         yield server
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> WritableModelStore:
-    return WritableModelStore(tmp_path / "store")
-
-
 @pytest.fixture(autouse=True)
 def surveys() -> Iterator[None]:
     with STACK:

@@ -204,7 +204,9 @@ def test_merge_takes_the_folder_and_the_pair(here: Path) -> None:
     assert read_pair(pair) == (here / "a+base", here / "lora")
     with plan_merge(recipe, folders) as plan:
         assert plan.parameters == 320
-        assert "my+model" in plan.public(f"from {plan.sources[recipe.sources()[0].key].label}").replace("\\", "")
+        label = plan.sources[recipe.sources()[0].key].label
+        assert "my+model" in plan.public(f"from {label}").replace("\\", "")
+        assert plan.public(f"org{label}-2") == f"org{label}-2"  # another name, which only begins as the folder's ends
 
 
 @pytest.mark.parametrize("command", ["evaluate", "generate", "export"])

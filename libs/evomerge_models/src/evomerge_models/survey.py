@@ -179,7 +179,7 @@ class Survey:
                 return known
             self._answers[str(part)] = known  # a slow hub may never say whether the revision has moved since
         try:
-            return self._ask(part, *named)
+            return self._ask(part, *named, known)
         except (ModelNotFound, Unavailable) as error:
             if known is not None and isinstance(error, Unavailable):
                 return known
@@ -187,16 +187,19 @@ class Survey:
                 raise
         return self._see_cache(part, *named)
 
-    def _ask(self, part: ModelReference, repository: str, file: str) -> Part | None:
-        """What the hub says now; None of a GGUF file, whose header is long, and is read when it is here."""
+    def _ask(self, part: ModelReference, repository: str, file: str, known: Part | None) -> Part | None:
+        """What the hub says now, `known` where that is unchanged.
+
+        None of a GGUF file, whose header is long, and is read when it is here.
+        """
         assert self._hub is not None
         assert self._outlines is not None
         if file:
-            return self._in_store(part, self._hub.model(repository, part.revision, file).commit)
+            return self._in_store(part, self._hub.model(repository, part.revision, file).commit, known)
         with self._outlines.named():
             remote = self._outlines.find(part.name, part.revision)
-            if (known := self._in_store(part, remote.commit)) is not None:
-                return known
+            if (there := self._in_store(part, remote.commit, known)) is not None:
+                return there
             if (folder := whole_snapshot(remote)) is not None:
                 return Part(part, folder, describe_model(folder), remote.licence)
             outline = self._outlines.draw(remote, part.revision)
@@ -212,8 +215,11 @@ class Survey:
         described = describe_model(folder)
         return Part(part, folder, described, described.licence)
 
-    def _in_store(self, part: ModelReference, commit: str = "") -> Part | None:
-        """What the store has of a commit; "": of that which the revision was when it was last fetched."""
+    def _in_store(self, part: ModelReference, commit: str = "", known: Part | None = None) -> Part | None:
+        """What the store has of a commit; "": of that which the revision was when it was last fetched.
+
+        `known` is an entry whose headers have been read: where it is that one they are not read again.
+        """
         store = self._store
         if store is None:
             return None
@@ -222,6 +228,8 @@ class Survey:
         try:
             model = store.get(store.digest_of(part.name, commit))
             folder = store.folder(model)
+            if known is not None and known.folder == folder:
+                return known
             return Part(part, folder, describe_model(folder), model.licence)
         except InvalidInput:  # never fetched, or evicted
             return None

@@ -25,11 +25,15 @@ def choices(encoder: Encoder, items: Sequence[Asked], *, chat: bool = False, nam
     encoded = EncodedTask()
     for prompt, texts, image in items:
         whole, before, wholes = [], [], []
+        # To read one the image is prepared, and most choices share theirs.
+        contexts: dict[Picture, tuple[int, ...]] = {}
         for text in texts:
             context, choice = split_spaces(prompt, text) if not chat else (prompt, text)
             picture = encoder.sight.picture(context, image, chat=chat)
             whole.append(Picture(picture.text + choice, image, picture.rendered))
-            before.append(_ids(encoder, picture, name, encoder.context))
+            if picture not in contexts:
+                contexts[picture] = _ids(encoder, picture, name, encoder.context)
+            before.append(contexts[picture])
             wholes.append(_ids(encoder, whole[-1], name, encoder.context))
         group = []
         for picture, ids, start in zip(whole, wholes, starts(before, wholes, compared=True), strict=True):

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from evomerge_common.domain.recipe import Recipe
-from evomerge_common.domain.reference import ModelReference
+from evomerge_common.domain.reference import ModelReference, without_folders
 from evomerge_common.errors import ShapeMismatch
 from evomerge_merging.cross_domain import fit_sources
 from evomerge_merging.engine.architecture import text_config
@@ -72,9 +72,8 @@ class Plan:
 
     def public(self, note: str) -> str:
         """A note without the author's folders: a local source is called by its own name."""
-        for source in sorted(self.sources.values(), key=lambda source: -len(source.label)):
-            note = note.replace(source.label, str(ModelReference.parse(source.label).public))
-        return note
+        models = [ModelReference.parse(source.label) for source in self.sources.values()]
+        return without_folders(note, {part for model in models for part in (model.name, model.adapter)})
 
     def kept(self) -> tuple[Source, frozenset[str]] | None:
         """The base of which all adapters among the sources are, and the tensors that are as they are there.

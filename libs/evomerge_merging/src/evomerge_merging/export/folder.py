@@ -25,7 +25,8 @@ def write_card(recipe: Recipe, plan: Plan, folder: Path, card: str = "") -> None
         write_text(folder / MERGEKIT_FILE, config)
     if not card:
         notes = [plan.public(note) for note in plan.notes]
-        card = model_card(recipe, metadata_of(recipe, plan, folder), licences_of(plan), notes)
+        licences = licences_of(plan)
+        card = model_card(recipe, metadata_of(recipe, plan, folder).under(licences), licences, notes)
     write_text(folder / cards.CARD, card)
 
 
@@ -35,7 +36,7 @@ def licences_of(plan: Plan) -> LicencePlan:
 
 
 def metadata_of(recipe: Recipe, plan: Plan, folder: Path) -> cards.Metadata:
-    """The head of the card of a finished model's folder."""
+    """The head of the card of a finished model's folder, but for the licence."""
     library, task = cards.of_folder(folder)
     head = cards.Metadata(
         base_models=cards.hub_ids(recipe.sources()),
@@ -43,7 +44,7 @@ def metadata_of(recipe: Recipe, plan: Plan, folder: Path) -> cards.Metadata:
         pipeline_tag=task,
         tags=("merge", "evomerge", *(["mergekit"] if (folder / MERGEKIT_FILE).exists() else [])),
     )
-    return head.drawn_from(cards_of(plan)).under(licences_of(plan))
+    return head.drawn_from(cards_of(plan))
 
 
 def cards_of(plan: Plan) -> dict[str, dict[str, Any]]:
