@@ -58,9 +58,25 @@ def print_table(result: dict[str, Any], console: Console) -> None:
         rows.append([name, *(f"{scores['tasks'][t]['score']:.3f}" for t in tasks), _with_interval(scores)])
     console.table(["model", *tasks, "mean [95%]"], rows, title=f"Scores on the {split} items")
     gain = result.get("improvement")
-    console.out(gain["statement"] if gain else "Nothing is proven: the suite holds no items out.")
+    if gain is None:
+        console.out("Nothing is proven: the suite holds no items out.")
+        return
+    rows = [
+        [task, Path(one["against"]).name, _signed(one), f"{one['wins']} / {one['losses']} / {one['ties']}"]
+        for task, one in gain["tasks"].items()
+    ]
+    heads = ["task", "best source of it", "champion minus it [95%]", "items better / worse / alike"]
+    console.table(heads, rows, title="Champion against the best source of each task")
+    console.out(gain["statement"])
+    for text in gain["specialists"]:
+        console.out(f"warning: {text}")
 
 
 def _with_interval(scores: dict[str, Any]) -> str:
     bounds = scores.get("interval95")
     return f"{scores['fitness']:.3f}" + (f" [{bounds[0]:.3f}, {bounds[1]:.3f}]" if bounds else "")
+
+
+def _signed(compared: dict[str, Any]) -> str:
+    low, high = compared["interval95"]
+    return f"{compared['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"

@@ -39,7 +39,7 @@ def model_card(result: dict[str, Any], folder: Path | None = None) -> str:
     )
     parts = [
         _metadata(result, folder).front_matter(), "# A merged language model", "", found, "", f"**{verdict}**", "",
-        *_sources(sources), "", *_scores(result), "", *_notes(result), *_licence_section(result),
+        *_losses(gain), *_sources(sources), "", *_scores(result), "", *_notes(result), *_licence_section(result),
         "## Recipe", "",
         f"Digest `{champion.get('recipe_digest', '')}`. The recipe rebuilds these weights bit for bit.", "",
         "```json", json.dumps(public_names(champion.get("recipe")), indent=2, ensure_ascii=False), "```", "",
@@ -127,6 +127,12 @@ def _notes(result: dict[str, Any]) -> list[str]:
     return ["## Kept, adapted, left out", "", *(f"* {note}" for note in notes), ""] if notes else []
 
 
+def _losses(gain: dict[str, Any] | None) -> list[str]:
+    """Where the champion is worse than a source, right below the verdict."""
+    found = [f"* {text}." for text in gain["specialists"]] if gain else []
+    return [*found, ""] if found else []
+
+
 def _sources(sources: list[dict[str, Any]]) -> list[str]:
     lines = ["## Sources", "", "| model | commit | digest |", "|---|---|---|"]
     for source in sources:
@@ -143,17 +149,32 @@ def _scores(result: dict[str, Any]) -> list[str]:
         return []
     shown = [s for s in result["sources"] if s.get(split)]
     title = "Scores on held-out items" if split == "holdout" else "Scores on the items that selection used (optimistic)"
+    against = gain["tasks"] if (gain := result.get("improvement")) else {}
+    heads = [_cell(short_name(s["reference"])) for s in shown] + (
+        ["against the best source of the task"] if against else []
+    )
     lines = [
         f"## {title}", "", "Higher is better; 95% bootstrap intervals in brackets.", "",
-        "| task | this model | " + " | ".join(_cell(short_name(s["reference"])) for s in shown) + " |",
-        "|---|---|" + "---|" * len(shown),
+        "| task | this model | " + " | ".join(heads) + " |",
+        "|---|---|" + "---|" * len(heads),
     ]  # fmt: skip
     for task in ours["tasks"]:
         cells = [_number(m["tasks"].get(task)) for m in (ours, *(s[split] for s in shown))]
+        cells += [_against(against.get(task))] if against else []
         lines.append(f"| {_cell(task)} | " + " | ".join(cells) + " |")
     overall = [_number({"score": m["fitness"], **m}) for m in (ours, *(s[split] for s in shown))]
+    overall += [""] if against else []
     lines.append("| **weighted mean** | " + " | ".join(overall) + " |")
-    return lines
+    return [*lines, "", gain["tasks_note"]] if gain and against else lines
+
+
+def _against(entry: dict[str, Any] | None) -> str:
+    """The paired difference to the best source of a task, with the items that either answers better."""
+    if entry is None:
+        return "n/a"
+    low, high = entry["interval95"]
+    items = f"items: {entry['wins']} better, {entry['losses']} worse"
+    return f"{entry['difference']:+.3f} [{low:+.3f}, {high:+.3f}] to {_cell(short_name(entry['against']))}; {items}"
 
 
 def _number(entry: dict[str, Any] | None) -> str:

@@ -196,7 +196,9 @@ def comparison_figure(result: Mapping[str, Any]) -> Figure:
                  error_kw={"elinewidth": 1.1, "ecolor": "#333333"}, zorder=2)  # fmt: skip
     if len(groups) > len(tasks):
         axes.axvline(len(tasks) - 0.5, color="#bbbbbb", linewidth=1.0)
-    axes.set_xticks(range(len(groups)), [_wrapped(g) for g in groups])
+    gains = (result.get("improvement") or {}).get("tasks", {})
+    lost = {task: f"\n▼ worse than {short_name(one['against'])}" for task, one in gains.items() if one["worse"]}
+    axes.set_xticks(range(len(groups)), [_wrapped(g) + lost.get(g, "") for g in groups])
     axes.grid(axis="x", visible=False)
     axes.set_ylabel("score (higher is better)")
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False)

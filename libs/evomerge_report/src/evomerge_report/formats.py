@@ -69,3 +69,10 @@ def short(text: str) -> str:
 def name(reference: str) -> str:
     """Returns the last part of a hub id or folder."""
     return short_name(reference)
+
+
+@_filter
+def some(names: list[str], most: int = 60) -> str:
+    """Lists names, the first so many of them; a dash for none."""
+    rest = f" and {len(names) - most} more (result.json has all)" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest if names else "–"

@@ -12,10 +12,11 @@ from evomerge_common.domain.licences import LicencePlan, by_source, combine
 from evomerge_common.domain.pareto import front, hypervolume
 from evomerge_common.domain.reference import ModelReference
 from evomerge_common.domain.scores import task_score
-from evomerge_common.domain.statistics import Interval, mean_interval, paired_difference
+from evomerge_common.domain.statistics import Interval, mean_interval
 from evomerge_common.domain.suite import Suite
 from evomerge_report.history import Candidate, History, short_name
 from evomerge_report.racing import racing_of
+from evomerge_report.specialists import NOTE, against_specialists, bounds, difference, items_of, warnings_of
 
 OBJECTIVE = "fitness"
 """The one objective of a run so far: the weighted mean of the tasks' scores."""
@@ -127,7 +128,7 @@ class _Measure:
         }
         return {
             "fitness": result.fitness,
-            "interval95": self._interval(_items(result), self.weights),
+            "interval95": self._interval(items_of(result), self.weights),
             "tasks": tasks,
             "device": result.device,
         }
@@ -149,11 +150,6 @@ def weights_of(suite: Suite) -> dict[str, float]:
     return {task.name: task.weight for task in suite.tasks}
 
 
-def bounds(interval: Interval) -> list[float]:
-    """Returns [low, high]."""
-    return [interval.low, interval.high]
-
-
 def best_source(history: History, split: str) -> Candidate | None:
     """Finds the source with the highest fitness on a split; of equals the earlier."""
     scored = [(c.results[split].fitness, -c.index, c) for c in history.sources if split in c.results]
@@ -161,7 +157,10 @@ def best_source(history: History, split: str) -> Candidate | None:
 
 
 def improvement(history: History, suite: Suite, seed: int) -> dict[str, Any] | None:
-    """Compares champion and best source on the holdout, item by item; None until both are scored there."""
+    """Compares champion and best source on the holdout, item by item; None until both are scored there.
+
+    `tasks` has, for each task, the source that is best on that task: see `against_specialists`.
+    """
     champion, source = history.champion, best_source(history, "search")
     if champion is None or source is None:
         return None
@@ -170,21 +169,13 @@ def improvement(history: History, suite: Suite, seed: int) -> dict[str, Any] | N
     if ours is None or theirs is None:
         return None
     weights = weights_of(suite)
-    overall = _difference(ours, theirs, weights, seed)
+    overall = difference(items_of(ours), items_of(theirs), weights, seed)
     if overall is None:
         return None
     strongest = best_source(history, "holdout")
     again = strongest.results["holdout"] if strongest is not None else theirs
-    other = _difference(ours, again, weights, seed)
-    tasks = {}
-    for score in ours.scores:
-        found = _difference(ours, theirs, {score.task: 1.0}, seed, only=score.task)
-        if found is not None:
-            tasks[score.task] = {
-                "difference": found.mean,
-                "interval95": bounds(found),
-                "excludes_zero": found.excludes_zero,
-            }
+    other = difference(items_of(ours), items_of(again), weights, seed)
+    tasks = against_specialists(champion, history, suite, seed)
     return {
         "against": name,
         "holdout_difference": overall.mean,
@@ -193,6 +184,8 @@ def improvement(history: History, suite: Suite, seed: int) -> dict[str, Any] | N
         "improved": overall.low > 0,
         "statement": statement(champion, name, overall, sum(len(s.item_scores) for s in ours.scores)),
         "tasks": tasks,
+        "tasks_note": NOTE,
+        "specialists": warnings_of(tasks),
         "versus_best_by_holdout": None if strongest is None or other is None else {
             "reference": history.model_of(strongest).reference,
             "difference": other.mean, "interval95": bounds(other), "excludes_zero": other.excludes_zero,
@@ -245,22 +238,6 @@ def pareto_front(candidates: Sequence[Candidate], split: str = "search") -> list
     scored = [one for one in candidates if one.scores(split)]
     points = [tuple(one.scores(split).values()) for one in scored]
     return sorted((scored[i] for i in front(points)), key=lambda candidate: candidate.index)
-
-
-def _difference(
-    ours: m.CandidateEvaluated, theirs: m.CandidateEvaluated, weights: Mapping[str, float], seed: int, only: str = ""
-) -> Interval | None:
-    a, b = _items(ours), _items(theirs)
-    if only:
-        a, b = {only: a[only]}, {only: b.get(only, ())}
-    try:
-        return paired_difference(a, b, weights, seed=seed)
-    except ValueError:
-        return None
-
-
-def _items(result: m.CandidateEvaluated) -> dict[str, Sequence[float]]:
-    return {score.task: score.item_scores for score in result.scores}
 
 
 def _champion(champion: Candidate, history: History, measure: _Measure) -> dict[str, Any]:
