@@ -61,10 +61,10 @@ def test_the_model_is_certain_where_it_was_told_and_doubts_far_from_there() -> N
         window = window.following((-math.sin(index), index, (float(index),)))
     model = Process.fit(window, 0.5)
     assert model is not None
-    told_mean, _ = model.slope((3.0,))
-    far, _ = model.slope((500.0,))
-    assert far == pytest.approx(CURIOSITY * math.sqrt(1.0 + NOISE))  # the mean of all, and all of the doubt
-    assert told_mean == pytest.approx(model.promise((3.0,), beyond=-math.inf))
+    near, far = model.at((3.0,)), model.at((500.0,))
+    assert far.promise == pytest.approx(CURIOSITY * math.sqrt(1.0 + NOISE))  # the mean of all, and all of the doubt
+    assert near.promise - near.mean < 0.25 * (far.promise - far.mean)
+    assert near.promise < near.limit
 
 
 def test_a_slope_points_where_the_promise_grows_fastest() -> None:
@@ -74,12 +74,12 @@ def test_a_slope_points_where_the_promise_grows_fastest() -> None:
     assert model is not None
     place = screen._vector(random_genome(SPACE, Random(7), method="ties"))
     assert place is not None
-    _, slope = model.slope(place)
+    slope = model.at(place).slope
     step = 1e-5
     differences = []
     for i in range(len(place)):
         up, down = ([*place[:i], place[i] + d, *place[i + 1 :]] for d in (step, -step))
-        rise = model.promise(tuple(up), beyond=-math.inf) - model.promise(tuple(down), beyond=-math.inf)
+        rise = model.at(tuple(up)).promise - model.at(tuple(down)).promise
         differences.append(rise / (2 * step))
     factor = math.hypot(*differences) / math.hypot(*slope)
     assert [factor * s for s in slope] == pytest.approx(differences, abs=1e-5)
@@ -97,7 +97,7 @@ def test_a_climb_never_goes_down_and_stays_within_bounds(method: str) -> None:
         start, end = screen._vector(before), screen._vector(after)
         assert start is not None
         assert end is not None
-        gain = model.promise(end, beyond=-math.inf) - model.promise(start, beyond=-math.inf)
+        gain = model.at(end).promise - model.at(start).promise
         assert gain > -1e-3  # four digits are kept of each gene
         gained += gain > 0.01
         assert all(0.0 <= w <= MAX_WEIGHT for row in after.weights for w in row)
@@ -119,3 +119,24 @@ def test_how_often_it_was_asked_changes_no_answer() -> None:
     genomes = [random_genome(SPACE, Random(seed), method="linear") for seed in range(12)]
     assert asked.choose(genomes) == quiet.choose(genomes)
     assert asked.climb(genomes[0]) == quiet.climb(genomes[0])
+
+
+def test_an_estimate_with_an_error_is_believed_less() -> None:
+    """The same scores, one of them high: certain, it draws the mean up more than as a guess."""
+    exact, guessed = Window(), Window()
+    for index in range(12):
+        point = (-5.0 if index == 6 else -math.sin(index), index, (float(index),))
+        exact = exact.following(point, 0.0)
+        guessed = guessed.following(point, 4.0 if index == 6 else 0.0)
+    sure, unsure = Process.fit(exact, 0.2), Process.fit(guessed, 0.2)
+    assert sure is not None
+    assert unsure is not None
+    assert unsure.at((6.0,)).mean < 0.5 * sure.at((6.0,)).mean
+    assert unsure.at((6.0,)).promise - unsure.at((6.0,)).mean > sure.at((6.0,)).promise - sure.at((6.0,)).mean
+
+
+def test_the_errors_stay_with_their_points() -> None:
+    rng, window = Random(3), Window()
+    for index in range(90):
+        window = window.following((-round(rng.random(), 1), index, (rng.random(),)), index / 100)
+        assert window.errors == tuple(index / 100 for _, index, _ in window.points)

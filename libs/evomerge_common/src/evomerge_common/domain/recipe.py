@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from evomerge_common.domain.cross_domain import CrossDomain, cross_domain_to_dict, read_cross_domain
@@ -277,7 +278,7 @@ class Recipe:
         """Returns the recipe as others may read it: a source's folder is called by its own name."""
         return Recipe.from_dict(public_names(self.to_dict()))
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Returns SHA-256 (hex) of the canonical JSON: the identity of the merged model."""
         canonical = json.dumps(self.to_dict(names=False), sort_keys=True, separators=(",", ":"))
