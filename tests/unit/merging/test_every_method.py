@@ -45,8 +45,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "multislerp": {"weight": 0.5},
     "nearswap": {"t": 0.3},
     "noise": {"scale": 0.0},
+    "noise_delta": {},
     "nuslerp": {"weight": 0.5},
     "passthrough": {"scale": 0.5},
+    "permute_delta": {},
     "ram": {},
     "ramplus_tl": {"r": 0.5, "alpha": 2.0, "epsilon": 0.5},
     "regmean": {},
@@ -242,6 +244,35 @@ def test_della_restores_the_norm_and_changes_with_the_seed(models: list[ModelRef
             assert kept.double().mean() == pytest.approx(0.4, abs=5 * (0.24 / delta.numel()) ** 0.5)
     other = merged(replace(what, seed=1))
     assert not torch.equal(result[WIDE], other[WIDE])
+
+
+@pytest.mark.parametrize("name", ["permute_delta", "noise_delta"])
+def test_disorder_and_noise_have_the_norm_of_the_changes_and_another_direction(
+    models: list[ModelReference], name: str
+) -> None:
+    base = source(models[0])
+    what = recipe(name, models[:2], {})
+    result, other = merged(what), merged(replace(what, seed=1))
+    for tensor in base:
+        delta, left = change(source(models[1]), base, tensor).flatten(), change(result, base, tensor).flatten()
+        assert float(left.norm()) == pytest.approx(float(delta.norm()), rel=1e-5)
+        if name == "permute_delta":
+            torch.testing.assert_close(left.sort().values, delta.sort().values, rtol=1e-5, atol=2e-6)
+        if delta.numel() > 1000:
+            assert abs(float(left @ delta / delta.norm() ** 2)) < 5 / delta.numel() ** 0.5
+            assert not torch.equal(result[tensor], other[tensor])
+
+
+def test_disorder_is_the_same_under_a_method_that_reads_by_rows(models: list[ModelReference]) -> None:
+    """Rows cut through the cells within which elements change places."""
+    inner = recipe("permute_delta", models[:2], {})
+    outer = Recipe.of_models("della", [(inner, {"weight": 1.0, "density": 0.5})], base=models[0])
+    base, disorder = source(models[0]), merged(inner)
+    left = change(merged(outer), base, WIDE)
+    kept = left != 0
+    assert 0.4 < kept.double().mean() < 0.6
+    factors = (left / change(disorder, base, WIDE))[kept & (left.abs() > 0.1)]
+    assert factors.max() - factors.min() < 1e-4
 
 
 def test_an_epsilon_beyond_the_density_is_refused_when_planning(models: list[ModelReference]) -> None:

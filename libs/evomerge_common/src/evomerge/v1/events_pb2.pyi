@@ -198,14 +198,26 @@ class RunFailed(_message.Message):
     def __init__(self, error: _Optional[_Union[_types_pb2.ErrorInfo, _Mapping]] = ...) -> None: ...
 
 class SearchEnded(_message.Message):
-    __slots__ = ("champion_digest", "reason", "evaluated")
+    __slots__ = ("champion_digest", "reason", "evaluated", "controls")
     CHAMPION_DIGEST_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     EVALUATED_FIELD_NUMBER: _ClassVar[int]
+    CONTROLS_FIELD_NUMBER: _ClassVar[int]
     champion_digest: str
     reason: str
     evaluated: int
-    def __init__(self, champion_digest: _Optional[str] = ..., reason: _Optional[str] = ..., evaluated: _Optional[int] = ...) -> None: ...
+    controls: _containers.RepeatedCompositeFieldContainer[Control]
+    def __init__(self, champion_digest: _Optional[str] = ..., reason: _Optional[str] = ..., evaluated: _Optional[int] = ..., controls: _Optional[_Iterable[_Union[Control, _Mapping]]] = ...) -> None: ...
+
+class Control(_message.Message):
+    __slots__ = ("kind", "recipe_digest", "recipe_json")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    RECIPE_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    RECIPE_JSON_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    recipe_digest: str
+    recipe_json: str
+    def __init__(self, kind: _Optional[str] = ..., recipe_digest: _Optional[str] = ..., recipe_json: _Optional[str] = ...) -> None: ...
 
 class RunFinished(_message.Message):
     __slots__ = ("champion_digest", "reason", "fitness")

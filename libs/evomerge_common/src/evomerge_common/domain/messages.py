@@ -216,10 +216,18 @@ class RunFailed:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Control:
+    kind: str = ""
+    recipe_digest: str = ""
+    recipe_json: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class SearchEnded:
     champion_digest: str = ""
     reason: str = ""
     evaluated: int = 0
+    controls: tuple[Control, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

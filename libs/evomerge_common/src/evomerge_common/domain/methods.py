@@ -144,6 +144,8 @@ _DELLA = Density(low=0.2, high=0.8)
 _CALIBRATED = "it needs statistics of calibration texts for each model: give it in a recipe"
 _MASK = "it masks one model: name masks among search.genes, and the search masks what it merges"
 
+_CONTROL = "it destroys what one model learned: `controls: true` scores such candidates beside the search"
+
 _TABLE = (
     Traits(
         name="linear",
@@ -199,6 +201,8 @@ _TABLE = (
     Traits(name="mask_delta", inputs=1, random=True, refusal=_MASK),
     Traits(name="mask_weights", base="none", inputs=1, random=True, refusal=_MASK),
     Traits(name="noise", base="none", inputs=1, random=True, refusal="it adds noise to one model"),
+    Traits(name="permute_delta", inputs=1, random=True, idempotent=True, refusal=_CONTROL),
+    Traits(name="noise_delta", inputs=1, random=True, idempotent=True, refusal=_CONTROL),
 )
 BUILT_IN: Mapping[str, Traits] = MappingProxyType({traits.name: traits for traits in _TABLE})
 """The methods of `evomerge_merging` by name, those first that the search draws unless told otherwise."""

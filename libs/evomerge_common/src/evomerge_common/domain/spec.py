@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from evomerge_common.domain.controls import NO_CONTROLS, ControlsSpec, read_controls
 from evomerge_common.domain.cross_domain import CROSS_KEYS, CrossDomain, cross_domain_to_dict, read_cross_domain
 from evomerge_common.domain.fields import Fields
 from evomerge_common.domain.genome import GENES
@@ -120,6 +121,7 @@ class RunSpec:
         preserve_instruction: of every candidate's recipe; see `Recipe`.
         cross_domain: how models that are built otherwise than the base (or the first) are fitted to it; None: in full.
         accept_licence_conflict: the run goes on though the sources' licences exclude each other.
+        controls: null candidates that are scored beside the champion when the search has ended.
 
     """
 
@@ -136,6 +138,7 @@ class RunSpec:
     preserve_instruction: bool | None = None
     cross_domain: CrossDomain | None = None
     accept_licence_conflict: bool = False
+    controls: ControlsSpec = NO_CONTROLS
 
     @property
     def target(self) -> str:
@@ -173,6 +176,7 @@ class RunSpec:
             **({} if self.preserve_instruction is None else {"preserve_instruction": self.preserve_instruction}),
             **({} if self.cross_domain is None else {"cross_domain": cross_domain_to_dict(self.cross_domain)}),
             **({"accept_licence_conflict": True} if self.accept_licence_conflict else {}),
+            **({"controls": self.controls.to_value()} if self.controls.count else {}),
         }
 
     def to_json(self) -> str:
@@ -224,6 +228,7 @@ class RunSpec:
             if fitted is None
             else read_cross_domain(fitted, own.at("cross_domain"), SpecError, keys=CROSS_KEYS),
             accept_licence_conflict=own.flag("accept_licence_conflict", False),
+            controls=read_controls(own),
         )
 
 
@@ -257,7 +262,7 @@ class RunRequest:
 
 SPEC_KEYS = (
     "models", "base", "seed", "dtype", "search", "classic", "evaluation", "export", "preserve_instruction",
-    "cross_domain", "accept_licence_conflict",
+    "cross_domain", "accept_licence_conflict", "controls",
 )  # fmt: skip
 REQUEST_KEYS = (*SPEC_KEYS, "suite")
 SEARCH_KEYS = tuple(SearchSpec.__dataclass_fields__)

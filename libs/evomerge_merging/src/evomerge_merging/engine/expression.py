@@ -152,6 +152,9 @@ class Evaluation:
             result = self._load(node, start, stop)
         elif node.method.whole:
             result = self._whole[key][start:stop]
+        elif node.method.cells and (start % CELL or (stop % CELL and stop < self.size)):
+            first, last = start // CELL * CELL, min(self.size, -(-stop // CELL) * CELL)
+            result = self._evaluate(node, first, last, {})[start - first : stop - first]
         else:
             base = None if node.base is None else self._evaluate(node.base, start, stop, done)
             tensors = [self._evaluate(child, start, stop, done) for child in node.inputs]

@@ -12,9 +12,10 @@ Its signature is its schema. Positional parameters say what it works on:
 Keyword-only parameters are the recipe's: `PerModel[T]` is given for each model, others once; without a default they
 are required; a trailing underscore is not part of the name (`lambda_`). A method must not write into its inputs.
 
-It is called for pieces in any order and on any thread, so it must be elementwise. What needs the whole tensor is either
-a fold, given as `statistics(view, **parameters)`, which sees the tensor piece by piece beforehand (see `View`), or
-`whole=True`: then the only piece is the whole tensor in its own shape.
+It is called for pieces in any order and on any thread, so it must be elementwise (with `cells=True` within a `CELL` of
+elements: then no piece cuts one). What needs the whole tensor is either a fold, given as `statistics(view,
+**parameters)`, which sees the tensor piece by piece beforehand (see `View`), or `whole=True`: then the only piece is
+the whole tensor in its own shape.
 
 A method that takes no `tensors` computes nothing: it says what the piece is, as a `Form` (`-> WeightedSum`), which
 torch or the native kernels then make.
@@ -86,6 +87,7 @@ class Method:
         positional: what its function works on: some of tensors, base, block, in this order.
         statistics: called once a tensor with its `View` and the parameters; what it returns is `Block.statistics`.
         whole: whether the only piece is the whole tensor.
+        cells: whether elements of a `CELL` depend on each other, so that pieces must begin and end where cells do.
         check: called with one tensor's parameters when planning; raises RecipeError if they cannot go together.
 
     """
@@ -97,6 +99,7 @@ class Method:
     parameters: Mapping[str, Parameter]
     statistics: Callable[..., Any] | None = None
     whole: bool = False
+    cells: bool = False
     check: Callable[..., None] | None = None
 
     @property
@@ -139,6 +142,7 @@ def merge_method(
     check: Callable[..., None] | None = None,
     statistics: Callable[..., Any] | None = None,
     whole: bool = False,
+    cells: bool = False,
 ) -> Callable[[Function], Function]:
     """Registers a function under a name; see the module's text, and `Method` for the arguments.
 
@@ -157,6 +161,7 @@ def merge_method(
             summary=(inspect.getdoc(function) or "").partition("\n")[0],
             statistics=statistics,
             whole=whole,
+            cells=cells,
             check=check,
         )
         return function
@@ -173,6 +178,7 @@ def add_method(
     summary: str,
     statistics: Callable[..., Any] | None = None,
     whole: bool = False,
+    cells: bool = False,
     check: Callable[..., None] | None = None,
 ) -> None:
     """Registers a function whose schema is given.
@@ -195,7 +201,7 @@ def add_method(
     schema = {parameter.name: parameter for parameter in parameters}
     if traits.linear and not {"weight", "scale"} & set(schema):
         raise ValueError(f"the traits of {name!r} say linear, and it has neither a weight nor a scale")
-    _METHODS[name] = Method(traits, summary, function, positional, schema, statistics, whole, check)
+    _METHODS[name] = Method(traits, summary, function, positional, schema, statistics, whole, cells, check)
 
 
 _POSITIONAL: tuple[list[str], ...] = (

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from evomerge_common.domain.messages import (
     CandidateProposed,
+    Control,
     DownloadJob,
     EvaluateJob,
     ExportJob,
@@ -53,7 +54,7 @@ def merge(run_id: str, proposed: CandidateProposed, models: Mapping[str, Model])
 
 def evaluation(
     run_id: str,
-    proposed: CandidateProposed,
+    proposed: CandidateProposed | Control,
     models: Mapping[str, Model],
     started: RunStarted,
     *,
@@ -63,7 +64,7 @@ def evaluation(
     items: tuple[TaskItems, ...] = (),
     rung: int = 0,
 ) -> Job:
-    """Makes the evaluation job of a candidate, on a whole split or, in a race, on some of its items.
+    """Makes the evaluation job of a candidate or control, on a whole split or, in a race, on some of its items.
 
     Args:
         uri: of its weights; empty: the evaluator makes them.

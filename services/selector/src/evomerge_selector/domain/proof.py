@@ -12,6 +12,11 @@ def export_part(written_as: str) -> str:
     return "export gguf" if written_as == "gguf" else "export"
 
 
+def search_part(digest: str) -> str:
+    """Names a control's score on the search split as a part of the proof."""
+    return f"search {digest}"
+
+
 def format_of(job: Job | None) -> str:
     """Tells the format of an export job; empty for any other."""
     return job.payload.format if job is not None and isinstance(job.payload, ExportJob) else ""
@@ -23,7 +28,8 @@ class Proof:
 
     Attributes:
         ended: the champion, and why the search ended.
-        missing: recipe digests to be scored on the holdout, and exports (`export_part`).
+        missing: recipe digests to be scored on the holdout, exports (`export_part`), and controls to be scored on the
+            search split (`search_part`).
 
     """
 

@@ -37,10 +37,10 @@ class Proposer:
         """
         self._spec = spec
         self._search = spec.search
-        self._space = search_space(spec, models)
-        self._strategy = make_strategy(self._space, self._search, seed=spec.seed)
-        sources = _sources(spec, self._space)
-        self._first = [*sources, *initial_population(self._space, spec.classic)][: self._search.evaluations]
+        self.space = search_space(spec, models)
+        self._strategy = make_strategy(self.space, self._search, seed=spec.seed)
+        sources = _sources(spec, self.space)
+        self._first = [*sources, *initial_population(self.space, spec.classic)][: self._search.evaluations]
         self.sources = min(len(sources), len(self._first))
         self.first_generation = min(self._search.evaluations, max(self._search.population, len(self._first)))
         self._seen = 0
@@ -96,7 +96,7 @@ class Proposer:
             operator, genome = self._first[index]
             proposal = Proposal(genome, operator)
         elif index < self.first_generation:
-            proposal = Proposal(random_genome(self._space, rng), "random")
+            proposal = Proposal(random_genome(self.space, rng), "random")
         else:
             proposal = self._strategy.ask(index, rng)
         for attempt in range(40):
@@ -104,21 +104,21 @@ class Proposer:
             if recipe.digest not in known:
                 return proposal, recipe
             if attempt < 10 and not (proposal.genome.path and attempt > 4):
-                proposal = Proposal(mutate(proposal.genome, self._space, rng), "mutation", proposal.parents)
+                proposal = Proposal(mutate(proposal.genome, self.space, rng), "mutation", proposal.parents)
             else:
-                proposal = Proposal(random_genome(self._space, rng), "random")
+                proposal = Proposal(random_genome(self.space, rng), "random")
         return proposal, None
 
     def _recipe(self, proposal: Proposal) -> Recipe:
         if proposal.operator != "source":
-            recipe = self._space.recipe(proposal.genome)
+            recipe = self.space.recipe(proposal.genome)
             preserve = self._spec.preserve_instruction
             return recipe if preserve is None else replace(recipe, preserve_instruction=preserve)
         row = proposal.genome.weights[0]
         if 1.0 in row:
-            return self._space.source(self._space.models[row.index(1.0)])
-        assert self._space.base is not None
-        return self._space.source(self._space.base)
+            return self.space.source(self.space.models[row.index(1.0)])
+        assert self.space.base is not None
+        return self.space.source(self.space.base)
 
 
 def search_space(spec: RunSpec, models: Mapping[str, Model]) -> SearchSpace:

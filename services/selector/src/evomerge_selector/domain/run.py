@@ -26,6 +26,7 @@ from evomerge_common.domain.messages import (
     CandidateRaced,
     CandidateSelected,
     ChampionChanged,
+    Control,
     Decision,
     DownloadJob,
     ErrorInfo,
@@ -51,9 +52,10 @@ from evomerge_common.domain.spec import RunSpec
 from evomerge_common.errors import InvalidInput, SpecError, error_from_info
 from evomerge_selector.domain import jobs
 from evomerge_selector.domain.candidate import FAILED, Candidate
+from evomerge_selector.domain.controls import controls
 from evomerge_selector.domain.leaderboard import Leaderboard
 from evomerge_selector.domain.ledger import Ledger
-from evomerge_selector.domain.proof import Proof, export_part, format_of
+from evomerge_selector.domain.proof import Proof, export_part, format_of, search_part
 from evomerge_selector.domain.proposer import Proposer
 from evomerge_selector.domain.race import Race
 from evomerge_selector.domain.strategy import strategy_class
@@ -118,8 +120,22 @@ class Run:
         """Ends the search with what has been counted so far: by hand, or because time is up."""
         if not self.has_champion:
             return RunCancelled(reason=f"{reason}; no candidate had been scored yet")
-        digest = self.final_champion.proposed.recipe_digest
-        return SearchEnded(champion_digest=digest, reason=reason, evaluated=self._leaderboard.seen)
+        champion = self.final_champion.proposed
+        return SearchEnded(
+            champion_digest=champion.recipe_digest,
+            reason=reason,
+            evaluated=self._leaderboard.seen,
+            controls=self._controls(champion),
+        )
+
+    def _controls(self, champion: CandidateProposed) -> tuple[Control, ...]:
+        assert self.spec is not None
+        assert self._proposer is not None
+        if not self.spec.controls.count:
+            return ()
+        sources = [one for one in self.candidates[: self._leaderboard.seen] if one.proposed.operator == "source"]
+        best = max(sources, key=lambda one: one.fitness if one.fitness is not None else FAILED)
+        return tuple(controls(self.spec, self._proposer.space, champion, best.proposed))
 
     @property
     def discarded(self) -> list[str]:
@@ -303,6 +319,7 @@ class Run:
         if event.split == "holdout":
             self._prove(event.recipe_digest)
             return
+        self._prove(search_part(event.recipe_digest))
         index = self._index.get(event.recipe_digest)
         if index is None or self.candidates[index].fitness is not None:
             return
@@ -326,6 +343,7 @@ class Run:
         if event.kind == JOB_KINDS[ExportJob] or event.split == "holdout":
             self._miss_proof(event, job)
             return
+        self._prove(search_part(event.recipe_digest))
         index = self._index.get(event.recipe_digest)
         if index is None or self.candidates[index].fitness is not None:
             return
@@ -446,10 +464,23 @@ class Run:
                     uri = self._source_uri(proposed) if proposed.operator == "source" else ""
                     self._queue_evaluation(proposed.recipe_digest, "holdout", uri)
                     proof.missing.add(proposed.recipe_digest)
+        for control in ended.controls:
+            self._queue_control(control, proof)
         champion = self.candidates[self._index[ended.champion_digest]].proposed
         for job in jobs.exports(self.run_id, champion, self.models, self.spec):
             proof.missing.add(export_part(format_of(job)))
             self._ledger.add(job)
+
+    def _queue_control(self, control: Control, proof: Proof) -> None:
+        """Has a control scored on both splits, as far as it is no candidate of which that is known or asked."""
+        digest = control.recipe_digest
+        same = [one for one in self.candidates if one.proposed.recipe_digest == digest]
+        if not any(one.is_whole or one.fitness == FAILED for one in same):
+            self._add_evaluation(control, "search", "")
+            proof.missing.add(search_part(digest))
+        if self.started.has_holdout and digest not in proof.missing:
+            self._add_evaluation(control, "holdout", "")
+            proof.missing.add(digest)
 
     def _prove(self, part: str) -> None:
         """Ticks off one part of the proof; with the last, the run is finished."""
@@ -495,8 +526,19 @@ class Run:
     def _queue_evaluation(
         self, digest: str, split: str, uri: str, *, items: tuple[TaskItems, ...] = (), rung: int = 0
     ) -> None:
-        assert self.spec is not None
         proposed = self.candidates[self._index[digest]].proposed
+        self._add_evaluation(proposed, split, uri, items=items, rung=rung)
+
+    def _add_evaluation(
+        self,
+        proposed: CandidateProposed | Control,
+        split: str,
+        uri: str,
+        *,
+        items: tuple[TaskItems, ...] = (),
+        rung: int = 0,
+    ) -> None:
+        assert self.spec is not None
         self._ledger.add(
             jobs.evaluation(
                 self.run_id, proposed, self.models, self.started, split=split, uri=uri, threads=self.spec.threads,
