@@ -95,6 +95,8 @@ def test_a_run_leaves_all_that_it_promises(calm: dict[str, Any], spec: Path) -> 
     assert calm["evaluations"] == 20
     assert calm["champion"]["holdout"]["interval95"]
     assert len(calm["sources"]) == 4
+    assert calm["dtype"] in {"float32", "bfloat16"}
+    assert all(f" {calm['dtype']} " in device for device in calm["devices"])
     for name in (
         "report/index.html",
         "report/fitness_plot.png",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from dataclasses import replace
 from random import Random
 from typing import Any
 
 from evomerge_common.domain.messages import (
+    CandidateEvaluated,
     CandidateFailed,
     CandidateProposed,
     CandidateRaced,
@@ -139,6 +142,15 @@ def by_items(job: EvaluateJob) -> tuple[float, tuple[TaskScore, ...]]:
     return sum(one.score for one in scores) / len(scores), scores
 
 
+def in_dtype(result: CandidateEvaluated, job: Job, auto: str) -> CandidateEvaluated:
+    """What a worker answers whose "auto" is this: digits of the recipe stand for what rounding does to a score."""
+    assert isinstance(job.payload, EvaluateJob)
+    dtype = auto if job.payload.dtype == "auto" else job.payload.dtype
+    noise = int(hashlib.sha256(f"{dtype}{result.recipe_digest}".encode()).hexdigest()[:4], 16) / 2**20
+    scores = tuple(replace(one, score=one.score + noise) for one in result.scores)
+    return replace(result, fitness=result.fitness + noise, scores=scores, dtype=dtype)
+
+
 class Simulation:
     """Plays a run to its end with `workers` jobs in hand, answered in random order."""
 
@@ -155,7 +167,9 @@ class Simulation:
         fail_at_rung: int = 0,
         fail_exports: tuple[str, ...] = (),
         full: float = 0.0,
+        dtypes: tuple[str, ...] = (),
     ) -> None:
+        """Takes `dtypes` as those that "auto" is on the workers; in each the scores are a little different."""
         self.events: list[Event] = []
         self.run = Run("r")
         self.replays = 0
@@ -189,6 +203,8 @@ class Simulation:
             result = answer(
                 job, fail=fail, items=items and tells_items, fail_at_rung=fail_at_rung, fail_exports=fail_exports
             )
+            if dtypes and isinstance(result, CandidateEvaluated):
+                result = in_dtype(result, job, rng.choice(dtypes))
             self._append(result)
             results.append(result)
             if rng.random() < 0.1:

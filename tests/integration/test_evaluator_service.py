@@ -313,6 +313,23 @@ async def test_rungs_are_scored_alone_and_the_rest_is_remembered(
         await handler(a_job(ports, models / "one", items=(TaskItems(task="z", positions=(0,)),)))
 
 
+async def test_a_job_is_scored_in_its_dtype_and_known_in_no_other(
+    tmp_path: Path, models: Path, child: ChildProcess
+) -> None:
+    ports = memory_ports(tmp_path)
+    handler = EvaluateHandler(ports=ports, child=child, metrics=EvaluatorMetrics(CollectorRegistry()))
+    auto = await handler(a_job(ports, models / "one"))
+    assert (auto.dtype, auto.device, auto.cached) == ("float32", "cpu float32 1 thread", False)
+    asked = a_job(ports, models / "one", dtype="bfloat16")
+    await handler.prepare(asked)
+    other = await handler.finish(asked, await handler.work(asked))
+    assert (other.dtype, other.device, other.cached) == ("bfloat16", "cpu bfloat16 1 thread", False)
+    assert other.scores != auto.scores
+    for known, dtype in ((auto, "float32"), (other, "bfloat16")):
+        again = await handler(a_job(ports, models / "one", dtype=dtype))
+        assert again == replace(known, cached=True, computed=0, seconds=0.0)
+
+
 async def test_weights_out_of_reach_are_made_while_another_candidate_is_scored(
     tmp_path: Path, models: Path, child: ChildProcess
 ) -> None:

@@ -104,3 +104,23 @@ async def test_an_entry_too_long_for_the_broker_costs_time_and_no_run(
     cache = FitnessCache(memory_ports(tmp_path).kv)
     assert (await cache.add("r", Scores({KEYS[0]: 1.0}))).items == {KEYS[0]: 1.0}
     assert (await cache.known("r")).items == {}
+
+
+async def test_scores_of_another_dtype_are_not_known(tmp_path: Path) -> None:
+    """Entries of before there was a choice count for the dtype that their device names."""
+    home = tmp_path / "home"
+    cache = FitnessCache(memory_ports(tmp_path).kv, home)
+    await cache.add("r", Scores({KEYS[0]: 1.0}, "cpu float32 2 threads"))
+    assert (await cache.known("r", "bfloat16")).items == {}
+    await cache.add("r", Scores({KEYS[0]: 0.5}, "cpu bfloat16 2 threads"), "bfloat16")
+    for known in (cache, FitnessCache(memory_ports(tmp_path / "other").kv, home)):
+        assert (await known.known("r", "float32")).items == {KEYS[0]: 1.0}
+        assert (await known.known("r", "bfloat16")).items == {KEYS[0]: 0.5}
+
+    old = home / "ol" / "old.json"
+    old.parent.mkdir()
+    old.write_bytes(Scores({KEYS[0]: 1.0}, "NVIDIA H100 80GB HBM3 bfloat16").encode())
+    assert (await cache.known("old", "float32")).items == {}
+    await cache.add("old", Scores({KEYS[0]: 0.25}, "cpu float32 1 thread"), "float32")
+    other = FitnessCache(memory_ports(tmp_path / "third").kv, home)
+    assert (await other.known("old", "float32")).items == {KEYS[0]: 0.25}

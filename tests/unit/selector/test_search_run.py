@@ -64,6 +64,24 @@ def hold_against_calm(spec: RunSpec, *, workers: int, order: int, replay: int) -
     return calm
 
 
+@pytest.mark.parametrize("racing", [False, True])
+@settings(max_examples=4, deadline=None)
+@given(workers=st.integers(1, 8), order=st.integers(0, 10_000), replay=st.sampled_from([0, 17]))
+@example(workers=8, order=1, replay=1)
+def test_all_scores_of_a_run_are_of_one_dtype(racing: bool, workers: int, order: int, replay: int) -> None:
+    """Workers whose "auto" differs follow the first score: the same run as if all of them were of that kind."""
+    spec, both = make_spec(evaluations=24, population=8, racing=racing), ("float32", "bfloat16")
+    mixed = Simulation(spec, workers=workers, order=order, replay_every=replay, items=racing, dtypes=both)
+    assert mixed.run.dtype in both
+    asked = replace(spec, scoring_dtype=mixed.run.dtype)
+    alike = Simulation(asked, workers=1, order=0, items=racing, dtypes=both)
+    assert mixed.proposals == alike.proposals
+    assert mixed.raced == alike.raced
+    assert mixed.events[-1] == alike.events[-1]
+    other = Simulation(spec, workers=1, order=0, items=racing, dtypes=tuple({*both} - {mixed.run.dtype}))
+    assert other.events[-1] != alike.events[-1], "the two dtypes do not differ, and nothing was tested"
+
+
 @pytest.mark.parametrize("strategy", [s for s in STRATEGIES if s != "gp"])
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @settings(max_examples=2, deadline=None)
@@ -348,6 +366,7 @@ def test_a_source_that_cannot_be_had_fails_the_run_at_once() -> None:
         ({"models": ["a", "a"]}, "twice"),
         ({"suite": {"tasks": []}}, "at least one task"),
         ({"evaluation": {"thread": 1}}, "did you mean 'threads'"),
+        ({"evaluation": {"dtype": "float16"}}, "auto, float32, bfloat16"),
         ({"export": {"formats": ["hf", "ggfu"]}}, "did you mean 'gguf'"),
         ({"export": {"formats": ["gguf"]}}, "must have hf"),
         ({"export": {"formats": ["hf", "gguf"], "gguf_type": "q4_k"}}, "did you mean 'q4_k_"),
@@ -360,6 +379,15 @@ def test_spec_mistakes_name_the_key_and_the_nearest_word(change: dict[str, objec
     data = {"models": ["a", "b"], "suite": SUITE, **change}
     with pytest.raises(SpecError, match=words):
         RunRequest.from_dict(data)
+
+
+def test_the_dtype_of_scores_is_written_where_it_is_named() -> None:
+    data: dict[str, Any] = {"models": ["org/a", "org/b"]}
+    spec = RunSpec.from_dict({**data, "evaluation": {"dtype": "bfloat16"}})
+    assert RunSpec.from_json(spec.to_json()) == spec
+    assert '"evaluation":{"dtype":"bfloat16","threads":2}' in spec.to_json()
+    auto = RunSpec.from_dict({**data, "evaluation": {"dtype": "auto"}})
+    assert '"evaluation":{"threads":2}' in auto.to_json(), "the log of a run without it is what it always was"
 
 
 def test_a_champion_is_handed_back_as_gguf_too_where_that_is_asked_for() -> None:

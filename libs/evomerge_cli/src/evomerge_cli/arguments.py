@@ -13,6 +13,7 @@ from evomerge_common import __version__
 from evomerge_common.domain.cross_domain import CROSS_STRATEGIES
 from evomerge_common.domain.licences import ACCEPT_FLAG
 from evomerge_common.domain.methods import DFS_TECHNIQUES, MASK_STRATEGIES, PS_TECHNIQUES_1, PS_TECHNIQUES_2
+from evomerge_common.domain.spec import AUTO, SCORING_DTYPES
 from evomerge_common.errors import did_you_mean
 
 DEFAULT_MODELS = (
@@ -281,6 +282,9 @@ def _add_score_flags(parser: argparse.ArgumentParser) -> None:
         help="print data as JSON on stdout; with FILE, write it there, item scores included",
     )  # fmt: skip
     parser.add_argument("--batch-size", type=positive, metavar="N", help="rows at once (default: the suite's)")
+    parser.add_argument(
+        "--dtype", choices=SCORING_DTYPES, default=AUTO, help="to compute in (default: bfloat16 where it pays here)"
+    )
     _add_compute_flags(parser)
 
 

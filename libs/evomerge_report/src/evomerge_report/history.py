@@ -109,6 +109,7 @@ class History:
     merge_seconds: float = 0.0
     evaluation_seconds: float = 0.0
     devices: list[str] = field(default_factory=list)
+    dtype: str = ""
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -250,6 +251,7 @@ def _count_work(history: History, change: Change) -> None:
         history.merge_seconds += merged.seconds
         history.notes += [note for note in merged.notes if note not in history.notes]
     if (evaluation := change.evaluation) is not None:
+        history.dtype = history.dtype or evaluation.dtype  # the first holds for the whole run
         if evaluation.cached:
             history.cached += 1
         else:

@@ -60,6 +60,7 @@ def result_of(history: History, suite: Suite) -> dict[str, Any]:
         "cached": history.cached,
         "items_scored": history.items_scored,
         **_seconds(history),
+        "dtype": history.dtype or None,
         "devices": history.devices,
         "generations": [
             {"generation": g.generation, "evaluated": g.evaluated, "best_fitness": g.best_fitness,

@@ -24,6 +24,7 @@ def score_folder(
     threads: int = 2,
     device: str = "auto",
     backend: str = "auto",
+    dtype: str = "auto",
     allow_code: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> ScoreReport:
@@ -36,6 +37,7 @@ def score_folder(
         threads: intra-op threads of torch, at most; scores are bit-stable for one number of threads.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
         backend: "auto" (vLLM where it is installed and the device is a GPU), "torch" or "vllm".
+        dtype: "auto" (by device and model), "float32" or "bfloat16".
         allow_code: tasks of kind `code` may run what the model writes, in a sandbox.
         progress: called with items done and items in all.
 
@@ -44,12 +46,13 @@ def score_folder(
         SuiteError: the suite asks what this kind of model cannot answer.
         NonFiniteScore: the model answered NaN or infinity.
         OutOfMemory: not even one row fits.
+        Unavailable: the device is not here, or cannot compute in the dtype.
 
     """
     from evomerge_scoring.scorer import Scorer
 
     scorer = Scorer(device=device, backend=backend, allow_code=allow_code)
-    request = ScoreRequest(suite=suite, split=split, threads=threads)
+    request = ScoreRequest(suite=suite, split=split, threads=threads, dtype=dtype)
     return scorer.score(lambda backend: backend.load_folder(folder), request, progress)
 
 

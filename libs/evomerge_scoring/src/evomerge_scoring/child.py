@@ -81,6 +81,15 @@ def devices() -> tuple[DeviceInfo, ...]:
     return list_devices()
 
 
+def auto_dtype(parameters: int) -> str:
+    """Says in which dtype "auto" scores a model of so many parameters here; see `scoring.devices.choose_dtype`."""
+    with _torch_errors():
+        device = _resident().resident.device
+        from evomerge_scoring.devices import choose_dtype
+
+        return str(choose_dtype(device, parameters=parameters)).removeprefix("torch.")
+
+
 def _resident() -> Scorer:
     global _scorer  # noqa: PLW0603 - the resident model is the point of this process
     if _scorer is None:

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import torch
 
+from evomerge_common.domain.spec import AUTO, SCORING_DTYPES
 from evomerge_common.errors import InvalidInput, Unavailable
 from evomerge_scoring.report import DeviceInfo
+from evomerge_scoring.speeds import LARGE_MODEL, cpu_name, cpu_speeds, shape_of
 
-LARGE_MODEL = 100_000_000
 SMALL_MODEL = 8_000_000
 
 
@@ -37,16 +38,33 @@ def choose_device(wanted: str = "auto") -> torch.device:
     return torch.device(backend, index) if backend == "cuda" else torch.device(backend)
 
 
-def choose_dtype(device: torch.device, *, parameters: int = 0) -> torch.dtype:
-    """bfloat16 where the device multiplies it in hardware and it pays, else float32 (never float16: it overflows).
+def choose_dtype(device: torch.device, *, parameters: int = 0, wanted: str = AUTO) -> torch.dtype:
+    """The dtype to score in: of weights and activations; sums of products are float32 in either, as is log-softmax.
 
-    A CPU needs AMX for it to pay, and a model large enough that the multiplications dominate.
+    "auto" is bfloat16 where the device multiplies it in hardware and it pays, else float32 (never float16: it
+    overflows). Of a CPU a measurement says so, of products as large as those of a model of so many `parameters`.
+
+    Raises:
+        InvalidInput: no such dtype.
+        Unavailable: the device cannot compute in it.
+
     """
-    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
-        return torch.bfloat16
-    if device.type == "cpu" and parameters >= LARGE_MODEL and _has_amx():
-        return torch.bfloat16
-    return torch.float32
+    if wanted == AUTO:
+        return torch.bfloat16 if _takes_bfloat16(device, parameters) else torch.float32
+    if wanted not in SCORING_DTYPES:
+        raise InvalidInput(f"unknown dtype {wanted!r}; give {', '.join(SCORING_DTYPES)}")
+    dtype: torch.dtype = getattr(torch, wanted)
+    try:
+        torch.ones(2, 2, device=device, dtype=dtype) @ torch.ones(2, 2, device=device, dtype=dtype)
+    except (RuntimeError, TypeError) as error:
+        raise Unavailable(f"{device} of this machine cannot compute in {wanted}: {error}") from error
+    return dtype
+
+
+def _takes_bfloat16(device: torch.device, parameters: int) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and cpu_speeds(shape_of(parameters)).bfloat16_pays
 
 
 def choose_threads(wanted: int, *, parameters: int) -> int:
@@ -57,13 +75,6 @@ def choose_threads(wanted: int, *, parameters: int) -> int:
     with one while another process kept both cores busy.
     """
     return 1 if parameters < SMALL_MODEL else max(1, wanted)
-
-
-def _has_amx() -> bool:
-    try:
-        return "amx_bf16" in Path("/proc/cpuinfo").read_text("ascii", "ignore")
-    except OSError:
-        return False
 
 
 def describe(device: torch.device, dtype: torch.dtype, threads: int) -> str:
@@ -85,16 +96,9 @@ def list_devices() -> tuple[DeviceInfo, ...]:
     if torch.backends.mps.is_available():
         found.append(DeviceInfo("Apple GPU", "mps", "float32"))
     total, available = _memory()
-    found.append(DeviceInfo(_cpu_name(), "cpu", "float32", total, total - available))
+    dtype = str(choose_dtype(torch.device("cpu"), parameters=LARGE_MODEL)).removeprefix("torch.")
+    found.append(DeviceInfo(cpu_name(), "cpu", dtype, total, total - available))
     return tuple(found)
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8", "ignore").splitlines()
-    except OSError:
-        return "CPU"
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "CPU")
 
 
 def _memory() -> tuple[int, int]:

@@ -186,7 +186,16 @@ class ScoringModel(Protocol):
 
 
 class Backend(Protocol):
-    """Holds one model at a time: transformers in this process (`resident.Resident`), or vLLM."""
+    """Holds one model at a time: transformers in this process (`resident.Resident`), or vLLM.
+
+    Attributes:
+        device: where it computes.
+        dtype: in which the models that are loaded next compute: "auto", "float32" or "bfloat16"; the scorer sets it.
+
+    """
+
+    device: torch.device
+    dtype: str
 
     def load_folder(self, folder: Path) -> ScoringModel:
         """Makes a model folder the one to score.

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from evomerge_common.domain.messages import TaskScore
+from evomerge_common.domain.spec import AUTO
 from evomerge_common.domain.suite import Suite
 
 
@@ -17,6 +18,7 @@ class ScoreRequest:
         split: "search", "holdout" or "all".
         threads: intra-op threads of torch, at most; scores are bit-stable for one number of threads.
         suite_digest: of `suite`, where it is known already.
+        dtype: in which to compute: "auto" (by device and model), "float32" or "bfloat16".
         places: task → which of the split's items, by place; tasks that it does not name are left out. None: all items.
 
     """
@@ -25,6 +27,7 @@ class ScoreRequest:
     split: str = "search"
     threads: int = 2
     suite_digest: str = ""
+    dtype: str = AUTO
     places: Mapping[str, Sequence[int]] | None = None
 
 
@@ -61,7 +64,7 @@ class GenerateResult:
 
 @dataclass(frozen=True)
 class DeviceInfo:
-    """A device that could score; memory in bytes, 0 where nobody tells. `dtype` is what "auto" picks on it."""
+    """A device that could score; memory in bytes, 0 where nobody tells. `dtype` is "auto" for a large model on it."""
 
     name: str
     kind: str

@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 from evomerge_common.domain.recipe import Recipe
 from evomerge_common.domain.reference import ModelReference
+from evomerge_common.domain.spec import AUTO
 from evomerge_common.errors import ModelError
 from evomerge_merging.engine.stored import bare_names
 from evomerge_models.files import PROCESSOR_FILES
@@ -43,6 +44,7 @@ class Resident:
     """Holds one module and one tokenizer, and replaces of them only what the next candidate needs.
 
     Attributes:
+        dtype: in which the next models compute; see `model.Backend`.
         loads, swaps: how often a module was made afresh, and how often tensors were swapped in instead.
         copied: tensors that swaps copied.
 
@@ -50,6 +52,7 @@ class Resident:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
+        self.dtype = AUTO
         self.loads = 0
         self.copied = 0
         self.swaps = 0
@@ -116,7 +119,7 @@ class Resident:
             # What is quantised was refused before; words that are left over make transformers quantise anew.
             vars(config).pop("quantization_config", None)
             reading = reading_of(config)
-            dtype = choose_dtype(self.device, parameters=weights.parameters)
+            dtype = choose_dtype(self.device, parameters=weights.parameters, wanted=self.dtype)
             key = config_key(folder, dtype)
             if not (key == self._key and self._swap(weights)):
                 self._forget()

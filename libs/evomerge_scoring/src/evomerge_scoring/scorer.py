@@ -58,10 +58,12 @@ class Scorer:
             SuiteError: the suite asks what this kind of model cannot answer, or what this machine does not allow.
             NonFiniteScore: the model answered NaN or infinity.
             OutOfMemory: not even one row fits.
+            Unavailable: the device cannot compute in the dtype that is asked for.
 
         """
         start = time.perf_counter()
         self._check(request.suite)
+        self.resident.dtype = request.dtype
         model = load(self.resident)
         threads = choose_threads(request.threads, parameters=model.parameters)
         torch.set_num_threads(threads)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from evomerge_common.domain.spec import AUTO
 from evomerge_common.errors import InvalidInput, ModelError, NonFiniteScore, Unavailable
 from evomerge_models.describe import describe_model
 from evomerge_scoring.model import Answer, Picture, Progress, Prompt, Row, Stop
@@ -109,6 +110,7 @@ class VllmResident:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
+        self.dtype = AUTO
         self.loads = self.swaps = 0
         self._model: VllmModel | None = None
 

@@ -1,7 +1,9 @@
-"""What has been scored once is never scored again: recipe digest × item digest → score.
+"""What has been scored once is never scored again: recipe digest × dtype × item digest → score.
 
 A score is known to everyone at the same broker (bucket `scores`, one entry a recipe) and, where there is a folder, to
-every stack of this home. Who computes a score second takes the first one: there is one score for all.
+every stack of this home. Who computes a score second takes the first one: there is one score for all of a dtype.
+Entries of float32 are named by the recipe alone, as all were before there was a choice; those of that time which a
+device filled in another dtype say so, and count for nothing.
 """
 
 from __future__ import annotations
@@ -19,13 +21,16 @@ from typing import Any
 import structlog
 
 from evomerge_common.domain.kinds import kind_of
+from evomerge_common.domain.spec import SCORING_DTYPES
 from evomerge_common.domain.task import Item, Task
 from evomerge_common.ports import KeyValue
 from evomerge_common.runtime.files import locked, write_atomically
 
 SCORING = "1"
 """Part of every item's digest: raise it when the same model and item would be scored otherwise."""
+FLOAT32 = "float32"
 DIGEST_BYTES = 16
+_DTYPES = frozenset(SCORING_DTYPES)
 MAX_BYTES = 1_000_000
 """An entry of the bucket holds no more (some 35,000 items): the broker's messages end there."""
 
@@ -81,10 +86,12 @@ class Scores:
         return json.dumps({"device": self.device, "digests": texts[0], "scores": texts[1]}).encode()
 
     @classmethod
-    def decode(cls, data: bytes) -> Scores:
-        """Reads what `encode` wrote; anything else is as good as nothing."""
+    def decode(cls, data: bytes, dtype: str = FLOAT32) -> Scores:
+        """Reads what `encode` wrote; anything else, or scores of a device in another dtype, is as good as nothing."""
         try:
             read = json.loads(data)
+            if not _DTYPES.intersection(str(read["device"]).split()) <= {dtype}:
+                return cls()
             digests, scores = (base64.b64decode(read[key], validate=True) for key in ("digests", "scores"))
             count = len(scores) // 4
             if len(digests) != count * DIGEST_BYTES:
@@ -102,20 +109,22 @@ class FitnessCache:
         self._kv = kv
         self._folder = folder
 
-    async def known(self, recipe_digest: str) -> Scores:
-        """Returns all that is known of a recipe."""
-        entry = await self._kv.get("scores", _key(recipe_digest))
-        scores = Scores() if entry is None else Scores.decode(entry[0])
+    async def known(self, recipe_digest: str, dtype: str = FLOAT32) -> Scores:
+        """Returns all that is known of a recipe in a dtype."""
+        name = _name(recipe_digest, dtype)
+        entry = await self._kv.get("scores", f"{name}.items")
+        scores = Scores() if entry is None else Scores.decode(entry[0], dtype)
         if self._folder is not None:
-            scores.add(await asyncio.to_thread(self._read, recipe_digest))
+            scores.add(await asyncio.to_thread(self._read, name, dtype))
         return scores
 
-    async def add(self, recipe_digest: str, fresh: Scores) -> Scores:
+    async def add(self, recipe_digest: str, fresh: Scores, dtype: str = FLOAT32) -> Scores:
         """Remembers scores; returns all that is known now, in which an earlier score of an item wins."""
-        key = _key(recipe_digest)
+        name = _name(recipe_digest, dtype)
+        key = f"{name}.items"
         while True:
             entry = await self._kv.get("scores", key)
-            scores = Scores() if entry is None else Scores.decode(entry[0])
+            scores = Scores() if entry is None else Scores.decode(entry[0], dtype)
             if not scores.add(fresh):
                 break
             data = scores.encode()
@@ -129,33 +138,33 @@ class FitnessCache:
             if done:
                 break
         if self._folder is not None:
-            await asyncio.to_thread(self._write, recipe_digest, scores)
+            await asyncio.to_thread(self._write, name, dtype, scores)
         return scores
 
     # ---- the folder ----
 
-    def _path(self, recipe_digest: str) -> Path:
+    def _path(self, name: str) -> Path:
         assert self._folder is not None
-        return self._folder / recipe_digest[:2] / f"{recipe_digest}.json"
+        return self._folder / name[:2] / f"{name}.json"
 
-    def _read(self, recipe_digest: str) -> Scores:
+    def _read(self, name: str, dtype: str) -> Scores:
         try:
-            return Scores.decode(self._path(recipe_digest).read_bytes())
+            return Scores.decode(self._path(name).read_bytes(), dtype)
         except OSError:
             return Scores()
 
-    def _write(self, recipe_digest: str, scores: Scores) -> None:
+    def _write(self, name: str, dtype: str, scores: Scores) -> None:
         """A cache: a folder that cannot be written costs time, never a run."""
-        path = self._path(recipe_digest)
+        path = self._path(name)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with locked(path.parent / ".lock"):
-                whole = self._read(recipe_digest)
+                whole = self._read(name, dtype)
                 if whole.add(scores):
                     write_atomically(path, whole.encode())
         except OSError as error:
             log.warning("scores could not be kept for other runs", path=str(path), error=str(error))
 
 
-def _key(recipe_digest: str) -> str:
-    return f"{recipe_digest}.items"
+def _name(recipe_digest: str, dtype: str) -> str:
+    return recipe_digest if dtype == FLOAT32 else f"{recipe_digest}.{dtype}"

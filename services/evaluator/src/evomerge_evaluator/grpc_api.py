@@ -63,7 +63,7 @@ class EvaluatorServicer(evaluator_pb2_grpc.EvaluatorServiceServicer):
         payload = EvaluateJob(
             recipe_json=recipe.to_json(),
             recipe_digest=recipe.digest,
-            sources=(Model(reference=model.reference, digest=model.digest, uri=uri),),
+            sources=(replace(model, uri=uri),),
             suite_uri=suite_uri,
             suite_digest=suite.digest,
             split=split,

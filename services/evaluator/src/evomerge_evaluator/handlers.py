@@ -11,7 +11,7 @@ from cachetools import LRUCache
 
 from evomerge_common.domain.messages import CandidateEvaluated, EvaluateJob, Job
 from evomerge_common.domain.scores import task_score
-from evomerge_common.domain.suite import Suite
+from evomerge_common.domain.spec import AUTO
 from evomerge_common.errors import EvoMergeException, InvalidInput, Unavailable
 from evomerge_common.runtime.child import ChildProcess
 from evomerge_common.runtime.ports_factory import Ports
@@ -52,6 +52,7 @@ class EvaluateHandler:
         self._reader = JobReader(ports.artifacts, self._cache)
         self._models = ports.models
         self._weights = Weights(ports.artifacts, ports.models, executor)
+        self._dtypes: dict[int, str] = {}  # by parameters: what "auto" is on this device
         self._prepared: LRUCache[str, JobItems] = LRUCache(PREPARED)
         self._fresh: dict[str, tuple[JobItems, Scores]] = {}
         self._log = structlog.get_logger("evomerge.evaluator")
@@ -66,7 +67,8 @@ class EvaluateHandler:
         if not isinstance(payload, EvaluateJob):
             return
         try:
-            items = self._prepared[job.job_id] = await self._reader.of(payload)
+            dtype = await self._dtype_of(payload)
+            items = self._prepared[job.job_id] = await self._reader.of(payload, dtype)
             if items.missing():
                 await self._weights.prepare(payload)
         except (EvoMergeException, OSError) as error:
@@ -79,17 +81,18 @@ class EvaluateHandler:
             InvalidInput: no such suite, no such items, an unusable model or recipe.
             WorkFailed: the model answers NaN; WorkerCrashed: the child process died; DeadlineExceeded: it took longer
                 than `timeout` seconds.
-            Unavailable: a source model is not on this machine.
+            Unavailable: a source model is not on this machine, or its device cannot compute in the job's dtype.
 
         """
         payload = job.payload
         if not isinstance(payload, EvaluateJob):
             raise InvalidInput(f"the evaluator got a job of kind {job.kind}")
-        items = self._prepared.pop(job.job_id, None) or await self._reader.of(payload)
+        items = self._prepared.pop(job.job_id, None)
+        items = items or await self._reader.of(payload, await self._dtype_of(payload))
         missing = items.missing()
         if not missing:
             return _result(job.job_id, payload, items, items.known)
-        report = await self._score(payload, items.suite, missing)
+        report = await self._score(payload, items, missing)
         fresh = Scores(device=report.device)
         for score in report.scores:
             fresh.items.update(zip(missing[score.task], score.item_scores, strict=True))
@@ -109,17 +112,27 @@ class EvaluateHandler:
         items, fresh = self._fresh.pop(job.job_id, (None, None))
         if items is None or fresh is None or not isinstance(job.payload, EvaluateJob):
             return result
-        known = await self._cache.add(result.recipe_digest, fresh)
+        known = await self._cache.add(result.recipe_digest, fresh, items.dtype)
         known.add(fresh)  # where the entry was too long
         if all(known.items[digest] == score for digest, score in fresh.items.items()):
             return result
         found = _result(job.job_id, job.payload, items, known)
         return replace(found, cached=False, seconds=result.seconds, computed=result.computed)
 
+    async def _dtype_of(self, payload: EvaluateJob) -> str:
+        """Returns the job's dtype; of "auto" this device's, by the largest source: the same for all jobs of a run."""
+        if payload.dtype not in {"", AUTO}:
+            return payload.dtype
+        parameters = max((one.parameters for one in payload.sources), default=0)
+        if parameters not in self._dtypes:
+            self._dtypes[parameters] = await self._child.call(scoring.auto_dtype, parameters)
+        return self._dtypes[parameters]
+
     async def _score(
-        self, payload: EvaluateJob, suite: Suite, missing: Mapping[str, Mapping[bytes, int]]
+        self, payload: EvaluateJob, items: JobItems, missing: Mapping[str, Mapping[bytes, int]]
     ) -> ScoreReport:
         """Scores the items without a score; each task's come in the order of `missing`."""
+        suite = items.suite
         folder = await asyncio.to_thread(self._weights.folder, payload)
         places = {task.name: tuple(missing[task.name].values()) for task in suite.tasks if task.name in missing}
         sizes = {part.name: len(suite.items(part, payload.split)) for part in suite.tasks}
@@ -134,6 +147,7 @@ class EvaluateHandler:
             suite_digest=payload.suite_digest,
             split=payload.split,
             threads=payload.threads or scoring.DEFAULT_THREADS,
+            dtype=items.dtype,
             places=None if everything else places,
         )
         try:
@@ -177,6 +191,7 @@ def _result(job_id: str, payload: EvaluateJob, items: JobItems, scores: Scores) 
         cached=True,
         partial=bool(payload.items),
         rung=payload.rung,
+        dtype=items.dtype,
     )
 
 

@@ -29,11 +29,12 @@ class TaskItems:
 
 @dataclass(frozen=True)
 class JobItems:
-    """A job's items, task by task, and what was known of them when the job was looked at."""
+    """A job's items, task by task, and what was known of them in the job's dtype when the job was looked at."""
 
     suite: Suite
     parts: tuple[TaskItems, ...]
     known: Scores
+    dtype: str
 
     def missing(self) -> dict[str, dict[bytes, int]]:
         """Returns task → digest → place of each item without a score, once: items with the same content share one."""
@@ -56,8 +57,8 @@ class JobReader:
         self._suites: LRUCache[str, Suite] = LRUCache(SUITES)
         self._splits: LRUCache[tuple[str, str], tuple[TaskItems, ...]] = LRUCache(SUITES)
 
-    async def of(self, payload: EvaluateJob) -> JobItems:
-        """Returns a job's items.
+    async def of(self, payload: EvaluateJob, dtype: str) -> JobItems:
+        """Returns a job's items, and what is known of them in a dtype.
 
         Raises:
             InvalidInput: the suite is not what the job says, or has no such items.
@@ -66,8 +67,8 @@ class JobReader:
         """
         suite = await self._suite(payload)
         whole = self._split(suite, payload.suite_digest, payload.split)
-        known = await self._cache.known(payload.recipe_digest)
-        return JobItems(suite, _chosen(payload, whole) if payload.items else whole, known)
+        known = await self._cache.known(payload.recipe_digest, dtype)
+        return JobItems(suite, _chosen(payload, whole) if payload.items else whole, known, dtype)
 
     def _split(self, suite: Suite, digest: str, split: str) -> tuple[TaskItems, ...]:
         key = (digest, split)

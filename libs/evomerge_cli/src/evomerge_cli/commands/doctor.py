@@ -57,8 +57,10 @@ def _torch() -> list[Finding]:
         return [("torch", BAD, "not installed", "make setup installs it")]
     # In a process of its own: torch takes seconds and memory, and a broken driver must not end the doctor.
     code = (
-        "import json, torch; from evomerge_scoring.devices import list_devices as d;"
-        "print(json.dumps([torch.__version__, [[x.name, x.kind, x.dtype] for x in d()]]))"
+        "import json, torch; from evomerge_scoring.devices import list_devices as d; "
+        "from evomerge_scoring.speeds import LARGE, SMALL, cpu_speeds as s; "
+        "print(json.dumps([torch.__version__, [[x.name, x.kind, x.dtype] for x in d()],"
+        " [[shape.name, s(shape).float32, s(shape).bfloat16, s(shape).bfloat16_pays] for shape in (SMALL, LARGE)]]))"
     )
     asked = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     if asked.returncode:
@@ -66,11 +68,15 @@ def _torch() -> list[Finding]:
         return [("torch", BAD, last, "install it again: rm -r .venv && make setup")]
     import json
 
-    version, devices = json.loads(asked.stdout.strip().splitlines()[-1])
+    version, devices, speeds = json.loads(asked.stdout.strip().splitlines()[-1])
     found: list[Finding] = [("torch", OK, version, "")]
     for name, backend, dtype in devices:
         advice = "no GPU is seen: models up to about a billion parameters are fine on a CPU" if backend == "cpu" else ""
         found.append(("device", OK if backend != "cpu" else NOTE, f"{name} ({backend}), dtype auto = {dtype}", advice))
+    for shape, float32, bfloat16, pays in speeds:
+        auto = "bfloat16" if pays else "float32"
+        both = f"float32 {float32:.0f}, bfloat16 {bfloat16:.0f} GFLOP/s: auto scores {shape} models in {auto}"
+        found.append((f"{shape} products", OK, both, ""))
     return found
 
 

@@ -13,6 +13,7 @@ from evomerge_cli.console import Console
 from evomerge_cli.preflight import check_code_allowed
 from evomerge_cli.progress import stages
 from evomerge_cli.spec_source import resolve_suite
+from evomerge_common.domain.spec import AUTO
 from evomerge_common.domain.statistics import mean_interval
 from evomerge_common.domain.suite import Suite
 from evomerge_common.runtime.files import write_atomically
@@ -40,6 +41,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
             threads=getattr(args, "threads", 2),
             device=getattr(args, "device", None) or settings.device,
             backend=settings.backend,
+            dtype=getattr(args, "dtype", AUTO),
             allow_code=settings.allow_code,
             progress=lambda done, total: progress("scoring", done / max(1, total)),
         )

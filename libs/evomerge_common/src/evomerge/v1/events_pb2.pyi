@@ -256,7 +256,7 @@ class CandidateMerged(_message.Message):
     def __init__(self, job_id: _Optional[str] = ..., recipe_digest: _Optional[str] = ..., uri: _Optional[str] = ..., bytes: _Optional[int] = ..., seconds: _Optional[float] = ..., notes: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class CandidateEvaluated(_message.Message):
-    __slots__ = ("job_id", "recipe_digest", "suite_digest", "split", "fitness", "scores", "seconds", "device", "cached", "partial", "rung", "computed")
+    __slots__ = ("job_id", "recipe_digest", "suite_digest", "split", "fitness", "scores", "seconds", "device", "cached", "partial", "rung", "computed", "dtype")
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
     RECIPE_DIGEST_FIELD_NUMBER: _ClassVar[int]
     SUITE_DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -269,6 +269,7 @@ class CandidateEvaluated(_message.Message):
     PARTIAL_FIELD_NUMBER: _ClassVar[int]
     RUNG_FIELD_NUMBER: _ClassVar[int]
     COMPUTED_FIELD_NUMBER: _ClassVar[int]
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
     job_id: str
     recipe_digest: str
     suite_digest: str
@@ -281,7 +282,8 @@ class CandidateEvaluated(_message.Message):
     partial: bool
     rung: int
     computed: int
-    def __init__(self, job_id: _Optional[str] = ..., recipe_digest: _Optional[str] = ..., suite_digest: _Optional[str] = ..., split: _Optional[str] = ..., fitness: _Optional[float] = ..., scores: _Optional[_Iterable[_Union[_types_pb2.TaskScore, _Mapping]]] = ..., seconds: _Optional[float] = ..., device: _Optional[str] = ..., cached: _Optional[bool] = ..., partial: _Optional[bool] = ..., rung: _Optional[int] = ..., computed: _Optional[int] = ...) -> None: ...
+    dtype: str
+    def __init__(self, job_id: _Optional[str] = ..., recipe_digest: _Optional[str] = ..., suite_digest: _Optional[str] = ..., split: _Optional[str] = ..., fitness: _Optional[float] = ..., scores: _Optional[_Iterable[_Union[_types_pb2.TaskScore, _Mapping]]] = ..., seconds: _Optional[float] = ..., device: _Optional[str] = ..., cached: _Optional[bool] = ..., partial: _Optional[bool] = ..., rung: _Optional[int] = ..., computed: _Optional[int] = ..., dtype: _Optional[str] = ...) -> None: ...
 
 class CandidateFailed(_message.Message):
     __slots__ = ("job_id", "kind", "recipe_digest", "split", "reference", "error")

@@ -75,6 +75,7 @@ class EvaluateJob:
     threads: int = 0
     items: tuple[TaskItems, ...] = ()
     rung: int = 0
+    dtype: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -271,6 +272,7 @@ class CandidateEvaluated:
     partial: bool = False
     rung: int = 0
     computed: int = 0
+    dtype: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,6 +30,9 @@ from evomerge_common.errors import Path, RecipeError, SpecError
 
 SCHEDULES = ("steady", "generational")
 BREEDING = ("blend", "classic")
+AUTO = "auto"
+SCORING_DTYPES = (AUTO, "float32", "bfloat16")
+"""In which candidates are scored; the first is what the first evaluator to answer takes on its device."""
 FORMATS = ("hf", "gguf")
 """In which the champion is handed back."""
 
@@ -115,6 +118,7 @@ class RunSpec:
         base: the model that the others were fine-tuned from; task vectors are taken against it.
         threads: intra-op threads of a scorer. Fixed for the run, so that scores do not depend on the machine's load.
         dtype: in which candidates are computed and written ("" = the first model's).
+        scoring_dtype: in which candidates are scored, all of a run in the same.
         export_dtype: in which the champion is written ("" = dtype).
         gguf_type: of the GGUF file in which the champion is handed back as well ("" = none).
         push_to: repository of the hub to which the command that started the run pushes the champion ("" = none).
@@ -132,6 +136,7 @@ class RunSpec:
     search: SearchSpec = field(default_factory=SearchSpec)
     classic: ClassicSpec = field(default_factory=ClassicSpec)
     threads: int = 2
+    scoring_dtype: str = AUTO
     export_dtype: str = ""
     gguf_type: str = ""
     push_to: str = ""
@@ -167,7 +172,10 @@ class RunSpec:
             "dtype": self.dtype,
             "search": search,
             "classic": asdict(self.classic),
-            "evaluation": {"threads": self.threads},
+            "evaluation": {
+                "threads": self.threads,
+                **({} if self.scoring_dtype == AUTO else {"dtype": self.scoring_dtype}),
+            },
             "export": {
                 "dtype": self.export_dtype,
                 **({"formats": list(FORMATS), "gguf_type": self.gguf_type} if self.gguf_type else {}),
@@ -210,6 +218,7 @@ class RunSpec:
         base = own.text("base")
         search = _search(own.section("search", SEARCH_KEYS))
         _check_enough(search, [model for model in models if model != base], path)
+        evaluation = own.section("evaluation", ("threads", "dtype"))
         export = own.section("export", ("dtype", "formats", "gguf_type", "push_to"))
         fitted = own.data.get("cross_domain")
         return cls(
@@ -219,7 +228,8 @@ class RunSpec:
             dtype=own.word("dtype", DTYPES),
             search=search,
             classic=_classic(own.section("classic", CLASSIC_KEYS)),
-            threads=own.section("evaluation", ("threads",)).integer("threads", 2, low=1, high=1024),
+            threads=evaluation.integer("threads", 2, low=1, high=1024),
+            scoring_dtype=evaluation.word("dtype", SCORING_DTYPES, AUTO),
             export_dtype=export.word("dtype", DTYPES),
             gguf_type=_gguf_type(export),
             push_to=_push_to(export),

@@ -61,6 +61,7 @@ def evaluation(
     split: str,
     uri: str,
     threads: int,
+    dtype: str,
     items: tuple[TaskItems, ...] = (),
     rung: int = 0,
 ) -> Job:
@@ -79,11 +80,18 @@ def evaluation(
         suite_digest=started.suite_digest,
         split=split,
         threads=threads,
+        dtype=dtype,
         items=items,
         rung=rung,
     )
     kind = f"evaluate-{split}-{rung}" if items else f"evaluate-{split}"
     return _job(run_id, kind, proposed.recipe_digest, payload)
+
+
+def in_dtype(job: Job, dtype: str) -> Job:
+    """Makes an evaluation job anew, to be done in the run's dtype: its first answer was in another."""
+    assert isinstance(job.payload, EvaluateJob)
+    return replace(job, job_id=f"{dtype}-{job.job_id}", attempt=0, payload=replace(job.payload, dtype=dtype))
 
 
 def exports(run_id: str, champion: CandidateProposed, models: Mapping[str, Model], spec: RunSpec) -> Iterator[Job]:

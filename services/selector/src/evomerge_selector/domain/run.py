@@ -48,7 +48,7 @@ from evomerge_common.domain.messages import (
     TaskItems,
 )
 from evomerge_common.domain.recipe import Recipe
-from evomerge_common.domain.spec import RunSpec
+from evomerge_common.domain.spec import AUTO, RunSpec
 from evomerge_common.errors import InvalidInput, SpecError, error_from_info
 from evomerge_selector.domain import jobs
 from evomerge_selector.domain.candidate import FAILED, Candidate
@@ -89,6 +89,7 @@ class Run:
         self.spec: RunSpec | None = None
         self.started = RunStarted()
         self.started_at = 0.0
+        self.dtype = ""  # in which candidates are scored: the spec's, or that of the first score
         self.models: dict[str, Model] = {}
         self.candidates: list[Candidate] = []
         self.failed = 0
@@ -252,6 +253,7 @@ class Run:
         self.started, self.started_at = event, time
         self.spec = RunSpec.from_json(event.spec_json)
         self.phase = Phase.PREPARING
+        self.dtype = "" if self.spec.scoring_dtype == AUTO else self.spec.scoring_dtype
         if self.spec.search.racing.rungs and event.tasks:
             self._race = Race(self.spec.search.racing, event.tasks, seed=self.spec.seed)
         self._ledger.add(*jobs.downloads(self.run_id, self.spec))
@@ -316,6 +318,11 @@ class Run:
 
     def _take_scores(self, event: CandidateEvaluated) -> None:
         job = self._ledger.settle(event.job_id)
+        self.dtype = self.dtype or event.dtype
+        if event.dtype and event.dtype != self.dtype:  # "auto" was another one where this was scored: once again
+            if job is not None:
+                self._ledger.add(jobs.in_dtype(job, self.dtype))
+            return
         if event.split == "holdout":
             self._prove(event.recipe_digest)
             return
@@ -542,7 +549,7 @@ class Run:
         self._ledger.add(
             jobs.evaluation(
                 self.run_id, proposed, self.models, self.started, split=split, uri=uri, threads=self.spec.threads,
-                items=items, rung=rung,
+                dtype=self.dtype or AUTO, items=items, rung=rung,
             )
         )  # fmt: skip
 
