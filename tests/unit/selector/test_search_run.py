@@ -366,7 +366,7 @@ def test_a_source_that_cannot_be_had_fails_the_run_at_once() -> None:
         ({"models": ["a", "a"]}, "twice"),
         ({"suite": {"tasks": []}}, "at least one task"),
         ({"evaluation": {"thread": 1}}, "did you mean 'threads'"),
-        ({"evaluation": {"dtype": "float16"}}, "auto, float32, bfloat16"),
+        ({"evaluation": {"dtype": "float16"}}, "did you mean 'bfloat16'"),
         ({"export": {"formats": ["hf", "ggfu"]}}, "did you mean 'gguf'"),
         ({"export": {"formats": ["gguf"]}}, "must have hf"),
         ({"export": {"formats": ["hf", "gguf"], "gguf_type": "q4_k"}}, "did you mean 'q4_k_"),
