@@ -11,7 +11,7 @@ import torch
 
 from evomerge_common.domain.suite import Suite
 from evomerge_common.errors import InvalidInput, Unavailable
-from evomerge_scoring import devices, score_folder, speeds
+from evomerge_scoring import score_folder, speeds
 from evomerge_scoring.devices import choose_dtype
 from evomerge_scoring.speeds import LARGE, LARGE_MODEL, SMALL, Shape, Speeds, cpu_speeds, measure
 from helpers.tiny_models import CHOICES, PROMPTS, make
@@ -107,7 +107,7 @@ def test_what_cannot_be_had_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object, **__: object) -> torch.Tensor:
         raise RuntimeError("no kernel")
 
-    monkeypatch.setattr(devices.torch, "ones", broken)
+    monkeypatch.setattr(torch, "ones", broken)
     with pytest.raises(Unavailable, match="cpu of this machine cannot compute in bfloat16: no kernel"):
         choose_dtype(CPU, wanted="bfloat16")
 

@@ -63,7 +63,7 @@ def choose_dtype(device: torch.device, *, parameters: int = 0, wanted: str = AUT
 
 def _takes_bfloat16(device: torch.device, parameters: int) -> bool:
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return device.type == "cpu" and cpu_speeds(shape_of(parameters)).bfloat16_pays
 
 
