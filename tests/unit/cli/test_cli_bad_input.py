@@ -100,6 +100,16 @@ CASES = {
         "export: {formats: [hf, gguf], gguf_type: q4_k_m}",
         ["llama-quantize", "PATH"],
     ),
+    "a constraint on no task": (
+        "seed: 0",
+        "constraints: {txt: {not_below: 0.1}}",
+        ["run.yaml:2", "did you mean 'text'"],
+    ),
+    "a constraint by no source": (
+        "seed: 0",
+        "constraints: {text: {not_below: c - 0.02}}",
+        ["run.yaml:2", "'c - 0.02' is no bound", "valid: a, b, best"],
+    ),
     "not YAML": ("seed: 0", "seed: [0", ["run.yaml", "not YAML"]),
     "a key twice": ("seed: 0", "seed: 0\nseed: 1", ["run.yaml:3", "twice"]),
 }

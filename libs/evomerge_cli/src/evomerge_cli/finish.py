@@ -57,6 +57,8 @@ def print_table(result: dict[str, Any], console: Console) -> None:
             continue
         rows.append([name, *(f"{scores['tasks'][t]['score']:.3f}" for t in tasks), _with_interval(scores)])
     console.table(["model", *tasks, "mean [95%]"], rows, title=f"Scores on the {split} items")
+    for one in result.get("constraints") or ():
+        console.out(f"constraint: {one['statement']}")
     gain = result.get("improvement")
     if gain is None:
         console.out("Nothing is proven: the suite holds no items out.")

@@ -100,9 +100,10 @@ def prepare(args: argparse.Namespace) -> Prepared:
         _localise(data, folder, notes)
         spec = RunSpec.from_dict(data)
         _check_masked(spec, suite)
+        request = RunRequest(spec, suite)
     except SpecError as error:
         raise document.located(error) from error
-    return Prepared(spec, suite, RunRequest(spec, suite).to_json(), tuple(notes))
+    return Prepared(spec, suite, request.to_json(), tuple(notes))
 
 
 def check_keys_of_spec(document: Document) -> None:
@@ -188,6 +189,7 @@ def _localise(data: dict[str, Any], folder: Path, notes: list[str]) -> None:
         except RecipeError as error:
             raise SpecError(error.problem, path) from error
 
+    written = [data.get("base"), *(data["models"] if isinstance(data.get("models"), list) else [])]
     if data.get("base"):
         data["base"] = travelling(data["base"], "base")
     if isinstance(data.get("models"), list):
@@ -196,6 +198,17 @@ def _localise(data: dict[str, Any], folder: Path, notes: list[str]) -> None:
             for index, model in enumerate(data["models"])
         ]
         _stay_in_adapter_space(data, notes)
+        _rename_anchors(data, dict(zip(written, [data.get("base"), *data["models"]], strict=True)))
+
+
+def _rename_anchors(data: dict[str, Any], names: Mapping[Any, Any]) -> None:
+    """Constraints call a source as the spec does, which is no longer its name once folders are absolute."""
+    for content in _mapping(data.get("constraints")).values():
+        bound = content.get("not_below") if isinstance(content, dict) else None
+        if isinstance(bound, str):
+            called = [one for one in names if isinstance(one, str) and one and bound.strip().startswith(one)]
+            for one in sorted(called, key=len)[-1:]:
+                content["not_below"] = bound.strip().replace(one, names[one], 1)
 
 
 def _with_base(reference: Any, base: Any, folder: Path, notes: list[str]) -> Any:

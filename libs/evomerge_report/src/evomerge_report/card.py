@@ -39,7 +39,8 @@ def model_card(result: dict[str, Any], folder: Path | None = None) -> str:
     )
     parts = [
         _metadata(result, folder).front_matter(), "# A merged language model", "", found, "", f"**{verdict}**", "",
-        *_losses(gain), *_sources(sources), "", *_scores(result), "", *_notes(result), *_licence_section(result),
+        *_losses(gain), *_constraints(result), *_sources(sources), "", *_scores(result), "",
+        *_notes(result), *_licence_section(result),
         "## Recipe", "",
         f"Digest `{champion.get('recipe_digest', '')}`. The recipe rebuilds these weights bit for bit.", "",
         "```json", json.dumps(public_names(champion.get("recipe")), indent=2, ensure_ascii=False), "```", "",
@@ -125,6 +126,11 @@ def _interval(entry: dict[str, Any]) -> str:
 def _notes(result: dict[str, Any]) -> list[str]:
     notes = notes_of(result)
     return ["## Kept, adapted, left out", "", *(f"* {note}" for note in notes), ""] if notes else []
+
+
+def _constraints(result: dict[str, Any]) -> list[str]:
+    found = [f"* Constraint: {one['statement']}." for one in result.get("constraints") or ()]
+    return [*found, ""] if found else []
 
 
 def _losses(gain: dict[str, Any] | None) -> list[str]:

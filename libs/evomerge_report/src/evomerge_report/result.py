@@ -14,6 +14,7 @@ from evomerge_common.domain.reference import ModelReference
 from evomerge_common.domain.scores import task_score
 from evomerge_common.domain.statistics import Interval, mean_interval
 from evomerge_common.domain.suite import Suite
+from evomerge_report.constraints import constraints_of
 from evomerge_report.history import Candidate, History, short_name
 from evomerge_report.racing import racing_of
 from evomerge_report.specialists import NOTE, against_specialists, bounds, difference, items_of, warnings_of
@@ -52,6 +53,7 @@ def result_of(history: History, suite: Suite) -> dict[str, Any]:
         "best_source": None if best is None else {"reference": history.model_of(best).reference,
                                                   "recipe_digest": best.digest, "chosen_by": "search fitness"},
         "improvement": improvement(history, suite, seed),
+        "constraints": constraints_of(history, suite, seed),
         "evaluations": len(history.scored) + len(history.stopped),
         "stopped": len(history.stopped),
         "proposed": len(history.candidates),

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from evomerge_common.domain.constraints import Constraint, check_tasks, constraints_to_dict, read_constraints
 from evomerge_common.domain.controls import NO_CONTROLS, ControlsSpec, read_controls
 from evomerge_common.domain.cross_domain import CROSS_KEYS, CrossDomain, cross_domain_to_dict, read_cross_domain
 from evomerge_common.domain.fields import Fields
@@ -126,6 +127,7 @@ class RunSpec:
         cross_domain: how models that are built otherwise than the base (or the first) are fitted to it; None: in full.
         accept_licence_conflict: the run goes on though the sources' licences exclude each other.
         controls: null candidates that are scored beside the champion when the search has ended.
+        constraints: what the champion may not lose, a bound a task.
 
     """
 
@@ -144,6 +146,7 @@ class RunSpec:
     cross_domain: CrossDomain | None = None
     accept_licence_conflict: bool = False
     controls: ControlsSpec = NO_CONTROLS
+    constraints: tuple[Constraint, ...] = ()
 
     @property
     def target(self) -> str:
@@ -185,6 +188,7 @@ class RunSpec:
             **({} if self.cross_domain is None else {"cross_domain": cross_domain_to_dict(self.cross_domain)}),
             **({"accept_licence_conflict": True} if self.accept_licence_conflict else {}),
             **({"controls": self.controls.to_value()} if self.controls.count else {}),
+            **({"constraints": constraints_to_dict(self.constraints)} if self.constraints else {}),
         }
 
     def to_json(self) -> str:
@@ -219,6 +223,12 @@ class RunSpec:
         search = _search(own.section("search", SEARCH_KEYS))
         _check_enough(search, [model for model in models if model != base], path)
         evaluation = own.section("evaluation", ("threads", "dtype"))
+        sources = models + ((base,) if base and base not in models else ())
+        constraints = read_constraints(own.data.get("constraints"), own.at("constraints"), sources=sources, base=base)
+        if constraints and search.evaluations < len(sources):
+            raise own.wrong(
+                f"bounds need the scores of all {len(sources)} sources: raise search.evaluations", "constraints"
+            )
         export = own.section("export", ("dtype", "formats", "gguf_type", "push_to"))
         fitted = own.data.get("cross_domain")
         return cls(
@@ -239,6 +249,7 @@ class RunSpec:
             else read_cross_domain(fitted, own.at("cross_domain"), SpecError, keys=CROSS_KEYS),
             accept_licence_conflict=own.flag("accept_licence_conflict", False),
             controls=read_controls(own),
+            constraints=constraints,
         )
 
 
@@ -249,12 +260,16 @@ class RunRequest:
     spec: RunSpec
     suite: Suite
 
+    def __post_init__(self) -> None:
+        """Refuses constraints on tasks that the suite has not (SpecError)."""
+        check_tasks(self.spec.constraints, [task.name for task in self.suite.tasks])
+
     @classmethod
     def from_dict(cls, data: Any) -> RunRequest:
         """Reads a spec whose `suite` carries its items; the spec first, which takes no time.
 
         Raises:
-            SpecError: see `RunSpec.from_dict`; there is no suite.
+            SpecError: see `RunSpec.from_dict`; there is no suite, or not the tasks of the constraints.
             SuiteError: the suite cannot score.
 
         """
@@ -272,7 +287,7 @@ class RunRequest:
 
 SPEC_KEYS = (
     "models", "base", "seed", "dtype", "search", "classic", "evaluation", "export", "preserve_instruction",
-    "cross_domain", "accept_licence_conflict", "controls",
+    "cross_domain", "accept_licence_conflict", "controls", "constraints",
 )  # fmt: skip
 REQUEST_KEYS = (*SPEC_KEYS, "suite")
 SEARCH_KEYS = tuple(SearchSpec.__dataclass_fields__)

@@ -17,7 +17,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-__all__ = ["Interval", "mean_interval", "paired_difference"]
+__all__ = ["Interval", "mean_interval", "paired_difference", "share_at_least"]
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,31 @@ def mean_interval(
     """
     if not 0 < level < 1 or resamples < 1:
         raise ValueError(f"level must be between 0 and 1 and resamples at least 1, not {level} and {resamples}")
+    mean, draws = _resampled(tasks, weights, seed=seed, resamples=resamples)
+    return Interval(mean, _quantile(draws, (1 - level) / 2), _quantile(draws, (1 + level) / 2))
+
+
+def share_at_least(scores: Sequence[float], bound: float, *, seed: int, resamples: int = 2000) -> float:
+    """Returns the share of bootstrap samples whose mean is at least the bound: how sure it is that it holds.
+
+    Args:
+        scores: one an item; of two models their differences.
+        bound: in the unit of the scores; a mean so little below it as rounding makes it counts as at it.
+        seed: as for `mean_interval`, which resamples likewise.
+        resamples: bootstrap samples.
+
+    Raises:
+        ValueError: no scores.
+
+    """
+    _, draws = _resampled({"": scores}, {"": 1.0}, seed=seed, resamples=resamples)
+    return sum(draw >= bound - 1e-9 for draw in draws) / len(draws)
+
+
+def _resampled(
+    tasks: Mapping[str, Sequence[float]], weights: Mapping[str, float], *, seed: int, resamples: int
+) -> tuple[float, list[float]]:
+    """The weighted mean of task means, and the same of each bootstrap sample, ascending."""
     names = sorted(tasks)
     empty = [name for name in names if not len(tasks[name])]
     if not names or empty:
@@ -80,7 +105,7 @@ def mean_interval(
         scale = share / count
         draws = [draw + scale * sum(generator.choices(items, k=count)) for draw in draws]
     draws.sort()
-    return Interval(mean, _quantile(draws, (1 - level) / 2), _quantile(draws, (1 + level) / 2))
+    return mean, draws
 
 
 def paired_difference(

@@ -14,13 +14,17 @@ FAILED = float("-inf")
 
 @dataclass(frozen=True)
 class Candidate:
-    """A proposal with what became of it. Of one that was stopped, fitness and scores are estimates."""
+    """A proposal with what became of it. Of one that was stopped, fitness and scores are estimates.
+
+    `violation`: how far the scores are below the run's bounds, summed over its constraints; 0: all are met.
+    """
 
     proposed: CandidateProposed
     fitness: float | None = None
     scores: Point = ()
     error: ErrorInfo | None = None
     raced: CandidateRaced | None = None
+    violation: float = 0.0
 
     @property
     def is_whole(self) -> bool:

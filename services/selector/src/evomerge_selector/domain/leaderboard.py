@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import insort
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,7 +21,8 @@ class Leaderboard:
     Attributes:
         champion: index of the best; −1 before the first score.
         fitness: its fitness; FAILED before the first score.
-        elites: (−fitness, index), best first.
+        violation: of the constraints by the champion; infinite before the first score.
+        elites: (violation, −fitness, index), best first.
         last_improvement: index of the candidate that last brought a step of `min_delta`.
         generations: how many are complete.
 
@@ -29,25 +31,30 @@ class Leaderboard:
     seen: int = 0
     champion: int = -1
     fitness: float = FAILED
-    elites: list[tuple[float, int]] = field(default_factory=list)
+    violation: float = math.inf
+    elites: list[tuple[float, float, int]] = field(default_factory=list)
     last_improvement: int = 0
     generations: int = 0
 
     def count(self, candidate: Candidate, search: SearchSpec) -> ChampionChanged | None:
-        """Takes in the next candidate; tells of a new champion. One that was stopped is never compared as if whole."""
+        """Takes in the next candidate; tells of a new champion. One that was stopped is never compared as if whole.
+
+        Who meets all constraints goes before who does not, and of those who do not the one that is nearer (Deb 2000).
+        """
         index = self.seen
         self.seen += 1
         fitness = candidate.fitness
         if fitness is None or not candidate.is_whole:
             return None
-        insort(self.elites, (-fitness, index))
+        violation = candidate.violation
+        insort(self.elites, (violation, -fitness, index))
         del self.elites[search.elites :]
-        if fitness <= self.fitness:
+        if (violation, -fitness) >= (self.violation, -self.fitness):
             return None
         # Only a step of min_delta resets patience, but any better candidate is the champion.
-        if fitness > self.fitness + search.min_delta:
+        if violation < self.violation or fitness > self.fitness + search.min_delta:
             self.last_improvement = index
-        self.champion, self.fitness = index, fitness
+        self.champion, self.fitness, self.violation = index, fitness, violation
         return ChampionChanged(recipe_digest=candidate.proposed.recipe_digest, fitness=fitness, index=index)
 
     def complete_generation(self, candidates: Sequence[Candidate], search: SearchSpec) -> list[Decision]:
@@ -64,7 +71,7 @@ class Leaderboard:
             )
         ]
         if self.elites:
-            digests = tuple(candidates[index].proposed.recipe_digest for _, index in self.elites)
+            digests = tuple(candidates[index].proposed.recipe_digest for _, _, index in self.elites)
             decisions.append(CandidateSelected(generation=self.generations, recipe_digests=digests))
         self.generations += 1
         return decisions
@@ -79,7 +86,7 @@ class Leaderboard:
     def stop_reason(self, search: SearchSpec, first_generation: int) -> str:
         """Tells why the search ends after the candidate counted last; empty: it goes on."""
         index = self.seen - 1
-        if search.target is not None and self.champion >= 0 and self.fitness >= search.target:
+        if search.target is not None and not self.violation and self.fitness >= search.target:
             return "target"
         if self.seen >= search.evaluations:
             return "budget"

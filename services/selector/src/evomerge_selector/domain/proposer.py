@@ -20,6 +20,7 @@ from evomerge_common.domain.search_space import SearchSpace, builds_differ
 from evomerge_common.domain.spec import RunSpec
 from evomerge_common.errors import SpecError
 from evomerge_selector.domain.candidate import FAILED, Candidate
+from evomerge_selector.domain.feasibility import penalised
 from evomerge_selector.domain.initial_population import initial_population
 from evomerge_selector.domain.operators import mutate, random_genome
 from evomerge_selector.domain.strategy import Proposal, ScoredCandidate, make_strategy
@@ -84,8 +85,10 @@ class Proposer:
     def _tell(self, candidates: Sequence[Candidate], count: int) -> None:
         """Tells the strategy the results of the first `count`, as far as it does not know them."""
         for one in candidates[self._seen : count]:
-            fitness = FAILED if one.fitness is None else one.fitness
-            candidate = ScoredCandidate(one.proposed.recipe_digest, one.genome, fitness, one.proposed.index, one.scores)
+            fitness = penalised(FAILED if one.fitness is None else one.fitness, one.violation)
+            candidate = ScoredCandidate(
+                one.proposed.recipe_digest, one.genome, fitness, one.proposed.index, one.scores, one.violation
+            )
             self._strategy.tell(candidate)
         self._seen = max(self._seen, count)
 

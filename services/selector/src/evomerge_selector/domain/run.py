@@ -53,6 +53,7 @@ from evomerge_common.errors import InvalidInput, SpecError, error_from_info
 from evomerge_selector.domain import jobs
 from evomerge_selector.domain.candidate import FAILED, Candidate
 from evomerge_selector.domain.controls import controls
+from evomerge_selector.domain.feasibility import lacking, least_violating, violation
 from evomerge_selector.domain.leaderboard import Leaderboard
 from evomerge_selector.domain.ledger import Ledger
 from evomerge_selector.domain.proof import Proof, export_part, format_of, search_part
@@ -147,7 +148,7 @@ class Run:
     def final_champion(self) -> Candidate:
         """Returns the champion that the search would end with now, by the strategy's rule."""
         assert self.spec is not None
-        whole = [one for one in self.candidates[: self._leaderboard.seen] if one.is_whole]
+        whole = least_violating([one for one in self.candidates[: self._leaderboard.seen] if one.is_whole])
         return whole[strategy_class(self.spec.search.strategy).champion(whole)]
 
     @property
@@ -421,8 +422,9 @@ class Run:
         search, board, first = self.spec.search, self._leaderboard, self._proposer.first_generation
         while board.seen < len(self.candidates) and not self._end_is_pending():
             candidate = self.candidates[board.seen]
-            if candidate.fitness is None:
+            if candidate.fitness is None or not self._bounds_are_known():
                 return
+            candidate = self._judged(candidate)
             champion = board.count(candidate, search)
             if candidate.raced is not None:
                 self._pending.append(candidate.raced)
@@ -440,16 +442,44 @@ class Run:
             elif reason:
                 self._pending.append(self.end_search(reason))
 
+    def _bounds_are_known(self) -> bool:
+        """Whether all sources have results, where constraints are counted from their scores."""
+        assert self.spec is not None
+        if not self.spec.constraints or self._leaderboard.seen:
+            return True
+        sources = self.candidates[: len(self.spec.sources)]
+        if len(sources) < len(self.spec.sources) or any(one.fitness is None for one in sources):
+            return False
+        reason = "" if self._is_refused() else lacking(self.spec, self._tasks, sources)
+        if reason:
+            self._fail("WorkFailed", reason)
+        return not reason
+
+    def _judged(self, candidate: Candidate) -> Candidate:
+        """Notes what a candidate violates, before it is counted."""
+        assert self.spec is not None
+        if not self.spec.constraints:
+            return candidate
+        found = violation(candidate, self.spec, self._tasks, self.candidates[: len(self.spec.sources)])
+        self.candidates[self._leaderboard.seen] = replace(candidate, violation=found)
+        return self.candidates[self._leaderboard.seen]
+
+    @property
+    def _tasks(self) -> list[str]:
+        return [one.task for one in self.started.tasks]
+
     def _is_refused(self) -> bool:
         """Whether every source was refused for what it is or is asked: so will be whatever is made of them."""
-        errors = [one.error for one in self.candidates[: self._leaderboard.seen]]
+        assert self._proposer is not None
+        errors = [one.error for one in self.candidates[: self._proposer.sources]]
         return all(error and isinstance(error_from_info(error.type, error.message), InvalidInput) for error in errors)
 
     def _count_in_race(self, candidate: Candidate) -> None:
         race, seen = self._race, self._leaderboard.seen
         if race is None or self._proposer is None:
             return
-        race.count(seen - 1, candidate.fitness if candidate.is_whole else None, self._reads(seen))
+        is_rival = candidate.is_whole and not candidate.violation  # who violates a constraint may stop nobody
+        race.count(seen - 1, candidate.fitness if is_rival else None, self._reads(seen))
         if seen == self._proposer.sources:
             self._open_race(race)
 

@@ -26,18 +26,27 @@ from evomerge_selector.domain.candidate import Candidate
 
 @dataclass(frozen=True)
 class ScoredCandidate:
-    """A scored genome; of a candidate that failed, `fitness` is −inf and `scores` (one a task) is empty."""
+    """A scored genome; of a candidate that failed, `fitness` is −inf and `scores` (one a task) is empty.
+
+    Where the run has constraints, `violation` says how far the scores are below the bounds, and `fitness` is lower by a
+    penalty for it: so strategies that know nothing of constraints keep away, too.
+    """
 
     digest: str
     genome: Genome
     fitness: float
     index: int
     scores: Point = ()
+    violation: float = 0.0
 
     @property
-    def rank(self) -> tuple[float, int]:
-        """Returns the sort key, best first; the earlier proposal wins a tie."""
-        return (-self.fitness, self.index)
+    def rank(self) -> tuple[float, float, int]:
+        """Returns the sort key, best first; the earlier proposal wins a tie.
+
+        Feasible ones go before the others, and those by what they violate (Deb, An efficient constraint handling
+        method for genetic algorithms, 2000).
+        """
+        return (self.violation, -self.fitness, self.index)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ class ParetoSearch(Evolution):
     """NSGA-II (Deb et al. 2002) in its steady-state form: every task is an objective.
 
     The pool is what survives non-dominated sorting and, within the last layer that fits in part, crowding. Parents win
-    binary tournaments of layer, then crowding. The run's champion is the front's knee.
+    binary tournaments of layer, then crowding. The run's champion is the front's knee. With constraints, feasible ones
+    dominate the others, and those each other by what they violate.
     """
 
     def __init__(self, space: SearchSpace, spec: SearchSpec, *, seed: int = 0) -> None:
@@ -34,7 +35,7 @@ class ParetoSearch(Evolution):
         survivors: list[ScoredCandidate] = []
         self.layer.clear()
         self.room.clear()
-        for rank, indices in enumerate(fronts([one.scores for one in members])):
+        for rank, indices in enumerate(_layers(members)):
             one_layer = [members[i] for i in indices]
             room = dict(zip(indices, crowding([one.scores for one in one_layer]), strict=True))
             order = sorted(indices, key=lambda i: (-room[i], members[i].index))
@@ -56,3 +57,11 @@ class ParetoSearch(Evolution):
     def _parent(self, rng: Random) -> ScoredCandidate:
         pair = (rng.choice(self.pool), rng.choice(self.pool))
         return min(pair, key=lambda one: (self.layer[one.digest], -self.room[one.digest], one.index))
+
+
+def _layers(members: Sequence[ScoredCandidate]) -> list[list[int]]:
+    feasible = [i for i, one in enumerate(members) if not one.violation]
+    layers = [[feasible[i] for i in layer] for layer in fronts([members[i].scores for i in feasible])]
+    for level in sorted({one.violation for one in members if one.violation}):
+        layers.append([i for i, one in enumerate(members) if one.violation == level])
+    return layers
