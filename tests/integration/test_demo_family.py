@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from evomerge_cli.demo import family as demo
 from evomerge_cli.demo.data import build_data
 
-TASKS = demo.EXPERTS
+TASKS = tuple(demo.DEMO.experts)
 MARGIN = {"arithmetic": 0.1, "sentiment": 0.1, "python": 0.003}
 """By how much an expert leads the other three sources at its own task (accuracy, accuracy, mean 2**-bits per byte)."""
 

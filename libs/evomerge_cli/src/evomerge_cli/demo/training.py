@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -27,7 +28,6 @@ class Shape:
 
 
 def train_tokenizer(rows: Iterable[Row]) -> PreTrainedTokenizerFast:
-    """Trains a byte-level BPE tokenizer on the rows' texts."""
     """Trains a byte-level BPE tokenizer on the rows' texts."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -149,7 +149,7 @@ class Muon:
 
 
 def train(
-    model: LlamaForCausalLM,
+    model: Any,
     tasks: Sequence[tuple[Encoded, int]],
     *,
     steps: int,
@@ -158,8 +158,13 @@ def train(
     warmup: int = 10,
     progress: Callable[[float], None] = lambda _: None,
 ) -> list[list[float]]:
-    """Trains the model."""
-    """Trains the model on all tasks, each at every so many steps; returns the losses of each step."""
+    """Trains the model on all tasks, each at every so many steps; returns the losses of each step.
+
+    Args:
+        model: a causal model of transformers whose parts are `model` and `lm_head`.
+        rate: learning rate of the matrices (Muon); `adam`: of the rest.
+
+    """
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
     rest = [p for n, p in model.named_parameters() if not (p.ndim == 2 and "embed" not in n)]
     muon = Muon(matrices)
