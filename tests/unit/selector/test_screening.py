@@ -64,7 +64,20 @@ def test_the_model_is_certain_where_it_was_told_and_doubts_far_from_there() -> N
     near, far = model.at((3.0,)), model.at((500.0,))
     assert far.promise == pytest.approx(CURIOSITY * math.sqrt(1.0 + NOISE))  # the mean of all, and all of the doubt
     assert near.promise - near.mean < 0.25 * (far.promise - far.mean)
-    assert near.promise < near.limit
+
+
+def test_a_view_exceeds_what_its_promise_exceeds() -> None:
+    """However early it could tell."""
+    model = told(40)._model()
+    assert model is not None
+    vectors = [told(1)._vector(random_genome(SPACE, Random(seed), method="linear")) for seed in range(30)]
+    for vector in vectors:
+        assert vector is not None
+        promise = model.at(vector).promise
+        for limit in (-math.inf, promise - 1.0, promise - 1e-6, promise, promise + 1e-6, promise + 0.3, promise + 5.0):
+            view = model.at(vector)
+            assert view.exceeds(limit) == (promise > limit)
+            assert view.promise == promise
 
 
 def test_a_slope_points_where_the_promise_grows_fastest() -> None:

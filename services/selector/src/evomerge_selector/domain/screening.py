@@ -126,10 +126,10 @@ class Screen:
         if model is None:
             return 0
         places = [(place, model.at(vector)) for place, vector in enumerate(vectors) if vector is not None]
-        # The likeliest first, so that most need no variance; of equals the first stays the choice.
+        # The likeliest first, so that few need their whole variance; of equals the first stays the choice.
         best, promise = 0, -math.inf
         for place, view in sorted(places, key=lambda one: -one[1].mean):
-            if view.limit >= promise and (view.promise, -place) > (promise, -best):
+            if view.exceeds(promise):
                 best, promise = place, view.promise
         return best
 
@@ -161,7 +161,7 @@ class Screen:
             if genome.traits.is_mean:
                 moved = [w / total for row in _rows(moved, columns) for total in [sum(row) or 1.0] for w in row]
             ahead = model.at((*moved, *density, *best[free:]))
-            if ahead.limit > view.promise and ahead.promise > view.promise:
+            if ahead.exceeds(view.promise):
                 view = ahead
             else:
                 stride *= 0.4
@@ -271,16 +271,31 @@ class View:
     """What a model says of one place; only what is asked for costs."""
 
     def __init__(self, model: Process, vector: Vector) -> None:
-        """Finds the mean of the fitness there: a millisecond's fortieth, a fifth of what a slope takes."""
+        """Finds the mean of the fitness there."""
         self.vector = vector
         self._model = model
         self._near = [exp((d := dist(vector, point)) * d * model.steepness) for point in model.points]
+        self._forward: list[float] = []  # the first entries of the x with lower·x = near
+        self._explained = 0.0  # their squares' sum: what the points take of the variance
         self.mean: float = sum(map(mul, self._near, model.weights))
 
-    @property
-    def limit(self) -> float:
-        """Returns what the promise cannot exceed."""
-        return self.mean + CURIOSITY * math.sqrt(1.0 + NOISE)
+    def exceeds(self, promise: float) -> bool:
+        """Tells whether the promise here is greater than another, from as much of the variance as that takes."""
+        needed = max(0.0, (promise - self.mean) / CURIOSITY)
+        return self._explain(1.0 + NOISE - needed * needed + 1e-9) and self.promise > promise
+
+    def _explain(self, limit: float = math.inf) -> bool:
+        """Goes on until the variance is known (True), or more than `limit` of it is explained (False)."""
+        found, explained, lower = self._forward, self._explained, self._model.lower
+        for place in range(len(found), len(lower)):
+            if explained > limit:
+                break
+            row = lower[place]
+            x = (self._near[place] - sum(map(mul, row, found))) / row[-1]
+            explained += x * x
+            found.append(x)
+        self._explained = explained
+        return len(found) == len(lower)
 
     @cached_property
     def promise(self) -> float:
@@ -290,20 +305,17 @@ class View:
     @cached_property
     def slope(self) -> list[float]:
         """Returns the gradient of the promise, but for a positive factor."""
-        share, model = CURIOSITY / self._doubt, self._model
+        model, share = self._model, CURIOSITY / self._doubt
         solved = model.backward(self._forward)
         pull = [n * (w - share * b) for n, w, b in zip(self._near, model.weights, solved, strict=True)]
         total = sum(pull)
         return [sum(map(mul, pull, gene)) - total * x for gene, x in zip(model.genes, self.vector, strict=True)]
 
     @cached_property
-    def _forward(self) -> list[float]:
-        return _forward(self._model.lower, self._near)
-
-    @cached_property
     def _doubt(self) -> float:
         """Standard deviation of a score that would be measured here."""
-        return math.sqrt(max(1e-9, 1.0 + NOISE - sum(map(mul, self._forward, self._forward))))
+        self._explain()
+        return math.sqrt(max(1e-9, 1.0 + NOISE - self._explained))
 
 
 def _rows(weights: Sequence[float], columns: int) -> list[Sequence[float]]:
@@ -315,9 +327,10 @@ def _cholesky(matrix: Sequence[Sequence[float]]) -> list[list[float]]:
     lower: list[list[float]] = []
     for row in matrix:
         found: list[float] = []
+        append = found.append
         for above, value in zip(lower, row, strict=False):
-            found.append((value - sum(map(mul, found, above))) / above[-1])
-        found.append(math.sqrt(max(1e-12, row[-1] - sum(map(mul, found, found)))))
+            append((value - sum(map(mul, found, above))) / above[-1])
+        append(math.sqrt(max(1e-12, row[-1] - sum(map(mul, found, found)))))
         lower.append(found)
     return lower
 
