@@ -87,7 +87,7 @@ def test_a_slope_points_where_the_promise_grows_fastest() -> None:
     assert model is not None
     place = screen._vector(random_genome(SPACE, Random(7), method="ties"))
     assert place is not None
-    slope = model.at(place).slope
+    slope = model.at(place).slope(len(place))
     step = 1e-5
     differences = []
     for i in range(len(place)):

@@ -72,6 +72,11 @@ class SearchSpace:
         count = self.spans_count
         return tuple(round(i * self.num_layers / count) for i in range(1, count))
 
+    @cached_property
+    def weighted_methods(self) -> tuple[str, ...]:
+        """Lists the methods whose genomes have weights, and no path."""
+        return tuple(name for name in self.methods if not traits_of(name).is_path)
+
     @property
     def has_movable_cuts(self) -> bool:
         """Tells whether groups can be cut in more than one way, and may be."""

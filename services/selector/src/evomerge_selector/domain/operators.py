@@ -57,9 +57,8 @@ def mutate(genome: Genome, space: SearchSpace, rng: Random) -> Genome:
         _clip(value + gauss(0.0, sigma) if draw() < 0.3 else value, 1.0, low=MIN_DENSITY) for value in genome.density
     ])  # fmt: skip
     method = genome.method
-    others = [m for m in space.methods if m != method and not traits_of(m).is_path]
-    if others and draw() < 0.06:
-        method = rng.choice(others)
+    if any(m != method for m in space.weighted_methods) and draw() < 0.06:
+        method = rng.choice([m for m in space.weighted_methods if m != method])
     cuts, mask = genome.cuts, genome.mask
     if space.has_movable_cuts and draw() < 0.15:
         cuts = _move_cut(cuts, space, rng)

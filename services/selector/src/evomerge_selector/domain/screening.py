@@ -148,15 +148,15 @@ class Screen:
         stride = STRIDE / math.sqrt(-model.steepness)
         view = model.at(vector)
         for _ in range(STEPS):
-            best, slope = view.vector, view.slope
-            steepest = math.hypot(*slope[:free])
+            best, slope = view.vector, view.slope(free)
+            steepest = math.hypot(*slope)
             if steepest <= 0.0:
                 break
             reach = stride / steepest
             moved = [min(MAX_WEIGHT, max(0.0, x + reach * s)) for x, s in zip(best[:weights], slope, strict=False)]
             density = [
                 min(DENSITY_APART, max(DENSITY_APART * MIN_DENSITY, x + reach * s))
-                for x, s in zip(best[weights:free], slope[weights:free], strict=True)
+                for x, s in zip(best[weights:free], slope[weights:], strict=True)
             ]
             if genome.traits.is_mean:
                 moved = [w / total for row in _rows(moved, columns) for total in [sum(row) or 1.0] for w in row]
@@ -177,14 +177,22 @@ class Screen:
             self._fitted = (self._results_count, self._fit())
         return self._fitted[1]
 
-    def _fit(self) -> Process | None:
-        newest: dict[int, Process | None] = {}  # fits of the whole window, by turn
+    def judge(self) -> dict[int, Process | None]:
+        """Judges the length scales that are due, and returns by turn what was fitted to the window as it is now.
+
+        A question does so first; called where none is asked, it leaves the next one less to do.
+        """
+        newest: dict[int, Process | None] = {}
         for turn, window in enumerate(self._earlier):
             if turn not in self._likelihood and len(window.points) >= ENOUGH:
                 fitted = Process.fit(window, SCALES[turn])
                 self._likelihood[turn] = -math.inf if fitted is None else fitted.likelihood
                 if window is self.window:
                     newest[turn] = fitted
+        return newest
+
+    def _fit(self) -> Process | None:
+        newest = self.judge()
         if not self._likelihood:
             return None
         best = max(self._likelihood, key=lambda turn: (self._likelihood[turn], turn))
@@ -302,14 +310,14 @@ class View:
         """Returns the upper confidence bound."""
         return self.mean + CURIOSITY * self._doubt
 
-    @cached_property
-    def slope(self) -> list[float]:
-        """Returns the gradient of the promise, but for a positive factor."""
+    def slope(self, count: int) -> list[float]:
+        """Returns the gradient of the promise in the first `count` genes, but for a positive factor."""
         model, share = self._model, CURIOSITY / self._doubt
         solved = model.backward(self._forward)
         pull = [n * (w - share * b) for n, w, b in zip(self._near, model.weights, solved, strict=True)]
         total = sum(pull)
-        return [sum(map(mul, pull, gene)) - total * x for gene, x in zip(model.genes, self.vector, strict=True)]
+        genes = zip(model.genes[:count], self.vector, strict=False)
+        return [sum(map(mul, pull, gene)) - total * x for gene, x in genes]
 
     @cached_property
     def _doubt(self) -> float:

@@ -51,9 +51,11 @@ class EvolutionaryTournament(Evolution):
         if self.pool and self.spec.breeding == "classic":
             return self._classic(index, rng)
         if self.pool and self.stale > 2 * self.spec.population and rng.random() < 0.25:
+            self.screen.judge()
             return Proposal(random_genome(self.space, rng), "fresh")
         # One proposal in twenty goes unscreened: the model may be wrong everywhere that it has not seen.
         if rng.random() >= SCREENED_RATE:
+            self.screen.judge()
             return super().ask(index, rng)
         children = [super(EvolutionaryTournament, self).ask(index, rng) for _ in range(CHILDREN)]
         best = children[self.screen.choose([child.genome for child in children])]
