@@ -178,7 +178,7 @@ class Screen:
         return self._fitted[1]
 
     def judge(self) -> dict[int, Process | None]:
-        """Judges the length scales that are due, and returns by turn what was fitted to the window as it is now.
+        """Judges the length scales that are due; returns what was fitted to the whole window, by turn.
 
         A question does so first; called where none is asked, it leaves the next one less to do.
         """
@@ -335,10 +335,9 @@ def _cholesky(matrix: Sequence[Sequence[float]]) -> list[list[float]]:
     lower: list[list[float]] = []
     for row in matrix:
         found: list[float] = []
-        append = found.append
         for above, value in zip(lower, row, strict=False):
-            append((value - sum(map(mul, found, above))) / above[-1])
-        append(math.sqrt(max(1e-12, row[-1] - sum(map(mul, found, found)))))
+            found.append((value - sum(map(mul, found, above))) / above[-1])
+        found.append(math.sqrt(max(1e-12, row[-1] - sum(map(mul, found, found)))))
         lower.append(found)
     return lower
 
