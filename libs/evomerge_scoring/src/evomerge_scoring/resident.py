@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import tempfile
-from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import transformers
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
-from evomerge_common.domain.recipe import Recipe
-from evomerge_common.domain.reference import ModelReference
-from evomerge_common.domain.spec import AUTO
 from evomerge_common.errors import ModelError
-from evomerge_merging.engine.stored import bare_names
-from evomerge_models.files import PROCESSOR_FILES
-from evomerge_models.pair import read_pair
+from evomerge_scoring.backend import LoadingBackend
 from evomerge_scoring.config import bound_tokens, config_key, context_of, decoder_start, end_ids, tokenizer_digest
 from evomerge_scoring.devices import choose_dtype
 from evomerge_scoring.loaded import Gather
@@ -28,34 +19,24 @@ from evomerge_scoring.module import LOCAL, fresh_module, swap_weights
 from evomerge_scoring.pictures import Sight, load_sight
 from evomerge_scoring.reading import ENCODED, MASKED, reading_of
 from evomerge_scoring.sees_ahead import check_causal
-from evomerge_scoring.tensors import Weights, folder_weights, held_weights, plan_weights
+from evomerge_scoring.tensors import Weights
 from evomerge_scoring.torch_model import TorchModel
-
-if TYPE_CHECKING:
-    from evomerge_merging import Plan
 
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 
-MERGE_THREADS = 2
 
-
-class Resident:
+class Resident(LoadingBackend[TorchModel]):
     """Holds one module and one tokenizer, and replaces of them only what the next candidate needs.
 
     Attributes:
-        dtype: in which the next models compute; see `model.Backend`.
-        loads, swaps: how often a module was made afresh, and how often tensors were swapped in instead.
         copied: tensors that swaps copied.
 
     """
 
     def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.dtype = AUTO
-        self.loads = 0
+        super().__init__(device)
         self.copied = 0
-        self.swaps = 0
         self._key = ""
         self._origin = ""  # identity of the files that all tensors in the module are of, but `_changed`
         self._changed: frozenset[str] = frozenset()
@@ -65,55 +46,7 @@ class Resident:
         self._sight = Sight()
         self._tokenizer_digest = ""
 
-    def load_folder(self, folder: Path) -> TorchModel:
-        """Makes a model folder the resident model.
-
-        Raises:
-            ModelError: it is missing, no model, unsafe, or its tensors do not fit its config.
-
-        """
-        if read_pair(folder) is not None:
-            return self._load_merged(folder)
-        weights = folder_weights(folder)
-        if any(own != name for own, name in bare_names(weights.sources or ()).items()):
-            return self._load_merged(folder)
-        return self._load(folder, weights)
-
-    def _load_merged(self, folder: Path) -> TorchModel:
-        """Loads what a merge of this model alone makes: adapters applied, names as transformers has them."""
-        from evomerge_merging import plan_merge
-
-        with model_errors(folder), plan_merge(Recipe.of_source(ModelReference(str(folder)))) as plan:
-            return self.load_plan(plan)
-
-    def load_plan(self, plan: Plan, *, threads: int = 2) -> TorchModel:
-        """Makes the model of a merge plan the resident one, without a file of it anywhere.
-
-        Of adapters over one base only what they change is made and put in place, where the base is resident already.
-
-        Raises:
-            ModelError: the merge cannot be made, or its result is no model.
-
-        """
-        threads = max(MERGE_THREADS, threads)  # they change no bit of it
-        with tempfile.TemporaryDirectory(prefix="evomerge-") as name:
-            folder = Path(name)
-            plan.tokenizer.write(folder)
-            replace(plan.companions, names=tuple(PROCESSOR_FILES.intersection(plan.companions.names))).write(folder)
-            (folder / "config.json").write_text(json.dumps(dict(plan.config)), "utf-8")
-            return self._load(folder, plan_weights(plan, threads))
-
-    def load_tensors(self, tensors: Mapping[str, torch.Tensor], config_folder: Path) -> TorchModel:
-        """Makes tensors in memory the resident model; config and tokenizer come from a folder.
-
-        Raises:
-            ModelError: the tensors do not fit the config.
-
-        """
-        return self._load(config_folder, held_weights(tensors))
-
     def _load(self, folder: Path, weights: Weights) -> TorchModel:
-        """Config and tokenizer come from `folder`."""
         with model_errors(folder):
             config = AutoConfig.from_pretrained(folder, **LOCAL)
             # What is quantised was refused before; words that are left over make transformers quantise anew.

@@ -23,7 +23,7 @@ from evomerge_scoring.model import Backend, Picture, ScoringModel, Stop
 from evomerge_scoring.report import GenerateResult, ScoreReport, ScoreRequest
 from evomerge_scoring.resident import Resident
 from evomerge_scoring.sandbox import check_sandbox
-from evomerge_scoring.vllm_model import VllmResident, use_vllm
+from evomerge_scoring.vllm_backend import VllmResident, use_vllm
 
 Progress = Callable[[int, int], None]
 Load = Callable[[Backend], ScoringModel]

@@ -1,69 +1,49 @@
-"""Scoring by vLLM, where it is installed and there is a GPU.
+"""What vLLM's offline API answers: `LLM.generate`, `SamplingParams`, prompt log-probabilities.
 
-Uses its offline API alone: `LLM`, `SamplingParams`, `TokensPrompt`, prompt log-probabilities. A candidate is a new
-engine: vLLM has no stable way to swap weights. Choices do not share rows; vLLM's prefix cache finds what they share.
+Choices do not share rows: vLLM computes each prompt whose log-probabilities it tells from its first token on. Prompts
+that are continued share what they begin with (its prefix cache).
 """
 
 from __future__ import annotations
 
-import gc
-import importlib.util
 import math
-import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
-from evomerge_common.domain.spec import AUTO
-from evomerge_common.errors import InvalidInput, ModelError, NonFiniteScore, Unavailable
-from evomerge_models.describe import describe_model
+from evomerge_common.errors import NonFiniteScore
 from evomerge_scoring.model import Answer, Picture, Progress, Prompt, Row, Stop
 from evomerge_scoring.pictures import Sight
 
-if TYPE_CHECKING:
-    from evomerge_merging import Plan
+BROKEN = "the model answered NaN or infinity; its weights are broken or overflow in this dtype"
 
 
-def use_vllm(backend: str, device: str) -> bool:
-    """Whether vLLM is to score: asked for, or "auto", installed, and on a GPU.
-
-    Raises:
-        Unavailable: it is asked for and not here.
-
-    """
-    installed = importlib.util.find_spec("vllm") is not None
-    if backend == "vllm" and not (installed and device == "cuda"):
-        raise Unavailable("EVOMERGE_BACKEND=vllm needs vLLM (pip install vllm) and a CUDA GPU; set it to auto or torch")
-    return backend != "torch" and installed and device == "cuda"
-
-
+@dataclass
 class VllmModel:
     """One candidate in a vLLM engine; see `model.ScoringModel`."""
 
-    masked = False
+    llm: Any
+    tokenizer: Any
+    tokenizer_digest: str
+    context: int
+    vocabulary: int
+    end_ids: frozenset[int]
+    parameters: int
+    weight_bytes: int
+    device: torch.device
+    dtype: torch.dtype
+    masked: bool = False
     decoder_start: int | None = None
-    sight = Sight(fault="vLLM is not given images; EVOMERGE_BACKEND=torch is")
-    tree = 0
-
-    def __init__(self, llm: Any, folder: Path) -> None:
-        self._llm = llm
-        self.tokenizer = llm.get_tokenizer()
-        config = llm.llm_engine.model_config
-        self.tokenizer_digest = f"vllm:{folder}"
-        self.context = int(config.max_model_len) - 1  # a prompt is asked for at least one more token
-        self.vocabulary = int(config.get_vocab_size())
-        self.dtype = str(config.dtype).removeprefix("torch.")
-        described = describe_model(folder)
-        self.parameters, self.weight_bytes = described.parameters, described.bytes
-        end = self.tokenizer.eos_token_id
-        self.end_ids = frozenset() if end is None else frozenset([int(end)])
+    sight: Any = field(default_factory=lambda: Sight(fault="vLLM is not given images; EVOMERGE_BACKEND=torch is"))
+    tree: int = 0
 
     def describe(self, threads: int) -> str:
-        """Where and how it computes."""
+        """Where and how it computed."""
         del threads
-        return f"{torch.cuda.get_device_name()} {self.dtype} vllm"
+        place = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
+        return f"{place} {str(self.dtype).removeprefix('torch.')} vllm"
 
     def answers(
         self, rows: Sequence[Row], size: int, progress: Progress | None = None, *, greedy: bool = False
@@ -73,16 +53,17 @@ class VllmModel:
 
         del size
         whole = [_with_last(row) for row in rows]
-        options = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=1)
-        found = self._llm.generate([_prompt(ids) for ids in whole], options, use_tqdm=False)
+        options = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=int(greedy), detokenize=False)
+        found = self.llm.generate([_prompt(ids) for ids in whole], options, use_tqdm=False)
         result = []
         for row, ids, output in zip(rows, whole, found, strict=True):
             table: list[Mapping[int, Any] | None] = output.prompt_logprobs
-            chosen = [(table[position + 1] or {})[ids[position + 1]] for position, _ in row.queries]
-            values = [float(entry.logprob) for entry in chosen]
+            entries = [(table[place + 1] or {}, ids[place + 1]) for place, _ in row.queries]
+            values = [float(entry[token].logprob) for entry, token in entries]
             if not all(map(math.isfinite, values)):
-                raise NonFiniteScore("the model answered NaN or infinity; its weights are broken")
-            result.append(Answer(values, [entry.rank == 1 for entry in chosen] if greedy else []))
+                raise NonFiniteScore(BROKEN)
+            best = [max(float(one.logprob) for one in entry.values()) for entry, _ in entries] if greedy else []
+            result.append(Answer(values, [value >= most for value, most in zip(values, best, strict=False)]))
         if progress:
             progress(range(len(rows)))
         return result
@@ -95,57 +76,18 @@ class VllmModel:
 
         del size
         options = SamplingParams(
-            max_tokens=stop.max_new_tokens, temperature=0.0, stop=list(stop.strings) or None,
-            include_stop_str_in_output=True,
+            max_tokens=stop.max_new_tokens, temperature=0.0, logprobs=0, stop=list(stop.strings) or None,
+            include_stop_str_in_output=True, stop_token_ids=sorted(self.end_ids), ignore_eos=True,
         )  # fmt: skip
         texts = [_prompt(list(ids)) for ids in prompts if not isinstance(ids, Picture)]
-        found = self._llm.generate(texts, options, use_tqdm=False)
+        found = [output.outputs[0] for output in self.llm.generate(texts, options, use_tqdm=False)]
+        for output in found:
+            sampled = zip(output.token_ids, output.logprobs, strict=True)
+            if not all(math.isfinite(entry[token].logprob) for token, entry in sampled):
+                raise NonFiniteScore(BROKEN)
         if progress:
             progress(range(len(prompts)))
-        return [[t for t in output.outputs[0].token_ids if t not in self.end_ids] for output in found]
-
-
-class VllmResident:
-    """Holds one engine; see `resident.Resident`."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.dtype = AUTO
-        self.loads = self.swaps = 0
-        self._model: VllmModel | None = None
-
-    def load_folder(self, folder: Path) -> VllmModel:
-        """Starts an engine on a model folder.
-
-        Raises:
-            ModelError: it is no model, or vLLM cannot run it.
-
-        """
-        from vllm import LLM
-
-        describe_model(folder)
-        self._model = None
-        gc.collect()  # the engine before holds most of the GPU's memory
-        torch.cuda.empty_cache()
-        try:
-            llm = LLM(model=str(folder), seed=0, trust_remote_code=False, enable_prefix_caching=True)
-        except (ValueError, RuntimeError) as error:
-            raise ModelError(f"{folder}: vLLM cannot run it: {str(error)[:300]}; EVOMERGE_BACKEND=torch may") from error
-        self._model = VllmModel(llm, folder)
-        self.loads += 1
-        return self._model
-
-    def load_plan(self, plan: Plan, *, threads: int = 2) -> VllmModel:
-        """Merges into a folder that lives as long as the engine needs to read it."""
-        from evomerge_merging import execute
-
-        with tempfile.TemporaryDirectory(prefix="evomerge-") as name:
-            execute(plan, Path(name) / "model", threads=threads)
-            return self.load_folder(Path(name) / "model")
-
-    def load_tensors(self, tensors: Mapping[str, torch.Tensor], config_folder: Path) -> VllmModel:
-        """Not possible: vLLM reads folders."""
-        raise InvalidInput("vLLM cannot score weights in memory; EVOMERGE_BACKEND=torch can")
+        return [[token for token in output.token_ids if token not in self.end_ids] for output in found]
 
 
 def _with_last(row: Row) -> list[int]:
