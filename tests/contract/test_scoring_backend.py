@@ -81,7 +81,7 @@ def scorer(backend: Any) -> Scorer:
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
-    shape: dict[str, Any] = {"hidden_size": 64, "max_position_embeddings": 256}
+    shape: dict[str, Any] = {"hidden_size": 128, "max_position_embeddings": 256}
     for seed, name in enumerate(("one", "two", "three")):
         make(folder / name, seed=seed, **shape)
     make(folder / "tied", tie_word_embeddings=True, **shape)
