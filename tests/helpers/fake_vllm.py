@@ -3,7 +3,8 @@
 Names, arguments and answers are those of the real one (`test_scoring_backend.py` compares the signatures where vLLM is
 installed). As there, weights are loaded in place and what is missing stays; keys and values of prompts are remembered
 by tokens alone, whatever weights made them, until `reset_prefix_cache`; a prompt whose log-probabilities are asked for
-is computed afresh; a prompt must be shorter than `max_model_len`.
+is computed afresh; a prompt must be shorter than `max_model_len`; and once a model has computed NaN, the engine's memory
+holds it, and every later answer is NaN.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ class LLM:
         config = SimpleNamespace(max_model_len=self.module.config.max_position_embeddings, dtype=self.dtype)
         core = SimpleNamespace(shutdown=lambda: setattr(self, "module", None))
         self.llm_engine = SimpleNamespace(model_config=config, engine_core=core)
-        self.caching, self.stuck = enable_prefix_caching, False
+        self.caching, self.stuck, self.spoilt = enable_prefix_caching, False, False
         self.remembered: dict[tuple[int, ...], Any] = {}
         self.paths: list[str] = []
         self.engines.append(self)
@@ -109,6 +110,9 @@ class LLM:
         entries: list[dict[int, Any]] = []
         past, known = self._past(ids) if options.prompt_logprobs is None else (None, 0)
         output = self.module(torch.tensor([ids[known:]]), past_key_values=past, use_cache=True)
+        self.spoilt = self.spoilt or bool(output.logits.isnan().any())
+        if self.spoilt:
+            output.logits = output.logits * torch.nan
         whole = output.logits[0].float().log_softmax(-1)
         length = self.llm_engine.model_config.max_model_len - len(ids)
         for _ in range(min(options.max_tokens, length)):

@@ -141,7 +141,7 @@ def _add_generate_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_up_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--evaluators", type=positive, default=1, metavar="N", help="default: %(default)s")
+    parser.add_argument("--evaluators", type=positive, metavar="N", help="default: one a GPU; without, 1")
     parser.add_argument("--folder", metavar="DIR", help="where it keeps its store and logs (default: the state folder)")
 
 
@@ -246,7 +246,9 @@ def _add_search_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, metavar="N")
     parser.add_argument("--evaluations", type=positive, metavar="N", help="how many candidates to score")
-    parser.add_argument("--evaluators", type=positive, default=1, metavar="N", help="processes that score (default: 1)")
+    parser.add_argument(
+        "--evaluators", type=positive, metavar="N", help="processes that score (default: one a GPU; without, 1)"
+    )
     parser.add_argument("--server", metavar="HOST:PORT", help="a selector that runs already: no stack is started here")
     parser.add_argument(
         "--cross-domain", choices=CROSS_STRATEGIES,

@@ -43,9 +43,11 @@ class Candidate:
     models: Mapping[str, Path]
 
 
-def initialise(device: str, backend: str = "auto", allow_code: bool = False, warm: bool = False) -> None:
+def initialise(
+    device: str, backend: str = "auto", allow_code: bool = False, warm: bool = False, tensor_parallel: int = 1
+) -> None:
     """Remembers how to score; torch is imported at the first call, or now if `warm`."""
-    _options.update(device=device, backend=backend, allow_code=allow_code)
+    _options.update(device=device, backend=backend, allow_code=allow_code, tensor_parallel=tensor_parallel)
     if warm:
         with contextlib.suppress(Exception):  # the first job tells what is wrong
             _resident()

@@ -39,9 +39,15 @@ NO_CODE = (
 class Scorer:
     """See the module's text. Not thread-safe: one job at a time."""
 
-    def __init__(self, *, device: str = "auto", backend: str = "auto", allow_code: bool = False) -> None:
+    def __init__(
+        self, *, device: str = "auto", backend: str = "auto", allow_code: bool = False, tensor_parallel: int = 1
+    ) -> None:
         chosen = choose_device(device)
-        self.resident: Backend = VllmResident(chosen) if use_vllm(backend, chosen.type) else Resident(chosen)
+        self.resident: Backend = (
+            VllmResident(chosen, tensor_parallel=tensor_parallel)
+            if use_vllm(backend, chosen.type)
+            else Resident(chosen)
+        )
         self.allow_code = allow_code
         self._prepared: LRUCache[tuple[object, ...], list[Prepared]] = LRUCache(PREPARED_KEPT)
 

@@ -97,6 +97,7 @@ class VllmResident(LoadingBackend[VllmModel]):
         itemsize = (stored if isinstance(stored, torch.dtype) else torch.float32).itemsize
         return VllmModel(
             llm=self._llm,
+            end_engine=self._forget,
             tokenizer=tokenizer,
             tokenizer_digest=words,
             # A prompt is asked for one more token, and holds the token that the last query asks about.

@@ -7,7 +7,7 @@ that are continued share what they begin with (its prefix cache).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,14 +17,19 @@ from evomerge_common.errors import NonFiniteScore
 from evomerge_scoring.model import Answer, Picture, Progress, Prompt, Row, Stop
 from evomerge_scoring.pictures import Sight
 
-BROKEN = "the model answered NaN or infinity; its weights are broken or overflow in this dtype"
-
 
 @dataclass
 class VllmModel:
-    """One candidate in a vLLM engine; see `model.ScoringModel`."""
+    """One candidate in a vLLM engine; see `model.ScoringModel`.
+
+    Attributes:
+        end_engine: called once the model has answered NaN: its keys and values stay in the engine's memory, and from
+            there spoil the answers of the candidates after it.
+
+    """
 
     llm: Any
+    end_engine: Callable[[], None]
     tokenizer: Any
     tokenizer_digest: str
     context: int
@@ -60,8 +65,7 @@ class VllmModel:
             table: list[Mapping[int, Any] | None] = output.prompt_logprobs
             entries = [(table[place + 1] or {}, ids[place + 1]) for place, _ in row.queries]
             values = [float(entry[token].logprob) for entry, token in entries]
-            if not all(map(math.isfinite, values)):
-                raise NonFiniteScore(BROKEN)
+            self._check(values)
             best = [max(float(one.logprob) for one in entry.values()) for entry, _ in entries] if greedy else []
             result.append(Answer(values, [value >= most for value, most in zip(values, best, strict=False)]))
         if progress:
@@ -82,12 +86,15 @@ class VllmModel:
         texts = [_prompt(list(ids)) for ids in prompts if not isinstance(ids, Picture)]
         found = [output.outputs[0] for output in self.llm.generate(texts, options, use_tqdm=False)]
         for output in found:
-            sampled = zip(output.token_ids, output.logprobs, strict=True)
-            if not all(math.isfinite(entry[token].logprob) for token, entry in sampled):
-                raise NonFiniteScore(BROKEN)
+            self._check([entry[token].logprob for token, entry in zip(output.token_ids, output.logprobs, strict=True)])
         if progress:
             progress(range(len(prompts)))
         return [[token for token in output.token_ids if token not in self.end_ids] for output in found]
+
+    def _check(self, logprobs: Sequence[float]) -> None:
+        if not all(map(math.isfinite, logprobs)):
+            self.end_engine()
+            raise NonFiniteScore("the model answered NaN or infinity; its weights are broken or overflow in this dtype")
 
 
 def _with_last(row: Row) -> list[int]:

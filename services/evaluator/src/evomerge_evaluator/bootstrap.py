@@ -20,7 +20,7 @@ from evomerge_scoring import child as scoring
 
 def scoring_process(settings: Settings) -> ChildProcess:
     """Makes the process that scores; with `settings.warm` it starts, and imports what it needs, at once."""
-    how = (settings.device, settings.backend, settings.allow_code, settings.warm)
+    how = (settings.device, settings.backend, settings.allow_code, settings.warm, settings.tensor_parallel)
     child = ChildProcess(initializer=scoring.initialise, initargs=how)
     if settings.warm:
         child.start()

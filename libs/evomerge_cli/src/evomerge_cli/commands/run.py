@@ -54,7 +54,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         if not args.server:  # there the downloader does it, before it fetches anything
             _check_known(prepared, survey, console)
             _tell_offline(references, console)
-            _check_memory(prepared, survey, settings.device, args.evaluators, console)
+            _check_memory(prepared, survey, settings.device, args.evaluators or 1, console)
         if survey.differ():
             for note in plan_in_words(prepared.spec, survey):
                 console.say(f"note: {note}")
@@ -91,7 +91,9 @@ def _check_known(prepared: Prepared, survey: Survey, console: Console) -> None:
         check_licences(survey, console, accepted=prepared.spec.accept_licence_conflict)
 
 
-def execute(prepared: Prepared, out: Path, console: Console, *, evaluators: int = 1, server: str | None = None) -> int:
+def execute(
+    prepared: Prepared, out: Path, console: Console, *, evaluators: int | None = None, server: str | None = None
+) -> int:
     """Runs a checked spec into a folder, from wherever an earlier command left off, and reports."""
     from evomerge_cli.finish import finish
 
@@ -148,7 +150,7 @@ def _evolve(
     state: dict[str, object],
     console: Console,
     *,
-    evaluators: int,
+    evaluators: int | None,
     server: str | None,
 ) -> None:
     """Leaves the finished run's events, model and state in the folder."""
@@ -203,7 +205,7 @@ def _evolve(
 
 
 @contextlib.contextmanager
-def _selector(folder: RunFolder, console: Console, *, evaluators: int, server: str | None) -> Iterator[tuple]:
+def _selector(folder: RunFolder, console: Console, *, evaluators: int | None, server: str | None) -> Iterator[tuple]:
     """(address, client settings, check) of a server, or of a stack that lives as long as this context."""
     if server:
         from evomerge_common.runtime.settings import Settings

@@ -34,9 +34,10 @@ def _up(args: argparse.Namespace, console: Console) -> int:
     folder = Path(args.folder).expanduser() if args.folder else state_file().parent / "stack"
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "up.log"
+    what = [str(folder.absolute()), str(args.evaluators or 0)]
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "evomerge_cli.commands.stack", str(folder.absolute()), str(args.evaluators)],
+            [sys.executable, "-P", "-m", "evomerge_cli.commands.stack", *what],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -127,7 +128,7 @@ def _memory(pid: int) -> int:
 
 
 def serve(folder: Path, evaluators: int) -> int:
-    """Runs what `up` leaves in the background: a stack until SIGTERM."""
+    """Runs what `up` leaves in the background: a stack until SIGTERM; 0 evaluators: as many as it takes itself."""
     import logging
 
     from evomerge_cli.failure import interrupt_on_signals
@@ -139,7 +140,7 @@ def serve(folder: Path, evaluators: int) -> int:
     file = state_file()
     file.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with Stack(folder, evaluators=evaluators, fixed_ports=True) as stack:
+        with Stack(folder, evaluators=evaluators or None, fixed_ports=True) as stack:
             state: dict[str, Any] = {
                 "pid": os.getpid(),
                 "started": process_start(os.getpid()),

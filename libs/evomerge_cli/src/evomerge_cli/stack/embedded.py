@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from evomerge_cli.stack.broker import Broker
+from evomerge_cli.stack.gpus import VISIBLE, evaluators_for, share_of, visible_gpus
 from evomerge_cli.stack.ports import HOST, free_ports
 from evomerge_cli.stack.process import SupervisedProcess
 from evomerge_cli.stack.room import Room
@@ -42,7 +43,7 @@ USER_SETTINGS = (
         "MAX_DELIVER",
         "MODEL_STORE",
     ),
-    *("MODEL_STORE_QUOTA", "SCORE_CACHE", "SCORE_TIMEOUT"),
+    *("MODEL_STORE_QUOTA", "SCORE_CACHE", "SCORE_TIMEOUT", "TENSOR_PARALLEL"),
 )
 """What the user's EVOMERGE_* variables may say about an embedded stack; addresses and secrets are its own."""
 STATE_FILE = "stack.json"
@@ -53,7 +54,8 @@ class Stack:
 
     Args:
         folder: where the broker's store, artifacts, logs and `stack.json` (pids and addresses) go.
-        evaluators: processes that score.
+        evaluators: processes that score; None: one a GPU, or for as many GPUs as one model is spread over; without a
+            GPU, one.
         fixed_ports: the documented ports where they are free (50051 …), for a stack that outlives one command.
 
     """
@@ -62,7 +64,7 @@ class Stack:
         self,
         folder: Path,
         *,
-        evaluators: int = 1,
+        evaluators: int | None = None,
         fixed_ports: bool = False,
         ack_wait: float = ACK_WAIT,
         environ: Mapping[str, str] | None = None,
@@ -70,10 +72,13 @@ class Stack:
         self.folder = folder.absolute()
         self.failure: EvoMergeException | None = None
         self.addresses: dict[str, str] = {}
-        self._evaluators = evaluators
+        self._environ = dict(os.environ if environ is None else environ)
+        said = {key: self._environ[key] for key in self._environ if key.removeprefix(PREFIX) in USER_SETTINGS}
+        user = Settings.from_env({key: value for key, value in said.items() if key.startswith(PREFIX)})
+        self._each, self._gpus = user.tensor_parallel, visible_gpus(self._environ, user.device)
+        self._evaluators = evaluators or evaluators_for(self._gpus, self._each)
         self._fixed_ports = fixed_ports
         self._ack_wait = ack_wait
-        self._environ = dict(os.environ if environ is None else environ)
         self._services: list[SupervisedProcess] = []
         self._broker: SupervisedProcess | None = None
         self._stopping = threading.Event()
@@ -170,6 +175,8 @@ class Stack:
         for name in names:
             module = "evaluator" if name.startswith("evaluator") else name
             env = self._service_env(name, nats_port, grpc_ports[name], metrics_ports[name], page_port)
+            if self._gpus and module == "evaluator":
+                env[VISIBLE] = share_of(self._gpus, evaluators.index(name), self._each)
             self._services.append(
                 SupervisedProcess(
                     name,

@@ -61,6 +61,7 @@ class Settings:
         log_format: console, for people; json, a line an event.
         device: auto, cpu, cuda, cuda:N or mps.
         backend: what computes scores: auto (vllm where it is installed and there is a GPU), torch or vllm.
+        tensor_parallel: GPUs that vLLM spreads one model over, where it is too large for one.
         allow_code: tasks of kind `code` may run what models write (in a sandbox).
         score_timeout: seconds that scoring one candidate may take.
         score_cache: folder where scores are kept for the runs of every stack of this home; empty or "off": scores are
@@ -100,6 +101,7 @@ class Settings:
     log_format: str = "console"
     device: str = "auto"
     backend: str = "auto"
+    tensor_parallel: int = 1
     allow_code: bool = False
     score_timeout: float = 6 * 3600.0
     score_cache: str = ""
@@ -125,7 +127,14 @@ class Settings:
         device, _, index = self.device.partition(":")
         if device not in DEVICES or (index and not (device == "cuda" and index.isdigit())):
             raise _bad("device", self.device, did_you_mean(device, DEVICES))
-        lowest = {"ack_wait": 0.1, "score_timeout": 0.1, "max_deliver": 1, "max_pending": 1, "replicas": 1}
+        lowest = {
+            "ack_wait": 0.1,
+            "score_timeout": 0.1,
+            "max_deliver": 1,
+            "max_pending": 1,
+            "replicas": 1,
+            "tensor_parallel": 1,
+        }
         lowest |= dict.fromkeys(SIZES, 0)
         for name, low in lowest.items():
             if not getattr(self, name) >= low:
