@@ -188,7 +188,7 @@ def main() -> int:
         suite, made = load_suite(args.suite) if args.suite else suite, of_a_model(args.model, args.candidates)
     if args.limit:
         tasks = [{**task, "items": task["items"][: args.limit]} for task in suite.to_dict()["tasks"]]
-        suite = Suite.from_dict({**suite.to_dict(), "tasks": tasks})
+        suite = Suite.from_dict({**suite.to_dict(), "holdout": 0, "tasks": tasks})
     began, found = time.monotonic(), []
     for both in compare(suite, made, args.threads):
         found.append(both)

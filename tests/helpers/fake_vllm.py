@@ -3,8 +3,8 @@
 Names, arguments and answers are those of the real one (`test_scoring_backend.py` compares the signatures where vLLM is
 installed). As there, weights are loaded in place and what is missing stays; keys and values of prompts are remembered
 by tokens alone, whatever weights made them, until `reset_prefix_cache`; a prompt whose log-probabilities are asked for
-is computed afresh; a prompt must be shorter than `max_model_len`; and once a model has computed NaN, the engine's memory
-holds it, and every later answer is NaN.
+is computed afresh; a prompt must be shorter than `max_model_len`; and once a model has computed NaN, the engine's
+memory holds it, and every later answer is NaN.
 """
 
 from __future__ import annotations
