@@ -113,7 +113,7 @@ def test_candidates_of_one_build_are_swapped_and_score_as_if_alone(scorer: Score
 
 def test_what_is_continued_is_continued_by_the_weights_of_now(scorer: Scorer, models: Path) -> None:
     """Keys and values of a prompt are remembered; those of the candidate before are not."""
-    made = {}
+    made: dict[str, list[str]] = {}
     for name in ("one", "two", "one"):
         found = [scorer.generate(models / name, f"{prompt} {prompt}", STOP).text for prompt in PROMPTS]
         assert found == made.setdefault(name, found)
@@ -215,7 +215,7 @@ def test_the_stand_in_has_the_signatures_of_the_real_one() -> None:
     worker = importlib.import_module("vllm.v1.worker.gpu_worker").Worker
     runner = importlib.import_module("vllm.v1.worker.gpu_model_runner").GPUModelRunner
     arguments = importlib.import_module("vllm.engine.arg_utils").EngineArgs
-    pairs = [
+    pairs: list[tuple[Any, Any]] = [
         (fake_vllm.LLM.collective_rpc, real.LLM.collective_rpc),
         (fake_vllm.LLM.reset_prefix_cache, real.LLM.reset_prefix_cache),
         (fake_vllm.LLM.generate, real.LLM.generate),

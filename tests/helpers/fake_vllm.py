@@ -77,7 +77,8 @@ class LLM:
         self, method: str, timeout: float | None = None, args: tuple[()] = (), kwargs: dict[str, Any] | None = None
     ) -> list[Any]:
         assert method == "reload_weights"
-        return [self._reload_weights(*args, **(kwargs or {}))]
+        self._reload_weights(*args, **(kwargs or {}))
+        return [None]
 
     def _reload_weights(
         self,
@@ -145,7 +146,7 @@ class LLM:
         return copy.deepcopy(self.remembered[key]), known
 
 
-def module() -> ModuleType:
+def module() -> Any:
     """The module `vllm`."""
     made: Any = ModuleType("vllm")
     made.__spec__ = importlib.machinery.ModuleSpec("vllm", None)

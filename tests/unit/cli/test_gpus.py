@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from evomerge_cli.arguments import parse
-from evomerge_cli.stack import embedded, gpus
+from evomerge_cli.stack import embedded
 from evomerge_cli.stack.embedded import Stack
 from evomerge_cli.stack.gpus import VISIBLE, listed_by_driver, visible_gpus
 from evomerge_common.errors import InvalidInput
@@ -62,7 +62,7 @@ def test_the_driver_is_asked(script: str, found: list[str], tmp_path: Path, monk
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     assert listed_by_driver() == found
-    monkeypatch.setattr(gpus.shutil, "which", lambda name: None)
+    monkeypatch.setattr("shutil.which", lambda name: None)
     assert listed_by_driver() == []
 
 
