@@ -73,8 +73,8 @@ class Stack:
         self.failure: EvoMergeException | None = None
         self.addresses: dict[str, str] = {}
         self._environ = dict(os.environ if environ is None else environ)
-        said = {key: self._environ[key] for key in self._environ if key.removeprefix(PREFIX) in USER_SETTINGS}
-        user = Settings.from_env({key: value for key, value in said.items() if key.startswith(PREFIX)})
+        theirs = {PREFIX + key for key in USER_SETTINGS}
+        user = Settings.from_env({key: value for key, value in self._environ.items() if key in theirs})
         self._each, self._gpus = user.tensor_parallel, visible_gpus(self._environ, user.device)
         self._evaluators = evaluators or evaluators_for(self._gpus, self._each)
         self._fixed_ports = fixed_ports
