@@ -13,11 +13,13 @@ from prometheus_client import CollectorRegistry
 from evomerge.v1 import evaluator_pb2
 from evomerge_common.runtime.ports_factory import memory_ports
 from evomerge_common.runtime.settings import Settings
-from evomerge_evaluator.gpu import GpuMonitor
+from evomerge_evaluator.gpu import GpuMonitor, visible_indices
 from evomerge_evaluator.grpc_api import EvaluatorServicer
 from evomerge_evaluator.metrics import EvaluatorMetrics
 from evomerge_scoring.report import DeviceInfo
 from helpers.support import assert_eventually
+
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 class NVMLError(Exception):
@@ -100,6 +102,16 @@ async def test_get_devices_tells_what_nvml_tells(tmp_path: Path) -> None:
     assert (gpu.kind, gpu.memory_used_bytes) == ("cuda", 3 << 30)
     assert (gpu.utilization_ratio, gpu.power_watts, gpu.temperature_celsius) == (0.87, 412.345, 61.0)
     assert (cpu.kind, cpu.power_watts) == ("cpu", 0.0)
+
+
+def test_an_evaluator_tells_of_its_own_gpus_alone() -> None:
+    registry = CollectorRegistry()
+    monitor = GpuMonitor(RecordedNvml(), EvaluatorMetrics(registry), visible=visible_indices({VISIBLE: "1,7"}))
+    assert [sample.index for sample in monitor.sample()] == [1]
+    assert registry.get_sample_value("evomerge_gpu_temperature_celsius", {"gpu": "0"}) is None
+    read = {text: visible_indices({VISIBLE: text}) for text in ("", "0", "1, 0", "GPU-8f", "0,-1")}
+    assert read == {"": None, "0": (0,), "1, 0": (1, 0), "GPU-8f": None, "0,-1": None}
+    assert visible_indices({}) is None
 
 
 async def test_a_lost_gpu_ends_no_service() -> None:

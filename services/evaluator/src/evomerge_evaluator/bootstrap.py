@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 
 from evomerge.v1 import evaluator_pb2_grpc
@@ -12,7 +13,7 @@ from evomerge_common.runtime.service import Service
 from evomerge_common.runtime.settings import Settings
 from evomerge_common.runtime.worker import Worker
 from evomerge_evaluator.fitness_cache import FitnessCache
-from evomerge_evaluator.gpu import GpuMonitor, load_nvml
+from evomerge_evaluator.gpu import GpuMonitor, load_nvml, visible_indices
 from evomerge_evaluator.grpc_api import EvaluatorServicer
 from evomerge_evaluator.handlers import EvaluateHandler
 from evomerge_scoring import child as scoring
@@ -31,7 +32,7 @@ async def bootstrap(settings: Settings, ports: Ports, child: ChildProcess | None
     """Makes one scoring process, one worker, the gRPC API, and NVML's numbers where there are any."""
     child = child or scoring_process(settings)
     nvml = load_nvml()
-    monitor = None if nvml is None else GpuMonitor(nvml)
+    monitor = None if nvml is None else GpuMonitor(nvml, visible=visible_indices(os.environ))
     servicer = EvaluatorServicer(ports=ports, child=child, settings=settings, monitor=monitor)
     executor = ChildProcess()
     folder = Path(settings.score_cache) if settings.score_cache not in {"", "off"} else None

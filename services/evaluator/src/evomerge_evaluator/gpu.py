@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,16 +41,33 @@ def load_nvml() -> Any | None:
     return pynvml
 
 
-class GpuMonitor:
-    """Samples GPUs into metrics. `nvml` is the module pynvml, or an object with its functions."""
+def visible_indices(environ: Mapping[str, str]) -> tuple[int, ...] | None:
+    """Reads which GPUs this process may use, in its own order; None: all, or they are named by other words."""
+    named = [one.strip() for one in environ.get("CUDA_VISIBLE_DEVICES", "").split(",")]
+    return tuple(map(int, named)) if all(one.isdigit() for one in named) else None
 
-    def __init__(self, nvml: Any, metrics: EvaluatorMetrics = EVALUATOR_METRICS) -> None:
+
+class GpuMonitor:
+    """Samples GPUs into metrics.
+
+    Args:
+        nvml: the module pynvml, or an object with its functions.
+        visible: those of this process; NVML tells of every one of the machine. None: all.
+
+    """
+
+    def __init__(
+        self, nvml: Any, metrics: EvaluatorMetrics = EVALUATOR_METRICS, *, visible: Sequence[int] | None = None
+    ) -> None:
         self._nvml = nvml
         self._metrics = metrics
+        self._visible = visible
 
     def sample(self) -> list[GpuSample]:
-        """Measures every GPU now, also for the metrics."""
-        samples = [self._one(index) for index in range(self._nvml.nvmlDeviceGetCount())]
+        """Measures every GPU of this process now, in its own order, also for the metrics."""
+        count = self._nvml.nvmlDeviceGetCount()
+        indices = range(count) if self._visible is None else [one for one in self._visible if one < count]
+        samples = [self._one(index) for index in indices]
         for sample in samples:
             gpu = str(sample.index)
             self._metrics.utilization.labels(gpu).set(sample.utilization_ratio)

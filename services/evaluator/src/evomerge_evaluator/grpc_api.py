@@ -114,12 +114,11 @@ class EvaluatorServicer(evaluator_pb2_grpc.EvaluatorServiceServicer):
             for info in await self._child.call(scoring.devices)
         ]
         if self._monitor is not None:
-            samples = {sample.index: sample for sample in await asyncio.to_thread(self._monitor.sample)}
-            for index, device in enumerate(device for device in found if device.kind == _CUDA):
-                if (sample := samples.get(index)) is not None:
-                    device.utilization_ratio = sample.utilization_ratio
-                    device.power_watts = sample.power_watts
-                    device.temperature_celsius = sample.temperature_celsius
+            samples = await asyncio.to_thread(self._monitor.sample)
+            for device, sample in zip((one for one in found if one.kind == _CUDA), samples, strict=False):
+                device.utilization_ratio = sample.utilization_ratio
+                device.power_watts = sample.power_watts
+                device.temperature_celsius = sample.temperature_celsius
         return evaluator_pb2.GetDevicesResponse(devices=found)
 
     async def Generate(
