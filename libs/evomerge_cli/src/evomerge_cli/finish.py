@@ -36,6 +36,8 @@ def show(result: dict[str, Any], out: Path, console: Console) -> None:
     """Shows the verdict, and where everything is."""
     if not console.data(result):
         print_table(result, console)
+        if controls := result.get("controls"):
+            console.out(controls["statement"])
         for what, path in (("model", out / "model"), ("gguf", out / "gguf"), ("report", out / "report" / "index.html")):
             if path.exists():
                 console.out(f"{what}: {path}")

@@ -39,7 +39,7 @@ def model_card(result: dict[str, Any], folder: Path | None = None) -> str:
     )
     parts = [
         _metadata(result, folder).front_matter(), "# A merged language model", "", found, "", f"**{verdict}**", "",
-        *_losses(gain), *_constraints(result), *_sources(sources), "", *_scores(result), "",
+        *_losses(gain), *_constraints(result), *_controls(result), *_sources(sources), "", *_scores(result), "",
         *_notes(result), *_licence_section(result),
         "## Recipe", "",
         f"Digest `{champion.get('recipe_digest', '')}`. The recipe rebuilds these weights bit for bit.", "",
@@ -137,6 +137,12 @@ def _losses(gain: dict[str, Any] | None) -> list[str]:
     """Where the champion is worse than a source, right below the verdict."""
     found = [f"* {text}." for text in gain["specialists"]] if gain else []
     return [*found, ""] if found else []
+
+
+def _controls(result: dict[str, Any]) -> list[str]:
+    """How the champion stands against null candidates, where the run had some."""
+    found = result.get("controls")
+    return [found["statement"], ""] if found else []
 
 
 def _sources(sources: list[dict[str, Any]]) -> list[str]:

@@ -83,6 +83,8 @@ class History:
     Attributes:
         status: preparing, running, paused, finishing, finished, cancelled or failed.
         candidates: by recipe digest, in order of proposal.
+        controls: null candidates by recipe digest, `operator` being their kind; one that was a candidate, too, has that
+            one's results. They stand in no list of candidates.
         models: by reference as written.
         proposed_at: recipe digest → Unix seconds.
 
@@ -94,6 +96,7 @@ class History:
     error: m.ErrorInfo | None = None
     start: m.RunStarted = field(default_factory=m.RunStarted)
     candidates: dict[str, Candidate] = field(default_factory=dict)
+    controls: dict[str, Candidate] = field(default_factory=dict)
     models: dict[str, m.Model] = field(default_factory=dict)
     generations: list[m.GenerationCompleted] = field(default_factory=list)
     champions: list[m.ChampionChanged] = field(default_factory=list)
@@ -220,8 +223,24 @@ def apply(history: History, recorded: Recorded) -> None:
         history.failures.append(change.failure)
     if change.model is not None:
         history.models[change.model.model.reference] = change.model.model
+    _apply_to_controls(history, change)
     _apply_to_candidate(history, change)
     _count_work(history, change)
+
+
+def _apply_to_controls(history: History, change: Change) -> None:
+    """Takes in which candidates are controls, and their results."""
+    for one in change.controls:
+        proposal = m.CandidateProposed(
+            recipe_digest=one.recipe_digest, recipe_json=one.recipe_json, operator=one.kind, index=-1
+        )
+        same = history.candidates.get(one.recipe_digest)
+        results = dict(same.results) if same is not None else {}
+        history.controls.setdefault(one.recipe_digest, Candidate(proposal, results))
+    if (evaluation := change.evaluation) and (control := history.controls.get(evaluation.recipe_digest)):
+        control.results.setdefault(evaluation.split, evaluation)
+    if (failed := change.failure) and (control := history.controls.get(failed.recipe_digest)):
+        control.failure = control.failure or failed
 
 
 def _apply_to_candidate(history: History, change: Change) -> None:
@@ -231,7 +250,9 @@ def _apply_to_candidate(history: History, change: Change) -> None:
         if history.status == "preparing":
             history.status = "running"
     if (evaluation := change.evaluation) and (candidate := history.candidates.get(evaluation.recipe_digest)):
-        if evaluation.partial:
+        if candidate.raced is not None and candidate.raced.stopped and candidate.digest in history.controls:
+            pass  # all its items were scored for the control that it is, too; in the search it was stopped
+        elif evaluation.partial:
             candidate.parts.setdefault(evaluation.rung, evaluation)
         else:
             candidate.results.setdefault(evaluation.split, evaluation)

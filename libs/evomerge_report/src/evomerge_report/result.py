@@ -15,6 +15,7 @@ from evomerge_common.domain.scores import task_score
 from evomerge_common.domain.statistics import Interval, mean_interval
 from evomerge_common.domain.suite import Suite
 from evomerge_report.constraints import constraints_of
+from evomerge_report.controls import controls_of
 from evomerge_report.history import Candidate, History, short_name
 from evomerge_report.racing import racing_of
 from evomerge_report.specialists import NOTE, against_specialists, bounds, difference, items_of, warnings_of
@@ -54,9 +55,9 @@ def result_of(history: History, suite: Suite) -> dict[str, Any]:
                                                   "recipe_digest": best.digest, "chosen_by": "search fitness"},
         "improvement": improvement(history, suite, seed),
         "constraints": constraints_of(history, suite, seed),
+        "controls": controls_of(history, suite, seed),
         "evaluations": len(history.scored) + len(history.stopped),
-        "stopped": len(history.stopped),
-        "proposed": len(history.candidates),
+        "stopped": len(history.stopped), "proposed": len(history.candidates),
         "failed": sum(c.failure is not None and c.fitness is None for c in history.candidates.values()),
         "racing": racing_of(history),
         "cached": history.cached,

@@ -61,14 +61,32 @@ def answer(job: Job, score: Score, *, layers: int = 6) -> Result:
             )
 
 
-def play(run: Run, spec: RunSpec, respond: Callable[[Job], Result]) -> None:
-    """Plays a fresh run from its start to its end, without a holdout."""
+def play(
+    run: Run,
+    spec: RunSpec,
+    respond: Callable[[Job], Result],
+    *,
+    started: RunStarted | None = None,
+    record: Callable[[Event], None] = lambda _: None,
+) -> None:
+    """Plays a fresh run from its start to its end.
+
+    Args:
+        run: nothing has happened to it yet.
+        spec: what it searches.
+        respond: answers a job as a worker would.
+        started: how it begins; without it there is no holdout.
+        record: called with each event, in order.
+
+    """
 
     def tell(payload: Decision | Result) -> None:
-        run.apply(Event(run_id=run.run_id, payload=payload))
+        event = Event(run_id=run.run_id, payload=payload)
+        run.apply(event)
+        record(event)
 
     done: set[str] = set()
-    tell(RunStarted(spec_json=spec.to_json()))
+    tell(started or RunStarted(spec_json=spec.to_json()))
     while not run.phase.is_terminal:
         while (decision := run.next_decision()) is not None:
             tell(decision)

@@ -21,6 +21,7 @@ from evomerge_common.domain.messages import (
     CandidateRaced,
     CandidateSelected,
     ChampionChanged,
+    Control,
     Decision,
     ErrorInfo,
     GenerationCompleted,
@@ -74,7 +75,8 @@ class Change:
         evaluation: what an evaluator has measured: all of a split, or a rung of a race.
         scored: follows from an evaluation, or from what a race has come to.
         failed: a candidate, which is merged and scored no more.
-        failure: a job that will never succeed, of a candidate, a model or the proof.
+        failure: a job that will never succeed, of a candidate, a control, a model or the proof.
+        controls: null candidates that are scored from now on, beside the champion.
 
     """
 
@@ -92,6 +94,7 @@ class Change:
     champion: str = ""
     generation: GenerationCompleted | None = None
     exported: ArtifactExported | None = None
+    controls: tuple[Control, ...] = ()
 
     @property
     def state(self) -> tuple[str, str] | None:
@@ -114,8 +117,8 @@ def change_of(event: Decision | Result) -> Change:
             return Change(status=Status(word="paused", reason=reason, error=lack if lack.type else None))
         case RunResumed():
             return Change(status=Status(word="running"))
-        case SearchEnded(reason=reason, champion_digest=digest):
-            return Change(status=Status(word="finishing", reason=reason), champion=digest)
+        case SearchEnded(reason=reason, champion_digest=digest, controls=controls):
+            return Change(status=Status(word="finishing", reason=reason), champion=digest, controls=controls)
         case RunFinished(reason=reason, champion_digest=digest):
             return Change(status=Status(word="finished", reason=reason), champion=digest)
         case RunCancelled(reason=reason):

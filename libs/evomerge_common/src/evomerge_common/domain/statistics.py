@@ -13,11 +13,12 @@ is, so claims rest on items that selection never saw.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-__all__ = ["Interval", "mean_interval", "paired_difference", "share_at_least"]
+__all__ = ["Interval", "mean_interval", "paired_difference", "paired_error", "share_at_least"]
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,28 @@ def paired_difference(
         raise ValueError(f"a paired comparison needs the same items on both sides: {sizes[0]} and {sizes[1]}")
     differences = {name: [x - y for x, y in zip(a[name], b[name], strict=True)] for name in a}
     return mean_interval(differences, weights, seed=seed, resamples=resamples, level=level)
+
+
+def paired_error(
+    a: Mapping[str, Sequence[float]], b: Mapping[str, Sequence[float]], weights: Mapping[str, float]
+) -> float:
+    """Returns the standard error of score(a) − score(b) for two models on the same items, by the items' differences.
+
+    Raises:
+        ValueError: different tasks or numbers of items, or no task with two items and a weight above zero.
+
+    """
+    shares = {name: weights[name] for name in a if weights[name] > 0 and len(a[name]) > 1}
+    if set(a) != set(b) or not shares:
+        raise ValueError("a paired comparison needs the same tasks on both sides, with two items or more")
+    total = sum(shares.values())
+    variance = 0.0
+    for name, weight in shares.items():
+        differences = [x - y for x, y in zip(a[name], b[name], strict=True)]
+        mean = sum(differences) / len(differences)
+        unit = sum((one - mean) ** 2 for one in differences) / (len(differences) - 1)
+        variance += (weight / total) ** 2 * unit / len(differences)
+    return math.sqrt(variance)
 
 
 def _quantile(ordered: Sequence[float], share: float) -> float:
