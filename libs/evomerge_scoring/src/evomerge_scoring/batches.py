@@ -28,6 +28,14 @@ def compose(lengths: Sequence[int], size: int, *, fits: Callable[[int, int], boo
     return batches
 
 
+def share(rows: int, size: int, lanes: int) -> int:
+    """Rows a batch, at most `size`, so that each of several lanes gets as many batches as the others."""
+    if lanes < 2:
+        return size
+    rounds = -(-rows // (size * lanes))
+    return max(1, -(-rows // max(1, rounds * lanes)))
+
+
 def pack(lengths: Sequence[int], width: int) -> list[list[int]]:
     """Row numbers that fit side by side into `width` tokens: first fit, longest first; from the lengths alone."""
     bins: list[list[int]] = []

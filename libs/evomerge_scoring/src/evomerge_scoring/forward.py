@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from evomerge_common.errors import ModelError, NonFiniteScore, OutOfMemory
-from evomerge_scoring.batches import compose, pack
+from evomerge_scoring.batches import compose, pack, share
+from evomerge_scoring.lanes import in_lanes
 from evomerge_scoring.loaded import LoadedModel
 from evomerge_scoring.model import Answer, Row
 from evomerge_scoring.prefix import Prefix, read_prefix, shared_length
@@ -60,8 +61,12 @@ def token_answers(
             and (not masked_rows or tokens * (longest + shared) <= MASK_BUDGET)
         )
 
-    for batch in compose([len(row.ids) + len(row.source) - shared for row in rows], size, fits=fits):
-        answers = halving(model, lambda part: _score(model, [rows[i] for i in part], **options), batch)
+    def answered(batch: list[int]) -> list[Answer]:
+        return halving(model, lambda part: _score(model, [rows[i] for i in part], **options), batch)
+
+    lengths = [len(row.ids) + len(row.source) - shared for row in rows]
+    batches = compose(lengths, share(len(rows), size, model.lanes), fits=fits)
+    for batch, answers in zip(batches, in_lanes(answered, batches, min(model.lanes, len(batches))), strict=True):
         for index, answer in zip(batch, answers, strict=True):
             result[index] = answer
         if progress:

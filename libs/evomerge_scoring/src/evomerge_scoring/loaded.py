@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ TREE_TYPES = frozenset(
      "qwen2", "qwen3", "smollm3", "stablelm", "starcoder2")
 )  # fmt: skip
 """Kinds of model that take positions and a mask for each row, so that choices can share a prompt; each is tested."""
+
+SCALED = ("dynamic", "longrope")
+"""Kinds of rotary positions whose scale a forward pass of transformers writes into the module."""
 
 
 def tree_limit(config: Any) -> int:
@@ -41,15 +45,16 @@ class Gather:
     """
 
     def __init__(self, module: Any) -> None:
-        self._chosen: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._thread = threading.local()  # each thread asks a forward pass of its own
         head = module.get_output_embeddings()
         if head is not None:
             head.register_forward_pre_hook(self._hook)
 
     def _hook(self, _module: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        if self._chosen is None or inputs[0].dim() != 3:
+        chosen = getattr(self._thread, "chosen", None)
+        if chosen is None or inputs[0].dim() != 3:
             return inputs
-        return (inputs[0][self._chosen].unsqueeze(0), *inputs[1:])
+        return (inputs[0][chosen].unsqueeze(0), *inputs[1:])
 
     @contextmanager
     def positions(self, rows: torch.Tensor, columns: torch.Tensor) -> Iterator[Callable[[torch.Tensor], torch.Tensor]]:
@@ -60,11 +65,11 @@ class Gather:
                 return logits[0]
             return logits[rows, columns]
 
-        self._chosen = (rows, columns)
+        self._thread.chosen = (rows, columns)
         try:
             yield pick
         finally:
-            self._chosen = None
+            self._thread.chosen = None
 
 
 @dataclass
@@ -99,6 +104,18 @@ class LoadedModel:
     def tree(self) -> int:
         """See `tree_limit`."""
         return 0 if self.decoder_start is not None else tree_limit(text_config(self.module.config))
+
+    @property
+    def lanes(self) -> int:
+        """How many batches it may be asked at once: as many as torch has threads, on a CPU.
+
+        Not where a forward pass writes into the module, nor for the types that no test asks so.
+        """
+        return torch.get_num_threads() if self.tree and self.device.type == "cpu" and not self._scaled else 1
+
+    @functools.cached_property
+    def _scaled(self) -> bool:
+        return any(name in str(getattr(part, "rope_type", "")) for part in self.module.modules() for name in SCALED)
 
     @property
     def weight_bytes(self) -> int:
