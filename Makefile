@@ -68,4 +68,7 @@ down: ## stop them and forget their data
 bench: setup ## benchmarks against peers
 	@$(BIN)/evomerge bench
 
-.PHONY: help setup demo test test-lm-eval test-golden test-llama test-vllm families lint type proto settings images up down bench
+bench-peers: setup ## whole searches against mergekit, lm-eval and mergekit-evolve
+	@scripts/peers && $(BIN)/evomerge bench peers
+
+.PHONY: help setup demo test test-lm-eval test-golden test-llama test-vllm families lint type proto settings images up down bench bench-peers
