@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import replace
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -20,6 +21,7 @@ from evomerge_common.domain.messages import (
     Job,
     JobPostponed,
     Result,
+    RunContinued,
     RunResumed,
     RunStarted,
     TaskItems,
@@ -174,18 +176,31 @@ class Simulation:
         self.run = Run("r")
         self.replays = 0
         self._replay_every = replay_every
+        self._workers, self._full, self._dtypes, self._rng = workers, full, dtypes, Random(order)
+        self._respond = partial(
+            answer, fail=fail, items=items and tells_items, fail_at_rung=fail_at_rung, fail_exports=fail_exports
+        )
+        self._queued: list[Job] = []
+        self._results: list[Result] = []
+        self._known: set[str] = set()
         shapes = tuple(TaskShape(task=f"t{i}", weight=1.0, items=ITEMS) for i in range(3)) if items else ()
         self._append(RunStarted(spec_json=spec.to_json(), suite_uri="file:///s", has_holdout=True, tasks=shapes))
-        rng = Random(order)
-        queued: list[Job] = []
-        results: list[Result] = []
-        known: set[str] = set()
+        self._play()
+
+    def go_on(self, spec: RunSpec) -> None:
+        """Plays the run with another budget, to another end."""
+        self.run.discarded.clear()  # the shell has deleted them
+        self._append(RunContinued(spec_json=spec.to_json()))
+        self._play()
+
+    def _play(self) -> None:
+        rng, queued, results = self._rng, self._queued, self._results
         while not self.run.phase.is_terminal:
             while (decision := self.run.next_decision()) is not None:
                 self._append(decision)
             for job in self.run.jobs():
-                if job.message_id not in known:
-                    known.add(job.message_id)
+                if job.message_id not in self._known:
+                    self._known.add(job.message_id)
                     queued.append(job)
             if self.run.phase.is_terminal:
                 break
@@ -193,18 +208,16 @@ class Simulation:
                 self._append(RunResumed(reason="there is room"))
                 continue
             assert queued, "the run waits for nothing"
-            job = queued.pop(rng.randrange(min(workers, len(queued))))
-            if rng.random() < full:
+            job = queued.pop(rng.randrange(min(self._workers, len(queued))))
+            if rng.random() < self._full:
                 lack = ErrorInfo(type="DiskFull", message="the model needs 9 bytes, and /x has 5 left")
                 postponed = JobPostponed(job_id=job.job_id, kind=job.kind, attempt=job.attempt, error=lack)
                 self._append(postponed)
                 results.append(postponed)
                 continue
-            result = answer(
-                job, fail=fail, items=items and tells_items, fail_at_rung=fail_at_rung, fail_exports=fail_exports
-            )
-            if dtypes and isinstance(result, CandidateEvaluated):
-                result = in_dtype(result, job, rng.choice(dtypes))
+            result = self._respond(job)
+            if self._dtypes and isinstance(result, CandidateEvaluated):
+                result = in_dtype(result, job, rng.choice(self._dtypes))
             self._append(result)
             results.append(result)
             if rng.random() < 0.1:

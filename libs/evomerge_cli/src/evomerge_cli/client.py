@@ -13,7 +13,7 @@ import grpc
 from evomerge.v1 import selector_pb2 as pb
 from evomerge.v1 import selector_pb2_grpc
 from evomerge_common.adapters.codec import from_proto
-from evomerge_common.domain.messages import TERMINAL, Event
+from evomerge_common.domain.messages import TERMINAL, Event, RunContinued
 from evomerge_common.errors import DeadlineExceeded, EvoMergeException, Unavailable
 from evomerge_common.ports import Recorded
 from evomerge_common.runtime.grpc_server import client_channel, error_from_rpc
@@ -71,6 +71,13 @@ class SelectorClient:
         """Starts a run, or finds the one that this request id started."""
         run: pb.Run = self._call(
             self._stub.StartRun, pb.StartRunRequest(request_id=request_id, spec=spec), START_SECONDS
+        )
+        return run
+
+    def continue_run(self, run_id: str, spec: str) -> pb.Run:
+        """Lets a run go on with a spec that has another budget."""
+        run: pb.Run = self._call(
+            self._stub.ContinueRun, pb.ContinueRunRequest(run_id=run_id, spec=spec), START_SECONDS
         )
         return run
 
@@ -181,7 +188,8 @@ class Watch:
 
     def put(self, recorded: Recorded) -> None:
         """Takes in the next event; called by the thread that reads the stream."""
-        self.saw_end = self.saw_end or isinstance(recorded.event.payload, TERMINAL)
+        if isinstance(recorded.event.payload, (*TERMINAL, RunContinued)):
+            self.saw_end = not isinstance(recorded.event.payload, RunContinued)
         self._queue.put(recorded)
 
     def fail(self, error: Exception) -> None:

@@ -14,7 +14,7 @@ from evomerge_cli.byte_progress import duration
 from evomerge_cli.coming import Coming
 from evomerge_cli.console import Console
 from evomerge_common.domain import messages as m
-from evomerge_common.domain.history import Change, change_of, mean_fitness, population_of
+from evomerge_common.domain.history import Change, change_of, evaluations_of, mean_fitness, population_of
 from evomerge_common.ports import Recorded
 
 PHASES = {"running": "searching", "finishing": "proving on holdout", "cancelled": "stopped", "failed": "stopped"}
@@ -73,8 +73,10 @@ class RunView:
         """Folds one event in."""
         change = change_of(event.payload)
         if change.started is not None:
-            self.budget = int(json.loads(change.started.spec_json).get("search", {}).get("evaluations", 0))
+            self.budget = evaluations_of(change.started.spec_json)
             self._population = population_of(change.started.spec_json)
+        if change.continued is not None:
+            self.budget, self.end = evaluations_of(change.continued.spec_json), None
         if change.status is not None:
             self.phase = PHASES.get(change.status.word, change.status.word)
             self.lack = change.status.reason if self.phase == "paused" and change.status.error else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -86,7 +86,7 @@ class History:
         controls: null candidates by recipe digest, `operator` being their kind; one that was a candidate, too, has that
             one's results. They stand in no list of candidates.
         models: by reference as written.
-        proposed_at: recipe digest → Unix seconds.
+        started_at: Unix seconds, less what lay between an end and what continued the run.
 
     """
 
@@ -204,8 +204,12 @@ def apply(history: History, recorded: Recorded) -> None:
     event = recorded.event
     history.run_id = event.run_id
     history.sequence = recorded.sequence
-    history.last_at = max(history.last_at, event.time)
     change = change_of(event.payload)
+    if change.continued is not None:
+        history.start = replace(history.start, spec_json=change.continued.spec_json)
+        if history.status == "finished":
+            history.started_at += event.time - history.last_at  # nobody worked in between
+    history.last_at = max(history.last_at, event.time)
     if change.started is not None:
         history.start, history.started_at = change.started, event.time
     if change.status is not None:

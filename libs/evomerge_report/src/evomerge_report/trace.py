@@ -55,7 +55,7 @@ class Trace:
 def trace_of(events: Iterable[Recorded]) -> Trace:
     """Folds one run's events."""
     trace = Trace()
-    start = 0.0
+    start, ended = 0.0, False
     sources: set[str] = set()
     ready: dict[tuple[str, str], float] = {}
     for recorded in events:
@@ -63,6 +63,9 @@ def trace_of(events: Iterable[Recorded]) -> Trace:
         payload = event.payload
         if isinstance(payload, m.RunStarted):
             trace.run_id, start = event.run_id, event.time
+        if isinstance(payload, m.RunContinued) and ended:
+            start = event.time - trace.wall  # nobody worked since the end
+        ended = isinstance(payload, m.TERMINAL)
         now = event.time - start
         trace.wall = max(trace.wall, now)
         if not event.is_result:

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import structlog
 
-from evomerge_common.domain.messages import TERMINAL
+from evomerge_common.domain.messages import TERMINAL, RunContinued
 from evomerge_common.errors import Unavailable
 from evomerge_common.ports import Clock, EventLog
 from evomerge_models.pins import run_owner
@@ -73,12 +73,13 @@ class RunPins:
 
     async def _is_active(self, run_id: str) -> bool | None:
         """Tells whether a run goes on; None where the log does not know it."""
-        known = None
+        active = None
         async for recorded in self._events.read(run_id):
-            if isinstance(recorded.event.payload, TERMINAL):
-                return False
-            known = True
-        return known
+            if isinstance(recorded.event.payload, (*TERMINAL, RunContinued)):
+                active = isinstance(recorded.event.payload, RunContinued)
+            elif active is None:
+                active = True
+        return active
 
     def _let_go(self, run_id: str) -> None:
         if names := self._store.pins.release(run_owner(run_id)):

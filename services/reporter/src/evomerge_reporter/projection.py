@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Iterable
 from pathlib import Path
 from typing import Any
 
-from evomerge_common.domain.history import Change, change_of, population_of
+from evomerge_common.domain.history import Change, change_of, evaluations_of, population_of
 from evomerge_common.domain.messages import CandidateProposed, RunStarted
 from evomerge_common.domain.recipe import Recipe
 from evomerge_common.errors import RecipeError
@@ -66,6 +66,10 @@ def statements(recorded: Recorded) -> list[Statement]:
     ]
     if change.started is not None:
         found.append(_started(run, change.started, event.time))
+    if change.continued is not None:
+        spec_json = change.continued.spec_json
+        sql = "UPDATE runs SET budget = ?, spec_json = ? WHERE run_id = ?"
+        found.append((sql, (evaluations_of(spec_json), spec_json, run)))
     if change.status is not None:
         sql = "UPDATE runs SET status = ?, reason = ? WHERE run_id = ?"
         found.append((sql, (change.status.word, change.status.reason, run)))

@@ -11,9 +11,10 @@ import grpc
 
 from evomerge.v1 import selector_pb2, selector_pb2_grpc
 from evomerge_common.adapters import codec
-from evomerge_common.domain.messages import TERMINAL
+from evomerge_common.domain.messages import TERMINAL, RunContinued
 from evomerge_common.domain.spec import RunRequest
 from evomerge_common.errors import SpecError
+from evomerge_common.ports import Recorded
 from evomerge_common.runtime.documents import read_text
 from evomerge_common.runtime.ports_factory import Ports
 from evomerge_common.runtime.streams import until
@@ -47,6 +48,14 @@ class SelectorServicer(selector_pb2_grpc.SelectorServiceServicer):
         run_id = await self._runs.start(asked, request.request_id)
         return _run(await self._runs.find(run_id))
 
+    async def ContinueRun(
+        self, request: selector_pb2.ContinueRunRequest, context: grpc.aio.ServicerContext
+    ) -> selector_pb2.Run:
+        """Lets a run go on with another budget."""
+        asked = await asyncio.to_thread(_read_request, request.spec)
+        await self._runs.go_on(request.run_id, asked)
+        return _run(await self._runs.find(request.run_id))
+
     async def GetRun(self, request: selector_pb2.GetRunRequest, context: grpc.aio.ServicerContext) -> selector_pb2.Run:
         """Answers with one run."""
         return _run(await self._runs.find(request.run_id))
@@ -68,10 +77,15 @@ class SelectorServicer(selector_pb2_grpc.SelectorServiceServicer):
             async with contextlib.aclosing(until(events, stopping)) as live:
                 async for one in live:
                     yield selector_pb2.WatchRunResponse(sequence=one.sequence, event=codec.to_proto(one.event))
-                    if isinstance(one.event.payload, TERMINAL):
+                    if isinstance(one.event.payload, TERMINAL) and not await self._goes_on(one):
                         return
         finally:
             stopping.cancel()
+
+    async def _goes_on(self, end: Recorded) -> bool:
+        """Tells whether the run was continued after this end."""
+        later = self._ports.log.read(end.event.run_id, from_sequence=end.sequence + 1)
+        return any([isinstance(one.event.payload, RunContinued) async for one in later])
 
     async def PauseRun(
         self, request: selector_pb2.PauseRunRequest, context: grpc.aio.ServicerContext

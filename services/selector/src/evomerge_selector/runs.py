@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import uuid
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 
 import structlog
 
@@ -15,12 +15,13 @@ from evomerge_common.domain.messages import (
     Decision,
     Event,
     RunCancelled,
+    RunContinued,
     RunPaused,
     RunResumed,
     RunStarted,
     TaskShape,
 )
-from evomerge_common.domain.spec import RunRequest
+from evomerge_common.domain.spec import BUDGET_KEYS, RunRequest
 from evomerge_common.errors import EvoMergeException, Fenced, InvalidInput, NotFound, Unavailable
 from evomerge_common.runtime.ports_factory import Ports
 from evomerge_selector.domain.run import Phase, Run
@@ -81,7 +82,7 @@ class Runs:
         try:
             await self._ports.log.append_decision(event, expected_last=0)
         except Fenced:
-            existing = await self._started(run_id)
+            existing = (await self._folded(run_id))[0].started
             if (existing.spec_json, existing.suite_digest) != (started.spec_json, started.suite_digest):
                 raise InvalidInput(
                     f"request id {request_id!r} belongs to run {run_id}, which has another spec; "
@@ -89,17 +90,47 @@ class Runs:
                 ) from None
         await self._drive_if_active(run_id)
         if actor := self._actors.get(run_id):
-            await actor.decide(lambda run: RunResumed(reason="started again") if run.lack else None)
+            await actor.decide(_resumed)
         return run_id
 
-    async def _started(self, run_id: str) -> RunStarted:
-        """How the run began: the first event of its log."""
-        events = self._ports.log.read(run_id)
-        first = await anext(events, None)
-        if isinstance(events, AsyncGenerator):
-            await events.aclose()
-        payload = first.event.payload if first else None
-        return payload if isinstance(payload, RunStarted) else RunStarted()
+    async def go_on(self, run_id: str, request: RunRequest) -> None:
+        """Lets a run go on with another budget, a finished one too; one that has it already stays as it is.
+
+        Raises:
+            NotFound: there is no such run.
+            InvalidInput: the spec differs in more than its budget, the run has had that many evaluations, it failed
+                or was cancelled.
+            Fenced, Unavailable: somebody else changed the run at this moment.
+
+        """
+        await self._drive_if_active(run_id)
+        if (actor := self._actors.get(run_id)) is not None:
+            await actor.ready.wait()
+            if not actor.run.phase.is_terminal:
+                await actor.decide(lambda run: _continued(run, request))
+                await actor.decide(_resumed)
+                return
+            await asyncio.wait({self._tasks[run_id]})
+        run, decision = await self._folded(run_id)
+        if (event := _continued(run, request)) is None:
+            return
+        entry = await self._ports.kv.get("runs", run_id)
+        if entry is None or not await self._ports.kv.update("runs", run_id, RunEntry().to_bytes(), revision=entry[1]):
+            raise Unavailable(f"run {run_id} has just been changed by somebody else: try again")
+        recorded = Event(run_id=run_id, payload=event, time=self._ports.clock.now())
+        await self._ports.log.append_decision(recorded, expected_last=decision)
+        log.info("run continued", run_id=run_id, evaluations=request.spec.search.evaluations)
+        await self._drive_if_active(run_id)
+
+    async def _folded(self, run_id: str) -> tuple[Run, int]:
+        """The run as its whole log tells it, and the number of its last decision."""
+        run, decision = Run(run_id), 0
+        async for recorded in self._ports.log.read(run_id):
+            run.apply(recorded.event)
+            decision = decision if recorded.event.is_result else recorded.sequence
+        if run.phase is Phase.NEW:
+            raise NotFound(f"there is no run {run_id!r}; ListRuns names them all")
+        return run, decision
 
     async def find(self, run_id: str) -> RunSummary:
         """Finds the run's state.
@@ -120,11 +151,7 @@ class Runs:
 
     async def _fold(self, run_id: str) -> RunSummary:
         """Of a run that nobody drives and that left no summary: another version's, or dropped from the bucket."""
-        run = Run(run_id)
-        async for recorded in self._ports.log.read(run_id):
-            run.apply(recorded.event)
-        if run.phase is Phase.NEW:
-            raise NotFound(f"there is no run {run_id!r}; ListRuns names them all")
+        run, _ = await self._folded(run_id)
         summary = RunSummary.of(run)
         if run.phase.is_terminal:
             entry = await self._ports.kv.get("runs", run_id)
@@ -204,3 +231,24 @@ class Runs:
         if entry is not None and (uri := RunEntry.from_bytes(entry[0]).snapshot):
             with contextlib.suppress(EvoMergeException, OSError):
                 await asyncio.to_thread(self._ports.artifacts.delete, uri)
+
+
+def _resumed(run: Run) -> RunResumed | None:
+    """The decision by which a run that a machine's lack had paused tries again."""
+    return RunResumed(reason="started again") if run.lack else None
+
+
+def _continued(run: Run, request: RunRequest) -> RunContinued | None:
+    """The decision that gives a run another budget; None where it has that one."""
+    spec, before = request.spec, run.spec
+    if run.phase in (Phase.CANCELLED, Phase.FAILED):
+        raise InvalidInput(f"run {run.run_id} has ended: {run.phase.value}; only a finished run goes on")
+    if request.suite.digest != run.started.suite_digest or not (before and spec.differs_in_budget_alone(before)):
+        raise InvalidInput(
+            f"run {run.run_id} can go on with another budget ({', '.join(BUDGET_KEYS)}), and this spec differs in "
+            "more than that: start another run"
+        )
+    had = len(run.candidates)
+    if spec.search.evaluations < min(had, before.search.evaluations):
+        raise InvalidInput(f"run {run.run_id} has had {had} evaluations: give it more, not {spec.search.evaluations}")
+    return None if spec == before else RunContinued(spec_json=spec.to_json())

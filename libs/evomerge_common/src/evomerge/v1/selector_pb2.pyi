@@ -35,6 +35,14 @@ class StartRunRequest(_message.Message):
     spec: str
     def __init__(self, request_id: _Optional[str] = ..., spec: _Optional[str] = ...) -> None: ...
 
+class ContinueRunRequest(_message.Message):
+    __slots__ = ("run_id", "spec")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    SPEC_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    spec: str
+    def __init__(self, run_id: _Optional[str] = ..., spec: _Optional[str] = ...) -> None: ...
+
 class GetRunRequest(_message.Message):
     __slots__ = ("run_id",)
     RUN_ID_FIELD_NUMBER: _ClassVar[int]

@@ -40,6 +40,11 @@ class SelectorServiceStub:
                 request_serializer=evomerge_dot_v1_dot_selector__pb2.StartRunRequest.SerializeToString,
                 response_deserializer=evomerge_dot_v1_dot_selector__pb2.Run.FromString,
                 _registered_method=True)
+        self.ContinueRun = channel.unary_unary(
+                '/evomerge.v1.SelectorService/ContinueRun',
+                request_serializer=evomerge_dot_v1_dot_selector__pb2.ContinueRunRequest.SerializeToString,
+                response_deserializer=evomerge_dot_v1_dot_selector__pb2.Run.FromString,
+                _registered_method=True)
         self.GetRun = channel.unary_unary(
                 '/evomerge.v1.SelectorService/GetRun',
                 request_serializer=evomerge_dot_v1_dot_selector__pb2.GetRunRequest.SerializeToString,
@@ -78,6 +83,13 @@ class SelectorServiceServicer:
 
     def StartRun(self, request, context):
         """Checks the spec and starts the run in the background; the same request_id returns the same run.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ContinueRun(self, request, context):
+        """Lets a run go on, a finished one too, with a spec that differs in its budget alone: evaluations, patience, target, hours.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -127,6 +139,11 @@ def add_SelectorServiceServicer_to_server(servicer, server):
             'StartRun': grpc.unary_unary_rpc_method_handler(
                     servicer.StartRun,
                     request_deserializer=evomerge_dot_v1_dot_selector__pb2.StartRunRequest.FromString,
+                    response_serializer=evomerge_dot_v1_dot_selector__pb2.Run.SerializeToString,
+            ),
+            'ContinueRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.ContinueRun,
+                    request_deserializer=evomerge_dot_v1_dot_selector__pb2.ContinueRunRequest.FromString,
                     response_serializer=evomerge_dot_v1_dot_selector__pb2.Run.SerializeToString,
             ),
             'GetRun': grpc.unary_unary_rpc_method_handler(
@@ -187,6 +204,33 @@ class SelectorService:
             target,
             '/evomerge.v1.SelectorService/StartRun',
             evomerge_dot_v1_dot_selector__pb2.StartRunRequest.SerializeToString,
+            evomerge_dot_v1_dot_selector__pb2.Run.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ContinueRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/evomerge.v1.SelectorService/ContinueRun',
+            evomerge_dot_v1_dot_selector__pb2.ContinueRunRequest.SerializeToString,
             evomerge_dot_v1_dot_selector__pb2.Run.FromString,
             options,
             channel_credentials,

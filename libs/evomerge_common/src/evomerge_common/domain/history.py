@@ -29,6 +29,7 @@ from evomerge_common.domain.messages import (
     ModelReady,
     Result,
     RunCancelled,
+    RunContinued,
     RunFailed,
     RunFinished,
     RunPaused,
@@ -82,6 +83,7 @@ class Change:
 
     status: Status | None = None
     started: RunStarted | None = None
+    continued: RunContinued | None = None
     model: ModelReady | None = None
     proposed: CandidateProposed | None = None
     merged: CandidateMerged | None = None
@@ -117,6 +119,8 @@ def change_of(event: Decision | Result) -> Change:
             return Change(status=Status(word="paused", reason=reason, error=lack if lack.type else None))
         case RunResumed():
             return Change(status=Status(word="running"))
+        case RunContinued():
+            return Change(status=Status(word="running"), continued=event)
         case SearchEnded(reason=reason, champion_digest=digest, controls=controls):
             return Change(status=Status(word="finishing", reason=reason), champion=digest, controls=controls)
         case RunFinished(reason=reason, champion_digest=digest):
@@ -190,7 +194,16 @@ def mean_curve(points: Sequence[tuple[int, float]], *, population: int) -> list[
 
 def population_of(spec_json: str) -> int:
     """Reads from a run's spec how many candidates a generation has; of a spec that cannot be read, the default."""
+    return _of_search(spec_json, "population", SearchSpec().population)
+
+
+def evaluations_of(spec_json: str) -> int:
+    """Reads a run's budget from its spec; 0 of a spec that cannot be read."""
+    return _of_search(spec_json, "evaluations", 0)
+
+
+def _of_search(spec_json: str, key: str, default: int) -> int:
     try:
-        return int(json.loads(spec_json)["search"]["population"])
+        return int(json.loads(spec_json)["search"][key])
     except (ValueError, KeyError, TypeError):
-        return SearchSpec().population
+        return default

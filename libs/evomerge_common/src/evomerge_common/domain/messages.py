@@ -207,6 +207,11 @@ class RunResumed:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RunContinued:
+    spec_json: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunCancelled:
     reason: str = ""
 
@@ -313,6 +318,7 @@ Decision = (
     | CandidateRaced
     | RunPaused
     | RunResumed
+    | RunContinued
     | RunCancelled
     | RunFailed
     | SearchEnded
@@ -320,7 +326,7 @@ Decision = (
 )
 Result = ModelReady | CandidateMerged | CandidateEvaluated | CandidateFailed | JobPostponed | ArtifactExported
 TERMINAL = (RunFinished, RunCancelled, RunFailed)
-"""A run ends with one of these: no decision follows it."""
+"""A run ends with one of these: no decision follows it but `RunContinued`."""
 
 
 @dataclass(frozen=True, kw_only=True)

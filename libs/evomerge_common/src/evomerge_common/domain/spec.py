@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from evomerge_common.domain.constraints import Constraint, check_tasks, constraints_to_dict, read_constraints
@@ -158,6 +158,11 @@ class RunSpec:
         """Returns every model that is fetched and scored: the models, then the base."""
         return self.models + ((self.base,) if self.base and self.base not in self.models else ())
 
+    def differs_in_budget_alone(self, other: RunSpec) -> bool:
+        """Tells whether a run with the other spec may go on with this one: what is proposed follows from the rest."""
+        budget = {key: getattr(self.search, key) for key in BUDGET_KEYS}
+        return replace(other, search=replace(other.search, **budget)) == self
+
     def to_dict(self) -> dict[str, Any]:
         """Writes plain data in the form that `from_dict` reads."""
         search = {key: value for key, value in asdict(self.search).items() if value is not None}
@@ -291,6 +296,8 @@ SPEC_KEYS = (
 )  # fmt: skip
 REQUEST_KEYS = (*SPEC_KEYS, "suite")
 SEARCH_KEYS = tuple(SearchSpec.__dataclass_fields__)
+BUDGET_KEYS = ("evaluations", "patience", "target", "hours")
+"""Keys of `search` that say when it ends, and nothing else."""
 CLASSIC_KEYS = tuple(ClassicSpec.__dataclass_fields__)
 
 

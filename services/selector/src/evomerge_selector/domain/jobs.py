@@ -30,26 +30,27 @@ def is_linear(recipe: Recipe) -> bool:
     return traits_of(recipe.method).linear and all(is_linear(item) for item in nested)
 
 
-def _job(run_id: str, kind: str, key: str, payload: JobPayload) -> Job:
-    digest = hashlib.sha256(key.encode()).hexdigest()[:24]
+def _job(run_id: str, kind: str, key: str, payload: JobPayload, *, turn: int) -> Job:
+    """`turn`: how often the run was continued: what was done before, and is asked for again, has another id."""
+    digest = hashlib.sha256((f"{key}:turn {turn}" if turn else key).encode()).hexdigest()[:24]
     return Job(job_id=f"{kind}-{digest}-{run_id}", run_id=run_id, payload=payload)
 
 
-def downloads(run_id: str, spec: RunSpec) -> Iterator[Job]:
+def downloads(run_id: str, spec: RunSpec, *, turn: int = 0) -> Iterator[Job]:
     """Makes one download job for each model."""
     for reference in spec.sources:
         base = spec.base if reference != spec.base else ""
         payload = DownloadJob(
             reference=reference, base=base, together=spec.sources, accept_licence_conflict=spec.accept_licence_conflict
         )
-        yield _job(run_id, "download", reference, payload)
+        yield _job(run_id, "download", reference, payload, turn=turn)
 
 
-def merge(run_id: str, proposed: CandidateProposed, models: Mapping[str, Model]) -> Job:
+def merge(run_id: str, proposed: CandidateProposed, models: Mapping[str, Model], *, turn: int = 0) -> Job:
     """Makes the merge job of a candidate."""
     digest, sources = proposed.recipe_digest, tuple(models.values())
     payload = MergeJob(recipe_json=proposed.recipe_json, recipe_digest=digest, sources=sources)
-    return _job(run_id, "merge", digest, payload)
+    return _job(run_id, "merge", digest, payload, turn=turn)
 
 
 def evaluation(
@@ -64,6 +65,7 @@ def evaluation(
     dtype: str,
     items: tuple[TaskItems, ...] = (),
     rung: int = 0,
+    turn: int = 0,
 ) -> Job:
     """Makes the evaluation job of a candidate or control, on a whole split or, in a race, on some of its items.
 
@@ -85,7 +87,7 @@ def evaluation(
         rung=rung,
     )
     kind = f"evaluate-{split}-{rung}" if items else f"evaluate-{split}"
-    return _job(run_id, kind, proposed.recipe_digest, payload)
+    return _job(run_id, kind, proposed.recipe_digest, payload, turn=turn)
 
 
 def in_dtype(job: Job, dtype: str) -> Job:
@@ -94,7 +96,9 @@ def in_dtype(job: Job, dtype: str) -> Job:
     return replace(job, job_id=f"{dtype}-{job.job_id}", attempt=0, payload=replace(job.payload, dtype=dtype))
 
 
-def exports(run_id: str, champion: CandidateProposed, models: Mapping[str, Model], spec: RunSpec) -> Iterator[Job]:
+def exports(
+    run_id: str, champion: CandidateProposed, models: Mapping[str, Model], spec: RunSpec, *, turn: int = 0
+) -> Iterator[Job]:
     """Makes the export jobs of the champion: one for each format."""
     recipe, digest = Recipe.from_json(champion.recipe_json), champion.recipe_digest
     if spec.export_dtype:
@@ -106,7 +110,7 @@ def exports(run_id: str, champion: CandidateProposed, models: Mapping[str, Model
         format="hf",
         destination="model",
     )
-    yield _job(run_id, "export", digest, payload)
+    yield _job(run_id, "export", digest, payload, turn=turn)
     if spec.gguf_type:
         gguf = replace(payload, format="gguf", destination="gguf", gguf_type=spec.gguf_type)
-        yield _job(run_id, "export", f"{digest}:gguf", gguf)
+        yield _job(run_id, "export", f"{digest}:gguf", gguf, turn=turn)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from evomerge_common.domain.messages import EvaluateJob, Job
+from evomerge_common.domain.messages import EvaluateJob, Job, MergeJob
 
 
 @dataclass
@@ -48,10 +48,11 @@ class Ledger:
         """Lets go of weights that no job was to score."""
         self.discarded += uris
 
-    def will_score(self, digest: str, uri: str) -> bool:
-        """Tells whether a job is to score these weights."""
+    def needs(self, digest: str, uri: str) -> bool:
+        """Tells whether a job is to score these weights, or to make them again at the same place."""
         wanted = [job.payload for job in self.waiting.values()]
-        return any(isinstance(p, EvaluateJob) and (p.recipe_digest, p.artifact_uri) == (digest, uri) for p in wanted)
+        scored = any(isinstance(p, EvaluateJob) and (p.recipe_digest, p.artifact_uri) == (digest, uri) for p in wanted)
+        return scored or any(isinstance(p, MergeJob) and p.recipe_digest == digest for p in wanted)
 
     def clear(self) -> None:
         """Waits for nothing any more."""

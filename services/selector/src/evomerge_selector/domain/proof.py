@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from evomerge_common.domain.messages import ExportJob, Job, SearchEnded
 
@@ -20,6 +20,20 @@ def search_part(digest: str) -> str:
 def format_of(job: Job | None) -> str:
     """Tells the format of an export job; empty for any other."""
     return job.payload.format if job is not None and isinstance(job.payload, ExportJob) else ""
+
+
+@dataclass
+class Proven:
+    """What has been proven of a run, at whichever of its ends.
+
+    Attributes:
+        parts: parts of a proof that are there; a later one does without.
+        exports: format → recipe digest of the champion that was written in it last.
+
+    """
+
+    parts: set[str] = field(default_factory=set)
+    exports: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass

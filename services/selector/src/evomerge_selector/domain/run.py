@@ -39,6 +39,7 @@ from evomerge_common.domain.messages import (
     ModelReady,
     Result,
     RunCancelled,
+    RunContinued,
     RunFailed,
     RunFinished,
     RunPaused,
@@ -56,7 +57,7 @@ from evomerge_selector.domain.controls import controls
 from evomerge_selector.domain.feasibility import lacking, least_violating, violation
 from evomerge_selector.domain.leaderboard import Leaderboard
 from evomerge_selector.domain.ledger import Ledger
-from evomerge_selector.domain.proof import Proof, export_part, format_of, search_part
+from evomerge_selector.domain.proof import Proof, Proven, export_part, format_of, search_part
 from evomerge_selector.domain.proposer import Proposer
 from evomerge_selector.domain.race import Race
 from evomerge_selector.domain.strategy import strategy_class
@@ -89,7 +90,7 @@ class Run:
         self.lack: ErrorInfo | None = None  # why it is paused, where no person asked for it: what a machine lacks
         self.spec: RunSpec | None = None
         self.started = RunStarted()
-        self.started_at = 0.0
+        self.started_at = 0.0  # less the time between an end and what continues the run
         self.dtype = ""  # in which candidates are scored: the spec's, or that of the first score
         self.models: dict[str, Model] = {}
         self.candidates: list[Candidate] = []
@@ -98,10 +99,14 @@ class Run:
         self._index: dict[str, int] = {}
         self._pending: deque[Decision] = deque()
         self._adapters = False  # all models are adapters of one base
+        self._continued = 0  # how often the run went on with another budget
+        self._ended_at = 0.0
+        self._models_before: dict[str, Model] = {}  # those of a run that was continued, until they are looked up again
         self._ledger = Ledger()
         self._leaderboard = Leaderboard()
         self._race: Race | None = None
         self._proof: Proof | None = None
+        self._proven = Proven()
         self._proposer: Proposer | None = None
 
     # ---- what the shell asks ----
@@ -194,7 +199,7 @@ class Run:
     def apply(self, event: Event) -> None:
         """Folds one event in; what is already known changes nothing."""
         payload = event.payload
-        if self.phase.is_terminal:
+        if self.phase.is_terminal and not isinstance(payload, RunContinued):
             if isinstance(payload, CandidateMerged):
                 self._ledger.discard([payload.uri])
             return
@@ -210,7 +215,7 @@ class Run:
             case RunStarted():
                 self._start(decision, time)
             case CandidateProposed():
-                self._queue_first_job(decision)
+                self._add_candidate(decision)
             case SearchEnded():
                 self._begin_proof(decision)
             case RunPaused(lack=lack):
@@ -224,7 +229,10 @@ class Run:
             case RunFailed(error=error):
                 self._close(Phase.FAILED, error)
             case RunFinished():
+                self._ended_at = time
                 self._close(Phase.FINISHED, None)
+            case RunContinued():
+                self._continue(decision, time)
             case ChampionChanged() | GenerationCompleted() | CandidateSelected() | CandidateRaced():
                 pass  # they follow from the results, which have been folded in
             case _:
@@ -243,8 +251,7 @@ class Run:
             case JobPostponed():
                 self._postpone(result)
             case ArtifactExported():
-                self._ledger.settle(result.job_id)
-                self._prove(export_part(result.format))
+                self._take_export(result)
             case _:
                 assert_never(result)
 
@@ -262,9 +269,14 @@ class Run:
     def _add_model(self, event: ModelReady) -> None:
         assert self.spec is not None
         self._ledger.settle(event.job_id)
-        self.models.setdefault(event.model.reference, event.model)
+        model = self.models.setdefault(event.model.reference, event.model)
         if self.phase is not Phase.PREPARING or not all(name in self.models for name in self.spec.sources):
             return
+        for name, before in self._models_before.items():
+            if before.digest != (model := self.models[name]).digest:
+                problem = f"{name} is not what the run began with: {model.digest}, and it was {before.digest}"
+                self._fail("InvalidInput", f"{problem}; start another run")
+                return
         try:
             self._proposer = Proposer(self.spec, self.models)
         except SpecError as error:
@@ -274,6 +286,8 @@ class Run:
         whole = {self.models[self.spec.base].digest} if self.spec.base else bases
         self._adapters = "" not in bases and len(bases) == 1 and whole == bases
         self.phase = Phase.RUNNING
+        if self._continued:
+            self._go_on()
 
     # ---- searching ----
 
@@ -288,16 +302,19 @@ class Run:
             return self.end_search("exhausted")
         return proposed
 
-    def _queue_first_job(self, event: CandidateProposed) -> None:
+    def _add_candidate(self, event: CandidateProposed) -> None:
         self._index[event.recipe_digest] = len(self.candidates)
         self.candidates.append(Candidate(event))
+        self._queue_first_job(event)
+
+    def _queue_first_job(self, event: CandidateProposed) -> None:
         if event.operator == "source":
             self._queue_evaluation(event.recipe_digest, "search", self._source_uri(event))
         elif self._adapters and jobs.is_linear(Recipe.from_json(event.recipe_json)):
             # A few low-rank updates of one base: the evaluator makes them faster than it could read a model.
             self._score(event.recipe_digest, "")
         else:
-            self._ledger.add(jobs.merge(self.run_id, event, self.models))
+            self._ledger.add(jobs.merge(self.run_id, event, self.models, turn=self._continued))
 
     def _take_weights(self, event: CandidateMerged) -> None:
         job = self._ledger.settle(event.job_id)
@@ -305,7 +322,7 @@ class Run:
             self._score(event.recipe_digest, event.uri)
             return
         waits = self._race is not None and self._race.waiting.get(event.recipe_digest) == event.uri
-        if not waits and not self._ledger.will_score(event.recipe_digest, event.uri):
+        if not waits and not self._ledger.needs(event.recipe_digest, event.uri):
             self._ledger.discard([event.uri])
 
     def _score(self, digest: str, uri: str) -> None:
@@ -436,11 +453,17 @@ class Run:
                 self._pending.append(champion)
             if board.seen >= first and (board.seen - first) % search.population == 0:
                 self._pending.extend(board.complete_generation(self.candidates, search))
-            reason = board.stop_reason(search, first)
-            if reason and not self.has_champion:
-                self._fail_for_all("no candidate could be scored")
-            elif reason:
-                self._pending.append(self.end_search(reason))
+            self._stop_if_due()
+
+    def _stop_if_due(self) -> None:
+        """Notes the end of the search, where the candidate counted last brings it."""
+        assert self.spec is not None
+        assert self._proposer is not None
+        reason = self._leaderboard.stop_reason(self.spec.search, self._proposer.first_generation)
+        if reason and not self.has_champion:
+            self._fail_for_all("no candidate could be scored")
+        elif reason:
+            self._pending.append(self.end_search(reason))
 
     def _bounds_are_known(self) -> bool:
         """Whether all sources have results, where constraints are counted from their scores."""
@@ -497,32 +520,48 @@ class Run:
         proof = self._proof = Proof(ended, set())
         if self.started.has_holdout:
             for proposed in (candidate.proposed for candidate in self.candidates):
-                if proposed.operator == "source" or proposed.recipe_digest == ended.champion_digest:
+                wanted = proposed.operator == "source" or proposed.recipe_digest == ended.champion_digest
+                if wanted and proposed.recipe_digest not in self._proven.parts:
                     uri = self._source_uri(proposed) if proposed.operator == "source" else ""
                     self._queue_evaluation(proposed.recipe_digest, "holdout", uri)
                     proof.missing.add(proposed.recipe_digest)
         for control in ended.controls:
             self._queue_control(control, proof)
         champion = self.candidates[self._index[ended.champion_digest]].proposed
-        for job in jobs.exports(self.run_id, champion, self.models, self.spec):
-            proof.missing.add(export_part(format_of(job)))
-            self._ledger.add(job)
+        for job in jobs.exports(self.run_id, champion, self.models, self.spec, turn=self._continued):
+            if self._proven.exports.get(format_of(job)) != ended.champion_digest:
+                proof.missing.add(export_part(format_of(job)))
+                self._ledger.add(job)
+        if not proof.missing:
+            self._finish()
+
+    def _take_export(self, event: ArtifactExported) -> None:
+        if self._ledger.settle(event.job_id) is not None:
+            self._proven.exports[event.format] = event.recipe_digest
+        self._prove(export_part(event.format))
 
     def _queue_control(self, control: Control, proof: Proof) -> None:
         """Has a control scored on both splits, as far as it is no candidate of which that is known or asked."""
         digest = control.recipe_digest
         same = [one for one in self.candidates if one.proposed.recipe_digest == digest]
-        if not any(one.is_whole or one.fitness == FAILED for one in same):
+        known = any(one.is_whole or one.fitness == FAILED for one in same)
+        if not known and search_part(digest) not in self._proven.parts:
             self._add_evaluation(control, "search", "")
             proof.missing.add(search_part(digest))
-        if self.started.has_holdout and digest not in proof.missing:
+        if self.started.has_holdout and digest not in proof.missing | self._proven.parts:
             self._add_evaluation(control, "holdout", "")
             proof.missing.add(digest)
 
     def _prove(self, part: str) -> None:
         """Ticks off one part of the proof; with the last, the run is finished."""
-        if self.phase is not Phase.FINISHING or self._proof is None or not self._proof.tick_off(part):
+        if self.phase is not Phase.FINISHING or self._proof is None or part not in self._proof.missing:
             return
+        self._proven.parts.add(part)
+        if self._proof.tick_off(part):
+            self._finish()
+
+    def _finish(self) -> None:
+        assert self._proof is not None
         ended = self._proof.ended
         fitness = self.candidates[self._index[ended.champion_digest]].fitness or 0.0
         self._pending.append(RunFinished(champion_digest=ended.champion_digest, reason=ended.reason, fitness=fitness))
@@ -539,6 +578,46 @@ class Run:
             self._fail(event.error.type, f"the champion's {event.kind} failed: {event.error.message}")
         else:
             self._prove(event.recipe_digest)
+
+    # ---- going on with another budget ----
+
+    def _continue(self, event: RunContinued, time: float) -> None:
+        """Takes the new budget; after the end of the search the models are looked up again, and then it goes on."""
+        self._continued += 1
+        self.started = replace(self.started, spec_json=event.spec_json)
+        self.spec = RunSpec.from_json(event.spec_json)
+        if self.phase is Phase.RUNNING:
+            self._pending = deque(one for one in self._pending if not isinstance(one, SearchEnded))
+            self._proposer = Proposer(self.spec, self.models)
+            self._count_on()
+            return
+        if self.phase is Phase.FINISHED:
+            self.started_at += time - self._ended_at
+        if self.phase is not Phase.PREPARING:
+            self._ledger.clear()
+            self._pending.clear()
+            self.phase, self._proof = Phase.PREPARING, None
+            self._models_before, self.models = self.models, {}
+            self._ledger.add(*jobs.downloads(self.run_id, self.spec, turn=self._continued))
+
+    def _go_on(self) -> None:
+        """Searches on where the search had ended; what was under way then begins again."""
+        self._models_before = {}
+        for candidate in self.candidates:
+            if candidate.fitness is None:
+                if self._race is not None:
+                    self._race.runners.pop(candidate.proposed.recipe_digest, None)
+                self._queue_first_job(candidate.proposed)
+        self._count_on()
+
+    def _count_on(self) -> None:
+        """Asks of what has been counted whether it ends the search by the new budget, and counts what came since."""
+        assert self._proposer is not None
+        board = self._leaderboard
+        board.generations = self._proposer.generation_of(board.seen)  # a budget below the population cut the first one
+        if board.seen:
+            self._stop_if_due()
+        self._count()
 
     def _fail(self, kind: str, message: str) -> None:
         self._pending.append(RunFailed(error=ErrorInfo(type=kind, message=message)))
@@ -579,7 +658,7 @@ class Run:
         self._ledger.add(
             jobs.evaluation(
                 self.run_id, proposed, self.models, self.started, split=split, uri=uri, threads=self.spec.threads,
-                dtype=self.dtype or AUTO, items=items, rung=rung,
+                dtype=self.dtype or AUTO, items=items, rung=rung, turn=self._continued,
             )
         )  # fmt: skip
 
