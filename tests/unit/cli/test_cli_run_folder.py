@@ -14,9 +14,11 @@ from evomerge_cli.byte_progress import duration
 from evomerge_cli.progress import LineProgress, Rate, RunView
 from evomerge_cli.run_folder import RunFolder
 from evomerge_common.domain import messages as m
+from evomerge_common.domain.spec import RunRequest
 from evomerge_common.errors import InvalidInput, NotFound
 from evomerge_common.ports import Recorded
 from helpers import synthetic_log
+from helpers.simulation import make_request
 
 
 def test_a_folder_keeps_its_run(tmp_path: Path) -> None:
@@ -38,6 +40,18 @@ def test_what_failed_may_be_tried_again(tmp_path: Path, status: str) -> None:
     second = folder.claim("spec")
     assert second["attempt"] == 2
     assert second["request_id"] != first["request_id"]
+
+
+def test_a_run_may_go_on_with_another_budget_alone(tmp_path: Path) -> None:
+    folder, first = RunFolder(tmp_path), make_request(evaluations=20)
+    folder.save({**folder.claim(first.digest, first.spec), "run_id": "run-1", "status": "finished"})
+    assert folder.has_other_budget(make_request(evaluations=30, patience=5))
+    assert not folder.has_other_budget(first)
+    assert not folder.has_other_budget(make_request(evaluations=30, population=8))
+    other = RunRequest(make_request(evaluations=30).spec, synthetic_log.suite())
+    assert not folder.has_other_budget(other)
+    with pytest.raises(InvalidInput, match="nothing but search.evaluations"):
+        folder.check(other.digest)
 
 
 def test_one_command_at_a_time(tmp_path: Path) -> None:
@@ -112,6 +126,15 @@ def test_report_reports_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert main(["report", str(folder.out), "--out", str(tmp_path / "elsewhere"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == result
     assert (tmp_path / "elsewhere" / "report" / "fitness_plot.png").exists()
+
+
+def test_a_view_of_a_continued_run_has_its_budget_and_no_end() -> None:
+    view = RunView()
+    for recorded in synthetic_log.events(candidates=12):
+        view.apply(recorded.event)
+    assert view.end is not None
+    view.apply(m.Event(run_id="r", payload=m.RunContinued(spec_json=make_request(evaluations=99).spec.to_json())))
+    assert (view.end, view.budget, view.phase) == (None, 99, "searching")
 
 
 def test_a_view_is_the_fold_of_the_events() -> None:

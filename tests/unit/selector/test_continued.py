@@ -36,7 +36,9 @@ def hold_against_whole(simulation: Simulation, spec: RunSpec, *, items: bool = F
 @pytest.mark.parametrize("strategy", [name for name in STRATEGIES if name != "gp"])
 @pytest.mark.parametrize("schedule", ["steady", "generational"])
 @settings(max_examples=1, deadline=None)
-@given(first=st.integers(6, 21), workers=st.integers(1, 8), order=st.integers(0, 10_000), replay=st.sampled_from([0, 7]))
+@given(
+    first=st.integers(6, 21), workers=st.integers(1, 8), order=st.integers(0, 10_000), replay=st.sampled_from([0, 7])
+)
 @example(first=5, workers=3, order=1, replay=0)  # less than a population
 def test_more_evaluations_are_those_of_the_larger_run(
     schedule: str, strategy: str, first: int, workers: int, order: int, replay: int
@@ -60,7 +62,7 @@ def test_what_was_under_way_at_an_early_end_begins_again(order: int, patience: i
 
 
 def test_a_higher_target_goes_on_where_the_lower_one_was_reached() -> None:
-    short, long = (make_spec(evaluations=40, target=goal, **SMALL) for goal in (0.6, 0.9))
+    short, long = (make_spec(evaluations=60, target=goal, **SMALL) for goal in (0.96, 0.99))
     simulation = continued(short, long, workers=4, order=2)
     ends = [one.payload for one in simulation.events if isinstance(one.payload, SearchEnded)]
     assert ends[0].reason == "target"

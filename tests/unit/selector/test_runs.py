@@ -23,6 +23,7 @@ from evomerge_common.domain.messages import (
     JobPostponed,
     Result,
     RunCancelled,
+    RunContinued,
     SearchEnded,
 )
 from evomerge_common.errors import DiskFull, InvalidInput, NotFound
@@ -81,6 +82,44 @@ async def test_a_request_id_means_one_run_and_another_spec_under_it_is_refused(p
         with pytest.raises(InvalidInput, match="another spec"):
             await runs.start(make_request(evaluations=13), "same")
         assert [t.run_id for t in await runs.all()] == [first]
+
+
+async def test_a_larger_budget_goes_on_after_the_end_and_before_it(ports: Ports, tmp_path: Path) -> None:
+    calm_ports = memory_ports(tmp_path / "calm")
+    async with workers(calm_ports, answer), selector(calm_ports) as runs:
+        whole = await runs.start(make_request(evaluations=40), "one")
+        await until(runs, whole, Phase.FINISHED)
+        best = (await runs.find(whole)).champion_digest
+    async with workers(ports, answer), selector(ports) as runs:
+        run_id = await runs.start(make_request(evaluations=20), "one")
+        await runs.go_on(run_id, make_request(evaluations=24))
+        await until(runs, run_id, Phase.FINISHED)
+        assert len(await proposals(ports, run_id)) == 24
+        await runs.go_on(run_id, make_request(evaluations=40))
+        await runs.go_on(run_id, make_request(evaluations=40))  # again: nothing new
+        await until(runs, run_id, Phase.FINISHED)
+        found = await runs.find(run_id)
+        assert (found.champion_digest, found.budget) == (best, 40)
+        assert await runs.start(make_request(evaluations=40), "one") == run_id
+        for other, why in (
+            (make_request(evaluations=80, population=8), "more than that"),
+            (make_request(evaluations=39), "give it more"),
+        ):
+            with pytest.raises(InvalidInput, match=why):
+                await runs.go_on(run_id, other)
+    assert await proposals(ports, run_id) == await proposals(calm_ports, whole)
+    log = [one.event.payload async for one in ports.log.read(run_id)]
+    assert sum(isinstance(one, RunContinued) for one in log) == 2
+
+
+async def test_a_cancelled_run_does_not_go_on(ports: Ports) -> None:
+    async with selector(ports) as runs:
+        run_id = await runs.start(make_request(evaluations=20), "one")
+        await runs.cancel(run_id, finish=False, reason="enough")
+        with pytest.raises(InvalidInput, match="only a finished run"):
+            await runs.go_on(run_id, make_request(evaluations=24))
+        with pytest.raises(NotFound):
+            await runs.go_on("run-0", make_request(evaluations=24))
 
 
 async def test_a_selector_that_starts_again_goes_on_with_the_same_sequence(ports: Ports, tmp_path: Path) -> None:

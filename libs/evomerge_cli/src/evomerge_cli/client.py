@@ -76,9 +76,7 @@ class SelectorClient:
 
     def continue_run(self, run_id: str, spec: str) -> pb.Run:
         """Lets a run go on with a spec that has another budget."""
-        run: pb.Run = self._call(
-            self._stub.ContinueRun, pb.ContinueRunRequest(run_id=run_id, spec=spec), START_SECONDS
-        )
+        run: pb.Run = self._call(self._stub.ContinueRun, pb.ContinueRunRequest(run_id=run_id, spec=spec), START_SECONDS)
         return run
 
     def get_run(self, run_id: str) -> pb.Run:

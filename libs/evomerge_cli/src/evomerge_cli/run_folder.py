@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge_common.adapters.codec import from_json_line, to_json_line
+from evomerge_common.domain.spec import BUDGET_KEYS, RunRequest, RunSpec
 from evomerge_common.domain.suite import Suite
 from evomerge_common.errors import InvalidInput, NotFound, UnservedScheme
 from evomerge_common.ports import Recorded
@@ -49,7 +50,8 @@ class RunFolder:
             if state["spec_digest"] != spec_digest:
                 raise InvalidInput(
                     f"{self.out} holds a run with another spec (other models, suite, seed or search settings); "
-                    "choose another --out, or remove that folder to start afresh"
+                    "choose another --out, or remove that folder to start afresh. A run goes on where nothing but "
+                    f"search.{', search.'.join(BUDGET_KEYS)} differ"
                 )
             return
         foreign = [name for name in RESULTS if (self.out / name).exists()]
@@ -59,7 +61,16 @@ class RunFolder:
                 "choose another --out"
             )
 
-    def claim(self, spec_digest: str) -> dict[str, Any]:
+    def has_other_budget(self, request: RunRequest) -> bool:
+        """Tells whether the folder's run may go on with this request: it differs from its own in the budget alone."""
+        state = self.state()
+        if not {"spec", "run_id"} <= state.keys():
+            return False
+        before = RunSpec.from_dict(state["spec"])
+        same_suite = RunRequest(before, request.suite).digest == state["spec_digest"]
+        return same_suite and before != request.spec and request.spec.differs_in_budget_alone(before)
+
+    def claim(self, spec_digest: str, spec: RunSpec | None = None) -> dict[str, Any]:
         """Returns the run's state, made if there is none; a run that failed or was cancelled gets another attempt."""
         state = self.state()
         if not state or state.get("status") in {"failed", "cancelled"}:
@@ -68,6 +79,7 @@ class RunFolder:
             state = {
                 "version": 1, "spec_digest": spec_digest, "attempt": attempt, "status": "started",
                 "request_id": hashlib.sha256(request.encode()).hexdigest()[:32],
+                **({} if spec is None else {"spec": spec.to_dict()}),
             }  # fmt: skip
             self.save(state)
         return state

@@ -6,7 +6,6 @@ Nothing is started and nothing is written here: bad input costs a second and lea
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -53,9 +52,14 @@ class Prepared:
     notes: tuple[str, ...] = ()
 
     @property
+    def request(self) -> RunRequest:
+        """Returns spec and suite together."""
+        return RunRequest(self.spec, self.suite)
+
+    @property
     def digest(self) -> str:
-        """Returns SHA-256 (hex) of the text: two runs with the same one are the same run."""
-        return hashlib.sha256(self.text.encode()).hexdigest()
+        """Returns the digest of what StartRun is given."""
+        return self.request.digest
 
 
 def prepare(args: argparse.Namespace) -> Prepared:

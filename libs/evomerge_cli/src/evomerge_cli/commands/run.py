@@ -98,23 +98,25 @@ def execute(
     from evomerge_cli.finish import finish
 
     folder = RunFolder(out)
-    folder.check(prepared.digest)
+    if not (other_budget := folder.has_other_budget(prepared.request)):
+        folder.check(prepared.digest)
     interrupt_on_signals()
     with folder.lock(), folder.logging(logging.DEBUG if console.verbose else logging.INFO) as log_file:
         console.log_hint = str(log_file)
-        state = folder.claim(prepared.digest)
+        state = folder.claim(prepared.digest, prepared.spec)
+        other_budget = other_budget and "run_id" in state  # not where another attempt begins
         folder.keep_suite(prepared.suite)
-        if state["status"] == "finished":
+        if state["status"] == "finished" and not other_budget:
             console.say(f"the run in {folder.out} is finished: reporting again")
             finish(folder, console)
             _push(prepared, folder, console)
             return OK
-        if prepared.spec.push_to:
+        if prepared.spec.push_to and not state.get("pushed"):
             from evomerge_cli.commands.push import check_free
 
             check_free(prepared.spec.push_to)
         try:
-            _evolve(prepared, folder, state, console, evaluators=evaluators, server=server)
+            _evolve(prepared, folder, state, console, evaluators=evaluators, server=server, other_budget=other_budget)
         except KeyboardInterrupt as stop:
             # Not `raise`: what is running has been stopped by now, and this is no failure.
             again = shlex.join(["evomerge", *sys.argv[1:]]) if sys.argv[1:] else "the same command"
@@ -122,6 +124,9 @@ def execute(
             console.error(f"\n{where}: {again}")
             return exit_code(stop) or INTERRUPTED
         finish(folder, console)
+        if other_budget and state.get("pushed"):
+            again = shlex.join(["evomerge", "push", str(folder.out), prepared.spec.push_to, "--overwrite"])
+            console.say(f"note: the champion of the smaller budget has been pushed; to push this one: {again}")
         _push(prepared, folder, console)
     return OK
 
@@ -152,6 +157,7 @@ def _evolve(
     *,
     evaluators: int | None,
     server: str | None,
+    other_budget: bool,
 ) -> None:
     """Leaves the finished run's events, model and state in the folder."""
     from evomerge_cli.client import SelectorClient
@@ -165,10 +171,17 @@ def _evolve(
     began = time.monotonic()
     with _selector(folder, console, evaluators=evaluators, server=server) as (address, settings, check):
         with SelectorClient(address, settings) as client:
-            started = client.start_run(str(state["request_id"]), prepared.text)
-            state["run_id"] = started.run_id
+            if other_budget:
+                started = client.continue_run(str(state["run_id"]), prepared.text)
+                state |= {"spec_digest": prepared.digest, "spec": prepared.spec.to_dict(), "status": "started"}
+            else:
+                started = client.start_run(str(state["request_id"]), prepared.text)
+                state["run_id"] = started.run_id
             folder.save(state)
-            console.say(f"run {started.run_id}: {started.budget} evaluations of {len(prepared.spec.models)} models")
+            had = f", {started.evaluated} of them from before" if other_budget else ""
+            console.say(
+                f"run {started.run_id}: {started.budget} evaluations of {len(prepared.spec.models)} models{had}"
+            )
             watched = Watched(started.run_id)
             try:
                 watch_to_end(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -288,6 +289,11 @@ class RunRequest:
         """Writes JSON in the form that `from_dict` reads."""
         whole = {**self.spec.to_dict(), "suite": self.suite.to_dict()}
         return json.dumps(whole, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+    @property
+    def digest(self) -> str:
+        """Returns SHA-256 (hex) of the JSON: two runs with the same one are the same run."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
 
 
 SPEC_KEYS = (
