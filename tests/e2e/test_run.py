@@ -178,6 +178,19 @@ def test_the_same_command_goes_on(calm: dict[str, Any], spec: Path) -> None:
     assert log.read_text().count(" 1 RunStarted") == 3
 
 
+def test_a_larger_budget_goes_on_in_the_same_folder(calm: dict[str, Any], spec: Path) -> None:
+    out = spec.parent / "continued"
+    first = finished(start(spec, out, "--evaluations", "8"), out)
+    again = finished(start(spec, out), out)
+    assert digest(again) == digest(calm)
+    assert again["champion"] == calm["champion"]
+    assert again["evaluations"] == calm["evaluations"] > first["evaluations"] == 8
+    assert again["items_scored"] <= calm["items_scored"] + first["items_scored"] / 8  # at most a champion's proof more
+    refused = start(spec, out, "--seed", "99")
+    assert "another spec" in refused.communicate(timeout=60)[0].decode()
+    assert refused.returncode == 2
+
+
 def test_a_finished_run_is_only_reported_again(calm: dict[str, Any], spec: Path) -> None:
     out = spec.parent / "calm"
     process = start(spec, out)

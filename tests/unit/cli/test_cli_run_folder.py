@@ -50,7 +50,7 @@ def test_a_run_may_go_on_with_another_budget_alone(tmp_path: Path) -> None:
     assert not folder.has_other_budget(make_request(evaluations=30, population=8))
     other = RunRequest(make_request(evaluations=30).spec, synthetic_log.suite())
     assert not folder.has_other_budget(other)
-    with pytest.raises(InvalidInput, match="nothing but search.evaluations"):
+    with pytest.raises(InvalidInput, match=r"nothing but search\.evaluations"):
         folder.check(other.digest)
 
 
