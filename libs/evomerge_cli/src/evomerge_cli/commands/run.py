@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from evomerge_cli.console import Console
 from evomerge_cli.failure import INTERRUPTED, OK, exit_code, interrupt_on_signals
@@ -28,6 +29,10 @@ from evomerge_cli.spec_source import Prepared, prepare
 from evomerge_common.domain.reference import ModelReference
 from evomerge_common.errors import EvoMergeException, WorkFailed, error_from_info
 from evomerge_models.survey import Survey
+
+if TYPE_CHECKING:
+    from evomerge.v1.selector_pb2 import Run
+    from evomerge_cli.client import SelectorClient
 
 DEFAULT_OUT = "evomerge-out"
 
@@ -171,12 +176,7 @@ def _evolve(
     began = time.monotonic()
     with _selector(folder, console, evaluators=evaluators, server=server) as (address, settings, check):
         with SelectorClient(address, settings) as client:
-            if other_budget:
-                started = client.continue_run(str(state["run_id"]), prepared.text)
-                state |= {"spec_digest": prepared.digest, "spec": prepared.spec.to_dict(), "status": "started"}
-            else:
-                started = client.start_run(str(state["request_id"]), prepared.text)
-                state["run_id"] = started.run_id
+            started = _started(client, prepared, state, other_budget=other_budget)
             folder.save(state)
             had = f", {started.evaluated} of them from before" if other_budget else ""
             console.say(
@@ -215,6 +215,17 @@ def _evolve(
             again = shlex.join(["evomerge", "export", str(folder.out / "model"), str(folder.out / "gguf"), "--gguf"])
             console.say(f"note: there is no GGUF file of the champion; to make one: {again}")
         folder.save({**state, "status": "finished", "wall_seconds": round(time.monotonic() - began, 3)})
+
+
+def _started(client: SelectorClient, prepared: Prepared, state: dict[str, object], *, other_budget: bool) -> Run:
+    """Starts the run, or lets it go on, and notes it in the folder's state."""
+    if other_budget:
+        started = client.continue_run(str(state["run_id"]), prepared.text)
+        state |= {"spec_digest": prepared.digest, "spec": prepared.spec.to_dict(), "status": "started"}
+    else:
+        started = client.start_run(str(state["request_id"]), prepared.text)
+        state["run_id"] = started.run_id
+    return started
 
 
 @contextlib.contextmanager
