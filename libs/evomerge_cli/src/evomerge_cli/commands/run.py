@@ -178,10 +178,7 @@ def _evolve(
         with SelectorClient(address, settings) as client:
             started = _started(client, prepared, state, other_budget=other_budget)
             folder.save(state)
-            had = f", {started.evaluated} of them from before" if other_budget else ""
-            console.say(
-                f"run {started.run_id}: {started.budget} evaluations of {len(prepared.spec.models)} models{had}"
-            )
+            console.say(f"run {started.run_id}: {started.budget} evaluations of {len(prepared.spec.models)} models")
             watched = Watched(started.run_id)
             try:
                 watch_to_end(
