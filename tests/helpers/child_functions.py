@@ -80,3 +80,7 @@ def big(size: int) -> bytes:
 def touch_later(path: Path, seconds: float) -> None:
     time.sleep(seconds)
     path.touch()
+
+
+def parent() -> int:
+    return os.getppid()

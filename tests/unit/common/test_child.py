@@ -2,14 +2,17 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
 from evomerge_common.errors import DeadlineExceeded, RecipeError, WorkerCrashed
 from evomerge_common.runtime.child import ChildProcess
+from evomerge_common.runtime.fork_server import ADDRESS as FORK_SERVER
+from evomerge_common.runtime.fork_server import start as start_fork_server
 from helpers import child_functions as functions
 from helpers.support import assert_eventually, python_process
 
@@ -122,8 +125,8 @@ async def test_close_ends_a_call_under_way() -> None:
         await child.call(functions.pid)
 
 
-async def test_it_dies_with_its_parent(tmp_path: Path) -> None:
-    """kill -9 of the service leaves nothing that computes."""
+def parent_of_child(folder: Path) -> Path:
+    """A module that starts a child, prints its pid, and waits for it."""
     code = f"""if True:
         import asyncio, sys
         sys.path.insert(0, {str(Path(__file__).parents[2])!r})
@@ -138,8 +141,13 @@ async def test_it_dies_with_its_parent(tmp_path: Path) -> None:
         if __name__ == "__main__":
             asyncio.run(main())
     """
-    (tmp_path / "parent_of_child.py").write_text(code)
-    with python_process("parent_of_child", cwd=tmp_path) as parent:
+    (folder / "parent_of_child.py").write_text(code)
+    return folder
+
+
+async def test_it_dies_with_its_parent(tmp_path: Path) -> None:
+    """kill -9 of the service leaves nothing that computes."""
+    with python_process("parent_of_child", cwd=parent_of_child(tmp_path)) as parent:
         await assert_eventually(lambda: parent.output.read_text().endswith("\n"), 30)
         pid = int(parent.output.read_text())
         assert alive(pid)
@@ -147,3 +155,64 @@ async def test_it_dies_with_its_parent(tmp_path: Path) -> None:
         parent.kill()
         await assert_eventually(lambda: not alive(pid))
         assert time.monotonic() - started < 3
+
+
+@pytest.fixture
+def fork_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[subprocess.Popen[bytes]]:
+    """A server that has imported the functions; children of this process come from it."""
+    started = start_fork_server(["helpers.child_functions"])
+    if started is None:
+        pytest.skip("fork servers are for Linux")
+    process, name = started
+    monkeypatch.setenv(FORK_SERVER, name)
+    monkeypatch.setenv("EVOMERGE_TEST_WORD", "of this moment")
+    yield process
+    process.kill()
+    process.wait()
+
+
+async def test_a_fork_server_forks_what_would_be_spawned(fork_server: subprocess.Popen[bytes]) -> None:
+    child = ChildProcess(initializer=functions.initialise, initargs=(10,))
+    try:
+        assert await child.call(functions.add, 1) == 11
+        assert await child.call(functions.parent) == fork_server.pid
+        assert await child.call(functions.pid) == child.pid
+        assert await child.call(os.getenv, "EVOMERGE_TEST_WORD") == "of this moment"
+        assert await child.call(os.getcwd) == os.getcwd()
+        with pytest.raises(WorkerCrashed, match="killed by SIGKILL"):
+            await child.call(functions.die)
+        with pytest.raises(DeadlineExceeded):
+            await child.call(functions.sleep, 60, timeout=0.2)
+        assert await child.call(functions.add, 2) == 12  # a new one, with nothing of the one before
+        assert await child.call(functions.calls) == 1
+    finally:
+        pid = child.pid
+        child.close()
+    assert pid is not None
+    await assert_eventually(lambda: not alive(pid))
+
+
+async def test_who_is_forked_ends_with_the_fork_server_and_the_next_is_spawned(
+    fork_server: subprocess.Popen[bytes],
+) -> None:
+    child = ChildProcess()
+    try:
+        pid = await child.call(functions.pid)
+        fork_server.kill()
+        await assert_eventually(lambda: not alive(pid), 3)
+        assert await child.call(functions.parent) == os.getpid()
+    finally:
+        child.close()
+
+
+async def test_who_is_forked_ends_with_who_asked(fork_server: subprocess.Popen[bytes], tmp_path: Path) -> None:
+    """kill -9 of the service leaves nothing that computes, in native code or not, though the server lives on."""
+    with python_process("parent_of_child", cwd=parent_of_child(tmp_path)) as parent:
+        await assert_eventually(lambda: parent.output.read_text().endswith("\n"), 30)
+        pid = int(parent.output.read_text())
+        assert Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1] == str(fork_server.pid)
+        started = time.monotonic()
+        parent.kill()
+        await assert_eventually(lambda: not alive(pid))
+        assert time.monotonic() - started < 3
+    assert fork_server.poll() is None

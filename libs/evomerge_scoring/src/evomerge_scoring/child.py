@@ -100,7 +100,7 @@ def _resident() -> Scorer:
 
             from evomerge_scoring.scorer import Scorer
 
-            importlib.import_module("transformers.modeling_utils")  # transformers waits for the first model with it
+            importlib.import_module("evomerge_scoring.preload")
 
         torch.set_num_interop_threads(1)
         _scorer = Scorer(**_options)

@@ -26,6 +26,7 @@ from evomerge_cli.preflight import (
 )
 from evomerge_cli.run_folder import RunFolder
 from evomerge_cli.spec_source import Prepared, prepare
+from evomerge_cli.stack.libraries import imported
 from evomerge_common.domain.reference import ModelReference
 from evomerge_common.errors import EvoMergeException, WorkFailed, error_from_info
 from evomerge_models.survey import Survey
@@ -39,6 +40,12 @@ DEFAULT_OUT = "evomerge-out"
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Checks, starts the stack, evolves, and reports."""
+    # The first thing of all: what is imported takes seconds, beside all that comes before the first score.
+    with contextlib.nullcontext() if args.server else imported():
+        return _run(args, console)
+
+
+def _run(args: argparse.Namespace, console: Console) -> int:
     from evomerge_common.runtime.settings import Settings
 
     settings = Settings.from_env()

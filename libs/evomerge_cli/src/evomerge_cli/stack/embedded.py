@@ -6,6 +6,7 @@ that thread must live as long as they do.)
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -17,6 +18,7 @@ from pathlib import Path
 
 from evomerge_cli.stack.broker import Broker
 from evomerge_cli.stack.gpus import VISIBLE, evaluators_for, share_of, visible_gpus
+from evomerge_cli.stack.libraries import imported
 from evomerge_cli.stack.ports import HOST, free_ports
 from evomerge_cli.stack.process import SupervisedProcess
 from evomerge_cli.stack.room import Room
@@ -79,6 +81,8 @@ class Stack:
         self._evaluators = evaluators or evaluators_for(self._gpus, self._each)
         self._fixed_ports = fixed_ports
         self._ack_wait = ack_wait
+        self._libraries = contextlib.ExitStack()
+        self._fork_server: dict[str, str] = {}
         self._services: list[SupervisedProcess] = []
         self._broker: SupervisedProcess | None = None
         self._stopping = threading.Event()
@@ -122,6 +126,7 @@ class Stack:
 
         """
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._fork_server = self._libraries.enter_context(imported())
         self._plan()
         self._thread = threading.Thread(target=self._live, name="stack", daemon=True)
         self._thread.start()
@@ -151,6 +156,7 @@ class Stack:
         if self._thread is not None:
             self._thread.join(2 * STOP_SECONDS + 10)
             self._thread = None
+        self._libraries.close()
         (self.folder / STATE_FILE).unlink(missing_ok=True)
 
     # ---- the plan ----
@@ -202,6 +208,8 @@ class Stack:
             "WARM": str(not self._fixed_ports).lower(),
         }
         env.update({PREFIX + key: value for key, value in ours.items()})
+        if name.startswith("evaluator"):
+            env.update(self._fork_server)
         store = Path(env.get(PREFIX + "MODEL_STORE") or Settings().model_store).expanduser()
         env.setdefault(PREFIX + "SCORE_CACHE", str(store.parent / "scores"))
         env.setdefault("PYTHONUNBUFFERED", "1")

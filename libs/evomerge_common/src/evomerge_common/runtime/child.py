@@ -16,6 +16,7 @@ from multiprocessing.util import Finalize
 from typing import Any, TypeVar
 
 from evomerge_common.errors import DeadlineExceeded, EvoMergeException, WorkerCrashed
+from evomerge_common.runtime import fork_server
 from evomerge_common.runtime.parent import end_with_parent
 
 T = TypeVar("T")
@@ -28,7 +29,8 @@ class ChildProcess:
     child imports (`initializer` sets it up) and is lost when the child dies.
 
     The child never outlives its parent and never keeps it from ending, whatever either of them is doing: the kernel
-    kills it when the thread that runs the parent's event loop ends, and the parent kills it when it exits.
+    kills it when the thread that runs the parent's event loop ends, and the parent kills it when it exits. Where the
+    environment names a fork server (`fork_server`), that one forks the child, and kills it when the parent ends.
     """
 
     def __init__(self, *, initializer: Callable[..., None] | None = None, initargs: tuple[Any, ...] = ()) -> None:
@@ -43,11 +45,15 @@ class ChildProcess:
     @property
     def pid(self) -> int | None:
         """Returns the process id, when it runs."""
-        return self._process.pid if self._process is not None and self._process.is_alive() else None
+        return self._process.pid if self._runs else None
+
+    @property
+    def _runs(self) -> bool:
+        return self._process is not None and bool(self._process.is_alive())
 
     def start(self) -> None:
         """Starts the process ahead of the first call, in the event loop's thread; its initialiser runs meanwhile."""
-        if self.pid is None:
+        if not self._runs:
             self._start()
 
     async def call(self, function: Callable[..., T], *args: Any, timeout: float | None = None) -> T:
@@ -107,9 +113,11 @@ class ChildProcess:
         self._kill()  # of one that crashed, there is nothing left to do at the exit
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        args = (theirs, self._initializer, self._initargs, active_logging(), os.getpid())
-        process = context.Process(target=_child_main, args=args, daemon=True)
-        process.start()
+        args = (self._initializer, self._initargs, active_logging())
+        process: Any = fork_server.fork(_child_main, theirs, args)
+        if process is None:
+            process = context.Process(target=_child_main, args=(theirs, *args, os.getpid()), daemon=True)
+            process.start()
         theirs.close()
         self._process = process
         # Before multiprocessing's own way at the exit, which asks with a signal that the child ignores, and waits.
