@@ -71,4 +71,5 @@ bench: setup ## benchmarks against peers
 bench-peers: setup ## whole searches against mergekit, lm-eval and mergekit-evolve
 	@scripts/peers && $(BIN)/evomerge bench peers
 
-.PHONY: help setup demo test test-lm-eval test-golden test-llama test-vllm families lint type proto settings images up down bench bench-peers
+.PHONY: help setup demo test test-lm-eval test-golden test-llama test-vllm
+.PHONY: families lint type proto settings images up down bench bench-peers
