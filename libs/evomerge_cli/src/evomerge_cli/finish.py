@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from evomerge_cli.console import Console
+from evomerge_cli.folds import folds_in
 from evomerge_cli.run_folder import RunFolder
 from evomerge_common.domain.suite import Suite
 from evomerge_common.ports import Recorded
@@ -15,18 +16,20 @@ from evomerge_common.runtime.files import write_atomically
 
 def finish(folder: RunFolder, console: Console, *, out: Path | None = None) -> dict[str, Any]:
     """Writes report/, result.json and the champion's card from a folder's event log, and prints the verdict."""
-    result = report(folder.events(), folder.suite(), out or folder.out)
+    result = report(folder.events(), folder.suite(), out or folder.out, folds=folds_in(folder.out))
     show(result, out or folder.out, console)
     return result
 
 
-def report(events: Iterable[Recorded], suite: Suite, out: Path) -> dict[str, Any]:
+def report(
+    events: Iterable[Recorded], suite: Suite, out: Path, *, folds: Sequence[tuple[Sequence[Recorded], Suite]] = ()
+) -> dict[str, Any]:
     """Writes report/ and result.json, and the card of the champion if it lies in OUT/model."""
     from evomerge_models.card import CARD
     from evomerge_report.card import model_card
     from evomerge_report.report import write_report
 
-    result = write_report(events, suite, out)
+    result = write_report(events, suite, out, folds=folds)
     if (out / "model").is_dir():
         write_atomically(out / "model" / CARD, model_card(result, out / "model"))
     return result
@@ -36,8 +39,9 @@ def show(result: dict[str, Any], out: Path, console: Console) -> None:
     """Shows the verdict, and where everything is."""
     if not console.data(result):
         print_table(result, console)
-        if controls := result.get("controls"):
-            console.out(controls["statement"])
+        for key in ("controls", "folds"):
+            if found := result.get(key):
+                console.out(found["statement"])
         for what, path in (("model", out / "model"), ("gguf", out / "gguf"), ("report", out / "report" / "index.html")):
             if path.exists():
                 console.out(f"{what}: {path}")

@@ -140,9 +140,8 @@ def _losses(gain: dict[str, Any] | None) -> list[str]:
 
 
 def _controls(result: dict[str, Any]) -> list[str]:
-    """How the champion stands against null candidates, where the run had some."""
-    found = result.get("controls")
-    return [found["statement"], ""] if found else []
+    """How the champion stands against null candidates, and the procedure on several folds, where the run had some."""
+    return [line for key in ("controls", "folds") if result.get(key) for line in (result[key]["statement"], "")]
 
 
 def _sources(sources: list[dict[str, Any]]) -> list[str]:

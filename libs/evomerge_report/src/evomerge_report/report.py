@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from evomerge_common.domain.suite import Suite
 from evomerge_common.ports import Recorded
 from evomerge_common.runtime.files import write_atomically
 from evomerge_report.card import model_card, notes_of
+from evomerge_report.folds import folds_of
 from evomerge_report.formats import FILTERS
 from evomerge_report.history import History, history_of, short_name
 from evomerge_report.lineage import lineage_svg
@@ -29,12 +30,24 @@ STYLE = _HERE / "static" / "style.css"
 """The style sheet of the report, and of the live page."""
 
 
-def write_report(events: Iterable[Recorded], suite: Suite, out_dir: Path) -> dict[str, Any]:
+def write_report(
+    events: Iterable[Recorded],
+    suite: Suite,
+    out_dir: Path,
+    *,
+    folds: Sequence[tuple[Sequence[Recorded], Suite]] = (),
+) -> dict[str, Any]:
     """Writes report/, result.json and events.jsonl.
 
     The report is index.html (benchmark_report.html is the same), four PNG charts, lineage.svg and timeline.svg.
     Each file is replaced as a whole, so a report may be written again and again, also of a run under way. Draws with
     matplotlib in this process: a service calls it in a child process.
+
+    Args:
+        events: of the run.
+        suite: that it was scored on.
+        out_dir: where all is written.
+        folds: log and suite of a search on each fold, where there were any.
 
     Returns:
         What result.json holds; see `domain.result.result_of`.
@@ -49,6 +62,7 @@ def write_report(events: Iterable[Recorded], suite: Suite, out_dir: Path) -> dic
     history = history_of(recorded)
     trace = trace_of(recorded)
     result = {**result_of(history, suite), "trace": summary(trace)}
+    result["folds"] = folds_of(folds, int(result["seed"]))
     folder = out_dir / "report"
     folder.mkdir(parents=True, exist_ok=True)
     draw_all(history, result, folder)

@@ -55,7 +55,7 @@ def result_of(history: History, suite: Suite) -> dict[str, Any]:
                                                   "recipe_digest": best.digest, "chosen_by": "search fitness"},
         "improvement": improvement(history, suite, seed),
         "constraints": constraints_of(history, suite, seed),
-        "controls": controls_of(history, suite, seed),
+        "controls": controls_of(history, suite, seed), "folds": None,
         "evaluations": len(history.scored) + len(history.stopped),
         "stopped": len(history.stopped), "proposed": len(history.candidates),
         "failed": sum(c.failure is not None and c.fitness is None for c in history.candidates.values()),

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from evomerge_cli.console import Console
 from evomerge_cli.failure import INTERRUPTED, OK, exit_code, interrupt_on_signals
+from evomerge_cli.folds import FOLDS, cost_of_folds, has_folds, search_on
 from evomerge_cli.memory import check_memory, machine_memory, scored_on_gpu
 from evomerge_cli.preflight import (
     check_classes,
@@ -71,9 +72,29 @@ def _run(args: argparse.Namespace, console: Console) -> int:
             for note in plan_in_words(prepared.spec, survey):
                 console.say(f"note: {note}")
         check_scorable(prepared.spec, prepared.suite, survey)
-    return execute(
-        prepared, Path(args.out or DEFAULT_OUT).expanduser(), console, evaluators=args.evaluators, server=args.server
-    )
+    out = Path(args.out or DEFAULT_OUT).expanduser()
+    options = {"evaluators": args.evaluators, "server": args.server}
+    return (execute_folds if has_folds(prepared) else execute)(prepared, out, console, **options)
+
+
+def execute_folds(
+    prepared: Prepared, out: Path, console: Console, *, evaluators: int | None = None, server: str | None = None
+) -> int:
+    """Searches on each fold, then as the spec says; the same command goes on where it was left off."""
+    from evomerge_common.runtime.files import remove
+
+    whole = search_on(prepared, 0)
+    RunFolder(out).check(whole.digest)
+    console.say(f"note: {cost_of_folds(prepared)}")
+    for fold in range(1, prepared.suite.folds + 1):
+        console.say(f"fold {fold} of {prepared.suite.folds}")
+        place = out / FOLDS / str(fold)
+        code = execute(search_on(prepared, fold), place, console, evaluators=evaluators, server=server)
+        if code != OK:
+            return code
+        remove(place / "model")  # its recipe is in the log; only the run's own champion is handed back
+    console.say("the run itself")
+    return execute(whole, out, console, evaluators=evaluators, server=server)
 
 
 def _check_memory(prepared: Prepared, survey: Survey, device: str, evaluators: int, console: Console) -> None:
@@ -248,4 +269,4 @@ def _selector(folder: RunFolder, console: Console, *, evaluators: int | None, se
         yield stack.selector, stack.settings, stack.check
 
 
-__all__ = ["execute", "run"]
+__all__ = ["execute", "execute_folds", "run"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from evomerge_common.domain.fields import Fields, check_keys
@@ -19,18 +19,24 @@ TASK_KEYS = (
     "name", "kind", "data", "items", "weight", "limit", "max_new_tokens", "stop", "metric", "extract", "chat",
 )  # fmt: skip
 """Keys of a task of every kind; each kind has some of its own (`Kind.options`)."""
-SUITE_KEYS = ("name", "tasks", "holdout", "seed", "batch_size")
+SUITE_KEYS = ("name", "tasks", "holdout", "seed", "batch_size", "folds", "fold")
 
 
 @dataclass(frozen=True)
 class Suite:
-    """Tasks with the share of items held out. `batch_size` is fixed by the suite so that scores are bit-stable."""
+    """Tasks with the share of items held out. `batch_size` is fixed by the suite so that scores are bit-stable.
+
+    With `fold`, from 1 to `folds`, that fold is held out in place of a share: each item is in one of them. `folds`
+    alone asks the command for a search on each, and leaves this suite's own split as it is.
+    """
 
     tasks: tuple[Task, ...]
     name: str = ""
     holdout: float = 0.3
     seed: int = 0
     batch_size: int = 32
+    folds: int = 0
+    fold: int = 0
 
     def items(self, task: Task, split: str) -> tuple[Item, ...]:
         """Returns the task's items of a split ("search", "holdout", "all"), in the suite's order."""
@@ -39,7 +45,13 @@ class Suite:
         if split == "all" or not kind_of(task.kind).splits:
             return task.items
         wanted = split == "holdout"
+        if self.fold:
+            return tuple(i for i in task.items if (i.fold(seed=self.seed, folds=self.folds) == self.fold) == wanted)
         return tuple(i for i in task.items if i.is_holdout(seed=self.seed, share=self.holdout) == wanted)
+
+    def on_fold(self, fold: int) -> Suite:
+        """Returns the suite that holds out one of the folds, from 1; 0: the share, with no word of folds."""
+        return replace(self, fold=fold, holdout=1 / self.folds) if fold else replace(self, folds=0)
 
     def fitness(self, scores: Mapping[str, float]) -> float:
         """Returns the weighted mean of the tasks' scores."""
@@ -58,6 +70,7 @@ class Suite:
         return {
             "name": self.name, "tasks": tasks, "holdout": self.holdout, "seed": self.seed,
             "batch_size": self.batch_size,
+            **({"folds": self.folds} if self.folds else {}), **({"fold": self.fold} if self.fold else {}),
         }  # fmt: skip
 
     def to_json(self) -> str:
@@ -102,7 +115,11 @@ class Suite:
             holdout=holdout,
             seed=int(own.number("seed", 0)),
             batch_size=int(own.number("batch_size", 32, low=1)),
+            folds=own.integer("folds", 0, high=50),
+            fold=own.integer("fold", 0, high=own.integer("folds", 0, high=50)),
         )
+        if suite.folds == 1:
+            raise own.wrong("one fold would leave no items to search with; give two or more", "folds")
         names = [t.name for t in suite.tasks]
         for i, name in enumerate(names):
             if name in names[:i]:
@@ -114,6 +131,12 @@ class Suite:
                 if not suite.items(task, split):
                     raise SuiteError(
                         f"no item of task {task.name!r} falls into the {split} split; add items or change `holdout`",
+                        (*path, "tasks", i),
+                    )
+            for fold in range(1, suite.folds + 1) if not suite.fold else ():
+                if not suite.on_fold(fold).items(task, "holdout"):
+                    raise SuiteError(
+                        f"no item of task {task.name!r} falls into fold {fold}; add items or lower `folds`",
                         (*path, "tasks", i),
                     )
         return suite

@@ -21,8 +21,15 @@ class Item:
 
     def is_holdout(self, *, seed: int, share: float) -> bool:
         """Tells whether a seeded hash of the content holds it out: duplicates fall together, whatever their id."""
+        return self._hash(seed) / 2**64 < share
+
+    def fold(self, *, seed: int, folds: int) -> int:
+        """Returns the fold, from 1, in which a seeded hash of the content holds it out."""
+        return self._hash(seed) * folds // 2**64 + 1
+
+    def _hash(self, seed: int) -> int:
         text = json.dumps([seed, dict(self.content)], sort_keys=True, ensure_ascii=False)
-        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64 < share
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
 
 @dataclass(frozen=True)
