@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from evomerge_cli.progress import RunView
 from evomerge_common.domain import messages as m
 from evomerge_common.domain.recipe import Recipe
 from evomerge_common.domain.reference import ModelReference
@@ -98,6 +99,30 @@ def test_one_control_that_is_as_good_is_enough_against_it() -> None:
     assert found["holdout"]["nearest"]["kind"] == found["selection"]["kind"] == "uniform"
     assert "does not stand out from 5 null candidates" in found["statement"]
     assert "nothing shows that merging did more than chance" in found["statement"]
+
+
+def test_a_source_stands_out_from_nothing() -> None:
+    """However far below it null candidates are: no merge has beaten it."""
+    log = with_controls(WEAK)
+    source = next(iter(history_of(log).sources)).digest
+    best = [
+        replace(one, event=replace(one.event, payload=replace(one.event.payload, champion_digest=source)))
+        if isinstance(one.event.payload, m.SearchEnded | m.RunFinished)
+        else one
+        for one in log
+    ]
+    found = result_of(history_of(best), SUITE)["controls"]
+    assert not found["stands_out"]
+    assert "a source as it is" in found["statement"]
+
+
+def test_controls_are_no_part_of_the_budget() -> None:
+    view, plain = RunView(), RunView()
+    for one in with_controls((*WEAK, ("noised", None))):
+        view.apply(one.event)
+    for one in synthetic_log.events():
+        plain.apply(one.event)
+    assert view.done == plain.done
 
 
 def test_without_a_holdout_the_best_of_as_many_controls_decides() -> None:

@@ -46,6 +46,7 @@ class RunView:
     coming: Coming | None = None
     _population: int = 1
     _proposed: dict[str, m.CandidateProposed] = field(default_factory=dict)
+    _controls: set[str] = field(default_factory=set)
     _fitness: dict[int, float] = field(default_factory=dict)
     _last: int = -1
 
@@ -83,6 +84,7 @@ class RunView:
         if change.proposed is not None:
             self._proposed[change.proposed.recipe_digest] = change.proposed
             self.phase = "searching" if self.phase == "preparing" else self.phase
+        self._controls |= {one.recipe_digest for one in change.controls if one.recipe_digest not in self._proposed}
         if change.improvement is not None:
             self.champion, self.best = change.improvement.recipe_digest, change.improvement.fitness
         if change.exported is not None:
@@ -97,6 +99,8 @@ class RunView:
         if change.state is None or change.merged is not None:
             return
         digest, state = change.state
+        if digest in self._controls:  # no part of the budget
+            return
         (self.failed if state == "failed" else self.scored).add(digest)
         if (proposed := self._proposed.get(digest)) is not None:
             self._last = max(self._last, proposed.index)

@@ -43,6 +43,7 @@ def controls_of(history: History, suite: Suite, seed: int) -> dict[str, Any] | N
     holdout = _holdout(champion, scored, weights, seed)
     ahead = selection["ahead"] if holdout is None else holdout["better_than"] == holdout["of"]
     found = {
+        "champion_is_source": champion.is_source,
         "candidates": [
             {"kind": one.operator, "recipe_digest": one.digest, "search": one.fitness, "holdout": _fitness(one)}
             for one in scored
@@ -50,7 +51,7 @@ def controls_of(history: History, suite: Suite, seed: int) -> dict[str, Any] | N
         "failed": len(history.controls) - len(scored),
         "selection": selection,
         "holdout": holdout,
-        "stands_out": ahead,
+        "stands_out": ahead and not champion.is_source,
         "method": "search: the best of N draws from a normal distribution with the controls' mean and spread (Blom "
         "1958); holdout: paired bootstrap against each control, 2000 resamples, percentile interval",
     }  # fmt: skip
@@ -151,6 +152,11 @@ def _statement(found: Mapping[str, Any]) -> str:
     """Says in a few sentences how the champion stands; the first is the verdict."""
     selection, holdout, count = found["selection"], found["holdout"], len(found["candidates"])
     others = f"{count} null candidate{'s' if count > 1 else ''}"
+    if found["champion_is_source"]:
+        return (
+            f"The best model found is a source as it is, so there is no merge to set against {others}: nothing shows "
+            "that merging did more than chance."
+        )
     verdict = (
         f"The champion stands out from {others}: merging did something here that changes of equal size and averaging "
         "do not."
