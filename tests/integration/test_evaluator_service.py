@@ -25,6 +25,7 @@ from evomerge_common.domain.messages import EvaluateJob, Job, Model, TaskItems
 from evomerge_common.domain.recipe import Recipe
 from evomerge_common.domain.reference import ModelReference
 from evomerge_common.domain.suite import Suite
+from evomerge_common.domain.task import credit_of
 from evomerge_common.errors import (
     InvalidInput,
     ModelNotFound,
@@ -111,6 +112,33 @@ async def test_a_job_is_scored_once_and_then_known(tmp_path: Path, models: Path,
     holdout = await handler(a_job(ports, models / "one", split="holdout"))
     assert not holdout.cached
     assert child.pid == pid
+
+
+async def test_partial_credit_is_scored_where_the_job_asks_for_it(
+    tmp_path: Path, models: Path, child: ChildProcess
+) -> None:
+    """Scores stay those of the metric; what is known of either is not computed again."""
+    ports = memory_ports(tmp_path)
+    handler = EvaluateHandler(ports=ports, child=child, metrics=EvaluatorMetrics(CollectorRegistry()))
+    plain = await handler(a_job(ports, models / "one"))
+    job = replace(a_job(ports, models / "one", graded=("e",)), job_id="evaluate-2")
+    graded = await handler(job)
+    bare = tuple(replace(one, credit=0.0) for one in graded.scores)
+    assert (bare, graded.fitness) == (plain.scores, plain.fitness)
+    asked = replace(SUITE, tasks=(credit_of(SUITE.tasks[1]),))
+    (expected,) = score_folder(models / "one", asked, "search", threads=1).scores
+    assert [one.credit for one in graded.scores] == [0.0, pytest.approx(expected.score), 0.0]
+    assert 0 < expected.score < 1
+    assert (graded.computed, graded.cached) == (0, False)
+    assert (await handler(replace(job, job_id="evaluate-3"))).cached
+    other = a_job(ports, models / "two", graded=("e",), recipe_digest="b" * 64, artifact=True)
+    both = await handler(other)
+    assert both.computed == sum(len(SUITE.items(task, "search")) for task in SUITE.tasks)
+    places = (TaskItems(task="e", positions=(0, 2)), TaskItems(task="p", positions=(1,)))
+    part = a_job(ports, models / "two", graded=("e",), recipe_digest="b" * 64, artifact=True, items=places)
+    some = await handler(replace(part, job_id="evaluate-4"))
+    each = score_folder(models / "two", asked, "search", threads=1).scores[0].item_scores
+    assert some.scores[0].credit == pytest.approx((each[0] + each[2]) / 2)
 
 
 async def test_a_recipe_without_weights_is_executed_in_memory(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from evomerge_common.domain.suite import Suite
-from evomerge_common.domain.task import Task
+from evomerge_common.domain.task import Task, credit_of
 from evomerge_common.runtime.ports_factory import memory_ports
 from evomerge_evaluator.fitness_cache import FitnessCache, Scores, item_digests
 from helpers.every_kind import every_kind
@@ -30,6 +30,12 @@ def test_what_makes_an_items_score_makes_its_digest() -> None:
     assert {item_digests(task, first) for task in same} == {item_digests(TASK, named)} == {KEYS[:1]}
     assert len({item_digests(task, first) for task in (TASK, *other)}) == 4
     assert len(set(KEYS)) == 9
+
+
+def test_partial_credit_is_another_way_to_ask() -> None:
+    """Whether a search is steered by it changes no score; what it is has a digest of its own."""
+    assert item_digests(replace(TASK, fitness="graded"), TASK.items) == KEYS
+    assert not set(item_digests(credit_of(TASK), TASK.items)) & set(KEYS)
 
 
 def test_where_items_depend_on_each_other_their_company_counts() -> None:

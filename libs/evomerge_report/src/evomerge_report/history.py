@@ -114,6 +114,7 @@ class History:
     devices: list[str] = field(default_factory=list)
     dtype: str = ""
     notes: list[str] = field(default_factory=list)
+    graded: list[m.TaskGraded] = field(default_factory=list)
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -221,6 +222,8 @@ def apply(history: History, recorded: Recorded) -> None:
         history.generations.append(change.generation)
     if change.improvement is not None:
         history.champions.append(change.improvement)
+    if change.graded is not None:
+        history.graded.append(change.graded)
     if change.exported is not None:
         history.exports.append(change.exported)
     if change.failure is not None:

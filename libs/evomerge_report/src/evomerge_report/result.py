@@ -14,6 +14,7 @@ from evomerge_common.domain.reference import ModelReference
 from evomerge_common.domain.scores import task_score
 from evomerge_common.domain.statistics import Interval, mean_interval
 from evomerge_common.domain.suite import Suite
+from evomerge_common.domain.task import GRADED
 from evomerge_report.constraints import constraints_of
 from evomerge_report.controls import controls_of
 from evomerge_report.history import Candidate, History, short_name
@@ -60,8 +61,8 @@ def result_of(history: History, suite: Suite) -> dict[str, Any]:
         "stopped": len(history.stopped), "proposed": len(history.candidates),
         "failed": sum(c.failure is not None and c.fitness is None for c in history.candidates.values()),
         "racing": racing_of(history),
-        "cached": history.cached,
-        "items_scored": history.items_scored,
+        "graded": _graded(history, suite),
+        "cached": history.cached, "items_scored": history.items_scored,
         **_seconds(history),
         "dtype": history.dtype or None,
         "devices": history.devices,
@@ -275,6 +276,12 @@ def _source(history: History, candidate: Candidate, measure: _Measure) -> dict[s
         "search": measure(candidate.results.get("search")),
         "holdout": measure(candidate.results.get("holdout")),
     }
+
+
+def _graded(history: History, suite: Suite) -> list[dict[str, str]]:
+    """Tasks whose partial credit has steered the search, and why."""
+    asked = [{"task": task.name, "reason": "the suite says so"} for task in suite.tasks if task.fitness == GRADED]
+    return [*asked, *({"task": one.task, "reason": one.reason} for one in history.graded)]
 
 
 def _suite(suite: Suite, history: History) -> dict[str, Any]:

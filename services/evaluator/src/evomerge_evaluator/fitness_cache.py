@@ -22,7 +22,7 @@ import structlog
 
 from evomerge_common.domain.kinds import kind_of
 from evomerge_common.domain.spec import SCORING_DTYPES
-from evomerge_common.domain.task import Item, Task
+from evomerge_common.domain.task import CREDIT, Item, Task
 from evomerge_common.ports import KeyValue
 from evomerge_common.runtime.files import locked, write_atomically
 
@@ -40,9 +40,12 @@ log = structlog.get_logger("evomerge.evaluator")
 def item_digests(task: Task, items: Sequence[Item]) -> tuple[bytes, ...]:
     """Digests what makes each item's score: its content and how its task asks; not the task's name or weight.
 
+    Partial credit is another way to ask, so it has digests of its own; whether a search is steered by it is none.
+
     Where a task brings its own items, or labels follow from the items, an item's score depends on the others.
     """
-    names = [one.name for one in fields(task) if one.name not in {"name", "items", "weight"}]
+    left_out = {"name", "items", "weight", *(() if task.fitness == CREDIT else ("fitness",))}
+    names = [one.name for one in fields(task) if one.name not in left_out]
     asked: dict[str, Any] = {name: getattr(task, name) for name in names}
     kind = kind_of(task.kind)
     asked |= kind.depends_on(task)

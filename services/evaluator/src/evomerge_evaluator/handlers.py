@@ -12,6 +12,7 @@ from cachetools import LRUCache
 from evomerge_common.domain.messages import CandidateEvaluated, EvaluateJob, Job
 from evomerge_common.domain.scores import task_score
 from evomerge_common.domain.spec import AUTO
+from evomerge_common.domain.task import CREDIT, credit_of
 from evomerge_common.errors import EvoMergeException, InvalidInput, Unavailable
 from evomerge_common.runtime.child import ChildProcess
 from evomerge_common.runtime.ports_factory import Ports
@@ -105,7 +106,9 @@ class EvaluateHandler:
             replace(one, metric_value=exact[one.task].metric_value) if one.task in exact else one
             for one in found.scores
         )
-        return replace(found, scores=scores, cached=False, seconds=report.seconds, computed=len(fresh.items))
+        names = {one.task for one in found.scores}  # an answer and its partial credit are one item
+        computed = sum(len(one.item_scores) for one in report.scores if one.task in names)
+        return replace(found, scores=scores, cached=False, seconds=report.seconds, computed=computed)
 
     async def finish(self, job: Job, result: CandidateEvaluated) -> CandidateEvaluated:
         """Remembers the scores; where another worker was first, its scores count: there is one score for all."""
@@ -144,7 +147,7 @@ class EvaluateHandler:
         )
         request = ScoreRequest(
             suite=suite,
-            suite_digest=payload.suite_digest,
+            suite_digest=items.digest,
             split=payload.split,
             threads=payload.threads or scoring.DEFAULT_THREADS,
             dtype=items.dtype,
@@ -172,14 +175,20 @@ def _of(items: JobItems, task: str) -> TaskItems:
 
 def _result(job_id: str, payload: EvaluateJob, items: JobItems, scores: Scores) -> CandidateEvaluated:
     """What the scores say of a job's items; nothing of it was computed."""
+    measured = {
+        part.task.name: task_score(part.task, part.items, [scores.items[digest] for digest in part.digests])
+        for part in items.parts
+    }
+    asked = [part for part in items.parts if part.task.fitness != CREDIT]
     found = tuple(
         replace(
-            task_score(part.task, part.items, [scores.items[digest] for digest in part.digests]),
+            measured[part.task.name],
             positions=part.places if payload.items else (),
+            credit=credit.score if (credit := measured.get(credit_of(part.task).name)) else 0.0,
         )
-        for part in items.parts
+        for part in asked
     )
-    weights = {part.task.name: part.task.weight for part in items.parts}
+    weights = {part.task.name: part.task.weight for part in asked}
     return CandidateEvaluated(
         job_id=job_id,
         recipe_digest=payload.recipe_digest,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, replace
 
 from cachetools import LRUCache
 
 from evomerge_common.domain.messages import EvaluateJob
 from evomerge_common.domain.suite import Suite
-from evomerge_common.domain.task import Item, Task
+from evomerge_common.domain.task import Item, Task, credit_of
 from evomerge_common.errors import InvalidInput
 from evomerge_common.ports import ArtifactStore
 from evomerge_evaluator.fitness_cache import FitnessCache, Scores, item_digests
@@ -29,9 +30,13 @@ class TaskItems:
 
 @dataclass(frozen=True)
 class JobItems:
-    """A job's items, task by task, and what was known of them in the job's dtype when the job was looked at."""
+    """A job's items, task by task, and what was known of them in the job's dtype when the job was looked at.
+
+    `suite` has a further task (`credit_of`) for each whose partial credit is wanted, and `digest` tells it from others.
+    """
 
     suite: Suite
+    digest: str
     parts: tuple[TaskItems, ...]
     known: Scores
     dtype: str
@@ -65,10 +70,13 @@ class JobReader:
             NotFound: no such suite.
 
         """
-        suite = await self._suite(payload)
-        whole = self._split(suite, payload.suite_digest, payload.split)
+        suite, digest = await self._suite(payload), payload.suite_digest
+        if payload.graded:
+            asked = [credit_of(task) for task in suite.tasks if task.name in payload.graded]
+            suite, digest = replace(suite, tasks=(*suite.tasks, *asked)), f"{digest}+{json.dumps(payload.graded)}"
+        whole = self._split(suite, digest, payload.split)
         known = await self._cache.known(payload.recipe_digest, dtype)
-        return JobItems(suite, _chosen(payload, whole) if payload.items else whole, known, dtype)
+        return JobItems(suite, digest, _chosen(payload, whole) if payload.items else whole, known, dtype)
 
     def _split(self, suite: Suite, digest: str, split: str) -> tuple[TaskItems, ...]:
         key = (digest, split)
@@ -94,6 +102,8 @@ class JobReader:
 def _chosen(payload: EvaluateJob, whole: tuple[TaskItems, ...]) -> tuple[TaskItems, ...]:
     """The items that a job names, of a split."""
     wanted = {one.task: one.positions for one in payload.items}
+    credited = {credit_of(part.task).name: part.task.name for part in whole if part.task.name in payload.graded}
+    wanted |= {name: wanted[task] for name, task in credited.items() if task in wanted}
     parts = []
     for part in whole:
         places = wanted.pop(part.task.name, ())

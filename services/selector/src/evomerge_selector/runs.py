@@ -11,6 +11,7 @@ from collections.abc import Callable
 import structlog
 
 from evomerge_common import __version__
+from evomerge_common.domain.kinds import kind_of
 from evomerge_common.domain.messages import (
     Decision,
     Event,
@@ -22,6 +23,7 @@ from evomerge_common.domain.messages import (
     TaskShape,
 )
 from evomerge_common.domain.spec import BUDGET_KEYS, RunRequest
+from evomerge_common.domain.task import EXACT
 from evomerge_common.errors import EvoMergeException, Fenced, InvalidInput, NotFound, Unavailable
 from evomerge_common.runtime.ports_factory import Ports
 from evomerge_selector.domain.run import Phase, Run
@@ -72,7 +74,12 @@ class Runs:
             suite_digest=suite.digest,
             has_holdout=suite.holdout > 0,
             tasks=tuple(
-                TaskShape(task=task.name, weight=task.weight, items=len(suite.items(task, "search")))
+                TaskShape(
+                    task=task.name,
+                    weight=task.weight,
+                    items=len(suite.items(task, "search")),
+                    fitness=task.fitness if task.fitness != EXACT and kind_of(task.kind).grades(task) else "",
+                )
                 for task in suite.tasks
             ),
         )

@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Event(_message.Message):
-    __slots__ = ("run_id", "time", "worker", "began", "run_started", "candidate_proposed", "candidate_selected", "generation_completed", "champion_changed", "run_paused", "run_resumed", "run_cancelled", "run_failed", "run_finished", "search_ended", "candidate_raced", "run_continued", "model_ready", "candidate_merged", "candidate_evaluated", "candidate_failed", "artifact_exported", "job_postponed")
+    __slots__ = ("run_id", "time", "worker", "began", "run_started", "candidate_proposed", "candidate_selected", "generation_completed", "champion_changed", "run_paused", "run_resumed", "run_cancelled", "run_failed", "run_finished", "search_ended", "candidate_raced", "run_continued", "task_graded", "model_ready", "candidate_merged", "candidate_evaluated", "candidate_failed", "artifact_exported", "job_postponed")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     TIME_FIELD_NUMBER: _ClassVar[int]
     WORKER_FIELD_NUMBER: _ClassVar[int]
@@ -26,6 +26,7 @@ class Event(_message.Message):
     SEARCH_ENDED_FIELD_NUMBER: _ClassVar[int]
     CANDIDATE_RACED_FIELD_NUMBER: _ClassVar[int]
     RUN_CONTINUED_FIELD_NUMBER: _ClassVar[int]
+    TASK_GRADED_FIELD_NUMBER: _ClassVar[int]
     MODEL_READY_FIELD_NUMBER: _ClassVar[int]
     CANDIDATE_MERGED_FIELD_NUMBER: _ClassVar[int]
     CANDIDATE_EVALUATED_FIELD_NUMBER: _ClassVar[int]
@@ -49,13 +50,14 @@ class Event(_message.Message):
     search_ended: SearchEnded
     candidate_raced: CandidateRaced
     run_continued: RunContinued
+    task_graded: TaskGraded
     model_ready: ModelReady
     candidate_merged: CandidateMerged
     candidate_evaluated: CandidateEvaluated
     candidate_failed: CandidateFailed
     artifact_exported: ArtifactExported
     job_postponed: JobPostponed
-    def __init__(self, run_id: _Optional[str] = ..., time: _Optional[float] = ..., worker: _Optional[str] = ..., began: _Optional[float] = ..., run_started: _Optional[_Union[RunStarted, _Mapping]] = ..., candidate_proposed: _Optional[_Union[CandidateProposed, _Mapping]] = ..., candidate_selected: _Optional[_Union[CandidateSelected, _Mapping]] = ..., generation_completed: _Optional[_Union[GenerationCompleted, _Mapping]] = ..., champion_changed: _Optional[_Union[ChampionChanged, _Mapping]] = ..., run_paused: _Optional[_Union[RunPaused, _Mapping]] = ..., run_resumed: _Optional[_Union[RunResumed, _Mapping]] = ..., run_cancelled: _Optional[_Union[RunCancelled, _Mapping]] = ..., run_failed: _Optional[_Union[RunFailed, _Mapping]] = ..., run_finished: _Optional[_Union[RunFinished, _Mapping]] = ..., search_ended: _Optional[_Union[SearchEnded, _Mapping]] = ..., candidate_raced: _Optional[_Union[CandidateRaced, _Mapping]] = ..., run_continued: _Optional[_Union[RunContinued, _Mapping]] = ..., model_ready: _Optional[_Union[ModelReady, _Mapping]] = ..., candidate_merged: _Optional[_Union[CandidateMerged, _Mapping]] = ..., candidate_evaluated: _Optional[_Union[CandidateEvaluated, _Mapping]] = ..., candidate_failed: _Optional[_Union[CandidateFailed, _Mapping]] = ..., artifact_exported: _Optional[_Union[ArtifactExported, _Mapping]] = ..., job_postponed: _Optional[_Union[JobPostponed, _Mapping]] = ...) -> None: ...
+    def __init__(self, run_id: _Optional[str] = ..., time: _Optional[float] = ..., worker: _Optional[str] = ..., began: _Optional[float] = ..., run_started: _Optional[_Union[RunStarted, _Mapping]] = ..., candidate_proposed: _Optional[_Union[CandidateProposed, _Mapping]] = ..., candidate_selected: _Optional[_Union[CandidateSelected, _Mapping]] = ..., generation_completed: _Optional[_Union[GenerationCompleted, _Mapping]] = ..., champion_changed: _Optional[_Union[ChampionChanged, _Mapping]] = ..., run_paused: _Optional[_Union[RunPaused, _Mapping]] = ..., run_resumed: _Optional[_Union[RunResumed, _Mapping]] = ..., run_cancelled: _Optional[_Union[RunCancelled, _Mapping]] = ..., run_failed: _Optional[_Union[RunFailed, _Mapping]] = ..., run_finished: _Optional[_Union[RunFinished, _Mapping]] = ..., search_ended: _Optional[_Union[SearchEnded, _Mapping]] = ..., candidate_raced: _Optional[_Union[CandidateRaced, _Mapping]] = ..., run_continued: _Optional[_Union[RunContinued, _Mapping]] = ..., task_graded: _Optional[_Union[TaskGraded, _Mapping]] = ..., model_ready: _Optional[_Union[ModelReady, _Mapping]] = ..., candidate_merged: _Optional[_Union[CandidateMerged, _Mapping]] = ..., candidate_evaluated: _Optional[_Union[CandidateEvaluated, _Mapping]] = ..., candidate_failed: _Optional[_Union[CandidateFailed, _Mapping]] = ..., artifact_exported: _Optional[_Union[ArtifactExported, _Mapping]] = ..., job_postponed: _Optional[_Union[JobPostponed, _Mapping]] = ...) -> None: ...
 
 class RunStarted(_message.Message):
     __slots__ = ("spec_json", "request_id", "version", "suite_uri", "suite_digest", "has_holdout", "tasks")
@@ -76,14 +78,24 @@ class RunStarted(_message.Message):
     def __init__(self, spec_json: _Optional[str] = ..., request_id: _Optional[str] = ..., version: _Optional[str] = ..., suite_uri: _Optional[str] = ..., suite_digest: _Optional[str] = ..., has_holdout: _Optional[bool] = ..., tasks: _Optional[_Iterable[_Union[TaskShape, _Mapping]]] = ...) -> None: ...
 
 class TaskShape(_message.Message):
-    __slots__ = ("task", "weight", "items")
+    __slots__ = ("task", "weight", "items", "fitness")
     TASK_FIELD_NUMBER: _ClassVar[int]
     WEIGHT_FIELD_NUMBER: _ClassVar[int]
     ITEMS_FIELD_NUMBER: _ClassVar[int]
+    FITNESS_FIELD_NUMBER: _ClassVar[int]
     task: str
     weight: float
     items: int
-    def __init__(self, task: _Optional[str] = ..., weight: _Optional[float] = ..., items: _Optional[int] = ...) -> None: ...
+    fitness: str
+    def __init__(self, task: _Optional[str] = ..., weight: _Optional[float] = ..., items: _Optional[int] = ..., fitness: _Optional[str] = ...) -> None: ...
+
+class TaskGraded(_message.Message):
+    __slots__ = ("task", "reason")
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    task: str
+    reason: str
+    def __init__(self, task: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class CandidateProposed(_message.Message):
     __slots__ = ("index", "recipe_digest", "recipe_json", "genome_json", "operator", "parents", "generation")

@@ -48,7 +48,7 @@ class MergeJob(_message.Message):
     def __init__(self, recipe_json: _Optional[str] = ..., recipe_digest: _Optional[str] = ..., sources: _Optional[_Iterable[_Union[_types_pb2.Model, _Mapping]]] = ...) -> None: ...
 
 class EvaluateJob(_message.Message):
-    __slots__ = ("recipe_json", "recipe_digest", "sources", "artifact_uri", "suite_uri", "suite_digest", "split", "threads", "items", "rung", "dtype")
+    __slots__ = ("recipe_json", "recipe_digest", "sources", "artifact_uri", "suite_uri", "suite_digest", "split", "threads", "items", "rung", "dtype", "graded")
     RECIPE_JSON_FIELD_NUMBER: _ClassVar[int]
     RECIPE_DIGEST_FIELD_NUMBER: _ClassVar[int]
     SOURCES_FIELD_NUMBER: _ClassVar[int]
@@ -60,6 +60,7 @@ class EvaluateJob(_message.Message):
     ITEMS_FIELD_NUMBER: _ClassVar[int]
     RUNG_FIELD_NUMBER: _ClassVar[int]
     DTYPE_FIELD_NUMBER: _ClassVar[int]
+    GRADED_FIELD_NUMBER: _ClassVar[int]
     recipe_json: str
     recipe_digest: str
     sources: _containers.RepeatedCompositeFieldContainer[_types_pb2.Model]
@@ -71,7 +72,8 @@ class EvaluateJob(_message.Message):
     items: _containers.RepeatedCompositeFieldContainer[_types_pb2.TaskItems]
     rung: int
     dtype: str
-    def __init__(self, recipe_json: _Optional[str] = ..., recipe_digest: _Optional[str] = ..., sources: _Optional[_Iterable[_Union[_types_pb2.Model, _Mapping]]] = ..., artifact_uri: _Optional[str] = ..., suite_uri: _Optional[str] = ..., suite_digest: _Optional[str] = ..., split: _Optional[str] = ..., threads: _Optional[int] = ..., items: _Optional[_Iterable[_Union[_types_pb2.TaskItems, _Mapping]]] = ..., rung: _Optional[int] = ..., dtype: _Optional[str] = ...) -> None: ...
+    graded: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, recipe_json: _Optional[str] = ..., recipe_digest: _Optional[str] = ..., sources: _Optional[_Iterable[_Union[_types_pb2.Model, _Mapping]]] = ..., artifact_uri: _Optional[str] = ..., suite_uri: _Optional[str] = ..., suite_digest: _Optional[str] = ..., split: _Optional[str] = ..., threads: _Optional[int] = ..., items: _Optional[_Iterable[_Union[_types_pb2.TaskItems, _Mapping]]] = ..., rung: _Optional[int] = ..., dtype: _Optional[str] = ..., graded: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ExportJob(_message.Message):
     __slots__ = ("recipe_json", "recipe_digest", "sources", "format", "destination", "card", "gguf_type")

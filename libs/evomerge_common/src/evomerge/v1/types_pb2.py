@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x65vomerge/v1/types.proto\x12\x0b\x65vomerge.v1\"\xd8\x01\n\x05Model\x12\x11\n\treference\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x0b\n\x03uri\x18\x03 \x01(\t\x12\x0e\n\x06\x63ommit\x18\x04 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x05 \x01(\t\x12\x12\n\nnum_layers\x18\x06 \x01(\x05\x12\x12\n\nparameters\x18\x07 \x01(\x03\x12\r\n\x05\x62ytes\x18\x08 \x01(\x03\x12\x0c\n\x04\x62\x61se\x18\t \x01(\t\x12\x0e\n\x06layers\x18\n \x01(\t\x12\x13\n\x0b\x66ixed_scale\x18\x0b \x01(\x08\x12\x0f\n\x07licence\x18\x0c \x01(\t\"v\n\tTaskScore\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x01\x12\x0e\n\x06metric\x18\x03 \x01(\t\x12\x14\n\x0cmetric_value\x18\x04 \x01(\x01\x12\x13\n\x0bitem_scores\x18\x05 \x03(\x02\x12\x11\n\tpositions\x18\x06 \x03(\x05\",\n\tTaskItems\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x11\n\tpositions\x18\x02 \x03(\x05\"*\n\tErrorInfo\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x65vomerge/v1/types.proto\x12\x0b\x65vomerge.v1\"\xd8\x01\n\x05Model\x12\x11\n\treference\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x0b\n\x03uri\x18\x03 \x01(\t\x12\x0e\n\x06\x63ommit\x18\x04 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x05 \x01(\t\x12\x12\n\nnum_layers\x18\x06 \x01(\x05\x12\x12\n\nparameters\x18\x07 \x01(\x03\x12\r\n\x05\x62ytes\x18\x08 \x01(\x03\x12\x0c\n\x04\x62\x61se\x18\t \x01(\t\x12\x0e\n\x06layers\x18\n \x01(\t\x12\x13\n\x0b\x66ixed_scale\x18\x0b \x01(\x08\x12\x0f\n\x07licence\x18\x0c \x01(\t\"\x86\x01\n\tTaskScore\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x01\x12\x0e\n\x06metric\x18\x03 \x01(\t\x12\x14\n\x0cmetric_value\x18\x04 \x01(\x01\x12\x13\n\x0bitem_scores\x18\x05 \x03(\x02\x12\x11\n\tpositions\x18\x06 \x03(\x05\x12\x0e\n\x06\x63redit\x18\x07 \x01(\x01\",\n\tTaskItems\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x11\n\tpositions\x18\x02 \x03(\x05\"*\n\tErrorInfo\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,10 +33,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_MODEL']._serialized_start=41
   _globals['_MODEL']._serialized_end=257
-  _globals['_TASKSCORE']._serialized_start=259
-  _globals['_TASKSCORE']._serialized_end=377
-  _globals['_TASKITEMS']._serialized_start=379
-  _globals['_TASKITEMS']._serialized_end=423
-  _globals['_ERRORINFO']._serialized_start=425
-  _globals['_ERRORINFO']._serialized_end=467
+  _globals['_TASKSCORE']._serialized_start=260
+  _globals['_TASKSCORE']._serialized_end=394
+  _globals['_TASKITEMS']._serialized_start=396
+  _globals['_TASKITEMS']._serialized_end=440
+  _globals['_ERRORINFO']._serialized_start=442
+  _globals['_ERRORINFO']._serialized_end=484
 # @@protoc_insertion_point(module_scope)

@@ -35,20 +35,22 @@ class Model(_message.Message):
     def __init__(self, reference: _Optional[str] = ..., digest: _Optional[str] = ..., uri: _Optional[str] = ..., commit: _Optional[str] = ..., architecture: _Optional[str] = ..., num_layers: _Optional[int] = ..., parameters: _Optional[int] = ..., bytes: _Optional[int] = ..., base: _Optional[str] = ..., layers: _Optional[str] = ..., fixed_scale: _Optional[bool] = ..., licence: _Optional[str] = ...) -> None: ...
 
 class TaskScore(_message.Message):
-    __slots__ = ("task", "score", "metric", "metric_value", "item_scores", "positions")
+    __slots__ = ("task", "score", "metric", "metric_value", "item_scores", "positions", "credit")
     TASK_FIELD_NUMBER: _ClassVar[int]
     SCORE_FIELD_NUMBER: _ClassVar[int]
     METRIC_FIELD_NUMBER: _ClassVar[int]
     METRIC_VALUE_FIELD_NUMBER: _ClassVar[int]
     ITEM_SCORES_FIELD_NUMBER: _ClassVar[int]
     POSITIONS_FIELD_NUMBER: _ClassVar[int]
+    CREDIT_FIELD_NUMBER: _ClassVar[int]
     task: str
     score: float
     metric: str
     metric_value: float
     item_scores: _containers.RepeatedScalarFieldContainer[float]
     positions: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, task: _Optional[str] = ..., score: _Optional[float] = ..., metric: _Optional[str] = ..., metric_value: _Optional[float] = ..., item_scores: _Optional[_Iterable[float]] = ..., positions: _Optional[_Iterable[int]] = ...) -> None: ...
+    credit: float
+    def __init__(self, task: _Optional[str] = ..., score: _Optional[float] = ..., metric: _Optional[str] = ..., metric_value: _Optional[float] = ..., item_scores: _Optional[_Iterable[float]] = ..., positions: _Optional[_Iterable[int]] = ..., credit: _Optional[float] = ...) -> None: ...
 
 class TaskItems(_message.Message):
     __slots__ = ("task", "positions")

@@ -36,6 +36,7 @@ from evomerge_common.domain.messages import (
     RunResumed,
     RunStarted,
     SearchEnded,
+    TaskGraded,
     TaskScore,
 )
 from evomerge_common.domain.spec import SearchSpec
@@ -97,6 +98,7 @@ class Change:
     generation: GenerationCompleted | None = None
     exported: ArtifactExported | None = None
     controls: tuple[Control, ...] = ()
+    graded: TaskGraded | None = None
 
     @property
     def state(self) -> tuple[str, str] | None:
@@ -137,6 +139,8 @@ def change_of(event: Decision | Result) -> Change:
             return Change(generation=event)
         case CandidateRaced():
             return _raced(event)
+        case TaskGraded():
+            return Change(graded=event)
         case CandidateSelected() | JobPostponed():
             return Change()  # the elites follow from the scores; a pause says what is lacking
         case ModelReady():

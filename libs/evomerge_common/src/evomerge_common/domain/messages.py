@@ -31,6 +31,7 @@ class TaskScore:
     metric_value: float = 0.0
     item_scores: tuple[float, ...] = ()
     positions: tuple[int, ...] = ()
+    credit: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +77,7 @@ class EvaluateJob:
     items: tuple[TaskItems, ...] = ()
     rung: int = 0
     dtype: str = ""
+    graded: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,12 +94,7 @@ class ExportJob:
 ADHOC = "adhoc"
 """Run id of the jobs that a service's own API queues: they belong to no run, and no selector waits for them."""
 JobPayload = DownloadJob | MergeJob | EvaluateJob | ExportJob
-JOB_KINDS: dict[type, str] = {
-    DownloadJob: "download",
-    MergeJob: "merge",
-    EvaluateJob: "evaluate",
-    ExportJob: "export",
-}
+JOB_KINDS: dict[type, str] = {DownloadJob: "download", MergeJob: "merge", EvaluateJob: "evaluate", ExportJob: "export"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +123,7 @@ class TaskShape:
     task: str = ""
     weight: float = 0.0
     items: int = 0
+    fitness: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +135,12 @@ class RunStarted:
     suite_digest: str = ""
     has_holdout: bool = False
     tasks: tuple[TaskShape, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskGraded:
+    task: str = ""
+    reason: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -310,20 +314,9 @@ class ArtifactExported:
 
 
 Decision = (
-    RunStarted
-    | CandidateProposed
-    | CandidateSelected
-    | GenerationCompleted
-    | ChampionChanged
-    | CandidateRaced
-    | RunPaused
-    | RunResumed
-    | RunContinued
-    | RunCancelled
-    | RunFailed
-    | SearchEnded
-    | RunFinished
-)
+    RunStarted | CandidateProposed | CandidateSelected | GenerationCompleted | ChampionChanged | CandidateRaced
+    | TaskGraded | RunPaused | RunResumed | RunContinued | RunCancelled | RunFailed | SearchEnded | RunFinished
+)  # fmt: skip
 Result = ModelReady | CandidateMerged | CandidateEvaluated | CandidateFailed | JobPostponed | ArtifactExported
 TERMINAL = (RunFinished, RunCancelled, RunFailed)
 """A run ends with one of these: no decision follows it but `RunContinued`."""

@@ -10,13 +10,14 @@ from typing import Any
 
 from evomerge_common.domain.fields import Fields, check_keys
 from evomerge_common.domain.kinds import Kind, kind_of
-from evomerge_common.domain.task import Item, Task
+from evomerge_common.domain.task import AUTO, FITNESS, GRADED, Item, Task
 from evomerge_common.errors import Path, SuiteError, did_you_mean
 
 SPLITS = ("search", "holdout", "all")
 
 TASK_KEYS = (
     "name", "kind", "data", "items", "weight", "limit", "max_new_tokens", "stop", "metric", "extract", "chat",
+    "fitness",
 )  # fmt: skip
 """Keys of a task of every kind; each kind has some of its own (`Kind.options`)."""
 SUITE_KEYS = ("name", "tasks", "holdout", "seed", "batch_size", "folds", "fold")
@@ -63,6 +64,7 @@ class Suite:
             {
                 "name": t.name, "kind": t.kind, "weight": t.weight, "metric": t.metric, "stop": list(t.stop),
                 "max_new_tokens": t.max_new_tokens, "extract": t.extract, "chat": t.chat, **t.options,
+                **({} if t.fitness == AUTO else {"fitness": t.fitness}),
                 "items": [{"id": i.id, **i.content} for i in t.items],
             }
             for t in self.tasks
@@ -191,8 +193,15 @@ def _task(data: Any, path: Path) -> Task:
         extract=own.text("extract"),
         chat=own.flag("chat", False),
         options=options,
+        fitness=own.word("fitness", FITNESS, AUTO),
     )
     kind.check_task(task, path)
+    if task.fitness == GRADED and not kind.grades(task):
+        raise own.wrong(
+            f"task {name!r} has no partial credit: it needs right answers in words (exact_match and qa without "
+            "`extract`, code whose items have a `solution`)",
+            "fitness",
+        )
     return task
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+EXACT, GRADED, AUTO, CREDIT = "exact", "graded", "auto", "credit"
+FITNESS = (AUTO, EXACT, GRADED)
+"""Whether a task's partial credit steers a search beside its score; auto: where no first candidate scores."""
 Content = Mapping[str, Any]
 """An item's fields, as its kind says (see `kinds.Kind`)."""
 
@@ -43,6 +46,7 @@ class Task:
             line break); `extract` is a regular expression whose first group is judged.
         chat: puts the prompt through the model's chat template.
         options: the kind's own keys.
+        fitness: one of FITNESS; CREDIT of the items as `credit_of` asks them.
 
     """
 
@@ -56,3 +60,9 @@ class Task:
     extract: str = ""
     chat: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
+    fitness: str = AUTO
+
+
+def credit_of(task: Task) -> Task:
+    """Returns the same items asked another way: how likely the right answer is, an item's partial credit (0 to 1)."""
+    return replace(task, name=f"{task.name} (partial credit)", fitness=CREDIT)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from evomerge_common.domain.kinds import kind_of
 from evomerge_common.domain.messages import TaskScore
-from evomerge_common.domain.task import Item, Task
+from evomerge_common.domain.task import CREDIT, Item, Task
 from evomerge_common.errors import EvoMergeException, SuiteError
 
 if TYPE_CHECKING:
@@ -45,7 +45,8 @@ def prepare(task: Task, items: Sequence[Item], encoder: Encoder) -> Prepared:
         ModelError: the task asks for a chat template and the model has none.
 
     """
-    made: Prepared = pkgutil.resolve_name(kind_of(task.kind).scored_by)(task, items, encoder)
+    scored_by = "evomerge_scoring.kinds.credit:Credit" if task.fitness == CREDIT else kind_of(task.kind).scored_by
+    made: Prepared = pkgutil.resolve_name(scored_by)(task, items, encoder)
     return made
 
 

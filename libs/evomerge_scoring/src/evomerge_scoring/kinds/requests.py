@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Any
 
-from evomerge_common.domain.kinds import kind_of
+from evomerge_common.domain.kinds import Request, kind_of
 from evomerge_common.domain.messages import TaskScore
 from evomerge_common.domain.scores import task_score
-from evomerge_common.domain.task import Item, Task
+from evomerge_common.domain.task import Content, Item, Task
 from evomerge_common.errors import SuiteError
 from evomerge_scoring.asking import EncodedRequests
 from evomerge_scoring.encode import Encoder
@@ -24,11 +24,15 @@ class Requests:
     """A task's items with their requests encoded; see `kinds.Prepared`."""
 
     def __init__(self, task: Task, items: Sequence[Item], encoder: Encoder) -> None:
-        self.task, self.items, self.kind = task, items, kind_of(task.kind)
+        self.task, self.items, self.kind, self.encoder = task, items, kind_of(task.kind), encoder
         self.contents = guarded(task.name, self.kind.contents, task, items)
-        requests = [tuple(guarded(task.name, self.kind.requests, task, content)) for content in self.contents]
+        requests = [tuple(guarded(task.name, self.requests, content)) for content in self.contents]
         self._counts = [len(some) for some in requests]
         self.encoded = EncodedRequests([one for some in requests for one in some], encoder, name=task.name)
+
+    def requests(self, content: Content) -> Sequence[Request]:
+        """Asks about an item as its kind does."""
+        return self.kind.requests(self.task, content)
 
     @property
     def truncated(self) -> int:

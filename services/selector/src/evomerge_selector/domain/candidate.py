@@ -16,6 +16,7 @@ FAILED = float("-inf")
 class Candidate:
     """A proposal with what became of it. Of one that was stopped, fitness and scores are estimates.
 
+    `credits`: of each task the sum of its items' partial credit, and of how many items; empty where none is known.
     `violation`: how far the scores are below the run's bounds, summed over its constraints; 0: all are met.
     """
 
@@ -25,6 +26,7 @@ class Candidate:
     error: ErrorInfo | None = None
     raced: CandidateRaced | None = None
     violation: float = 0.0
+    credits: tuple[tuple[float, int], ...] = ()
 
     @property
     def is_whole(self) -> bool:

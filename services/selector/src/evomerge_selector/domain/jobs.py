@@ -66,11 +66,13 @@ def evaluation(
     items: tuple[TaskItems, ...] = (),
     rung: int = 0,
     turn: int = 0,
+    graded: tuple[str, ...] = (),
 ) -> Job:
     """Makes the evaluation job of a candidate or control, on a whole split or, in a race, on some of its items.
 
     Args:
         uri: of its weights; empty: the evaluator makes them.
+        graded: tasks whose partial credit is wanted, too.
 
     """
     payload = EvaluateJob(
@@ -85,6 +87,7 @@ def evaluation(
         dtype=dtype,
         items=items,
         rung=rung,
+        graded=graded,
     )
     kind = f"evaluate-{split}-{rung}" if items else f"evaluate-{split}"
     return _job(run_id, kind, proposed.recipe_digest, payload, turn=turn)

@@ -19,8 +19,9 @@ from evomerge_common.domain.reference import ModelReference
 from evomerge_common.domain.search_space import SearchSpace, builds_differ
 from evomerge_common.domain.spec import RunSpec
 from evomerge_common.errors import SpecError
-from evomerge_selector.domain.candidate import FAILED, Candidate
+from evomerge_selector.domain.candidate import Candidate
 from evomerge_selector.domain.feasibility import penalised
+from evomerge_selector.domain.grading import Grading
 from evomerge_selector.domain.initial_population import initial_population
 from evomerge_selector.domain.operators import mutate, random_genome
 from evomerge_selector.domain.strategy import Proposal, ScoredCandidate, make_strategy
@@ -44,6 +45,7 @@ class Proposer:
         self._first = [*sources, *initial_population(self.space, spec.classic)][: self._search.evaluations]
         self.sources = min(len(sources), len(self._first))
         self.first_generation = min(self._search.evaluations, max(self._search.population, len(self._first)))
+        self._grading = Grading()
         self._seen = 0
         self._asked = 0
 
@@ -60,8 +62,16 @@ class Proposer:
         generation = self.generation_of(index)
         return 0 if generation == 0 else self.first_generation + (generation - 1) * self._search.population
 
-    def propose(self, candidates: Sequence[Candidate], known: Container[str]) -> CandidateProposed | None:
+    @property
+    def deciding(self) -> int:
+        """Counts the results that decide what steers the search: those that the strategy's first proposal may read."""
+        return max(self.sources, self.needed(self.first_generation))
+
+    def propose(
+        self, candidates: Sequence[Candidate], known: Container[str], grading: Grading
+    ) -> CandidateProposed | None:
         """Proposes the candidate after those; None when the space seems to hold none whose recipe is not known."""
+        self._grading = grading
         index = len(candidates)
         if self._strategy.is_stateful:  # after a fold of the log, it is asked again what it was asked before
             for past in range(max(self._asked, self.first_generation), index):
@@ -84,10 +94,13 @@ class Proposer:
 
     def _tell(self, candidates: Sequence[Candidate], count: int) -> None:
         """Tells the strategy the results of the first `count`, as far as it does not know them."""
+        if count < self._grading.waits_for:
+            return
         for one in candidates[self._seen : count]:
-            fitness = penalised(FAILED if one.fitness is None else one.fitness, one.violation)
+            steered, scores = self._grading.steered(one)
+            fitness = penalised(steered, one.violation)
             candidate = ScoredCandidate(
-                one.proposed.recipe_digest, one.genome, fitness, one.proposed.index, one.scores, one.violation
+                one.proposed.recipe_digest, one.genome, fitness, one.proposed.index, scores, one.violation
             )
             self._strategy.tell(candidate)
         self._seen = max(self._seen, count)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from enum import Enum
 from typing import Any, assert_never
@@ -46,7 +46,9 @@ from evomerge_common.domain.messages import (
     RunResumed,
     RunStarted,
     SearchEnded,
+    TaskGraded,
     TaskItems,
+    TaskScore,
 )
 from evomerge_common.domain.recipe import Recipe
 from evomerge_common.domain.spec import AUTO, RunSpec
@@ -55,6 +57,7 @@ from evomerge_selector.domain import jobs
 from evomerge_selector.domain.candidate import FAILED, Candidate
 from evomerge_selector.domain.controls import controls
 from evomerge_selector.domain.feasibility import lacking, least_violating, violation
+from evomerge_selector.domain.grading import Grading
 from evomerge_selector.domain.leaderboard import Leaderboard
 from evomerge_selector.domain.ledger import Ledger
 from evomerge_selector.domain.proof import Proof, Proven, export_part, format_of, search_part
@@ -104,6 +107,7 @@ class Run:
         self._models_before: dict[str, Model] = {}  # those of a run that was continued, until they are looked up again
         self._ledger = Ledger()
         self._leaderboard = Leaderboard()
+        self._grading = Grading()
         self._race: Race | None = None
         self._proof: Proof | None = None
         self._proven = Proven()
@@ -233,7 +237,7 @@ class Run:
                 self._close(Phase.FINISHED, None)
             case RunContinued():
                 self._continue(decision, time)
-            case ChampionChanged() | GenerationCompleted() | CandidateSelected() | CandidateRaced():
+            case ChampionChanged() | GenerationCompleted() | CandidateSelected() | CandidateRaced() | TaskGraded():
                 pass  # they follow from the results, which have been folded in
             case _:
                 assert_never(decision)
@@ -282,6 +286,8 @@ class Run:
         except SpecError as error:
             self._fail("SpecError", str(error))
             return
+        if not self.candidates:  # a run that goes on has decided
+            self._grading = Grading.of(self.started.tasks, self._proposer.deciding)
         bases = {self.models[name].base for name in self.spec.models}
         whole = {self.models[self.spec.base].digest} if self.spec.base else bases
         self._adapters = "" not in bases and len(bases) == 1 and whole == bases
@@ -297,7 +303,7 @@ class Run:
         index, seen = len(self.candidates), self._leaderboard.seen
         if index >= self.spec.search.evaluations or self._proposer.needed(index) > seen:
             return None
-        proposed = self._proposer.propose(self.candidates, self._index)
+        proposed = self._proposer.propose(self.candidates, self._index, self._grading)
         if proposed is None and seen == index:
             return self.end_search("exhausted")
         return proposed
@@ -354,10 +360,21 @@ class Run:
         self._ledger.release(job)
         fitness = event.fitness if math.isfinite(event.fitness) else FAILED
         scores = tuple(one.score for one in event.scores) if fitness > FAILED else ()
+        self._take_credit(index, event.scores)
         self.candidates[index] = replace(self.candidates[index], fitness=fitness, scores=scores)
         if self._race is not None and fitness > FAILED:
             self._race.whole(index, event.scores)
         self._count()
+
+    def _take_credit(self, index: int, scores: Sequence[TaskScore]) -> None:
+        """Notes the partial credit that a result tells of."""
+        if self._asked_credit(index):
+            candidate = self.candidates[index]
+            self.candidates[index] = replace(candidate, credits=self._grading.credited(candidate, scores))
+
+    def _asked_credit(self, index: int) -> tuple[str, ...]:
+        assert self._proposer is not None
+        return self._grading.asked(self._proposer.needed(index))
 
     def _take_failure(self, event: CandidateFailed) -> None:
         job = self._ledger.settle(event.job_id)
@@ -411,6 +428,7 @@ class Run:
             return
         if (runner := race.advance(digest, event.rung, event.scores)) is None:
             return
+        self._take_credit(index, event.scores)
         verdict = race.judge(digest, index, lambda place: self.candidates[place].proposed.recipe_digest)
         if verdict is None:
             runner.step += 1
@@ -451,6 +469,9 @@ class Run:
                 return
             if champion is not None:
                 self._pending.append(champion)
+            if board.seen == self._grading.after and not self._grading.decided:
+                self._grading, graded = self._grading.decide(self.candidates[: board.seen])
+                self._pending.extend(graded)
             if board.seen >= first and (board.seen - first) % search.population == 0:
                 self._pending.extend(board.complete_generation(self.candidates, search))
             self._stop_if_due()
@@ -643,7 +664,8 @@ class Run:
         self, digest: str, split: str, uri: str, *, items: tuple[TaskItems, ...] = (), rung: int = 0
     ) -> None:
         proposed = self.candidates[self._index[digest]].proposed
-        self._add_evaluation(proposed, split, uri, items=items, rung=rung)
+        graded = self._asked_credit(proposed.index) if split == "search" else ()
+        self._add_evaluation(proposed, split, uri, items=items, rung=rung, graded=graded)
 
     def _add_evaluation(
         self,
@@ -653,12 +675,14 @@ class Run:
         *,
         items: tuple[TaskItems, ...] = (),
         rung: int = 0,
+        graded: tuple[str, ...] = (),
     ) -> None:
         assert self.spec is not None
         self._ledger.add(
             jobs.evaluation(
                 self.run_id, proposed, self.models, self.started, split=split, uri=uri, threads=self.spec.threads,
                 dtype=self.dtype or AUTO, items=items, rung=rung, turn=self._continued,
+                graded=graded,
             )
         )  # fmt: skip
 

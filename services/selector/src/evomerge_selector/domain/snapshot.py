@@ -19,7 +19,7 @@ from typing import Any
 
 from evomerge_common import __version__
 from evomerge_common.domain import messages, racing, spec
-from evomerge_selector.domain import candidate, leaderboard, ledger, proof, race
+from evomerge_selector.domain import candidate, grading, leaderboard, ledger, proof, race
 from evomerge_selector.domain.run import Phase, Run
 
 FORMAT = 1
@@ -30,7 +30,7 @@ DERIVED = frozenset({"spec", "_proposer"})
 @cache
 def _classes() -> dict[str, type]:
     """Values (frozen dataclasses) and parts with a state of their own, by name."""
-    modules = (messages, spec, racing, candidate, leaderboard, ledger, proof, race)
+    modules = (messages, spec, racing, candidate, grading, leaderboard, ledger, proof, race)
     return {
         name: one
         for module in modules

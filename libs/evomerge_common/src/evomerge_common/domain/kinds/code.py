@@ -11,12 +11,16 @@ from evomerge_common.errors import Path, SuiteError
 
 
 class Code(Generation):
-    """An item is a program's beginning and the tests of the whole. The sandbox is `evomerge_scoring.kinds.code`'s."""
+    """An item is a program's beginning, the tests of the whole, and perhaps what follows the beginning (`solution`).
+
+    The sandbox is `evomerge_scoring.kinds.code`'s.
+    """
 
     name = "code"
     summary = "greedy generation of code, run against unit tests in a sandbox (needs EVOMERGE_ALLOW_CODE=true)"
     fields = ("prompt", "tests")
-    texts = ("prompt", "tests")
+    optional = ("solution",)
+    texts = ("prompt", "tests", "solution")
     filled = ("tests",)
     metrics = ("pass@1",)
     options: ClassVar[Mapping[str, Any]] = {"timeout": 5.0, "memory_mb": 512}
@@ -34,6 +38,14 @@ class Code(Generation):
 
     def check_task(self, task: Task, path: Path) -> None:
         """Checks nothing: programs are not extracted."""
+
+    def grades(self, task: Task) -> bool:
+        """Graded where an item says how its program goes on."""
+        return any(item.content.get("solution") for item in task.items)
+
+    def right_answers(self, task: Task, content: Content) -> Sequence[str]:
+        """Returns the item's solution."""
+        return [content["solution"]] if content.get("solution") else []
 
     def program(self, content: Content, answers: Sequence[Any]) -> str:
         """Writes the whole program of an item, tests included; called by the sandbox's side for each candidate."""

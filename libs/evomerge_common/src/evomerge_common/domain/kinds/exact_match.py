@@ -27,6 +27,10 @@ class Generation(Kind):
                 f"task {task.name!r}: `extract` is no regular expression: {error}", (*path, "extract")
             ) from error
 
+    def grades(self, task: Task) -> bool:
+        """Graded where the right answer is all that is said: what leads to an extracted one has many wordings."""
+        return not task.extract and type(self).right_answers is not Kind.right_answers
+
     def requests(self, task: Task, content: Content) -> Sequence[Continuation]:
         """Asks to continue the prompt."""
         return [Continuation(content["prompt"], task.stop, task.max_new_tokens, task.chat, content.get(IMAGE, ""))]
@@ -49,6 +53,17 @@ class ExactMatch(Generation):
     def score(self, task: Task, content: Content, answers: Sequence[Any]) -> float:
         """Compares what was said with the answer, spaces around aside."""
         return float(extracted(answers[0], task.extract) == content["answer"].strip())
+
+    def right_answers(self, task: Task, content: Content) -> Sequence[str]:
+        """Returns the answer, with a space before it and without."""
+        return spaced(content["prompt"], [content["answer"]])
+
+
+def spaced(prompt: str, answers: Sequence[str]) -> list[str]:
+    """Lists answers as they may follow a prompt: spaces around an answer do not count, so both ways are right."""
+    if prompt[-1:].isspace():
+        return list(dict.fromkeys(answer.strip() for answer in answers))
+    return list(dict.fromkeys(text for answer in answers for text in (answer.rstrip(), " " + answer.strip())))
 
 
 def extracted(text: str, pattern: str) -> str | None:

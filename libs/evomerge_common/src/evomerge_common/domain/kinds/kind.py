@@ -216,6 +216,20 @@ class Kind:
         """Returns the item's score, 0 to 1, from the answers in its requests' order; called for each candidate."""
         raise NotImplementedError
 
+    # ---- partial credit ----
+
+    def grades(self, task: Task) -> bool:
+        """Tells whether a task's items have right answers in words; called when a suite is read and a run starts."""
+        return False
+
+    def right_answers(self, task: Task, content: Content) -> Sequence[str]:
+        """Returns texts that would be right behind the prompt of the item's first request, a continuation.
+
+        Called by the scorer where partial credit is asked for, once for all candidates of a run; the likeliest counts.
+        None: the item's partial credit is 0.
+        """
+        return ()
+
     # ---- called with scores ----
 
     def metric_value(self, task: Task, items: Sequence[Item], scores: Sequence[float]) -> float:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from evomerge_common.domain.kinds.exact_match import Generation, extracted
+from evomerge_common.domain.kinds.exact_match import Generation, extracted, spaced
 from evomerge_common.domain.kinds.kind import IMAGE
 from evomerge_common.domain.task import Content, Item, Task
 from evomerge_common.errors import Path, SuiteError
@@ -40,6 +40,10 @@ class QuestionAnswering(Generation):
     def score(self, task: Task, content: Content, answers: Sequence[Any]) -> float:
         """Judges the answer, see `judge_answer`."""
         return judge_answer(extracted(answers[0], task.extract) or "", content["answers"], task.metric)
+
+    def right_answers(self, task: Task, content: Content) -> Sequence[str]:
+        """Returns all of the right answers, with a space before them and without."""
+        return spaced(content["prompt"], content["answers"])
 
 
 def _question(content: Content) -> Content:
