@@ -2,7 +2,8 @@
 
 Prints the throughput of a whole run, the selector's memory, the time that a decision takes (99 of 100) and how long the
 replay of its log takes, with and without a snapshot. With `--replay N` besides: a run with a log of N events is in the
-broker, and a selector that starts there takes it up.
+broker, and a selector that starts there takes it up. With `--in-memory FOLDS` neither broker nor processes: a run
+played to its end, and each decision's fastest of so many folds, which the load of other processes does not move.
 
     evomerge bench selector --candidates 10000 --replay 100000 --out bench-selector
 """
@@ -237,6 +238,33 @@ def decision_times(events: list[Recorded]) -> dict[str, float]:
     return figures
 
 
+def in_memory(candidates: int, folds: int) -> dict[str, float]:
+    """A whole run's decisions and folds, and what encoding and decoding its log takes besides."""
+    events: list[Event] = []
+
+    class Recording(Run):
+        def apply(self, event: Event) -> None:
+            events.append(event)
+            super().apply(event)
+
+    fake_workers.play(Recording("run-0123456789ab"), RunRequest.from_dict(spec_of(candidates)).spec, answer)
+    best: list[float] = []
+    folded: list[float] = []
+    for _ in range(folds):
+        run, times, began = Run(events[0].run_id), [], time.process_time()
+        for event, following in pairwise(events):
+            run.apply(event)
+            if not following.is_result:
+                asked = time.thread_time()
+                run.next_decision()
+                times.append(time.thread_time() - asked)
+        folded.append(time.process_time() - began - sum(times))
+        best = [min(pair) for pair in zip(best, times, strict=True)] if best else times
+    best.sort()
+    figures = {f"decision_p{name}_ms": 1e3 * best[int(len(best) * float(f"0.{name}"))] for name in ("50", "99")}
+    return figures | {"events": len(events), "fold_cpu_seconds": min(folded)}
+
+
 def snapshot_times(events: list[Recorded]) -> dict[str, float]:
     """A decoded snapshot of nearly all events."""
     run = Run(events[0].event.run_id)
@@ -253,7 +281,10 @@ def main() -> int:
     parser.add_argument("--candidates", type=int, default=10_000)
     parser.add_argument("--replay", type=int, default=0, metavar="N", help="replay a log of N events besides")
     parser.add_argument("--out", type=Path, default=Path("bench-selector"), help="folder for the figures (JSON)")
+    parser.add_argument("--in-memory", type=int, default=0, metavar="FOLDS", help="decisions and folds alone")
     args = parser.parse_args()
+    if args.in_memory:
+        return _tell(in_memory(args.candidates, args.in_memory), args.out)
     with tempfile.TemporaryDirectory(prefix="evomerge-selector-") as name:
         folder = Path(name)
         broker = Broker(folder / "nats")
@@ -266,8 +297,12 @@ def main() -> int:
             broker.stop()
     sys.stderr.write("\n")
     figures |= snapshot_times(events) | decision_times(events)
-    args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "selector.json").write_text(json.dumps(figures, indent=1), encoding="utf-8")
+    return _tell(figures, args.out)
+
+
+def _tell(figures: dict[str, float], out: Path) -> int:
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "selector.json").write_text(json.dumps(figures, indent=1), encoding="utf-8")
     for key, value in figures.items():
         print(f"{key:24} {value:.3f}" if isinstance(value, float) else f"{key:24} {value}")
     return 0

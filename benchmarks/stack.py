@@ -1,9 +1,13 @@
-"""Start, stop and idle memory of the embedded stack; with --run OUT, how busy a run kept its evaluators."""
+"""Start, stop and idle memory of the embedded stack; with --run OUT, how busy a run kept its evaluators; with --spec
+FILE, the seconds from the command `evomerge run FILE` to its first score and to its end, and its CPU seconds (medians).
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -23,9 +27,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--run", type=Path, metavar="OUT", help="output folder of a finished run")
+    parser.add_argument("--spec", type=Path, metavar="FILE", help="a run whose first score is waited for")
     parser.add_argument("--json", type=Path, metavar="FILE")
     args = parser.parse_args()
-    numbers: dict[str, Any] = measure_run(args.run) if args.run else measure_stack(args.repeat)
+    numbers: dict[str, Any] = (
+        measure_run(args.run) if args.run
+        else measure_first_score(args.spec, args.repeat) if args.spec
+        else measure_stack(args.repeat)
+    )  # fmt: skip
     Console().table(
         ["what", "value"], [[name, f"{value:,.3f}".rstrip("0").rstrip(".")] for name, value in numbers.items()]
     )
@@ -47,6 +56,30 @@ def measure_stack(repeat: int) -> dict[str, float]:
             stops.append(seconds(stack.stop))
     numbers |= {"stack start, s": statistics.median(starts), "stack stop, s": statistics.median(stops)}
     return numbers | {f"idle {name}, MiB": value for name, value in memory.items()}
+
+
+def measure_first_score(spec: Path, repeat: int) -> dict[str, float]:
+    """Nothing is known of the candidates beforehand; the files are in the page cache from the second time on."""
+    found: dict[str, list[float]] = {}
+    for _ in range(repeat):
+        with tempfile.TemporaryDirectory() as folder:
+            out, before, began = Path(folder) / "out", resource.getrusage(resource.RUSAGE_CHILDREN), time.time()
+            subprocess.run(
+                [sys.executable, "-m", "evomerge_cli", "run", str(spec), "--out", str(out)],
+                check=True, stdout=subprocess.DEVNULL, env={**os.environ, "EVOMERGE_SCORE_CACHE": "off"},
+            )  # fmt: skip
+            end, after = time.time(), resource.getrusage(resource.RUSAGE_CHILDREN)
+            first: dict[str, float] = {}
+            for line in (out / "events.jsonl").read_text().splitlines():
+                event = json.loads(line)
+                first.setdefault(event["type"], event["time"])
+        for name, value in (
+            ("run started, s", first["RunStarted"] - began), ("first score, s", first["CandidateEvaluated"] - began),
+            ("last event, s", first["RunFinished"] - began), ("whole command, s", end - began),
+            ("CPU, s", after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime),
+        ):  # fmt: skip
+            found.setdefault(name, []).append(value)
+    return {name: statistics.median(values) for name, values in found.items()}
 
 
 def measure_run(out: Path) -> dict[str, float]:
