@@ -66,15 +66,15 @@ class Grading:
         scored = [one for one in candidates if one.is_whole and len(one.scores) == len(self.tasks)]
         sources = [one for one in scored if one.proposed.operator == "source"]
         merges = [one for one in scored if one.proposed.operator != "source"]
-        said = []
+        decisions = []
         for place, task in enumerate(self.tasks):
             levels = {one.scores[place] for one in merges}
             best = max((one.scores[place] for one in sources), default=0.0)
             if task.fitness == AUTO and len(merges) >= FEWEST and len(levels) == 1 and best > max(levels):
                 reason = f"each of the first {len(merges)} merges scores {max(levels):.3f}, the best source {best:.3f}"
-                said.append(TaskGraded(task=task.task, reason=reason))
-        graded = (*self.graded, *(one.task for one in said))
-        return Grading(self.tasks, self.after, graded, decided=True), said
+                decisions.append(TaskGraded(task=task.task, reason=reason))
+        graded = (*self.graded, *(one.task for one in decisions))
+        return Grading(self.tasks, self.after, graded, decided=True), decisions
 
     def steered(self, candidate: Candidate) -> tuple[float, Point]:
         """Returns fitness and task scores as strategies are told them."""
