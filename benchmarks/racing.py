@@ -25,8 +25,9 @@ from evomerge_selector.domain.race import Race
 RULES = {
     "default": RacingSpec(),
     "rungs 1/4, 1/2": RacingSpec(rungs=(0.25, 0.5)),
-    "no margin": RacingSpec(margin=0.0),
-    "confidence 0.9": RacingSpec(confidence=0.9),
+    "margin 1/2": RacingSpec(margin=0.5),
+    "confidence 1/2": RacingSpec(confidence=0.5),
+    "confidence 0.95": RacingSpec(confidence=0.95),
     "against the second": RacingSpec(rank=2),
 }
 

@@ -20,28 +20,39 @@ import statistics
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from evomerge_common.domain.genome import Genome
-from evomerge_common.domain.messages import CandidateProposed, EvaluateJob, TaskScore
+from evomerge_common.domain.messages import CandidateProposed, EvaluateJob, RunStarted, TaskScore, TaskShape
 from evomerge_common.domain.spec import RunSpec
 from evomerge_common.domain.suite import Suite
 from evomerge_common.runtime.suite_file import load_suite
 from evomerge_selector import fake_workers
 from evomerge_selector.domain.run import Run
 
-STRATEGIES = ("tournament", "nsga2", "map_elites", "cmaes", "tpe", "random")
+STRATEGIES = ("race", "tournament", "nsga2", "map_elites", "cmaes", "tpe", "random")
+"""`race` is the tournament that scores a part of the items; all others score every item."""
 CMAES_METHODS = ["task_arithmetic"]
 """mergekit-evolve's genome: weights × layer groups of one method."""
 
-Scores = tuple[dict[str, float], dict[str, float]]
-"""Task → score, on search items and on held-out ones."""
-Score = Callable[[CandidateProposed], Scores]
+SPLITS = ("search", "holdout")
+
+Items = dict[str, list[float]]
+"""Task → score of every item of a split."""
+Asked = Mapping[str, Sequence[int]]
+"""Task → places in a split's order."""
+
+
+class Score(Protocol):
+    """Answers items for a candidate."""
+
+    def __call__(self, candidate: CandidateProposed, split: str, asked: Asked | None = None) -> Items:
+        """Returns the scores of those items of a split (search or holdout), in the order asked; of all by default."""
 
 
 @dataclass
@@ -52,8 +63,10 @@ class Landscape:
     suite: Suite
     layers: int
 
-    def spec(self, strategy: str, seed: int, evaluations: int) -> RunSpec:
-        search = {"strategy": strategy, "evaluations": evaluations, "population": 16}
+    def spec(self, strategy: str, seed: int, evaluations: int, racing: Any = True) -> RunSpec:
+        is_race = strategy == "race"
+        search: dict[str, Any] = {"strategy": "tournament" if is_race else strategy, "evaluations": evaluations}
+        search |= {"population": 16, "racing": racing if is_race else False}
         if strategy == "cmaes":
             search["methods"] = CMAES_METHODS
         return RunSpec.from_dict(
@@ -65,77 +78,135 @@ class Landscape:
             }
         )
 
+    def fitness(self, items: Items) -> float:
+        return self.suite.fitness({task: sum(values) / len(values) for task, values in items.items()})
 
-def search(landscape: Landscape, spec: RunSpec, score: Score) -> list[tuple[CandidateProposed, Scores]]:
-    """One whole run through the selector's state machine; candidates in order of proposal, with both scores."""
+    @property
+    def tasks(self) -> tuple[TaskShape, ...]:
+        sizes = ((task, len(self.suite.items(task, "search"))) for task in self.suite.tasks)
+        return tuple(TaskShape(task=task.name, weight=task.weight, items=size) for task, size in sizes)
+
+
+@dataclass
+class Found:
+    """A whole run.
+
+    Attributes:
+        curve: after each candidate, in order of proposal: items scored so far, holdout fitness of the champion so far.
+        inside: of each estimate of a race whether its interval has what all items gave.
+        errors: of each estimate of a race.
+
+    """
+
+    curve: list[tuple[int, float]] = field(default_factory=list)
+    inside: list[bool] = field(default_factory=list)
+    errors: list[float] = field(default_factory=list)
+
+
+def search(landscape: Landscape, spec: RunSpec, score: Score, checked: float = 1.0) -> Found:
+    """One whole run through the selector's state machine; `checked`: share of its estimates that are checked."""
     run = Run("bench")
-    found: dict[str, tuple[CandidateProposed, Scores]] = {}
+    index: dict[str, int] = {}
 
     def scored(job: EvaluateJob) -> tuple[float, list[TaskScore]]:
-        candidates = (one.proposed for one in reversed(run.candidates))
-        candidate = next(one for one in candidates if one.recipe_digest == job.recipe_digest)
-        scores = score(candidate)
-        found[job.recipe_digest] = (candidate, scores)
-        return landscape.suite.fitness(scores[0]), [TaskScore(task=k, score=v) for k, v in scores[0].items()]
+        while len(index) < len(run.candidates):
+            index[run.candidates[len(index)].proposed.recipe_digest] = len(index)
+        proposed = run.candidates[index[job.recipe_digest]].proposed
+        asked = {one.task: one.positions for one in job.items}
+        found = score(proposed, "search", asked or None)
+        scores = [
+            TaskScore(task=task, score=sum(v) / len(v), item_scores=tuple(v), positions=tuple(asked.get(task, ())))
+            for task, v in found.items()
+        ]
+        return landscape.fitness(found), scores
 
-    fake_workers.play(run, spec, lambda job: fake_workers.answer(job, scored, layers=landscape.layers))
-    return sorted(found.values(), key=lambda pair: pair[0].index)
+    fake_workers.play(
+        run,
+        spec,
+        lambda job: fake_workers.answer(job, scored, layers=landscape.layers),
+        started=RunStarted(spec_json=spec.to_json(), tasks=landscape.tasks),
+    )
+    found, spent, champion, best = Found(), 0, 0.0, float("-inf")
+    size = sum(one.items for one in landscape.tasks)
+    for one in run.candidates:
+        if one.fitness is None:
+            continue
+        spent += one.raced.items if one.raced else size
+        if one.is_whole and one.fitness > best:
+            best, champion = one.fitness, landscape.fitness(score(one.proposed, "holdout"))
+        found.curve.append((spent, champion))
+        if one.raced and one.raced.estimates and int(one.proposed.recipe_digest[:6], 16) < checked * 16**6:
+            true = landscape.fitness(score(one.proposed, "search"))
+            found.inside += [guess.low <= true <= guess.high for guess in one.raced.estimates]
+            found.errors += [guess.fitness - true for guess in one.raced.estimates]
+    return found
 
 
 # ---- real scores ----
 
 
 class RealScores:
-    """Merges and scores candidates in this process; what the file holds already is not scored again."""
+    """Merges and scores candidates in this process; items that the file holds already are not scored again.
+
+    A line of the file is a candidate's genome and `search` and `holdout`: task → score of each item, null where it was
+    not asked. Of several lines of a candidate each adds to the one before.
+    """
 
     def __init__(self, landscape: Landscape, file: Path) -> None:
         self.known = {entry["digest"]: entry for entry in _read(file)}
         self.fresh = 0
         self._suite = landscape.suite
+        self._sizes = {
+            split: {task.name: len(self._suite.items(task, split)) for task in self._suite.tasks} for split in SPLITS
+        }
         self._models = {str(path): path for path in (*landscape.family.experts, landscape.family.base)}
         self._file = file
 
-    def __call__(self, candidate: CandidateProposed) -> Scores:
-        entry = self.known.get(candidate.recipe_digest)
-        if entry is None:
-            searched, held = self._score(candidate)
-            entry = self.known[candidate.recipe_digest] = {
+    def __call__(self, candidate: CandidateProposed, split: str, asked: Asked | None = None) -> Items:
+        wanted = asked or {task: range(size) for task, size in self._sizes[split].items()}
+        entry = self.known.setdefault(
+            candidate.recipe_digest,
+            {
                 "digest": candidate.recipe_digest,
                 "genome": json.loads(candidate.genome_json),
                 "operator": candidate.operator,
-                "search": searched,
-                "holdout": held,
-            }
+                **{name: {task: [None] * size for task, size in self._sizes[name].items()} for name in SPLITS},
+            },
+        )
+        answers = entry[split]
+        missing = {task: [place for place in places if answers[task][place] is None] for task, places in wanted.items()}
+        missing = {task: places for task, places in missing.items() if places}
+        if missing:
+            found = self._score(candidate, split, missing)
+            for task, places in missing.items():
+                for place, value in zip(places, found[task], strict=True):
+                    answers[task][place] = value
             with self._file.open("a", encoding="utf-8") as out:
                 out.write(json.dumps(entry) + "\n")
             self.fresh += 1
-        return entry["search"], entry["holdout"]
+        return {task: [answers[task][place] for place in places] for task, places in wanted.items()}
 
-    def _score(self, candidate: CandidateProposed) -> Scores:
+    def _score(self, candidate: CandidateProposed, split: str, asked: Asked) -> dict[str, Sequence[float]]:
         from evomerge_scoring import ScoreRequest, child
 
         model = child.Candidate(folder=None, recipe_json=candidate.recipe_json, models=self._models)
-        request = ScoreRequest(suite=self._suite, suite_digest="bench", split="all", threads=1)
-        halves: Scores = ({}, {})
-        for task, result in zip(self._suite.tasks, child.score(model, request).scores, strict=True):
-            for half, held_out in zip(halves, (False, True), strict=True):
-                values = [
-                    value
-                    for item, value in zip(task.items, result.item_scores, strict=True)
-                    if item.is_holdout(seed=self._suite.seed, share=self._suite.holdout) == held_out
-                ]
-                half[task.name] = sum(values) / len(values)
-        return halves
+        request = ScoreRequest(suite=self._suite, suite_digest="bench", split=split, threads=1, places=asked)
+        return {one.task: one.item_scores for one in child.score(model, request).scores}
 
 
 def collect(landscape: Landscape, count: int, file: Path) -> None:
-    """Real searches of every strategy in turn, until the file holds `count` scored candidates."""
+    """Real searches of every strategy in turn, until the file holds `count` candidates with all items."""
     score = RealScores(landscape, file)
     began, seed = time.monotonic(), 100  # seeds that the comparison does not use
+
+    def whole(candidate: CandidateProposed, split: str, asked: Asked | None = None) -> Items:
+        score(candidate, "holdout")
+        return score(candidate, split, asked)
+
     while len(score.known) < count:
-        for strategy in STRATEGIES:
+        for strategy in STRATEGIES[1:]:
             if len(score.known) < count:
-                search(landscape, landscape.spec(strategy, seed, 60), score)
+                search(landscape, landscape.spec(strategy, seed, 60), whole)
                 rate = (time.monotonic() - began) / max(1, score.fresh)
                 left = max(0, count - len(score.known)) * rate / 60
                 sys.stderr.write(f"{len(score.known)}/{count} scored, {rate:.1f} s each, {left:.0f} min left\n")
@@ -143,21 +214,35 @@ def collect(landscape: Landscape, count: int, file: Path) -> None:
 
 
 def _read(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text("utf-8").splitlines()] if file.exists() else []
+    """The candidates of a file, each as its last line says."""
+    lines = file.read_text("utf-8").splitlines() if file.exists() else []
+    return list({entry["digest"]: entry for entry in map(json.loads, lines)}.values())
+
+
+def _is_whole(entry: dict[str, Any]) -> bool:
+    return not any(None in values for split in SPLITS for values in entry[split].values())
 
 
 # ---- the surrogate ----
 
 
 class Surrogate:
-    """Kernel ridge regression for each method, task and split; data-flow genomes answer by their nearest neighbour."""
+    """Kernel ridge regression of every item's score for each method; others answer as their nearest neighbour.
 
-    def __init__(self, entries: Sequence[dict[str, Any]], tasks: Sequence[str]) -> None:
-        self._tasks = tasks
+    What it predicts is blurred by noise of the size of its leave-one-out error at that item, the same for the same
+    candidate; an item that is passed or failed is passed beyond a half. So candidates are as hard to tell from a part
+    of the items as real ones are.
+    """
+
+    def __init__(self, entries: Sequence[dict[str, Any]]) -> None:
+        self._columns = [(split, task, len(v)) for split in SPLITS for task, v in entries[0][split].items()]
+        self._answers: dict[str, dict[str, Items]] = {}
         self._models: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray, float, np.ndarray]] = {}
         self._known = {_key(Genome.from_json(json.dumps(entry["genome"]))): entry for entry in entries}
         self.errors: dict[str, tuple[int, float, float]] = {}
         self._paths: list[tuple[Genome, dict[str, Any]]] = []
+        every = np.array([self._flat(entry) for entry in entries])
+        self._is_yes_or_no = np.isin(every, (0.0, 1.0)).all(axis=0)
         groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
         for entry in entries:
             genome = Genome.from_json(json.dumps(entry["genome"]))
@@ -167,41 +252,57 @@ class Surrogate:
                 self._paths.append((genome, entry))
         for method, members in groups.items():
             inputs = np.array([_features(Genome.from_json(json.dumps(one["genome"]))) for one in members])
-            outputs = np.array(
-                [[*(one["search"][t] for t in tasks), *(one["holdout"][t] for t in tasks)] for one in members]
-            )
-            self._fit(method, inputs, outputs)
+            self._fit(method, inputs, np.array([self._flat(one) for one in members]))
+
+    def _flat(self, entry: dict[str, Any]) -> list[float]:
+        return [value for split, task, _ in self._columns for value in entry[split][task]]
 
     def _fit(self, method: str, inputs: np.ndarray, outputs: np.ndarray) -> None:
         mean = outputs.mean(axis=0)
-        best: tuple[float, float, float] = (np.inf, 1.0, 1e-2)
+        best: tuple[float, float, float, np.ndarray] | None = None
         for width in (0.3, 0.5, 0.8, 1.2, 2.0, 3.0):
             for ridge in (1e-3, 1e-2, 1e-1):
                 inverse = np.linalg.inv(_kernel(inputs, inputs, width) + ridge * np.eye(len(inputs)))
                 # Leave-one-out residuals of a linear smoother, in closed form.
                 residual = (inverse @ (outputs - mean)) / np.diag(inverse)[:, None]
-                best = min(best, (float((residual**2).mean()), width, ridge))
-        error, width, ridge = best
+                error = float((residual**2).mean())
+                if best is None or error < best[0]:
+                    best = (error, width, ridge, np.sqrt((residual**2).mean(axis=0)))
+        assert best is not None
+        error, width, ridge, blur = best
         weights = np.linalg.solve(_kernel(inputs, inputs, width) + ridge * np.eye(len(inputs)), outputs - mean)
-        self._models[method] = (inputs, weights, mean, width, outputs)
+        self._models[method] = (inputs, weights, mean, width, blur)
         spread = float(((outputs - mean) ** 2).mean())
         self.errors[method] = (len(inputs), error**0.5, 1.0 - error / spread if spread else 0.0)
 
-    def __call__(self, candidate: CandidateProposed) -> Scores:
+    def __call__(self, candidate: CandidateProposed, split: str, asked: Asked | None = None) -> Items:
+        if candidate.recipe_digest not in self._answers:
+            self._answers[candidate.recipe_digest] = self._answer(candidate)
+        whole = self._answers[candidate.recipe_digest][split]
+        return {task: [whole[task][place] for place in places] for task, places in (asked or _places(whole)).items()}
+
+    def _answer(self, candidate: CandidateProposed) -> dict[str, Items]:
         genome = Genome.from_json(candidate.genome_json)
         entry = self._known.get(_key(genome))
+        if entry is None and (genome.method not in self._models or genome.ingredients):
+            entry = min(self._paths, key=lambda pair: (genome.distance(pair[0]), pair[1]["digest"]))[1]
         if entry is not None:
-            return entry["search"], entry["holdout"]
-        if genome.method in self._models and not genome.ingredients:
-            inputs, weights, mean, width, outputs = self._models[genome.method]
-            values = mean + _kernel(np.array([_features(genome)]), inputs, width)[0] @ weights
-            values = np.clip(values, outputs.min(axis=0), outputs.max(axis=0))  # never better than what was seen
-            half = len(self._tasks)
-            return dict(zip(self._tasks, map(float, values[:half]), strict=True)), dict(
-                zip(self._tasks, map(float, values[half:]), strict=True)
-            )
-        _, nearest = min(self._paths, key=lambda pair: (genome.distance(pair[0]), pair[1]["digest"]))
-        return nearest["search"], nearest["holdout"]
+            return entry
+        inputs, weights, mean, width, blur = self._models[genome.method]
+        values = mean + _kernel(np.array([_features(genome)]), inputs, width)[0] @ weights
+        noise = np.random.default_rng(int(candidate.recipe_digest[:12], 16)).standard_normal(len(values))
+        values = values + blur * noise
+        values = np.where(self._is_yes_or_no, (values > 0.5).astype(float), np.clip(values, 0.0, 1.0))
+        found: dict[str, Items] = {split: {} for split in SPLITS}
+        place = 0
+        for split, task, size in self._columns:
+            found[split][task] = values[place : place + size].tolist()
+            place += size
+        return found
+
+
+def _places(items: Items) -> Asked:
+    return {task: range(len(values)) for task, values in items.items()}
 
 
 def _key(genome: Genome) -> str:
@@ -222,58 +323,83 @@ def _kernel(a: np.ndarray, b: np.ndarray, width: float) -> np.ndarray:
 
 # ---- the comparison ----
 
-
-Curves = dict[str, list[list[float]]]
-"""Strategy → seed → holdout fitness of the champion so far, after each candidate."""
+Results = dict[str, list[Found]]
+"""Strategy → a run for each seed."""
 
 
 def compare(
-    landscape: Landscape, score: Score, strategies: Sequence[str], seeds: range, evaluations: int
-) -> Iterator[Curves]:
-    """The curves after each seed."""
-    curves: Curves = {strategy: [] for strategy in strategies}
+    landscape: Landscape, score: Score, strategies: Sequence[str], seeds: range, evaluations: int, checked: float
+) -> Iterator[Results]:
+    """The results after each seed."""
+    results: Results = {strategy: [] for strategy in strategies}
     for seed in seeds:
         for strategy in strategies:
-            champion, curve, best = 0.0, [], float("-inf")
-            for _, (searched, held) in search(landscape, landscape.spec(strategy, seed, evaluations), score):
-                fitness = landscape.suite.fitness(searched)
-                if fitness > best:
-                    best, champion = fitness, landscape.suite.fitness(held)
-                curve.append(champion)
-            curves[strategy].append(curve)
-        yield curves
+            spec = landscape.spec(strategy, seed, evaluations)
+            results[strategy].append(search(landscape, spec, score, checked))
+        yield results
 
 
-def table(curves: Curves) -> list[dict[str, Any]]:
-    """A row for each strategy: quartiles at the end, and after how many candidates CMA-ES's final median is reached."""
+def median_after(runs: Sequence[Found], items: int) -> float:
+    """Median over the runs of the champion's holdout fitness when so many items were scored."""
+    return statistics.median(
+        next((value for spent, value in reversed(run.curve) if spent <= items), 0.0) for run in runs
+    )
+
+
+def reached(runs: Sequence[Found], goal: float, items: int) -> int | None:
+    """Items after which the median reaches the goal; steps of a tenth of a candidate."""
+    last = max(run.curve[-1][0] for run in runs)
+    grid = range(items, last + items // 10, max(1, items // 10))
+    return next((spent for spent in grid if median_after(runs, spent) >= goal), None)
+
+
+def difference(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float, float]:
+    """Mean paired difference and its 95% interval by bootstrap over the seeds."""
+    gaps = np.array(ours) - np.array(theirs)
+    drawn = np.random.default_rng(0).choice(gaps, (4000, len(gaps))).mean(axis=1)
+    low, high = np.quantile(drawn, (0.025, 0.975))
+    return float(gaps.mean()), float(low), float(high)
+
+
+def table(results: Results, items: int) -> list[dict[str, Any]]:
+    """A row for each strategy, compared with the tournament that scores every item."""
+    ends = {name: [run.curve[-1][1] for run in runs] for name, runs in results.items()}
     rows = []
-    goal = statistics.median(one[-1] for one in curves["cmaes"]) if "cmaes" in curves else math.inf
-    for strategy, runs in curves.items():
-        low, middle, high = np.quantile([one[-1] for one in runs], (0.25, 0.5, 0.75))
-        medians = np.median(np.array([one[: min(map(len, runs))] for one in runs]), axis=0)
-        reached = next((i + 1 for i, value in enumerate(medians) if value >= goal), None)
-        behind = sum(one[-1] < first[-1] for one, first in zip(runs, curves["tournament"], strict=True))
+    for name, runs in results.items():
+        low, middle, high = np.quantile(ends[name], (0.25, 0.5, 0.75))
+        gap, least, most = difference(ends[name], ends["tournament"])
+        inside = [one for run in runs for one in run.inside]
+        errors = [one for run in runs for one in run.errors]
         rows.append(
-            {"strategy": strategy, "median": middle, "quartiles": [low, high],
-             "mean": statistics.mean(one[-1] for one in runs), "seeds_below_tournament": behind,
-             "reaches_cmaes_after_candidates": reached}
+            {"strategy": name, "median": float(middle), "quartiles": [float(low), float(high)],
+             "mean": statistics.mean(ends[name]), "items": statistics.mean(run.curve[-1][0] for run in runs),
+             "candidates": statistics.mean(len(run.curve) for run in runs),
+             "above_tournament": gap, "above_tournament_interval95": [least, most],
+             **{f"reaches_{goal}_after_items": reached(runs, statistics.median(ends[goal]), items)
+                for goal in ("tournament", "cmaes") if goal in ends},
+             "estimates": len(errors), "coverage95": statistics.mean(inside) if inside else None,
+             "estimate_rmse": math.sqrt(statistics.mean(e * e for e in errors)) if errors else None}
         )  # fmt: skip
     return rows
 
 
-def show(rows: Sequence[dict[str, Any]], seeds: int, items: int) -> None:
+def show(rows: Sequence[dict[str, Any]]) -> None:
+    whole = next(row["items"] for row in rows if row["strategy"] == "tournament")
     for row in rows:
-        reached, (low, high) = row["reaches_cmaes_after_candidates"], row["quartiles"]
-        words = f"{reached * items:6d} items ({reached} candidates)" if reached else "never"
-        print(
-            f"{row['strategy']:<12} {row['median']:.4f} [{low:.4f}, {high:.4f}]   mean {row['mean']:.4f}"
-            f"   below tournament in {row['seeds_below_tournament']:2d} of {seeds}"
-            f"   cmaes's final median reached after {words}",
-            flush=True,
-        )
+        (low, high), (least, most) = row["quartiles"], row["above_tournament_interval95"]
+        words = f"{row['strategy']:<11} {row['median']:.4f} [{low:.4f}, {high:.4f}]  mean {row['mean']:.4f}"
+        words += f"  {row['items']:.0f} items, {row['candidates']:.0f} candidates"
+        words += f"  above tournament {row['above_tournament']:+.4f} [{least:+.4f}, {most:+.4f}]"
+        for goal in ("tournament", "cmaes"):
+            if f"reaches_{goal}_after_items" in row:
+                after = row[f"reaches_{goal}_after_items"]
+                words += f"  {goal}'s end after " + (f"{after} items ({after / whole:.0%})" if after else "no items")
+        if row["estimates"]:
+            words += f"  {row['estimates']} estimates: rmse {row['estimate_rmse']:.4f}, covered {row['coverage95']:.1%}"
+        print(words, flush=True)
 
 
-def picture(curves: Curves, items: int, file: Path, where: str) -> None:
+def picture(results: Results, items: int, file: Path, where: str) -> None:
     """Median and quartiles against items scored."""
     import matplotlib as mpl
 
@@ -281,17 +407,17 @@ def picture(curves: Curves, items: int, file: Path, where: str) -> None:
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(figsize=(9, 5.5), layout="constrained")
-    colours = dict(zip(STRATEGIES, ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#666666"), strict=True))
-    for strategy, runs in curves.items():
-        colour, length = colours[strategy], min(map(len, runs))
-        values = np.array([one[:length] for one in runs])
-        spent = np.arange(1, length + 1) * items
+    colours = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#666666")
+    for strategy, runs in results.items():
+        colour = colours[STRATEGIES.index(strategy)]
+        spent = np.arange(items, max(run.curve[-1][0] for run in runs) + 1, max(1, items // 10))
+        values = np.array([[next((v for s, v in reversed(run.curve) if s <= x), 0.0) for x in spent] for run in runs])
         low, middle, high = np.quantile(values, (0.25, 0.5, 0.75), axis=0)
         axes.plot(spent, middle, label=strategy, color=colour, linewidth=2)
         axes.fill_between(spent, low, high, color=colour, alpha=0.12, linewidth=0)
     axes.set_xlabel("items scored")
     axes.set_ylabel("champion on held-out items")
-    seeds = len(next(iter(curves.values())))
+    seeds = len(next(iter(results.values())))
     axes.set_title(f"Search strategies {where}: median and quartiles of {seeds} seeds", loc="left", fontweight="bold")
     axes.legend(frameon=False, loc="upper left")
     axes.spines[["top", "right"]].set_visible(False)
@@ -310,6 +436,10 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, help="how many (default: 30, or 5 with --real)")
     parser.add_argument("--first-seed", type=int, default=1000, help="the first of them (default: %(default)s)")
     parser.add_argument("--evaluations", type=int, help="candidates of a run (default: 120, or 40 with --real)")
+    parser.add_argument(
+        "--checked", type=float, default=0.25,
+        help="share of a race's candidates whose estimates are compared with all items, with --real (%(default)s)",
+    )  # fmt: skip
     args = parser.parse_args()
     from evomerge_cli.demo.family import build_family
     from evomerge_common.runtime.settings import Settings
@@ -324,31 +454,33 @@ def main() -> int:
     if args.real:
         score, where = RealScores(landscape, args.data), "on the demo family"
     else:
-        entries = _read(args.data)
+        entries = [entry for entry in _read(args.data) if _is_whole(entry)]
         if not entries:
             sys.stderr.write(f"{args.data} holds no scored candidates; make some: --collect 400 --data {args.data}\n")
             return 2
-        score, where = Surrogate(entries, [task.name for task in landscape.suite.tasks]), "on the surrogate"
+        score, where = Surrogate(entries), "on the surrogate"
         for method, (count, error, explained) in sorted(score.errors.items()):
             print(
-                f"surrogate {method:<16} {count:4d} candidates, leave-one-out error {error:.3f}, "
+                f"surrogate {method:<16} {count:4d} candidates, leave-one-out error {error:.3f} an item, "
                 f"explains {explained:.0%}"
             )
     seeds = range(args.first_seed, args.first_seed + (args.seeds or (5 if args.real else 30)))
     evaluations = args.evaluations or (40 if args.real else 120)
-    items = sum(len(landscape.suite.items(task, "search")) for task in landscape.suite.tasks)
+    items = sum(one.items for one in landscape.tasks)
     strategies = ["tournament", *(name for name in args.strategies if name != "tournament")]
     args.out.mkdir(parents=True, exist_ok=True)
     began, rows = time.monotonic(), []
-    for count, curves in enumerate(compare(landscape, score, strategies, seeds, evaluations), start=1):
+    checked = args.checked if args.real else 1.0
+    for count, results in enumerate(compare(landscape, score, strategies, seeds, evaluations, checked), start=1):
         left = (time.monotonic() - began) / count * (len(seeds) - count)
         sys.stderr.write(f"{count} of {len(seeds)} seeds, {left / 60:.1f} min left\n")
-        rows = table(curves)
+        rows = table(results, items)
+        curves = {name: [run.curve for run in runs] for name, runs in results.items()}
         whole = {"where": where, "seeds": list(seeds)[:count], "evaluations": evaluations,
                  "items_a_candidate": items, "strategies": rows, "curves": curves}  # fmt: skip
         (args.out / "search.json").write_text(json.dumps(whole, indent=1), encoding="utf-8")
-    picture(curves, items, args.out / "search.png", where)
-    show(rows, len(seeds), items)
+    picture(results, items, args.out / "search.png", where)
+    show(rows)
     print(f"{args.out}/search.png, {args.out}/search.json")
     return 0
 

@@ -14,6 +14,7 @@ from evomerge_common.domain.messages import (
     RunFinished,
     SearchEnded,
 )
+from evomerge_common.domain.racing import cost
 from evomerge_common.domain.spec import RacingSpec
 from evomerge_selector.domain.run import Phase
 from helpers.simulation import ITEMS, Simulation, adapters_spec, answers, make_spec
@@ -30,12 +31,41 @@ def raced() -> Simulation:
     return Simulation(make_spec(evaluations=60, population=10, racing=True), workers=3, order=4, items=True)
 
 
-def test_a_race_spares_items_and_keeps_the_champion(raced: Simulation) -> None:
-    spent = sum(told.items for told in raced.raced) + 4 * 3 * ITEMS
-    assert spent < 0.7 * 60 * 3 * ITEMS
+def test_what_a_race_saves_goes_into_more_candidates(raced: Simulation) -> None:
+    """A budget of 60 evaluations is one of the items of 60: never more, and less than one of them is left."""
+    size = 3 * ITEMS
+    spent = 4 * size + sum(cost(told.items, size) for told in raced.raced)
+    assert 59 * size < spent <= 60 * size
+    assert len(raced.run.candidates) > 2 * 60
+    whole_ones = [one for one in raced.run.candidates if one.is_whole]
+    assert len(whole_ones) < 0.4 * 60
     true = {one.proposed.recipe_digest: whole(one.proposed.recipe_json) for one in raced.run.candidates}
-    assert true[raced.champion] >= max(true.values()) - 0.01
+    assert true[raced.champion] >= max(true.values()) - 0.025
     assert raced.run.champion.fitness == pytest.approx(true[raced.champion])
+    full = Simulation(make_spec(evaluations=60, population=10), workers=3, order=4, items=True)
+    assert true[raced.champion] >= whole(full.run.champion.proposed.recipe_json) - 0.01
+
+
+@pytest.mark.parametrize("racing", [True, False])
+def test_patience_and_budget_are_counted_in_evaluations(racing: bool) -> None:
+    """So much scoring without a better one: of candidates that are stopped early it takes more of them."""
+    spec = make_spec(evaluations=200, population=8, patience=20, racing=racing)
+    simulation = Simulation(spec, workers=4, order=1, items=True)
+    board, size = simulation.run._leaderboard, 3 * ITEMS if racing else 1
+    assert board.unit == size
+    ended = simulation.run.ended
+    assert ended is not None
+    assert ended.reason == "patience"
+    assert 20 * size <= board.spent - board.spent_on_best < 21 * size
+    waited = board.seen - 1 - board.champion
+    assert waited > 40 if racing else waited == 20
+
+
+def test_a_suite_that_is_too_small_for_a_race_has_as_many_candidates_as_the_budget_says() -> None:
+    spec = make_spec(evaluations=20, racing={"rungs": [0.1]})  # of 120 items: fewer than a question needs
+    simulation = Simulation(spec, workers=3, order=0, items=True)
+    assert simulation.raced == []
+    assert len(simulation.run.candidates) == 20
 
 
 def test_nobody_who_was_stopped_is_ever_compared_as_if_whole(raced: Simulation) -> None:
@@ -53,11 +83,11 @@ def test_nobody_who_was_stopped_is_ever_compared_as_if_whole(raced: Simulation) 
         assert told.fitness < (rival.fitness or 0.0), "it lost: its estimate ranks below its rival"
         assert told.low <= told.high
         assert told.items < 3 * ITEMS
-        assert told.chance < 0.1
+        assert told.chance < 1.0 - RacingSpec().confidence
 
 
 def test_what_came_of_each_race_is_told_once_in_the_order_of_proposal(raced: Simulation) -> None:
-    assert [told.index for told in raced.raced] == list(range(4, 60))
+    assert [told.index for told in raced.raced] == list(range(4, len(raced.run.candidates)))
     for told in raced.raced:
         parts = [
             e.payload for e in raced.events
@@ -112,7 +142,7 @@ def test_adapters_that_the_evaluator_makes_race_as_well() -> None:
     spec = adapters_spec(*["org/base"] * 3)
     spec = replace(spec, search=replace(spec.search, racing=RacingSpec()))
     simulation = Simulation(spec, workers=3, order=1, items=True, replay_every=7)
-    assert [told.index for told in simulation.raced] == list(range(4, 30))
+    assert [told.index for told in simulation.raced] == list(range(4, len(simulation.run.candidates)))
     assert any(told.stopped for told in simulation.raced)
     assert isinstance(simulation.events[-1].payload, RunFinished)
 

@@ -15,6 +15,7 @@ from evomerge_cli.coming import Coming
 from evomerge_cli.console import Console
 from evomerge_common.domain import messages as m
 from evomerge_common.domain.history import Change, change_of, evaluations_of, mean_fitness, population_of
+from evomerge_common.domain.racing import cost
 from evomerge_common.ports import Recorded
 
 PHASES = {"running": "searching", "finishing": "proving on holdout", "cancelled": "stopped", "failed": "stopped"}
@@ -49,11 +50,16 @@ class RunView:
     _controls: set[str] = field(default_factory=set)
     _fitness: dict[int, float] = field(default_factory=dict)
     _last: int = -1
+    _size: int = 1
+    _stopped: dict[str, int] = field(default_factory=dict)
 
     @property
     def done(self) -> int:
-        """Counts the candidates with a result, good or bad."""
-        return len(self.scored | self.failed)
+        """Counts the results, good or bad, in evaluations: a candidate that was stopped early is a part of one."""
+        if not self._stopped:
+            return len(self.scored | self.failed)
+        others = len((self.scored | self.failed) - self._stopped.keys())
+        return others + sum(cost(items, self._size) for items in self._stopped.values()) // self._size
 
     @property
     def mean(self) -> float | None:
@@ -76,6 +82,7 @@ class RunView:
         if change.started is not None:
             self.budget = evaluations_of(change.started.spec_json)
             self._population = population_of(change.started.spec_json)
+            self._size = max(1, sum(one.items for one in change.started.tasks))
         if change.continued is not None:
             self.budget, self.end = evaluations_of(change.continued.spec_json), None
         if change.status is not None:
@@ -102,6 +109,8 @@ class RunView:
         if digest in self._controls:  # no part of the budget
             return
         (self.failed if state == "failed" else self.scored).add(digest)
+        if change.raced is not None and change.raced.stopped:
+            self._stopped.setdefault(digest, change.raced.items)
         if (proposed := self._proposed.get(digest)) is not None:
             self._last = max(self._last, proposed.index)
             if (result := change.scored or change.raced) is not None:  # of one that was stopped: its estimate

@@ -50,7 +50,7 @@ def _errors(whole: Sequence[Candidate]) -> dict[str, Any]:
             rungs.setdefault(rung, []).append((guess.fitness - actual, guess.low <= actual <= guess.high))
     return {
         "whole_candidates": {str(rung): _summary(found) for rung, found in rungs.items()},
-        "method": "Rasch model, difficulties from the answers of earlier candidates, ability from the candidate's own",
+        "method": "each task's answers regressed on those of the sources and of the best candidates before",
     }
 
 

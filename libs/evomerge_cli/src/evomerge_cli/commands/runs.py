@@ -65,10 +65,10 @@ def _list(client: SelectorClient, console: Console) -> int:
     runs = client.list_runs()
     if not console.data([as_data(r) for r in runs]):
         rows = [
-            [r.run_id, status_word(r), f"{r.evaluated}/{r.budget}", f"{r.best_fitness:.4f}", r.champion_digest[:12]]
+            [r.run_id, status_word(r), str(r.evaluated), str(r.budget), f"{r.best_fitness:.4f}", r.champion_digest[:12]]
             for r in runs
         ]
-        console.table(["run", "status", "evaluated", "best", "champion"], rows)
+        console.table(["run", "status", "candidates", "budget", "best", "champion"], rows)
     return OK
 
 

@@ -1,18 +1,18 @@
 """Racing: a candidate is scored on a part of the items first, and on all of them only if it has a chance.
 
-Three questions, answered by plain arithmetic on item scores, so that the same log gives the same answers. What is known
-of the items comes from the jury: models that have answered all of them.
+Two questions, answered by plain arithmetic on item scores, so that the same log gives the same answers. What is known
+of the items comes from the jury: models that have answered all of them (the sources, and the best candidates so far).
 
 * Which items first? `item_order`: mostly those that tell the jury apart, shuffled, and some of those that all of it
   passes or fails, since a new candidate seldom differs there. `steps` cuts the order into jobs.
-* Has it a chance? `compare`: a paired comparison with one other model on the items that both have answered. What is
-  asked is who is ahead once *all* items are scored, which is what selection would ask; so only the items still to come
-  are uncertain (finite population correction, Cochran, Sampling Techniques, 1977, 2.6): the other's luck on the items
-  that made it the best is luck that counts, and no bias. Racing algorithms go back to Maron and Moore (Hoeffding races,
-  1993) and to F-Race (Birattari et al., 2002).
-* How good is it on all items? `estimate`: the Rasch model of item response theory, difficulties taken from the jury's
-  answers, ability from the candidate's own; what was not asked is predicted, what was asked is kept. Estimating merged
-  models from a subset by item response theory is the idea of MERGE3 (Mencattini et al., 2025, arXiv:2502.10436).
+* How good is it on all items? `ItemModel`: candidates are relatives of the jury, so a candidate's answers are regressed
+  on the jury's (a Bayesian linear regression for each task: Rasmussen & Williams, Gaussian Processes for Machine
+  Learning, 2006, 2.1). What was asked is kept, what was not is predicted, and the error of the prediction has both
+  parts: the coefficients' and the unasked items' own (Cochran, Sampling Techniques, 1977, 7.8: regression estimates of
+  a finite population). Estimating merged models from a subset of the items by a model of the items is the idea of
+  MERGE3 (Mencattini et al., 2025, arXiv:2502.10436), which takes item response theory for it.
+
+Racing goes back to Maron and Moore (Hoeffding races, 1993) and to F-Race (Birattari et al., 2002).
 """
 
 from __future__ import annotations
@@ -20,23 +20,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from operator import mul
 
-__all__ = [
-    "Comparison",
-    "Estimate",
-    "Step",
-    "Stratum",
-    "compare",
-    "estimate",
-    "item_order",
-    "shuffled",
-    "steps",
-    "strata",
-]
+from evomerge_common.domain.triangles import cholesky, solve_forward
+
+__all__ = ["Estimate", "ItemModel", "Step", "cost", "item_order", "shuffled", "steps"]
 
 Answers = Mapping[str, Sequence[float]]
 """Task → score of every item of the split, in its order."""
@@ -45,14 +36,18 @@ Known = Mapping[str, Mapping[int, float]]
 Order = Mapping[str, tuple[Sequence[int], Sequence[int]]]
 """Task → places of the items that tell the jury apart, and of those on which all of it agrees."""
 
-PRIOR = 1.0
-"""Observations that the jury's own spread counts for in a variance: ten equal answers prove no certainty."""
-FEWEST = 30
+FEWEST = 20
 """Answers, at least, before a question is put: of fewer, no standard error is to be believed."""
 TELLING = 3
 """Items that tell the jury apart for each one on which it agrees, in the order in which they are asked."""
-ABILITY_SPREAD = 2.0
-"""Standard deviation, in logits, of the prior of a candidate's ability around the jury's."""
+ABILITY = 0.1
+"""Standard deviation, in score, by which a candidate is thought to be better or worse at a task than its like."""
+NOISES = (0.15, 0.45, 1.35)
+"""How much of the jury's spread on an item no regression explains: each is weighed by how well it explains answers."""
+LEAST = 1e-6
+"""Variance of an item at least, in score squared."""
+LEAST_COST = 0.1
+"""Evaluations that a candidate costs at least: however few its items were, it has been merged."""
 LEVEL = 1.959964
 """Standard errors on either side of a 95% interval."""
 
@@ -66,22 +61,47 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """One model against another on all items: expected difference, its standard error, chance of a lead that counts."""
-
-    difference: float
-    error: float
-    chance: float
-
-
-@dataclass(frozen=True)
 class Estimate:
-    """What all items would give: task → score, their weighted mean, and its 95% interval."""
+    """What all items would give: task → score, and their weighted mean, the fitness.
+
+    Attributes:
+        error: standard error of the fitness.
+        noise: standard deviation of the fitness over other items of the same kinds, as many as all.
+
+    """
 
     scores: Mapping[str, float]
     fitness: float
-    low: float
-    high: float
+    error: float
+    noise: float
+
+    @property
+    def low(self) -> float:
+        """Returns the lower end of the 95% interval."""
+        return max(0.0, self.fitness - LEVEL * self.error)
+
+    @property
+    def high(self) -> float:
+        """Returns the upper end of the 95% interval."""
+        return min(1.0, self.fitness + LEVEL * self.error)
+
+    def chance(self, fitness: float, *, margin: float = 0.0) -> float:
+        """Returns the chance to be ahead of a model of this fitness once all items are scored.
+
+        Args:
+            fitness: of the other, from all items.
+            margin: a lead counts only beyond so many times the noise: less says nothing about other items.
+
+        """
+        lead = self.fitness - fitness - margin * self.noise
+        if self.error <= 0.0:
+            return 1.0 if lead > 0 else 0.0 if lead < 0 else 0.5
+        return 0.5 * math.erfc(-lead / self.error / math.sqrt(2.0))
+
+
+def cost(items: int, size: int) -> int:
+    """Returns what a candidate takes from the budget, in items, of whose `size` items so many were scored."""
+    return max(items, math.ceil(LEAST_COST * size))
 
 
 def shuffled(sizes: Mapping[str, int], *, seed: int) -> dict[str, tuple[int, ...]]:
@@ -137,130 +157,97 @@ def _queue(differ: Sequence[int], alike: Sequence[int]) -> list[int]:
     return queue + list(differ[len(alike) * TELLING :])
 
 
-@dataclass(frozen=True)
-class Stratum:
-    """Items of one task that are alike for the comparison with a rival.
+class ItemModel:
+    """What a jury's answers tell of the items; made once for a jury, asked for every candidate that it judges."""
 
-    Attributes:
-        share: what they weigh in the fitness.
-        spread: squared difference from the rival's answer that is expected on an item before any is seen.
+    def __init__(self, jury: Sequence[Answers], *, weights: Mapping[str, float]) -> None:
+        """Calibrates the model to a jury; `weights`: of the tasks in the fitness."""
+        total = sum(weights.values())
+        self._tasks = {
+            task: _TaskModel([one[task] for one in jury], weight / total) for task, weight in weights.items()
+        }
 
+    def estimate(self, known: Known) -> Estimate:
+        """Estimates what all items would give a model that has answered some of them."""
+        scores: dict[str, float] = {}
+        fitness = variance = noise = 0.0
+        for task, model in self._tasks.items():
+            mean, doubt, spread = model.predict(known.get(task, {}))
+            scores[task] = mean
+            fitness += model.weight * mean
+            variance += model.weight**2 * doubt
+            noise += model.weight**2 * spread
+        return Estimate(scores, fitness, math.sqrt(variance), math.sqrt(noise))
+
+
+class _TaskModel:
+    """The regression of one task: score − usual score = ability + Σ coefficient · (a juror's score − usual) + noise.
+
+    The noise of an item has the variance `doubt` · ν, and ν is one of `NOISES`.
     """
 
-    task: str
-    places: tuple[int, ...]
-    share: float
-    spread: float
+    def __init__(self, jury: Sequence[Sequence[float]], weight: float) -> None:
+        self.weight = weight
+        self._usual = [sum(column) / len(jury) for column in zip(*jury, strict=True)]
+        self._features = [[1.0] * len(self._usual)]
+        self._features += [[a - u for a, u in zip(one, self._usual, strict=True)] for one in jury]
+        self._spread = [sum(map(mul, column, column)) for column in zip(*self._features[1:], strict=True)]
+        # A candidate is thought to differ from the usual as one juror more would: that is what the jury's spread says.
+        self._precision = [1.0 / ABILITY**2] + [max(1.0, len(jury) - 1.0)] * len(jury)
+        self._sums = [sum(one) for one in self._features]
 
+    def predict(self, known: Mapping[int, float]) -> tuple[float, float, float]:
+        """Returns the expected mean over all items, its variance, and that of a mean over as many other items."""
+        places, size = sorted(known), len(self._usual)
+        differences = [known[place] - self._usual[place] for place in places]
+        doubts = self._doubts(differences)
+        asked = [[one[place] for place in places] for one in self._features]
+        doubted = [doubts[place] for place in places]
+        unasked = [total - sum(one) for total, one in zip(self._sums, asked, strict=True)]
+        fits = self._fits(asked, differences, doubted, unasked)
+        most = max(likelihood for likelihood, *_ in fits)
+        odds = [math.exp(likelihood - most) for likelihood, *_ in fits]
+        odds = [one / sum(odds) for one in odds]
+        lead = sum(share * rest for share, (_, rest, _) in zip(odds, fits, strict=True))
+        noise = sum(map(mul, odds, NOISES))
+        variance = sum(s * (doubt + (rest - lead) ** 2) for s, (_, rest, doubt) in zip(odds, fits, strict=True))
+        variance += noise * (sum(doubts) - sum(doubted))
+        answered = sum(known.values()) + sum(self._usual) - sum(self._usual[place] for place in places)
+        is_whole = len(places) == size
+        return (answered + lead) / size, 0.0 if is_whole else variance / size**2, noise * sum(doubts) / size**2
 
-def strata(order: Order, jury: Sequence[Answers], rival: Answers, *, weights: Mapping[str, float]) -> list[Stratum]:
-    """Sorts every task's items by whether the jury differs on them, and the rival answers them better than its mean.
+    def _doubts(self, differences: Sequence[float]) -> list[float]:
+        """How far each item's score may lie from a prediction, squared.
 
-    Where the rival does, one can only lose; where it does not, only win: no variance between these counts. What is
-    expected of a stratum is what the jury did there, and one item as in all of the task: the jury does not know all.
-    """
-    total = sum(weights.values())
-    found = []
-    for task, groups in order.items():
-        answers = rival[task]
-        usual = sum(answers) / len(answers)
-        squares = [
-            sum((one[task][place] - answer) ** 2 for one in jury) / len(jury) for place, answer in enumerate(answers)
-        ]
-        general = sum(squares) / len(squares)
-        for group in groups:
-            for places in ([p for p in group if answers[p] > usual], [p for p in group if answers[p] <= usual]):
-                if places:
-                    spread = (sum(squares[place] for place in places) + general) / (len(places) + 1)
-                    share = weights[task] / total * len(places) / len(answers)
-                    found.append(Stratum(task, tuple(places), share, spread))
-    return found
+        As far as the jury differs there, and for one item as in all of the task: as the jury does on average, or the
+        candidate from the jury, whichever is more, since neither has shown everything.
+        """
+        jurors = len(self._features) - 1
+        general = sum(self._spread) / jurors / len(self._spread)
+        general = max(general, sum(map(mul, differences, differences)) / (len(differences) + 1), LEAST)
+        return [(spread + general) / (jurors + 1) for spread in self._spread]
 
-
-def compare(ours: Known, theirs: Answers, parts: Sequence[Stratum], *, margin: float = 0.0) -> Comparison:
-    """Returns our chance to be ahead of a model that has answered everything, once we have too.
-
-    Of a stratum that has not been touched no difference is expected.
-
-    Args:
-        ours: our answers so far, taken in the order of `steps`.
-        theirs: all answers of the other.
-        parts: see `strata`.
-        margin: a lead counts only beyond so many standard errors of a whole comparison: what is less than the items'
-            own noise says nothing about other items.
-
-    """
-    mean = variance = noise = 0.0
-    for part in parts:
-        known, answers = ours.get(part.task, {}), theirs[part.task]
-        differences = [known[place] - answers[place] for place in part.places if place in known]
-        size, seen = len(part.places), len(differences)
-        average = sum(differences) / seen if seen else 0.0
-        squares = sum((d - average) ** 2 for d in differences) + PRIOR * part.spread
-        unit = squares / (max(seen, 1) - 1 + PRIOR)
-        mean += part.share * average
-        noise += part.share**2 * unit / size
-        variance += part.share**2 * unit * (1.0 / seen - 1.0 / size if seen else 1.0 / size)
-    lead = mean - margin * math.sqrt(noise)
-    error = math.sqrt(max(0.0, variance))
-    if error <= 0.0:
-        return Comparison(mean, 0.0, 1.0 if lead > 0 else 0.0 if lead < 0 else 0.5)
-    return Comparison(mean, error, 0.5 * math.erfc(-lead / error / math.sqrt(2.0)))
-
-
-def estimate(ours: Known, jury: Sequence[Answers], *, weights: Mapping[str, float]) -> Estimate:
-    """Estimates what all items would give a model that has answered some of them; see the module's text.
-
-    Rasch model: P(item answered) = σ(ability − difficulty), with σ the logistic function. A score between 0 and 1 that
-    is no yes or no counts as a share of an answer (the quasi-likelihood of a fractional response).
-    """
-    total = sum(weights.values())
-    scores: dict[str, float] = {}
-    fitness = variance = 0.0
-    for task in jury[0]:
-        columns = list(zip(*(one[task] for one in jury), strict=True))
-        usual = sum(map(sum, columns)) / max(1, len(columns) * len(jury))
-        # Half an answer of the usual kind is added, so that what nobody has answered yet is not impossible.
-        easiness = [_logit((sum(column) + 0.5 * usual) / (len(column) + 0.5)) for column in columns]
-        known = ours.get(task, {})
-        ability = _ability([(easiness[place], score) for place, score in known.items()])
-        rest = [_logistic(ability + easiness[place]) for place in range(len(columns)) if place not in known]
-        scores[task] = (sum(known.values()) + sum(rest)) / len(columns)
-        residual = sum((score - _logistic(ability + easiness[place])) ** 2 for place, score in known.items())
-        unit = (residual + 0.25) / (len(known) + 1)
-        weight = weights[task] / total
-        fitness += weight * scores[task]
-        # Items to come vary by themselves, and all of them with the error of the ability.
-        variance += (weight / len(columns)) ** 2 * (len(rest) * unit + len(rest) ** 2 * unit / max(1, len(known)))
-    margin = LEVEL * math.sqrt(variance)
-    return Estimate(scores, fitness, max(0.0, fitness - margin), min(1.0, fitness + margin))
-
-
-def _ability(answers: Sequence[tuple[float, float]]) -> float:
-    """Maximum a posteriori by Newton's method; pairs of (easiness, score)."""
-    groups: dict[float, list[float]] = defaultdict(lambda: [0.0, 0.0])
-    for easiness, score in answers:
-        group = groups[round(easiness, 2)]
-        group[0] += 1.0
-        group[1] += score
-    ability = 0.0
-    for _ in range(12):
-        slope, curve = -ability / ABILITY_SPREAD**2, 1.0 / ABILITY_SPREAD**2
-        for easiness, (count, score) in groups.items():
-            chance = _logistic(ability + easiness)
-            slope += score - count * chance
-            curve += count * chance * (1.0 - chance)
-        step = max(-1.0, min(1.0, slope / curve))
-        ability += step
-        if abs(step) < 1e-6:
-            break
-    return ability
-
-
-def _logit(share: float) -> float:
-    share = min(1.0 - 1e-6, max(1e-6, share))
-    return math.log(share / (1.0 - share))
-
-
-def _logistic(value: float) -> float:
-    return 1.0 / (1.0 + math.exp(-max(-40.0, min(40.0, value))))
+    def _fits(
+        self,
+        asked: Sequence[Sequence[float]],
+        differences: Sequence[float],
+        doubts: Sequence[float],
+        unasked: Sequence[float],
+    ) -> list[tuple[float, float, float]]:
+        """Fits the coefficients, for each noise: log-likelihood, expected sum over the unasked items, its variance."""
+        scaled = [[value / doubt for value, doubt in zip(one, doubts, strict=True)] for one in asked]
+        square = [[sum(map(mul, one, other)) for other in scaled[: row + 1]] for row, one in enumerate(asked)]
+        right = [sum(map(mul, one, differences)) for one in scaled]
+        length = sum(difference * difference / doubt for difference, doubt in zip(differences, doubts, strict=True))
+        found = []
+        for noise in NOISES:
+            rows = [[value / noise for value in row] for row in square]
+            for row, precision in zip(rows, self._precision, strict=True):
+                row[-1] += precision
+            lower = cholesky(rows)
+            explained = solve_forward(lower, [value / noise for value in right])
+            wanted = solve_forward(lower, unasked)
+            likelihood = 0.5 * (sum(map(mul, explained, explained)) - length / noise - len(doubts) * math.log(noise))
+            likelihood -= sum(math.log(row[-1]) for row in lower)
+            found.append((likelihood, sum(map(mul, wanted, explained)), sum(map(mul, wanted, wanted))))
+        return found

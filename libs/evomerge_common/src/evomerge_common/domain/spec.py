@@ -47,15 +47,15 @@ class RacingSpec:
         rungs: shares of the items after which the question is put; none: every candidate gets all items.
         rank: the rival is the candidate of this rank among those with all items.
         confidence: a candidate is stopped when its chance to be ahead of the rival is below 1 − confidence.
-        margin: a lead counts beyond so many standard errors of a comparison on all items.
+        margin: a lead counts beyond so many standard deviations of the fitness over other items of the same kinds.
         unit: items that one job scores at most, so that a job stays short.
 
     """
 
-    rungs: tuple[float, ...] = (0.125, 0.25, 0.5)
+    rungs: tuple[float, ...] = (0.1, 0.3)
     rank: int = 1
-    confidence: float = 0.95
-    margin: float = 0.5
+    confidence: float = 0.9
+    margin: float = 0.0
     unit: int = 256
 
 
@@ -70,8 +70,8 @@ class SearchSpec:
         in_flight: candidates between proposal and result under `schedule: steady`. Part of the spec, not of the
             machine: it decides which results a proposal may read, so the same value gives the same run on any
             number of workers.
-        evaluations: budget of scored candidates, sources included.
-        patience: ends the search after so many candidates without an improvement of `min_delta`; 0 never does.
+        evaluations: budget of scored candidates, sources included; in a race, of so many candidates' items.
+        patience: ends the search after so many evaluations without an improvement of `min_delta`; 0 never does.
         layer_groups: groups of consecutive layers with parameters of their own.
         layer_granularity: layers of such a group, in place of their number; 0: by their number.
         niche: genomes nearer than this (`Genome.distance`, 0 … 1) share their chance to become parents; 0: none do.

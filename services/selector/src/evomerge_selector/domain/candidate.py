@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from evomerge_common.domain.genome import Genome
 from evomerge_common.domain.messages import CandidateProposed, CandidateRaced, ErrorInfo
 from evomerge_common.domain.pareto import Point
+from evomerge_common.domain.racing import LEVEL
 
 FAILED = float("-inf")
 """Fitness of a candidate that could not be merged or scored: the worst there is."""
@@ -32,6 +33,11 @@ class Candidate:
     def is_whole(self) -> bool:
         """Tells whether all items were scored: only then may it be compared with others."""
         return self.fitness is not None and self.fitness > FAILED and not (self.raced and self.raced.stopped)
+
+    @property
+    def fitness_error(self) -> float:
+        """Returns the standard error of the fitness: 0 unless the candidate was stopped."""
+        return (self.raced.high - self.raced.low) / (2.0 * LEVEL) if self.raced and self.raced.stopped else 0.0
 
     @property
     def genome(self) -> Genome:

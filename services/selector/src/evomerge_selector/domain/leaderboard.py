@@ -10,6 +10,7 @@ from itertools import combinations
 
 from evomerge_common.domain.history import mean_fitness
 from evomerge_common.domain.messages import CandidateSelected, ChampionChanged, Decision, GenerationCompleted
+from evomerge_common.domain.racing import cost
 from evomerge_common.domain.spec import SearchSpec
 from evomerge_selector.domain.candidate import FAILED, Candidate
 
@@ -23,8 +24,10 @@ class Leaderboard:
         fitness: its fitness; FAILED before the first score.
         violation: of the constraints by the champion; infinite before the first score.
         elites: (violation, −fitness, index), best first.
-        last_improvement: index of the candidate that last brought a step of `min_delta`.
         generations: how many are complete.
+        unit: items of one evaluation: of the whole search split in a race, else 1.
+        spent: what the candidates cost so far, in items.
+        spent_on_best: what they had cost when one last brought a step of `min_delta`.
 
     """
 
@@ -33,8 +36,10 @@ class Leaderboard:
     fitness: float = FAILED
     violation: float = math.inf
     elites: list[tuple[float, float, int]] = field(default_factory=list)
-    last_improvement: int = 0
     generations: int = 0
+    unit: int = 1
+    spent: int = 0
+    spent_on_best: int = 0
 
     def count(self, candidate: Candidate, search: SearchSpec) -> ChampionChanged | None:
         """Takes in the next candidate; tells of a new champion. One that was stopped is never compared as if whole.
@@ -43,6 +48,7 @@ class Leaderboard:
         """
         index = self.seen
         self.seen += 1
+        self.spent += cost(candidate.raced.items, self.unit) if candidate.raced else self.unit
         fitness = candidate.fitness
         if fitness is None or not candidate.is_whole:
             return None
@@ -53,7 +59,7 @@ class Leaderboard:
             return None
         # Only a step of min_delta resets patience, but any better candidate is the champion.
         if violation < self.violation or fitness > self.fitness + search.min_delta:
-            self.last_improvement = index
+            self.spent_on_best = self.spent
         self.champion, self.fitness, self.violation = index, fitness, violation
         return ChampionChanged(recipe_digest=candidate.proposed.recipe_digest, fitness=fitness, index=index)
 
@@ -83,13 +89,21 @@ class Leaderboard:
         scored = ((i, fitness) for i, fitness in results if fitness is not None and fitness > FAILED)
         return mean_fitness(scored, last=self.seen - 1, population=search.population) or 0.0
 
+    def allows(self, index: int, search: SearchSpec) -> bool:
+        """Tells whether the budget has room for the candidate of this index, if each one in flight needs all items.
+
+        What they save makes room for more once they are counted; so no order of arrival shows in who is proposed.
+        """
+        return self.spent + (index - self.seen + 1) * self.unit <= search.evaluations * self.unit
+
     def stop_reason(self, search: SearchSpec, first_generation: int) -> str:
         """Tells why the search ends after the candidate counted last; empty: it goes on."""
         index = self.seen - 1
         if search.target is not None and not self.violation and self.fitness >= search.target:
             return "target"
-        if self.seen >= search.evaluations:
+        if not self.allows(self.seen, search):
             return "budget"
-        if search.patience and index >= first_generation and index - self.last_improvement >= search.patience:
+        waited = self.spent - self.spent_on_best
+        if search.patience and index >= first_generation and waited >= search.patience * self.unit:
             return "patience"
         return ""

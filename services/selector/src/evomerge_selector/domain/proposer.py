@@ -99,10 +99,12 @@ class Proposer:
         for one in candidates[self._seen : count]:
             steered, scores = self._grading.steered(one)
             fitness = penalised(steered, one.violation)
-            candidate = ScoredCandidate(
-                one.proposed.recipe_digest, one.genome, fitness, one.proposed.index, scores, one.violation
-            )
-            self._strategy.tell(candidate)
+            self._strategy.tell(
+                ScoredCandidate(
+                    one.proposed.recipe_digest, one.genome, fitness, one.proposed.index, scores, one.violation,
+                    one.fitness_error,
+                )
+            )  # fmt: skip
         self._seen = max(self._seen, count)
 
     def _novel(self, index: int, known: Container[str]) -> tuple[Proposal, Recipe | None]:

@@ -10,37 +10,30 @@ from __future__ import annotations
 from bisect import insort
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from evomerge_common.domain.messages import CandidateRaced, RungEstimate, TaskItems, TaskScore, TaskShape
-from evomerge_common.domain.racing import (
-    Answers,
-    Step,
-    Stratum,
-    compare,
-    estimate,
-    item_order,
-    shuffled,
-    steps,
-    strata,
-)
+from evomerge_common.domain.racing import Answers, ItemModel, Step, item_order, shuffled, steps
 from evomerge_common.domain.spec import RacingSpec
 
-JURY = 8
-"""Candidates with all items, the latest, by whose answers the items are ordered and weighed; and the rival."""
+BEST = 8
+"""Candidates with all items, the best, by whose answers, beside the sources', a candidate's are explained."""
+MODELS = 16
+"""Juries whose model of the items is remembered; each is asked several times."""
 
 
 @dataclass
 class Runner:
     """A candidate under way: its weights, its jobs, the step whose result is due, its answers so far.
 
-    `rival` is the place of whom it must be able to beat, −1 where there is none; `reads` as of `Race.start`.
+    `jury`: by whose answers its own are explained, as indices; the last is the rival, whom it must be able to beat,
+    where `has_rival`.
     """
 
     uri: str
-    reads: int
-    rival: int
+    jury: tuple[int, ...]
+    has_rival: bool
     steps: list[Step]
-    strata: list[Stratum]
     step: int = 0
     known: dict[str, dict[int, float]] = field(default_factory=dict)
     estimates: list[RungEstimate] = field(default_factory=list)
@@ -54,21 +47,32 @@ class Runner:
 class Race:
     """Opens when the sources have their scores: they are the first jury."""
 
+    DERIVED = frozenset({"_models"})
+    """Attributes that follow from the others, and that no snapshot has."""
+
     def __init__(self, spec: RacingSpec, tasks: Sequence[TaskShape], *, seed: int) -> None:
         self.waiting: dict[str, str] = {}  # recipe digest → weights, until the race opens
         self.runners: dict[str, Runner] = {}
         self.is_open = False
+        self.size = sum(one.items for one in tasks)
         self._spec = spec
         self._tasks = tuple(tasks)
         self._weights = {one.task: one.weight for one in tasks}
         self._places = shuffled({one.task: one.items for one in tasks}, seed=seed)
         self._answers: dict[int, Answers] = {}
-        self._leaders: list[tuple[tuple[float, int], ...]] = [()]
-        """After how many candidates were counted → the best `rank` (−fitness, index) of those with all items."""
+        self._sources: tuple[int, ...] = ()
+        self._leaders: dict[int, tuple[tuple[float, int], ...]] = {0: ()}
+        """After how many candidates were counted → the best (−fitness, index) of those with all items."""
+
+    @cached_property
+    def _models(self) -> dict[tuple[int, ...], ItemModel]:
+        return {}
 
     def open(self) -> bool:
-        """Begins; returns False where the sources do not tell enough for a race."""
-        self.is_open = bool(self._answers)
+        """Begins; returns False where the sources, or the items, are too few for a race."""
+        self._sources = tuple(sorted(self._answers))
+        first = steps(item_order(self._places, list(self._answers.values())), self._spec.rungs, most=self.size)
+        self.is_open = bool(self._answers) and len(first) > 1
         return self.is_open
 
     def whole(self, index: int, scores: Sequence[TaskScore]) -> None:
@@ -84,20 +88,24 @@ class Race:
             reads: of how many candidates, in order of proposal, rival and jury may be some.
 
         """
-        leaders = self._leaders[min(reads, len(self._leaders) - 1)]
-        rival = leaders[-1][1] if len(leaders) == self._spec.rank else -1
-        jury = self._jury(reads, rival)
-        order = item_order(self._places, jury)
-        parts = [] if rival < 0 else strata(order, jury, self._answers[rival], weights=self._weights)
+        leaders = [index for _, index in self._leaders[reads]]
+        has_rival = len(leaders) >= self._spec.rank
+        jury = [index for index in (*self._sources, *leaders[:BEST]) if index in self._answers]
+        if has_rival:
+            jury.append(leaders[self._spec.rank - 1])
+        jury = [index for place, index in enumerate(jury) if index not in jury[place + 1 :]]
+        order = item_order(self._places, [self._answers[index] for index in jury])
         jobs = steps(order, self._spec.rungs, most=self._spec.unit)
-        runner = self.runners[digest] = Runner(uri, reads, rival, jobs, parts)
+        runner = self.runners[digest] = Runner(uri, tuple(jury), has_rival, jobs)
         return self.items(runner)
 
-    def _jury(self, reads: int, rival: int) -> list[Answers]:
-        latest = sorted(index for index in self._answers if index < reads)[-JURY:]
-        return [self._answers[index] for index in latest if index != rival] + (
-            [self._answers[rival]] if rival >= 0 else []
-        )
+    def _model(self, jury: tuple[int, ...]) -> ItemModel:
+        """Calibrates the model of the items to a jury, once."""
+        if jury not in self._models:
+            while len(self._models) >= MODELS:
+                del self._models[next(iter(self._models))]
+            self._models[jury] = ItemModel([self._answers[index] for index in jury], weights=self._weights)
+        return self._models[jury]
 
     @staticmethod
     def items(runner: Runner) -> tuple[TaskItems, ...]:
@@ -110,16 +118,19 @@ class Race:
 
         `needed`: how many candidates the next one to be counted may look at, at least.
         """
-        leaders = list(self._leaders[-1])
+        counted = max(self._leaders)
+        leaders = list(self._leaders[counted])
         if fitness is not None and index in self._answers:
             insort(leaders, (-fitness, index))
-        self._leaders.append(tuple(leaders[: self._spec.rank]))
+        self._leaders[counted + 1] = tuple(leaders[: max(BEST, self._spec.rank)])
         # Who is looked at by none of those to come is forgotten.
-        rivals = {place for later in set(self._leaders[needed:]) for _, place in later}
-        past = sorted(place for place in self._answers if place < needed)
-        for place in past[:-JURY]:
-            if place not in rivals:
-                del self._answers[place]
+        for past in [past for past in self._leaders if past < min(needed, counted + 1)]:
+            del self._leaders[past]
+        if not self.is_open:
+            return  # of the sources some have answered that are not counted yet
+        wanted = {*self._sources, *(place for later in self._leaders.values() for _, place in later)}
+        for place in [place for place in self._answers if place < needed and place not in wanted]:
+            del self._answers[place]
 
     def advance(self, digest: str, rung: int, scores: Sequence[TaskScore]) -> Runner | None:
         """Takes in the result of a step; None when that step is not due (a result may come twice)."""
@@ -135,27 +146,27 @@ class Race:
         runner = self.runners[digest]
         if runner.step == len(runner.steps) - 1:
             return self._finished(digest, index, runner)
-        if not runner.steps[runner.step].asks or runner.rival < 0:
+        if not runner.steps[runner.step].asks or not runner.has_rival:
             return None
-        rival = self._answers[runner.rival]
-        guess = estimate(runner.known, self._jury(runner.reads, runner.rival), weights=self._weights)
+        rival = runner.jury[-1]
+        beaten = self._fitness(self._answers[rival])
+        guess = self._model(runner.jury).estimate(runner.known)
         runner.estimates.append(RungEstimate(fitness=guess.fitness, low=guess.low, high=guess.high))
-        found = compare(runner.known, rival, runner.strata, margin=self._spec.margin)
-        if found.chance >= 1.0 - self._spec.confidence:
+        chance = guess.chance(beaten, margin=self._spec.margin)
+        if chance >= 1.0 - self._spec.confidence:
             return None
-        ceiling = min(guess.fitness, self._fitness(rival) - 1e-9)  # it lost: no estimate may rank it above its rival
         return CandidateRaced(
             recipe_digest=digest,
             index=index,
             stopped=True,
             rung=runner.step,
             items=runner.items,
-            fitness=ceiling,
+            fitness=min(guess.fitness, beaten - 1e-9),  # it lost: no estimate may rank it above its rival
             low=guess.low,
             high=guess.high,
             scores=tuple(TaskScore(task=one.task, score=guess.scores[one.task]) for one in self._tasks),
-            against=name(runner.rival),
-            chance=found.chance,
+            against=name(rival),
+            chance=chance,
             estimates=tuple(runner.estimates),
         )
 

@@ -268,6 +268,7 @@ class Run:
         self.dtype = "" if self.spec.scoring_dtype == AUTO else self.spec.scoring_dtype
         if self.spec.search.racing.rungs and event.tasks:
             self._race = Race(self.spec.search.racing, event.tasks, seed=self.spec.seed)
+            self._leaderboard.unit = max(1, self._race.size)
         self._ledger.add(*jobs.downloads(self.run_id, self.spec))
 
     def _add_model(self, event: ModelReady) -> None:
@@ -301,7 +302,7 @@ class Run:
         assert self.spec is not None
         assert self._proposer is not None
         index, seen = len(self.candidates), self._leaderboard.seen
-        if index >= self.spec.search.evaluations or self._proposer.needed(index) > seen:
+        if not self._leaderboard.allows(index, self.spec.search) or self._proposer.needed(index) > seen:
             return None
         proposed = self._proposer.propose(self.candidates, self._index, self._grading)
         if proposed is None and seen == index:

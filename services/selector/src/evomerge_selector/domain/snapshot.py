@@ -115,7 +115,8 @@ def _pack(value: Any) -> Any:
         raise TypeError(f"a snapshot has no form for {name}")
     if _is_frozen(type(value)):
         return value  # cannot change any more: turned into JSON later
-    return {"$object": [name, {key: _pack(one) for key, one in vars(value).items()}]}
+    derived = getattr(type(value), "DERIVED", ())
+    return {"$object": [name, {key: _pack(one) for key, one in vars(value).items() if key not in derived}]}
 
 
 def _is_frozen(kind: type) -> bool:

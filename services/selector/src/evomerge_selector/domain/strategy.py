@@ -30,6 +30,8 @@ class ScoredCandidate:
 
     Where the run has constraints, `violation` says how far the scores are below the bounds, and `fitness` is lower by a
     penalty for it: so strategies that know nothing of constraints keep away, too.
+
+    `error`: standard error of the fitness where it is an estimate, of one that a race has stopped; else 0.
     """
 
     digest: str
@@ -38,6 +40,7 @@ class ScoredCandidate:
     index: int
     scores: Point = ()
     violation: float = 0.0
+    error: float = 0.0
 
     @property
     def rank(self) -> tuple[float, float, int]:

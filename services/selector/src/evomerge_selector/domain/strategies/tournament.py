@@ -44,7 +44,7 @@ class EvolutionaryTournament(Evolution):
             self.best, self.stale = candidate.fitness, 0
         else:
             self.stale += 1
-        self.screen.tell(candidate.genome, candidate.fitness, candidate.index)
+        self.screen.tell(candidate.genome, candidate.fitness, candidate.index, candidate.error)
 
     def ask(self, index: int, rng: Random) -> Proposal:
         """Answers with the child that the screening model likes best, or with fresh blood when the search is stale."""
