@@ -141,17 +141,6 @@ def test_estimates_from_a_part_of_the_items_are_close_and_know_how_close(
     assert 0.85 <= sum(inside) / len(inside) <= 0.98  # of real merges 95%: see the decision on items
 
 
-def test_an_estimate_is_nearer_than_the_mean_of_what_was_asked() -> None:
-    rng, regressed, plain = Random(3), 0.0, 0.0
-    for _ in range(100):
-        ours, *jury = relatives(rng, 10)
-        known = first(ours, order_of(jury, seed=rng.randrange(1000)), 0.2)
-        regressed += (ItemModel(jury, weights=WEIGHTS).estimate(known).fitness - fitness(ours)) ** 2
-        asked = {task: list(values.values()) for task, values in known.items()}
-        plain += (fitness(asked) - fitness(ours)) ** 2
-    assert regressed < 0.5 * plain
-
-
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_estimates_of_any_answers_are_numbers(data: st.DataObject) -> None:

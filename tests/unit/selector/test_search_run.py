@@ -94,7 +94,8 @@ def test_order_workers_and_crashes_change_nothing(
 ) -> None:
     racing = not STRATEGIES[strategy].several_objectives
     niche = 0.1 if schedule == "generational" else 0.0
-    spec = make_spec(schedule=schedule, strategy=strategy, evaluations=30, population=8, racing=racing, niche=niche)
+    budget = 15 if racing else 30  # what a race saves goes into more candidates
+    spec = make_spec(schedule=schedule, strategy=strategy, evaluations=budget, population=8, racing=racing, niche=niche)
     calm = hold_against_calm(spec, workers=workers, order=order, replay=replay)
     assert any(told.stopped for told in calm.raced) == racing
 
@@ -158,7 +159,7 @@ def test_a_run_whose_sources_are_all_refused_fails_at_once(
 @pytest.mark.parametrize("replay", [0, 1])
 def test_a_full_disk_pauses_the_run_and_changes_neither_proposals_nor_champion(replay: int, racing: bool) -> None:
     """Downloads, merges, scores and export alike: the job stays to be done, however often it is postponed."""
-    spec = make_spec(evaluations=30, population=8, racing=racing)
+    spec = make_spec(evaluations=12 if racing else 30, population=8, racing=racing)
     calm = Simulation(spec, workers=1, order=0, items=True)
     kinds: set[str] = set()
     for order in range(3):

@@ -55,11 +55,14 @@ class RunView:
 
     @property
     def done(self) -> int:
-        """Counts the results, good or bad, in evaluations: a candidate that was stopped early is a part of one."""
-        if not self._stopped:
-            return len(self.scored | self.failed)
-        others = len((self.scored | self.failed) - self._stopped.keys())
-        return others + sum(cost(items, self._size) for items in self._stopped.values()) // self._size
+        """Counts the candidates with a result, good or bad."""
+        return len(self.scored | self.failed)
+
+    @property
+    def spent(self) -> int:
+        """Counts what `done` took from the budget, in evaluations: of one that was stopped early a part of one."""
+        parts = sum(cost(items, self._size) for items in self._stopped.values())
+        return self.done - len(self._stopped) + parts // self._size
 
     @property
     def mean(self) -> float | None:
@@ -158,11 +161,11 @@ class Rate:
             self._start = None
             return None
         if self._start is None:
-            self._start = (now, view.done)
-        since, base = now - self._start[0], view.done - self._start[1]
+            self._start = (now, view.spent)
+        since, base = now - self._start[0], view.spent - self._start[1]
         if base < 2 or since <= 0:
             return None
-        return max(0.0, (view.budget - view.done) * since / base)
+        return max(0.0, (view.budget - view.spent) * since / base)
 
 
 class LineProgress:
@@ -183,7 +186,7 @@ class LineProgress:
     def show(self, view: RunView, recorded: Recorded | None) -> None:
         """Writes a line when something is worth one."""
         left = self._rate.remaining(view, recorded)
-        tenth = view.done * 10 // view.budget if view.budget else 0
+        tenth = view.spent * 10 // view.budget if view.budget else 0
         self._step = view.coming.step if view.coming is not None else self._step
         state = (view.phase, view.lack, view.champion, tenth, self._step)
         if state != self._shown:
@@ -222,7 +225,7 @@ class BarProgress:
         """Draws the bar anew."""
         left = self._rate.remaining(view, recorded)
         self._bar.update(
-            self._task, total=view.budget or None, completed=min(view.done, view.budget or view.done), phase=view.phase,
+            self._task, total=view.budget or None, completed=min(view.spent, view.budget or view.spent), phase=view.phase,
             budget=str(view.budget or "?"), words=_words(view, left),
         )  # fmt: skip
 
@@ -259,7 +262,7 @@ def stages(console: Console, title: str) -> Iterator[Callable[[str, float], None
 def describe(view: RunView, left: float | None) -> str:
     """Says in one line where the run is."""
     lack = f"  {view.lack}; the run goes on by itself then" if view.lack else ""
-    return f"{view.phase}: {view.done}/{view.budget or '?'} {_words(view, left)}".rstrip() + lack
+    return f"{view.phase}: {view.spent}/{view.budget or '?'} {_words(view, left)}".rstrip() + lack
 
 
 def _words(view: RunView, left: float | None) -> str:
