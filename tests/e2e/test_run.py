@@ -120,7 +120,7 @@ def test_a_search_that_is_asked_to_race_and_its_trace(calm: dict[str, Any], spec
     out = spec.parent / "raced"
     result = finished(start(asked, out), out)
     race, trace = result["racing"], result["trace"]
-    assert race["stopped"] + race["whole"] == 20
+    assert race["stopped"] + race["whole"] == result["evaluations"] >= 20
     assert race["items"] == pytest.approx(race["items_without_racing"] * race["share"])
     told = json.loads(evomerge(spec, "runs", "trace", str(out), "--json"))
     assert {key: told[key] for key in trace} == trace
