@@ -225,8 +225,8 @@ class BarProgress:
         """Draws the bar anew."""
         left = self._rate.remaining(view, recorded)
         self._bar.update(
-            self._task, total=view.budget or None, completed=min(view.spent, view.budget or view.spent), phase=view.phase,
-            budget=str(view.budget or "?"), words=_words(view, left),
+            self._task, total=view.budget or None, completed=min(view.spent, view.budget or view.spent),
+            phase=view.phase, budget=str(view.budget or "?"), words=_words(view, left),
         )  # fmt: skip
 
 
