@@ -42,9 +42,12 @@ class Proposer:
         self.space = search_space(spec, models)
         self._strategy = make_strategy(self.space, self._search, seed=spec.seed)
         sources = _sources(spec, self.space)
-        self._first = [*sources, *initial_population(self.space, spec.classic)][: self._search.evaluations]
-        self.sources = min(len(sources), len(self._first))
-        self.first_generation = min(self._search.evaluations, max(self._search.population, len(self._first)))
+        self._first = [*sources, *initial_population(self.space, spec.classic)]
+        self.sources = min(len(sources), self._search.evaluations)
+        first_generation = max(self._search.population, len(self._first))
+        # A race has more candidates than evaluations.
+        is_race = bool(self._search.racing.rungs)
+        self.first_generation = first_generation if is_race else min(self._search.evaluations, first_generation)
         self._grading = Grading()
         self._seen = 0
         self._asked = 0

@@ -10,7 +10,7 @@ from __future__ import annotations
 from bisect import insort
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import lru_cache
 
 from evomerge_common.domain.messages import CandidateRaced, RungEstimate, TaskItems, TaskScore, TaskShape
 from evomerge_common.domain.racing import Answers, ItemModel, Step, item_order, shuffled, steps
@@ -47,9 +47,6 @@ class Runner:
 class Race:
     """Opens when the sources have their scores: they are the first jury."""
 
-    DERIVED = frozenset({"_models"})
-    """Attributes that follow from the others, and that no snapshot has."""
-
     def __init__(self, spec: RacingSpec, tasks: Sequence[TaskShape], *, seed: int) -> None:
         self.waiting: dict[str, str] = {}  # recipe digest → weights, until the race opens
         self.runners: dict[str, Runner] = {}
@@ -63,10 +60,6 @@ class Race:
         self._sources: tuple[int, ...] = ()
         self._leaders: dict[int, tuple[tuple[float, int], ...]] = {0: ()}
         """After how many candidates were counted → the best (−fitness, index) of those with all items."""
-
-    @cached_property
-    def _models(self) -> dict[tuple[int, ...], ItemModel]:
-        return {}
 
     def open(self) -> bool:
         """Begins; returns False where the sources, or the items, are too few for a race."""
@@ -99,13 +92,13 @@ class Race:
         runner = self.runners[digest] = Runner(uri, tuple(jury), has_rival, jobs)
         return self.items(runner)
 
-    def _model(self, jury: tuple[int, ...]) -> ItemModel:
-        """Calibrates the model of the items to a jury, once."""
-        if jury not in self._models:
-            while len(self._models) >= MODELS:
-                del self._models[next(iter(self._models))]
-            self._models[jury] = ItemModel([self._answers[index] for index in jury], weights=self._weights)
-        return self._models[jury]
+    def _model(self, jury: Sequence[int]) -> ItemModel:
+        """Returns the model of the items that is calibrated to a jury."""
+        answers = (self._answers[index] for index in jury)
+        return _calibrated(
+            tuple(tuple((task, tuple(values)) for task, values in one.items()) for one in answers),
+            tuple(self._weights.items()),
+        )
 
     @staticmethod
     def items(runner: Runner) -> tuple[TaskItems, ...]:
@@ -189,3 +182,11 @@ class Race:
     def _fitness(self, answers: Answers) -> float:
         means = {task: sum(values) / len(values) for task, values in answers.items()}
         return sum(self._weights[task] * mean for task, mean in means.items()) / sum(self._weights.values())
+
+
+@lru_cache(maxsize=MODELS)
+def _calibrated(
+    jury: tuple[tuple[tuple[str, tuple[float, ...]], ...], ...], weights: tuple[tuple[str, float], ...]
+) -> ItemModel:
+    """Calibrates once: a jury judges several candidates, and a fold of the log asks the same again."""
+    return ItemModel([dict(one) for one in jury], weights=dict(weights))

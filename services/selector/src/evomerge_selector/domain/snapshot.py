@@ -115,8 +115,7 @@ def _pack(value: Any) -> Any:
         raise TypeError(f"a snapshot has no form for {name}")
     if _is_frozen(type(value)):
         return value  # cannot change any more: turned into JSON later
-    derived = getattr(type(value), "DERIVED", ())
-    return {"$object": [name, {key: _pack(one) for key, one in vars(value).items() if key not in derived}]}
+    return {"$object": [name, {key: _pack(one) for key, one in vars(value).items()}]}
 
 
 def _is_frozen(kind: type) -> bool:
