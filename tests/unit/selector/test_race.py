@@ -61,7 +61,7 @@ def test_patience_and_budget_are_counted_in_evaluations(racing: bool) -> None:
     assert waited > 40 if racing else waited == 20
 
 
-def test_a_suite_that_is_too_small_for_a_race_has_as_many_candidates_as_the_budget_says() -> None:
+def test_a_suite_too_small_for_a_race_has_as_many_candidates_as_ever() -> None:
     spec = make_spec(evaluations=20, racing={"rungs": [0.1]})  # of 120 items: fewer than a question needs
     simulation = Simulation(spec, workers=3, order=0, items=True)
     assert simulation.raced == []
