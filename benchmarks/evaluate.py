@@ -1,10 +1,11 @@
 """Scoring against lm-evaluation-harness's HF model: items a second on the same model, items, dtype, batch size.
 
-All items are of the built-in suite `general`: four-choice questions behind three worked examples (as benchmarks are
-asked) and without any (coding), four long endings (coherence), exact match, perplexity. Both sides hold the model in
-memory, in float32, with the same number of threads, and are asked alternately; medians count. Seconds of CPU are told
-beside those of the wall: they say the same on a machine that is not idle. Answers are compared: choices and generated
-texts one by one, perplexity to four digits. Needs the evaluator's extra `lm-eval` and accelerate.
+Items of the built-in suite `general` (four choices behind three worked examples and without any, four long endings,
+exact match, perplexity), and items made here from a seed, of four shapes: one-token choices under 50 tokens, bare and
+behind an instruction; four longer choices; choices behind more than 500 tokens of worked examples. Both sides hold
+the model in memory, in float32, with the same number of threads, and are asked alternately; medians count. Seconds of
+CPU are told beside those of the wall: they say the same on a machine that is not idle. Answers are compared: choices
+and generated texts one by one, perplexity to four digits. Needs the evaluator's extra `lm-eval` and accelerate.
 """
 
 from __future__ import annotations
@@ -40,9 +41,13 @@ from evomerge_scoring.devices import choose_threads
 from evomerge_scoring.model import Stop
 from evomerge_scoring.scorer import Scorer
 
-BARS = {"four-choice, 3 examples": 2.0, "four-choice, none": 2.0, "exact match": 1.2}
+SHAPES = ("one token", "one token, instructed", "longer choices", "few-shot, 500 tokens")
+"""Items made here; see `shaped`."""
+BARS = {"four-choice, 3 examples": 2.0, "four-choice, none": 2.0, "exact match": 3.0} | dict.fromkeys(SHAPES, 2.0)
 """Kind of item → how many times the harness's items a second are to be reached."""
-KINDS = ("four-choice, 3 examples", "four-choice, none", "four long endings", "exact match", "perplexity")
+KINDS = (
+    "four-choice, 3 examples", "four-choice, none", "four long endings", *SHAPES, "exact match", "perplexity"
+)  # fmt: skip
 
 
 @dataclass
@@ -84,7 +89,8 @@ def main() -> int:
             rows += measure(name, folder, suite, args)
     args.out.mkdir(parents=True, exist_ok=True)
     result = {
-        "threads": args.threads, "batch_size": args.batch_size, "dtype": "float32", "torch": torch.__version__,
+        "cpu": cpu_kind(), "threads": args.threads, "batch_size": args.batch_size, "dtype": "float32",
+        "torch": torch.__version__,
         "rows": [
             {**vars(row), "items_per_second": row.items / statistics.median(row.ours), "ratio": row.ratio,
              "cpu_ratio": row.cpu_ratio, "bar": BARS.get(row.kind)}
@@ -168,6 +174,46 @@ def four_choices(suite: Suite, limit: int) -> dict[str, list[dict[str, Any]]]:
     }
 
 
+NAMES = ("Anna", "Ben", "Clara", "David", "Emma", "Felix", "Grace", "Henry", "Jack", "Kate")
+THINGS = ("apples", "books", "pencils", "stamps", "coins", "shells", "marbles", "postcards")
+
+
+def shaped(kind: str, count: int) -> list[dict[str, Any]]:
+    """Items of one of `SHAPES`, of prompt and four choices; the same ones at each call.
+
+    "one token": who has most, told in 20 to 40 tokens, answered by a name. "one token, instructed": the same behind a
+    line that says what to do. "longer choices": the answer is a sentence. "few-shot, 500 tokens": the same behind ten
+    worked examples.
+
+    """
+    generator = random.Random(kind)
+    made = [_question(generator, sentences=kind in SHAPES[2:]) for _ in range(count + 10)]
+    before = {
+        "one token, instructed": "Read how many things each person has, then name the right person.\n",
+        "few-shot, 500 tokens": "".join(f"{item['prompt']}{item['choices'][0]}\n\n" for item in made[count:]),
+    }.get(kind, "")
+    return [{"prompt": before + item["prompt"], "choices": item["choices"]} for item in made[:count]]
+
+
+def _question(generator: random.Random, *, sentences: bool) -> dict[str, Any]:
+    people, thing = generator.sample(NAMES, 4), generator.choice(THINGS)
+    counts = generator.sample(range(2, 99), 4)
+    told = 4 if sentences else generator.choice((2, 3, 4))
+    facts = ", ".join(f"{who} has {n} {thing}" for who, n in zip(people[:told], counts, strict=False))
+    most = max(zip(counts[:told], people, strict=False))[1]
+    order = [most, *(who for who in people if who != most)]
+    names = [f" {who}" for who in order]
+    said = [f"{name} has the most {thing}, {generator.randrange(2, 99)} in all, and will share." for name in names]
+    return {"prompt": f"{facts}. Who has the most?\nAnswer:", "choices": said if sentences else names}
+
+
+def cpu_kind() -> str:
+    """The processor's name and the widest float instructions that torch uses of it."""
+    lines = Path("/proc/cpuinfo").read_text("utf-8", "ignore").splitlines()
+    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "CPU")
+    return f"{name}, {torch.backends.cpu.get_cpu_capability()}"
+
+
 def of_task(suite: Suite, name: str, limit: int) -> list[dict[str, Any]]:
     return [dict(i.content) for i in next(t for t in suite.tasks if t.name == name).items[:limit]]
 
@@ -202,7 +248,7 @@ def measure(name: str, folder: Path, suite: Suite, args: argparse.Namespace) -> 
         return [choose(c["choices"], found[4 * n : 4 * n + 4], "acc") for n, c in enumerate(choices)]
 
     asked = args.kind or KINDS
-    for kind, choices in four_choices(suite, args.items).items():
+    for kind, choices in (four_choices(suite, args.items) | {k: shaped(k, args.items) for k in SHAPES}).items():
         if kind not in asked:
             continue
         row = Row(name, kind, len(choices), threads)
@@ -274,7 +320,7 @@ def report(rows: list[Row], args: argparse.Namespace, console: Console) -> None:
              f"{BARS[row.kind]:g}" if row.kind in BARS else "", row.same]
             for row in rows
         ],
-        title=f"Scoring: EvoMerge and lm-evaluation-harness's HF model (float32, "
+        title=f"Scoring: EvoMerge and lm-evaluation-harness's HF model ({cpu_kind()}, float32, "
         f"batch {args.batch_size}, median of {args.repeat})",
     )  # fmt: skip
 
