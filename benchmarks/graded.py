@@ -1,9 +1,10 @@
-"""Partial credit against exact match alone: a skill that dies in every merge, searched for with and without it.
+"""Partial credit against exact match alone: a skill that merges all but lose, searched for with and without it.
 
-Makes a trio of small models in which a skill of free generation (numbers written as words, to the letter) scores
-nothing in the first merges, and searches it with the same seeds and budgets twice: `exact`, where the search sees the
-task's score alone, and `graded`, where it is told a share of the likelihood of the right answers, too. Tells how many
-candidates and champions have the skill, on search items and on held-out ones: both by the task's own metric.
+Makes a trio of small models in which the first merges have next to nothing of a skill of free generation (numbers
+written as words, to the letter), and searches it with the same seeds and budgets twice: `exact`, where the search sees
+the task's score alone, and `--fitness`: `graded`, where it is told a share of the likelihood of the right answers, too,
+or `auto`, which does that only where the first merges all score the same (the table says whether it did). Tells how
+many candidates and champions have the skill, on search items and on held-out ones: both by the task's own metric.
 
     evomerge bench graded --folder graded --seeds 5    # about a second a candidate; what is scored once is kept there
 """
@@ -23,7 +24,7 @@ from typing import Any
 from evomerge_common.domain.messages import CandidateProposed, EvaluateJob, RunStarted, TaskScore, TaskShape
 from evomerge_common.domain.spec import RunSpec
 from evomerge_common.domain.suite import Suite
-from evomerge_common.domain.task import AUTO, EXACT, credit_of
+from evomerge_common.domain.task import AUTO, EXACT, GRADED, credit_of
 from evomerge_common.runtime.suite_file import load_suite
 from evomerge_selector import fake_workers
 from evomerge_selector.domain.run import Run
@@ -156,9 +157,9 @@ def search(
         "models": [str(path) for path in models], "base": str(base), "seed": seed,
         "search": {"evaluations": evaluations, "population": 16},
     }  # fmt: skip
-    steered = SKILL if fitness == AUTO else ""
+    steered = "" if fitness == EXACT else fitness
     shapes = tuple(
-        TaskShape(task=task.name, weight=task.weight, items=10, fitness=AUTO if task.name == steered else "")
+        TaskShape(task=task.name, weight=task.weight, items=10, fitness=steered if task.name == SKILL else "")
         for task in suite.tasks
     )
 
@@ -190,31 +191,34 @@ def main() -> int:
     parser.add_argument("--first-seed", type=int, default=0, help="the first of them")
     parser.add_argument("--trio", type=int, default=0, help="seed of the models")
     parser.add_argument("--evaluations", type=int, default=40, help="candidates of a search")
+    parser.add_argument("--fitness", choices=(AUTO, GRADED), default=GRADED, help="what is compared with exact")
     parser.add_argument("--json", type=Path, help="where to write the numbers")
     args = parser.parse_args()
     experts, base, suite = build(args.folder, args.trio)
     scores = Scores([*experts, base], suite, args.folder / f"scores-{args.trio}.jsonl")
     rows: list[dict[str, Any]] = []
     for seed in range(args.first_seed, args.first_seed + args.seeds):
-        for fitness in (EXACT, AUTO):
+        for fitness in (EXACT, args.fitness):
             found = search(experts, base, suite, scores, seed=seed, evaluations=args.evaluations, fitness=fitness)
             sources, first, later = found.skill[:4], found.skill[4:16], found.skill[16:]
             rows.append({
-                "seed": seed, "fitness": "graded" if fitness == AUTO else "exact", "graded": found.graded,
-                "sources": max(sources), "first": max(first), "alive": sum(one > 0 for one in later),
+                "seed": seed, "fitness": fitness, "graded": found.graded,
+                "sources": max(sources), "first": max(first), "alive": sum(one > 0.1 for one in later),
+                "reached": next((n for n, one in enumerate(later, 1) if one > 0.1), None),
                 "best": max(later), "champion": found.champion, "holdout": found.fitness,
             })  # fmt: skip
             one = rows[-1]
             print(
-                f"seed {seed} {one['fitness']:<6} first merges {one['first']:.3f}; then {one['alive']:2d} of "
-                f"{len(later)} above 0, best {one['best']:.3f}; champion, held out: {SKILL} "
-                f"{found.champion[SKILL]:.3f}, mean {found.fitness:.3f}",
+                f"seed {seed} {fitness:<6} (graded: {one['graded']}) first merges {one['first']:.3f}; then "
+                f"{one['alive']:2d} of {len(later)} above 0.1, the first after {one['reached']}, "
+                f"best {one['best']:.3f}; champion, held out: {SKILL} {found.champion[SKILL]:.3f}, "
+                f"mean {found.fitness:.3f}",
                 flush=True,
             )
-    for kind in ("exact", "graded"):
+    for kind in (EXACT, args.fitness):
         some = [row for row in rows if row["fitness"] == kind]
         print(
-            f"{kind:<6} searches with a candidate above 0: {sum(row['alive'] > 0 for row in some)} of {len(some)}, "
+            f"{kind:<6} searches with a candidate above 0.1: {sum(row['alive'] > 0 for row in some)} of {len(some)}, "
             f"median of the best {statistics.median(row['best'] for row in some):.3f}, champions above 0 on held-out "
             f"items: {sum(row['champion'][SKILL] > 0 for row in some)}, median holdout fitness "
             f"{statistics.median(row['holdout'] for row in some):.4f}"
