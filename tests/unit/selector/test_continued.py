@@ -54,6 +54,7 @@ def test_more_evaluations_are_those_of_the_larger_run(
 
 @settings(max_examples=4, deadline=None)
 @given(order=st.integers(0, 10_000), patience=st.integers(3, 8), racing=st.booleans())
+@example(order=2, patience=3, racing=False)  # an old merge's result comes before the new merge is asked for
 def test_what_was_under_way_at_an_early_end_begins_again(order: int, patience: int, racing: bool) -> None:
     short, long = (
         make_spec(evaluations=30, patience=count, racing=racing, **SMALL) for count in (patience, 3 * patience)

@@ -48,6 +48,13 @@ class Ledger:
         """Lets go of weights that no job was to score."""
         self.discarded += uris
 
+    def keep(self, uri: str) -> None:
+        """Takes weights off the list that were made again, where a continued run had let go of them before.
+
+        Only a fold of the log finds such: a shell that goes along has deleted the former ones by then.
+        """
+        self.discarded = [one for one in self.discarded if one != uri]
+
     def needs(self, digest: str, uri: str) -> bool:
         """Tells whether a job is to score these weights, or to make them again at the same place."""
         wanted = [job.payload for job in self.waiting.values()]

@@ -326,6 +326,7 @@ class Run:
     def _take_weights(self, event: CandidateMerged) -> None:
         job = self._ledger.settle(event.job_id)
         if job is not None and self.phase is Phase.RUNNING:
+            self._ledger.keep(event.uri)
             self._score(event.recipe_digest, event.uri)
             return
         waits = self._race is not None and self._race.waiting.get(event.recipe_digest) == event.uri
