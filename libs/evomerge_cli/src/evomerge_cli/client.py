@@ -13,7 +13,7 @@ import grpc
 from evomerge.v1 import selector_pb2 as pb
 from evomerge.v1 import selector_pb2_grpc
 from evomerge_common.adapters.codec import from_proto
-from evomerge_common.domain.messages import TERMINAL, Event, RunContinued
+from evomerge_common.domain.messages import Event, ends
 from evomerge_common.errors import DeadlineExceeded, EvoMergeException, Unavailable
 from evomerge_common.ports import Recorded
 from evomerge_common.runtime.grpc_server import client_channel, error_from_rpc
@@ -186,8 +186,8 @@ class Watch:
 
     def put(self, recorded: Recorded) -> None:
         """Takes in the next event; called by the thread that reads the stream."""
-        if isinstance(recorded.event.payload, (*TERMINAL, RunContinued)):
-            self.saw_end = not isinstance(recorded.event.payload, RunContinued)
+        if (ended := ends(recorded.event.payload)) is not None:
+            self.saw_end = ended
         self._queue.put(recorded)
 
     def fail(self, error: Exception) -> None:

@@ -9,6 +9,7 @@ import argparse
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +57,9 @@ class Prepared:
         """Returns spec and suite together."""
         return RunRequest(self.spec, self.suite)
 
-    @property
+    @cached_property
     def digest(self) -> str:
-        """Returns the digest of what StartRun is given."""
+        """Returns the digest of what StartRun is given; computed once, since a suite may carry megabytes of images."""
         return self.request.digest
 
 

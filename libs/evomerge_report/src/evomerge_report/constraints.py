@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from evomerge_common.domain.constraints import Constraint, read_constraints, shortfall
+from evomerge_common.domain.spec import sources_of
 from evomerge_common.domain.statistics import share_at_least
 from evomerge_common.domain.suite import Suite
 from evomerge_common.errors import SpecError
@@ -26,9 +27,8 @@ def constraints_of(history: History, suite: Suite, seed: int) -> list[dict[str, 
     """
     spec = history.spec
     base, models = str(spec.get("base", "")), [str(one) for one in spec.get("models", ())]
-    sources = [*models, *([base] if base and base not in models else [])]
     try:
-        found = read_constraints(spec.get("constraints"), (), sources=sources, base=base)
+        found = read_constraints(spec.get("constraints"), (), sources=sources_of(models, base), base=base)
     except SpecError:
         return []  # a log of another version: what it asked for cannot be read any more
     tasks = {task.name: task for task in suite.tasks}

@@ -18,12 +18,13 @@ from statistics import NormalDist, fmean, variance
 from typing import Any
 
 from evomerge_common.domain import messages as m
+from evomerge_common.domain.controls import NOISED, PERMUTED, UNIFORM
 from evomerge_common.domain.statistics import paired_error
 from evomerge_common.domain.suite import Suite
 from evomerge_report.history import Candidate, History
 from evomerge_report.specialists import bounds, difference, items_of
 
-KINDS = {"permuted": "task vectors in disorder", "noised": "noise of equal size", "uniform": "the uniform merge"}
+KINDS = {PERMUTED: "task vectors in disorder", NOISED: "noise of equal size", UNIFORM: "the uniform merge"}
 """What each kind of control is, for people."""
 CHANCE = 0.95
 """Share of searches among controls that the champion has to be ahead of."""

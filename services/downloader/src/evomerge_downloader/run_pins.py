@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import structlog
 
-from evomerge_common.domain.messages import TERMINAL, RunContinued
+from evomerge_common.domain.messages import TERMINAL, ends
 from evomerge_common.errors import Unavailable
 from evomerge_common.ports import Clock, EventLog
 from evomerge_models.pins import run_owner
@@ -75,8 +75,8 @@ class RunPins:
         """Tells whether a run goes on; None where the log does not know it."""
         active = None
         async for recorded in self._events.read(run_id):
-            if isinstance(recorded.event.payload, (*TERMINAL, RunContinued)):
-                active = isinstance(recorded.event.payload, RunContinued)
+            if (ended := ends(recorded.event.payload)) is not None:
+                active = not ended
             elif active is None:
                 active = True
         return active

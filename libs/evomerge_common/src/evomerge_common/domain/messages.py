@@ -322,6 +322,11 @@ TERMINAL = (RunFinished, RunCancelled, RunFailed)
 """A run ends with one of these: no decision follows it but `RunContinued`."""
 
 
+def ends(payload: Decision | Result) -> bool | None:
+    """Tells whether a run has ended with this event (True), or goes on after an end (False); of others None."""
+    return isinstance(payload, TERMINAL) if isinstance(payload, (*TERMINAL, RunContinued)) else None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Event:
     """One fact of a run. `time` and `began` are Unix seconds, for people: no decision reads them."""

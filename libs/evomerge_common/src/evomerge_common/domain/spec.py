@@ -157,7 +157,7 @@ class RunSpec:
     @property
     def sources(self) -> tuple[str, ...]:
         """Returns every model that is fetched and scored: the models, then the base."""
-        return self.models + ((self.base,) if self.base and self.base not in self.models else ())
+        return sources_of(self.models, self.base)
 
     def differs_in_budget_alone(self, other: RunSpec) -> bool:
         """Tells whether a run with the other spec may go on with this one: what is proposed follows from the rest."""
@@ -229,7 +229,7 @@ class RunSpec:
         search = _search(own.section("search", SEARCH_KEYS))
         _check_enough(search, [model for model in models if model != base], path)
         evaluation = own.section("evaluation", ("threads", "dtype"))
-        sources = models + ((base,) if base and base not in models else ())
+        sources = sources_of(models, base)
         constraints = read_constraints(own.data.get("constraints"), own.at("constraints"), sources=sources, base=base)
         if constraints and search.evaluations < len(sources):
             raise own.wrong(
@@ -257,6 +257,11 @@ class RunSpec:
             controls=read_controls(own),
             constraints=constraints,
         )
+
+
+def sources_of(models: Sequence[str], base: str) -> tuple[str, ...]:
+    """Lists every model that a run fetches and scores: the models, then the base where it is none of them."""
+    return (*models, *((base,) if base and base not in models else ()))
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from evomerge_common.domain.recipe import Recipe
 from evomerge_common.domain.reference import ModelReference
 from evomerge_common.domain.search_space import SearchSpace
 from evomerge_common.domain.spec import RunSpec
+from evomerge_selector.domain.proposer import with_rules
 
 
 def controls(
@@ -28,7 +29,7 @@ def controls(
         source: the one with the highest search fitness.
 
     """
-    average = _with_rules(space.recipe(space.uniform("linear", weight=1.0)), spec)
+    average = with_rules(space.recipe(space.uniform("linear", weight=1.0)), spec)
     base = space.base or _plain(average)
     best = _model(source)
     found = _model(champion)
@@ -43,18 +44,13 @@ def controls(
     ):
         for seed in range(1, count + 1):
             one = replace(recipe, dtype=space.dtype, seed=seed, cross_domain=space.cross_domain)
-            yield _control(kind, _with_rules(one, spec))
+            yield _control(kind, with_rules(one, spec))
     if spec.controls.uniform:
         yield _control(UNIFORM, average)
 
 
 def _control(kind: str, recipe: Recipe) -> Control:
     return Control(kind=kind, recipe_digest=recipe.digest, recipe_json=recipe.to_json())
-
-
-def _with_rules(recipe: Recipe, spec: RunSpec) -> Recipe:
-    preserve = spec.preserve_instruction
-    return recipe if preserve is None else replace(recipe, preserve_instruction=preserve)
 
 
 def _plain(recipe: Recipe) -> Recipe:

@@ -132,14 +132,18 @@ class Proposer:
 
     def _recipe(self, proposal: Proposal) -> Recipe:
         if proposal.operator != "source":
-            recipe = self.space.recipe(proposal.genome)
-            preserve = self._spec.preserve_instruction
-            return recipe if preserve is None else replace(recipe, preserve_instruction=preserve)
+            return with_rules(self.space.recipe(proposal.genome), self._spec)
         row = proposal.genome.weights[0]
         if 1.0 in row:
             return self.space.source(self.space.models[row.index(1.0)])
         assert self.space.base is not None
         return self.space.source(self.space.base)
+
+
+def with_rules(recipe: Recipe, spec: RunSpec) -> Recipe:
+    """Returns the recipe with what the spec says of instructions, where it says anything."""
+    preserve = spec.preserve_instruction
+    return recipe if preserve is None else replace(recipe, preserve_instruction=preserve)
 
 
 def search_space(spec: RunSpec, models: Mapping[str, Model]) -> SearchSpace:

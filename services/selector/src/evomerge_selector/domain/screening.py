@@ -22,6 +22,7 @@ from statistics import median
 from evomerge_common.domain.genome import Genome
 from evomerge_common.domain.methods import traits_of
 from evomerge_common.domain.search_space import SearchSpace
+from evomerge_common.domain.triangles import cholesky, solve_forward
 from evomerge_selector.domain.operators import MAX_WEIGHT, MIN_DENSITY
 
 BEST, LATEST = 20, 10
@@ -238,13 +239,13 @@ class Process:
         mean = sum(scores) / len(scores)
         spread = math.sqrt(sum((s - mean) ** 2 for s in scores) / len(scores)) or 1.0
         noises = [NOISE + (error / spread) ** 2 for error in window.errors]
-        lower = _cholesky(
+        lower = cholesky(
             [
                 [exp(d * d * steepness) for d in row] + [1.0 + noise]
                 for row, noise in zip(window.apart, noises, strict=True)
             ]
         )
-        forward = _forward(lower, [(s - mean) / spread for s in scores])
+        forward = solve_forward(lower, [(s - mean) / spread for s in scores])
         likelihood = -0.5 * sum(map(mul, forward, forward)) - sum(math.log(row[-1]) for row in lower)
         return cls([vector for _, _, vector in window.points], steepness, lower, forward, likelihood)
 
@@ -328,23 +329,3 @@ class View:
 
 def _rows(weights: Sequence[float], columns: int) -> list[Sequence[float]]:
     return [weights[start : start + columns] for start in range(0, len(weights), columns)]
-
-
-def _cholesky(matrix: Sequence[Sequence[float]]) -> list[list[float]]:
-    """Lower triangle L with L·Lᵀ = a symmetric positive definite matrix, of which the lower triangle is given."""
-    lower: list[list[float]] = []
-    for row in matrix:
-        found: list[float] = []
-        for above, value in zip(lower, row, strict=False):
-            found.append((value - sum(map(mul, found, above))) / above[-1])
-        found.append(math.sqrt(max(1e-12, row[-1] - sum(map(mul, found, found)))))
-        lower.append(found)
-    return lower
-
-
-def _forward(lower: Sequence[Sequence[float]], right: Sequence[float]) -> list[float]:
-    """The x with L·x = right."""
-    found: list[float] = []
-    for row, value in zip(lower, right, strict=True):
-        found.append((value - sum(map(mul, row, found))) / row[-1])
-    return found
