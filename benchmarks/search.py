@@ -431,6 +431,7 @@ def main() -> int:
     parser.add_argument("--data", type=Path, default=Path("search-data.jsonl"), help="scored candidates (JSON Lines)")
     parser.add_argument("--collect", type=int, metavar="N", help="score real candidates until the file holds N")
     parser.add_argument("--real", action="store_true", help="merge and score every candidate; no surrogate")
+    parser.add_argument("--family", type=Path, metavar="FOLDER", help="search the second family, which lies there")
     parser.add_argument("--out", type=Path, default=Path("bench-search"), help="folder for table, JSON and picture")
     parser.add_argument("--strategies", nargs="+", choices=STRATEGIES, default=STRATEGIES, metavar="NAME")
     parser.add_argument("--seeds", type=int, help="how many (default: 30, or 5 with --real)")
@@ -441,10 +442,13 @@ def main() -> int:
         help="share of a race's candidates whose estimates are compared with all items, with --real (%(default)s)",
     )  # fmt: skip
     args = parser.parse_args()
+    from second_family import build_second_family
+
     from evomerge_cli.demo.family import build_family
     from evomerge_common.runtime.settings import Settings
 
-    family = build_family(Settings.from_env().model_store.parent / "demo" / "0", seed=0)
+    demo = Settings.from_env().model_store.parent / "demo" / "0"
+    family = build_second_family(args.family) if args.family else build_family(demo, seed=0)
     config = json.loads((family.base / "config.json").read_text())
     landscape = Landscape(family, load_suite(family.suite), int(config["num_hidden_layers"]))
     if args.collect:
@@ -452,7 +456,7 @@ def main() -> int:
         return 0
     score: Score
     if args.real:
-        score, where = RealScores(landscape, args.data), "on the demo family"
+        score, where = RealScores(landscape, args.data), f"on the {'second' if args.family else 'demo'} family"
     else:
         entries = [entry for entry in _read(args.data) if _is_whole(entry)]
         if not entries:
