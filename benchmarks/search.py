@@ -410,7 +410,10 @@ def picture(results: Results, items: int, file: Path, where: str) -> None:
     colours = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#666666")
     for strategy, runs in results.items():
         colour = colours[STRATEGIES.index(strategy)]
-        spent = np.arange(items, max(run.curve[-1][0] for run in runs) + 1, max(1, items // 10))
+        step = max(1, items // 10)
+        spent = np.arange(
+            items, max(run.curve[-1][0] for run in runs) + step, step
+        )  # to the end, and not just short of it
         values = np.array([[next((v for s, v in reversed(run.curve) if s <= x), 0.0) for x in spent] for run in runs])
         low, middle, high = np.quantile(values, (0.25, 0.5, 0.75), axis=0)
         axes.plot(spent, middle, label=strategy, color=colour, linewidth=2)

@@ -197,13 +197,17 @@ def comparison_figure(result: Mapping[str, Any]) -> Figure:
     if len(groups) > len(tasks):
         axes.axvline(len(tasks) - 0.5, color="#bbbbbb", linewidth=1.0)
     gains = (result.get("improvement") or {}).get("tasks", {})
-    lost = {task: f"\n▼ worse than {short_name(one['against'])}" for task, one in gains.items() if one["worse"]}
+    lost = {
+        task: "\n" + _wrapped(f"▼ worse than {short_name(one['against'])}", width=14)
+        for task, one in gains.items()
+        if one["worse"]
+    }
     axes.set_xticks(range(len(groups)), [_wrapped(g) + lost.get(g, "") for g in groups])
     axes.grid(axis="x", visible=False)
     axes.set_ylabel("score (higher is better)")
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False)
     axes.text(
-        0, -0.17, "error bars: 95% bootstrap interval over items", transform=axes.transAxes, fontsize=8, color=GREY
+        0, -0.2, "error bars: 95% bootstrap interval over items", transform=axes.transAxes, fontsize=8, color=GREY
     )
     return figure
 
