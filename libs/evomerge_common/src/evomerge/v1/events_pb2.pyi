@@ -60,7 +60,7 @@ class Event(_message.Message):
     def __init__(self, run_id: _Optional[str] = ..., time: _Optional[float] = ..., worker: _Optional[str] = ..., began: _Optional[float] = ..., run_started: _Optional[_Union[RunStarted, _Mapping]] = ..., candidate_proposed: _Optional[_Union[CandidateProposed, _Mapping]] = ..., candidate_selected: _Optional[_Union[CandidateSelected, _Mapping]] = ..., generation_completed: _Optional[_Union[GenerationCompleted, _Mapping]] = ..., champion_changed: _Optional[_Union[ChampionChanged, _Mapping]] = ..., run_paused: _Optional[_Union[RunPaused, _Mapping]] = ..., run_resumed: _Optional[_Union[RunResumed, _Mapping]] = ..., run_cancelled: _Optional[_Union[RunCancelled, _Mapping]] = ..., run_failed: _Optional[_Union[RunFailed, _Mapping]] = ..., run_finished: _Optional[_Union[RunFinished, _Mapping]] = ..., search_ended: _Optional[_Union[SearchEnded, _Mapping]] = ..., candidate_raced: _Optional[_Union[CandidateRaced, _Mapping]] = ..., run_continued: _Optional[_Union[RunContinued, _Mapping]] = ..., task_graded: _Optional[_Union[TaskGraded, _Mapping]] = ..., model_ready: _Optional[_Union[ModelReady, _Mapping]] = ..., candidate_merged: _Optional[_Union[CandidateMerged, _Mapping]] = ..., candidate_evaluated: _Optional[_Union[CandidateEvaluated, _Mapping]] = ..., candidate_failed: _Optional[_Union[CandidateFailed, _Mapping]] = ..., artifact_exported: _Optional[_Union[ArtifactExported, _Mapping]] = ..., job_postponed: _Optional[_Union[JobPostponed, _Mapping]] = ...) -> None: ...
 
 class RunStarted(_message.Message):
-    __slots__ = ("spec_json", "request_id", "version", "suite_uri", "suite_digest", "has_holdout", "tasks")
+    __slots__ = ("spec_json", "request_id", "version", "suite_uri", "suite_digest", "has_holdout", "tasks", "earlier")
     SPEC_JSON_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -68,6 +68,7 @@ class RunStarted(_message.Message):
     SUITE_DIGEST_FIELD_NUMBER: _ClassVar[int]
     HAS_HOLDOUT_FIELD_NUMBER: _ClassVar[int]
     TASKS_FIELD_NUMBER: _ClassVar[int]
+    EARLIER_FIELD_NUMBER: _ClassVar[int]
     spec_json: str
     request_id: str
     version: str
@@ -75,7 +76,22 @@ class RunStarted(_message.Message):
     suite_digest: str
     has_holdout: bool
     tasks: _containers.RepeatedCompositeFieldContainer[TaskShape]
-    def __init__(self, spec_json: _Optional[str] = ..., request_id: _Optional[str] = ..., version: _Optional[str] = ..., suite_uri: _Optional[str] = ..., suite_digest: _Optional[str] = ..., has_holdout: _Optional[bool] = ..., tasks: _Optional[_Iterable[_Union[TaskShape, _Mapping]]] = ...) -> None: ...
+    earlier: _containers.RepeatedCompositeFieldContainer[EarlierCandidate]
+    def __init__(self, spec_json: _Optional[str] = ..., request_id: _Optional[str] = ..., version: _Optional[str] = ..., suite_uri: _Optional[str] = ..., suite_digest: _Optional[str] = ..., has_holdout: _Optional[bool] = ..., tasks: _Optional[_Iterable[_Union[TaskShape, _Mapping]]] = ..., earlier: _Optional[_Iterable[_Union[EarlierCandidate, _Mapping]]] = ...) -> None: ...
+
+class EarlierCandidate(_message.Message):
+    __slots__ = ("run_id", "recipe_digest", "genome_json", "fitness", "scores")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    RECIPE_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    GENOME_JSON_FIELD_NUMBER: _ClassVar[int]
+    FITNESS_FIELD_NUMBER: _ClassVar[int]
+    SCORES_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    recipe_digest: str
+    genome_json: str
+    fitness: float
+    scores: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, run_id: _Optional[str] = ..., recipe_digest: _Optional[str] = ..., genome_json: _Optional[str] = ..., fitness: _Optional[float] = ..., scores: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class TaskShape(_message.Message):
     __slots__ = ("task", "weight", "items", "fitness")

@@ -127,6 +127,15 @@ class TaskShape:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EarlierCandidate:
+    run_id: str = ""
+    recipe_digest: str = ""
+    genome_json: str = ""
+    fitness: float = 0.0
+    scores: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunStarted:
     spec_json: str = ""
     request_id: str = ""
@@ -135,6 +144,7 @@ class RunStarted:
     suite_digest: str = ""
     has_holdout: bool = False
     tasks: tuple[TaskShape, ...] = ()
+    earlier: tuple[EarlierCandidate, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

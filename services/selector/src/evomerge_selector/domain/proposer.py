@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from random import Random
 
 from evomerge_common.domain.cross_domain import CrossDomain
 from evomerge_common.domain.genome import Genome
-from evomerge_common.domain.messages import CandidateProposed, Model
+from evomerge_common.domain.messages import CandidateProposed, EarlierCandidate, Model
 from evomerge_common.domain.methods import traits_of
 from evomerge_common.domain.recipe import Recipe
 from evomerge_common.domain.reference import ModelReference
@@ -30,8 +31,14 @@ from evomerge_selector.domain.strategy import Proposal, ScoredCandidate, make_st
 class Proposer:
     """Asks the run's strategy, after the sources and the fixed first merges."""
 
-    def __init__(self, spec: RunSpec, models: Mapping[str, Model]) -> None:
+    def __init__(self, spec: RunSpec, models: Mapping[str, Model], earlier: Sequence[EarlierCandidate] = ()) -> None:
         """Makes space and strategy of a run.
+
+        Args:
+            spec: of the run.
+            models: its models, by reference.
+            earlier: results of earlier runs, best first; those of other models are left out. The strategy is told
+                them after the sources, and the best one is the first merge: so the champion is never worse.
 
         Raises:
             SpecError: the strategy has no means on this space or machine.
@@ -42,9 +49,16 @@ class Proposer:
         self.space = search_space(spec, models)
         self._strategy = make_strategy(self.space, self._search, seed=spec.seed)
         sources = _sources(spec, self.space)
-        self._first = [*sources, *initial_population(self.space, spec.classic)]
+        self._earlier = self._known(earlier)
+        best = [("earlier", one.genome) for one in self._earlier[:1]]
+        fixed = [
+            (operator, genome)
+            for operator, genome in initial_population(self.space, spec.classic)
+            if self._recipe(Proposal(genome, operator)).digest not in self._earlier_digests
+        ]
+        self._first = [*sources, *best, *fixed]
         self.sources = min(len(sources), self._search.evaluations)
-        first_generation = max(self._search.population, len(self._first))
+        first_generation = max(self._search.population - len(self._earlier), len(self._first))
         # A race has more candidates than evaluations.
         is_race = bool(self._search.racing.rungs)
         self.first_generation = first_generation if is_race else min(self._search.evaluations, first_generation)
@@ -100,6 +114,11 @@ class Proposer:
         if count < self._grading.waits_for:
             return
         for one in candidates[self._seen : count]:
+            if one.proposed.index == self.sources:
+                for candidate in self._earlier:
+                    self._strategy.tell(candidate)
+            if one.proposed.recipe_digest in self._earlier_digests:
+                continue  # told already
             steered, scores = self._grading.steered(one)
             fitness = penalised(steered, one.violation)
             self._strategy.tell(
@@ -109,6 +128,20 @@ class Proposer:
                 )
             )  # fmt: skip
         self._seen = max(self._seen, count)
+
+    def _known(self, earlier: Sequence[EarlierCandidate]) -> list[ScoredCandidate]:
+        """Those of the results that are of this run's models: by the digests in their recipes; no sources."""
+        found = []
+        for place, one in enumerate(earlier):
+            genome = Genome.from_json(one.genome_json)
+            if self._recipe(Proposal(genome, "earlier")).digest == one.recipe_digest:
+                index = place - len(earlier)  # below all of this run's
+                found.append(ScoredCandidate(one.recipe_digest, genome, one.fitness, index, one.scores))
+        return found
+
+    @cached_property
+    def _earlier_digests(self) -> frozenset[str]:
+        return frozenset(one.digest for one in self._earlier)
 
     def _novel(self, index: int, known: Container[str]) -> tuple[Proposal, Recipe | None]:
         """Finds a proposal whose recipe the run has not had yet."""
@@ -122,7 +155,8 @@ class Proposer:
             proposal = self._strategy.ask(index, rng)
         for attempt in range(40):
             recipe = self._recipe(proposal)
-            if recipe.digest not in known:
+            repeats = recipe.digest in self._earlier_digests and proposal.operator != "earlier"
+            if recipe.digest not in known and not repeats:
                 return proposal, recipe
             if attempt < 10 and not (proposal.genome.path and attempt > 4):
                 proposal = Proposal(mutate(proposal.genome, self.space, rng), "mutation", proposal.parents)

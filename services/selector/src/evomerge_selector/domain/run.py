@@ -198,7 +198,7 @@ class Run:
         if self.started.spec_json:
             self.spec = RunSpec.from_json(self.started.spec_json)
         if self.spec and self.phase is Phase.RUNNING:
-            self._proposer = Proposer(self.spec, self.models)
+            self._proposer = Proposer(self.spec, self.models, self.started.earlier)
 
     def apply(self, event: Event) -> None:
         """Folds one event in; what is already known changes nothing."""
@@ -283,7 +283,7 @@ class Run:
                 self._fail("InvalidInput", f"{problem}; start another run")
                 return
         try:
-            self._proposer = Proposer(self.spec, self.models)
+            self._proposer = Proposer(self.spec, self.models, self.started.earlier)
         except SpecError as error:
             self._fail("SpecError", str(error))
             return
@@ -611,7 +611,7 @@ class Run:
         self.spec = RunSpec.from_json(event.spec_json)
         if self.phase is Phase.RUNNING:
             self._pending = deque(one for one in self._pending if not isinstance(one, SearchEnded))
-            self._proposer = Proposer(self.spec, self.models)
+            self._proposer = Proposer(self.spec, self.models, self.started.earlier)
             self._count_on()
             return
         if self.phase is Phase.FINISHED:
