@@ -14,6 +14,7 @@ from evomerge_common.domain.messages import (
     CandidateFailed,
     CandidateProposed,
     CandidateRaced,
+    EarlierCandidate,
     ErrorInfo,
     EvaluateJob,
     Event,
@@ -170,6 +171,7 @@ class Simulation:
         fail_exports: tuple[str, ...] = (),
         full: float = 0.0,
         dtypes: tuple[str, ...] = (),
+        earlier: tuple[EarlierCandidate, ...] = (),
     ) -> None:
         """Takes `dtypes` as those that "auto" is on the workers; in each the scores are a little different."""
         self.events: list[Event] = []
@@ -184,7 +186,9 @@ class Simulation:
         self._results: list[Result] = []
         self._known: set[str] = set()
         shapes = tuple(TaskShape(task=f"t{i}", weight=1.0, items=ITEMS) for i in range(3)) if items else ()
-        self._append(RunStarted(spec_json=spec.to_json(), suite_uri="file:///s", has_holdout=True, tasks=shapes))
+        self._append(
+            RunStarted(spec_json=spec.to_json(), suite_uri="file:///s", has_holdout=True, tasks=shapes, earlier=earlier)
+        )
         self._play()
 
     def go_on(self, spec: RunSpec) -> None:

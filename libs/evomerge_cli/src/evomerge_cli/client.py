@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from typing import Any, TypeVar
 
 import grpc
 
 from evomerge.v1 import selector_pb2 as pb
 from evomerge.v1 import selector_pb2_grpc
-from evomerge_common.adapters.codec import from_proto
-from evomerge_common.domain.messages import Event, ends
+from evomerge_common.adapters.codec import from_proto, to_proto
+from evomerge_common.domain.messages import EarlierCandidate, Event, ends
 from evomerge_common.errors import DeadlineExceeded, EvoMergeException, Unavailable
 from evomerge_common.ports import Recorded
 from evomerge_common.runtime.grpc_server import client_channel, error_from_rpc
@@ -67,10 +67,11 @@ class SelectorClient:
             await asyncio.gather(self._watch, return_exceptions=True)
         await self._channel.close()
 
-    def start_run(self, request_id: str, spec: str) -> pb.Run:
+    def start_run(self, request_id: str, spec: str, earlier: Iterable[EarlierCandidate] = ()) -> pb.Run:
         """Starts a run, or finds the one that this request id started."""
+        known = [to_proto(one) for one in earlier]
         run: pb.Run = self._call(
-            self._stub.StartRun, pb.StartRunRequest(request_id=request_id, spec=spec), START_SECONDS
+            self._stub.StartRun, pb.StartRunRequest(request_id=request_id, spec=spec, earlier=known), START_SECONDS
         )
         return run
 

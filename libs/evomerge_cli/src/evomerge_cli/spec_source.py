@@ -15,10 +15,13 @@ from typing import Any
 
 from evomerge_cli.arguments import DEFAULT_MODELS
 from evomerge_cli.evolve_file import is_evolve_file, read_evolve
+from evomerge_cli.run_folder import RunFolder
 from evomerge_cli.suite_data import fetch_data
 from evomerge_common.domain.benchmarks import selection_warnings
+from evomerge_common.domain.earlier import best_of, earlier_candidates
 from evomerge_common.domain.fields import check_keys
 from evomerge_common.domain.kinds import kind_of
+from evomerge_common.domain.messages import EarlierCandidate, Event
 from evomerge_common.domain.methods import DEFAULT_METHODS, traits_of
 from evomerge_common.domain.reference import ModelReference
 from evomerge_common.domain.spec import REQUEST_KEYS, RunRequest, RunSpec
@@ -43,6 +46,7 @@ class Prepared:
 
     Attributes:
         text: what StartRun is given: JSON, suite included.
+        earlier: results of the runs whose folders `search.warm_start` names.
         notes: what was filled in for the user, in words.
 
     """
@@ -51,6 +55,7 @@ class Prepared:
     suite: Suite
     text: str
     notes: tuple[str, ...] = ()
+    earlier: tuple[EarlierCandidate, ...] = ()
 
     @property
     def request(self) -> RunRequest:
@@ -103,12 +108,33 @@ def prepare(args: argparse.Namespace) -> Prepared:
     notes += [f"warning: {text}" for text in selection_warnings(suite)]
     try:
         _localise(data, folder, notes)
+        runs = _earlier_runs(data, folder)
         spec = RunSpec.from_dict(data)
         _check_masked(spec, suite)
         request = RunRequest(spec, suite)
+        earlier = [one for run in runs for one in earlier_candidates(run, spec, suite.digest)]
     except SpecError as error:
         raise document.located(error) from error
-    return Prepared(spec, suite, request.to_json(), tuple(notes))
+    return Prepared(spec, suite, request.to_json(), tuple(notes), tuple(best_of(earlier)))
+
+
+def _earlier_runs(data: dict[str, Any], folder: Path) -> list[list[Event]]:
+    """The logs of the folders that `search.warm_start` names, where their runs' ids then stand."""
+    search = _mapping(data.get("search"))
+    named = search.get("warm_start")
+    if not isinstance(named, list):
+        return []
+    runs, ids = [], []
+    for name in named:
+        out = folder / Path(name).expanduser() if isinstance(name, str) else None
+        if out is None or not out.is_dir():
+            ids.append(name)
+            continue
+        events = [one.event for one in RunFolder(out).events()]
+        runs.append(events)
+        ids.append(events[0].run_id)
+    data["search"] = {**search, "warm_start": ids}
+    return runs
 
 
 def check_keys_of_spec(document: Document) -> None:

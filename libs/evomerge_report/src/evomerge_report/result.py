@@ -47,6 +47,7 @@ def result_of(history: History, suite: Suite) -> dict[str, Any]:
         "error": {"type": history.error.type, "message": history.error.message} if history.error else None,
         "version": history.start.version,
         "seed": seed,
+        "earlier_runs": sorted({one.run_id for one in history.start.earlier}),
         "suite": _suite(suite, history),
         "warnings": list(selection_warnings(suite)),
         "champion": None if champion is None else _champion(champion, history, measure),

@@ -45,7 +45,8 @@ class SelectorServicer(selector_pb2_grpc.SelectorServiceServicer):
     ) -> selector_pb2.Run:
         """Starts a run, or finds the one that this request id started."""
         asked = await asyncio.to_thread(_read_request, request.spec)
-        run_id = await self._runs.start(asked, request.request_id)
+        earlier = [codec.from_proto(one) for one in request.earlier]
+        run_id = await self._runs.start(asked, request.request_id, earlier)
         return _run(await self._runs.find(run_id))
 
     async def ContinueRun(

@@ -6,14 +6,16 @@ import asyncio
 import contextlib
 import hashlib
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import structlog
 
 from evomerge_common import __version__
+from evomerge_common.domain.earlier import best_of, earlier_candidates
 from evomerge_common.domain.kinds import kind_of
 from evomerge_common.domain.messages import (
     Decision,
+    EarlierCandidate,
     Event,
     RunCancelled,
     RunContinued,
@@ -56,8 +58,10 @@ class Runs:
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
-    async def start(self, request: RunRequest, request_id: str) -> str:
+    async def start(self, request: RunRequest, request_id: str, earlier: Sequence[EarlierCandidate] = ()) -> str:
         """Starts a run and returns its id; the same request id always means the same run.
+
+        `earlier`: results of runs that the spec names and this log does not have.
 
         One that is paused since a machine lacks something tries again.
         """
@@ -82,6 +86,7 @@ class Runs:
                 )
                 for task in suite.tasks
             ),
+            earlier=tuple(await self._earlier(request, earlier)),
         )
         if await self._ports.kv.create("runs", run_id, RunEntry().to_bytes()):
             log.info("run started", run_id=run_id, models=len(spec.models))
@@ -99,6 +104,17 @@ class Runs:
         if actor := self._actors.get(run_id):
             await actor.decide(_resumed)
         return run_id
+
+    async def _earlier(self, request: RunRequest, given: Sequence[EarlierCandidate]) -> list[EarlierCandidate]:
+        """What the search begins with: the results of the runs that its spec names."""
+        named = request.spec.search.warm_start
+        found = [one for one in given if one.run_id in named]
+        for run_id in sorted(set(named) - {one.run_id for one in found}):
+            events = [one.event async for one in self._ports.log.read(run_id)]
+            if not events:
+                raise InvalidInput(f"search.warm_start names {run_id}, and there is no such run here")
+            found += earlier_candidates(events, request.spec, request.suite.digest)
+        return best_of(found)
 
     async def go_on(self, run_id: str, request: RunRequest) -> None:
         """Lets a run go on with another budget, a finished one too; one that has it already stays as it is.

@@ -248,7 +248,7 @@ def _started(client: SelectorClient, prepared: Prepared, state: dict[str, object
         started = client.continue_run(str(state["run_id"]), prepared.text)
         state |= {"spec_digest": prepared.digest, "spec": prepared.spec.to_dict(), "status": "started"}
     else:
-        started = client.start_run(str(state["request_id"]), prepared.text)
+        started = client.start_run(str(state["request_id"]), prepared.text, prepared.earlier)
         state["run_id"] = started.run_id
     return started
 

@@ -25,37 +25,37 @@ _sym_db = _symbol_database.Default()
 from evomerge.v1 import events_pb2 as evomerge_dot_v1_dot_events__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x65vomerge/v1/selector.proto\x12\x0b\x65vomerge.v1\x1a\x18\x65vomerge/v1/events.proto\"3\n\x0fStartRunRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04spec\x18\x02 \x01(\t\"2\n\x12\x43ontinueRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0c\n\x04spec\x18\x02 \x01(\t\"\x1f\n\rGetRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"\x11\n\x0fListRunsRequest\"2\n\x10ListRunsResponse\x12\x1e\n\x04runs\x18\x01 \x03(\x0b\x32\x10.evomerge.v1.Run\"8\n\x0fWatchRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x15\n\rfrom_sequence\x18\x02 \x01(\x04\"G\n\x10WatchRunResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12!\n\x05\x65vent\x18\x02 \x01(\x0b\x32\x12.evomerge.v1.Event\"!\n\x0fPauseRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"\"\n\x10ResumeRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"B\n\x10\x43\x61ncelRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0e\n\x06\x66inish\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\xec\x01\n\x03Run\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12&\n\x06status\x18\x02 \x01(\x0e\x32\x16.evomerge.v1.RunStatus\x12\x10\n\x08proposed\x18\x03 \x01(\x05\x12\x11\n\tevaluated\x18\x04 \x01(\x05\x12\x0e\n\x06\x66\x61iled\x18\x05 \x01(\x05\x12\x0e\n\x06\x62udget\x18\x06 \x01(\x05\x12\x12\n\ngeneration\x18\x07 \x01(\x05\x12\x14\n\x0c\x62\x65st_fitness\x18\x08 \x01(\x01\x12\x14\n\x0cmean_fitness\x18\t \x01(\x01\x12\x17\n\x0f\x63hampion_digest\x18\n \x01(\t\x12\x0f\n\x07message\x18\x0b \x01(\t*\xd4\x01\n\tRunStatus\x12\x1a\n\x16RUN_STATUS_UNSPECIFIED\x10\x00\x12\x18\n\x14RUN_STATUS_PREPARING\x10\x01\x12\x16\n\x12RUN_STATUS_RUNNING\x10\x02\x12\x15\n\x11RUN_STATUS_PAUSED\x10\x03\x12\x18\n\x14RUN_STATUS_FINISHING\x10\x04\x12\x17\n\x13RUN_STATUS_FINISHED\x10\x05\x12\x18\n\x14RUN_STATUS_CANCELLED\x10\x06\x12\x15\n\x11RUN_STATUS_FAILED\x10\x07\x32\x93\x04\n\x0fSelectorService\x12:\n\x08StartRun\x12\x1c.evomerge.v1.StartRunRequest\x1a\x10.evomerge.v1.Run\x12@\n\x0b\x43ontinueRun\x12\x1f.evomerge.v1.ContinueRunRequest\x1a\x10.evomerge.v1.Run\x12\x36\n\x06GetRun\x12\x1a.evomerge.v1.GetRunRequest\x1a\x10.evomerge.v1.Run\x12G\n\x08ListRuns\x12\x1c.evomerge.v1.ListRunsRequest\x1a\x1d.evomerge.v1.ListRunsResponse\x12I\n\x08WatchRun\x12\x1c.evomerge.v1.WatchRunRequest\x1a\x1d.evomerge.v1.WatchRunResponse0\x01\x12:\n\x08PauseRun\x12\x1c.evomerge.v1.PauseRunRequest\x1a\x10.evomerge.v1.Run\x12<\n\tResumeRun\x12\x1d.evomerge.v1.ResumeRunRequest\x1a\x10.evomerge.v1.Run\x12<\n\tCancelRun\x12\x1d.evomerge.v1.CancelRunRequest\x1a\x10.evomerge.v1.Runb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x65vomerge/v1/selector.proto\x12\x0b\x65vomerge.v1\x1a\x18\x65vomerge/v1/events.proto\"c\n\x0fStartRunRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04spec\x18\x02 \x01(\t\x12.\n\x07\x65\x61rlier\x18\x03 \x03(\x0b\x32\x1d.evomerge.v1.EarlierCandidate\"2\n\x12\x43ontinueRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0c\n\x04spec\x18\x02 \x01(\t\"\x1f\n\rGetRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"\x11\n\x0fListRunsRequest\"2\n\x10ListRunsResponse\x12\x1e\n\x04runs\x18\x01 \x03(\x0b\x32\x10.evomerge.v1.Run\"8\n\x0fWatchRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x15\n\rfrom_sequence\x18\x02 \x01(\x04\"G\n\x10WatchRunResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12!\n\x05\x65vent\x18\x02 \x01(\x0b\x32\x12.evomerge.v1.Event\"!\n\x0fPauseRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"\"\n\x10ResumeRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"B\n\x10\x43\x61ncelRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0e\n\x06\x66inish\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\xec\x01\n\x03Run\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12&\n\x06status\x18\x02 \x01(\x0e\x32\x16.evomerge.v1.RunStatus\x12\x10\n\x08proposed\x18\x03 \x01(\x05\x12\x11\n\tevaluated\x18\x04 \x01(\x05\x12\x0e\n\x06\x66\x61iled\x18\x05 \x01(\x05\x12\x0e\n\x06\x62udget\x18\x06 \x01(\x05\x12\x12\n\ngeneration\x18\x07 \x01(\x05\x12\x14\n\x0c\x62\x65st_fitness\x18\x08 \x01(\x01\x12\x14\n\x0cmean_fitness\x18\t \x01(\x01\x12\x17\n\x0f\x63hampion_digest\x18\n \x01(\t\x12\x0f\n\x07message\x18\x0b \x01(\t*\xd4\x01\n\tRunStatus\x12\x1a\n\x16RUN_STATUS_UNSPECIFIED\x10\x00\x12\x18\n\x14RUN_STATUS_PREPARING\x10\x01\x12\x16\n\x12RUN_STATUS_RUNNING\x10\x02\x12\x15\n\x11RUN_STATUS_PAUSED\x10\x03\x12\x18\n\x14RUN_STATUS_FINISHING\x10\x04\x12\x17\n\x13RUN_STATUS_FINISHED\x10\x05\x12\x18\n\x14RUN_STATUS_CANCELLED\x10\x06\x12\x15\n\x11RUN_STATUS_FAILED\x10\x07\x32\x93\x04\n\x0fSelectorService\x12:\n\x08StartRun\x12\x1c.evomerge.v1.StartRunRequest\x1a\x10.evomerge.v1.Run\x12@\n\x0b\x43ontinueRun\x12\x1f.evomerge.v1.ContinueRunRequest\x1a\x10.evomerge.v1.Run\x12\x36\n\x06GetRun\x12\x1a.evomerge.v1.GetRunRequest\x1a\x10.evomerge.v1.Run\x12G\n\x08ListRuns\x12\x1c.evomerge.v1.ListRunsRequest\x1a\x1d.evomerge.v1.ListRunsResponse\x12I\n\x08WatchRun\x12\x1c.evomerge.v1.WatchRunRequest\x1a\x1d.evomerge.v1.WatchRunResponse0\x01\x12:\n\x08PauseRun\x12\x1c.evomerge.v1.PauseRunRequest\x1a\x10.evomerge.v1.Run\x12<\n\tResumeRun\x12\x1d.evomerge.v1.ResumeRunRequest\x1a\x10.evomerge.v1.Run\x12<\n\tCancelRun\x12\x1d.evomerge.v1.CancelRunRequest\x1a\x10.evomerge.v1.Runb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'evomerge.v1.selector_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_RUNSTATUS']._serialized_start=788
-  _globals['_RUNSTATUS']._serialized_end=1000
+  _globals['_RUNSTATUS']._serialized_start=836
+  _globals['_RUNSTATUS']._serialized_end=1048
   _globals['_STARTRUNREQUEST']._serialized_start=69
-  _globals['_STARTRUNREQUEST']._serialized_end=120
-  _globals['_CONTINUERUNREQUEST']._serialized_start=122
-  _globals['_CONTINUERUNREQUEST']._serialized_end=172
-  _globals['_GETRUNREQUEST']._serialized_start=174
-  _globals['_GETRUNREQUEST']._serialized_end=205
-  _globals['_LISTRUNSREQUEST']._serialized_start=207
-  _globals['_LISTRUNSREQUEST']._serialized_end=224
-  _globals['_LISTRUNSRESPONSE']._serialized_start=226
-  _globals['_LISTRUNSRESPONSE']._serialized_end=276
-  _globals['_WATCHRUNREQUEST']._serialized_start=278
-  _globals['_WATCHRUNREQUEST']._serialized_end=334
-  _globals['_WATCHRUNRESPONSE']._serialized_start=336
-  _globals['_WATCHRUNRESPONSE']._serialized_end=407
-  _globals['_PAUSERUNREQUEST']._serialized_start=409
-  _globals['_PAUSERUNREQUEST']._serialized_end=442
-  _globals['_RESUMERUNREQUEST']._serialized_start=444
-  _globals['_RESUMERUNREQUEST']._serialized_end=478
-  _globals['_CANCELRUNREQUEST']._serialized_start=480
-  _globals['_CANCELRUNREQUEST']._serialized_end=546
-  _globals['_RUN']._serialized_start=549
-  _globals['_RUN']._serialized_end=785
-  _globals['_SELECTORSERVICE']._serialized_start=1003
-  _globals['_SELECTORSERVICE']._serialized_end=1534
+  _globals['_STARTRUNREQUEST']._serialized_end=168
+  _globals['_CONTINUERUNREQUEST']._serialized_start=170
+  _globals['_CONTINUERUNREQUEST']._serialized_end=220
+  _globals['_GETRUNREQUEST']._serialized_start=222
+  _globals['_GETRUNREQUEST']._serialized_end=253
+  _globals['_LISTRUNSREQUEST']._serialized_start=255
+  _globals['_LISTRUNSREQUEST']._serialized_end=272
+  _globals['_LISTRUNSRESPONSE']._serialized_start=274
+  _globals['_LISTRUNSRESPONSE']._serialized_end=324
+  _globals['_WATCHRUNREQUEST']._serialized_start=326
+  _globals['_WATCHRUNREQUEST']._serialized_end=382
+  _globals['_WATCHRUNRESPONSE']._serialized_start=384
+  _globals['_WATCHRUNRESPONSE']._serialized_end=455
+  _globals['_PAUSERUNREQUEST']._serialized_start=457
+  _globals['_PAUSERUNREQUEST']._serialized_end=490
+  _globals['_RESUMERUNREQUEST']._serialized_start=492
+  _globals['_RESUMERUNREQUEST']._serialized_end=526
+  _globals['_CANCELRUNREQUEST']._serialized_start=528
+  _globals['_CANCELRUNREQUEST']._serialized_end=594
+  _globals['_RUN']._serialized_start=597
+  _globals['_RUN']._serialized_end=833
+  _globals['_SELECTORSERVICE']._serialized_start=1051
+  _globals['_SELECTORSERVICE']._serialized_end=1582
 # @@protoc_insertion_point(module_scope)

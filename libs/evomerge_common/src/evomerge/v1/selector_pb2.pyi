@@ -28,12 +28,14 @@ RUN_STATUS_CANCELLED: RunStatus
 RUN_STATUS_FAILED: RunStatus
 
 class StartRunRequest(_message.Message):
-    __slots__ = ("request_id", "spec")
+    __slots__ = ("request_id", "spec", "earlier")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     SPEC_FIELD_NUMBER: _ClassVar[int]
+    EARLIER_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     spec: str
-    def __init__(self, request_id: _Optional[str] = ..., spec: _Optional[str] = ...) -> None: ...
+    earlier: _containers.RepeatedCompositeFieldContainer[_events_pb2.EarlierCandidate]
+    def __init__(self, request_id: _Optional[str] = ..., spec: _Optional[str] = ..., earlier: _Optional[_Iterable[_Union[_events_pb2.EarlierCandidate, _Mapping]]] = ...) -> None: ...
 
 class ContinueRunRequest(_message.Message):
     __slots__ = ("run_id", "spec")

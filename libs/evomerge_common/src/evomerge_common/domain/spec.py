@@ -74,6 +74,7 @@ class SearchSpec:
         patience: ends the search after so many evaluations without an improvement of `min_delta`; 0 never does.
         layer_groups: groups of consecutive layers with parameters of their own.
         layer_granularity: layers of such a group, in place of their number; 0: by their number.
+        warm_start: earlier runs, by id, with whose results the search begins.
         niche: genomes nearer than this (`Genome.distance`, 0 … 1) share their chance to become parents; 0: none do.
         genes: what evolves beside weights, densities, methods and paths: where the groups are cut (boundaries), masks
             on the sources' changes (masks), merges of whole candidates (nesting).
@@ -97,6 +98,7 @@ class SearchSpec:
     target: float | None = None
     hours: float | None = None
     niche: float = 0.0
+    warm_start: tuple[str, ...] = ()
     racing: RacingSpec = NO_RACE
 
 
@@ -164,11 +166,16 @@ class RunSpec:
         budget = {key: getattr(self.search, key) for key in BUDGET_KEYS}
         return replace(other, search=replace(other.search, **budget)) == self
 
+    def scores_as(self, other: RunSpec) -> bool:
+        """Tells whether a genome is the same model with the same score in both runs: only seed and search differ."""
+        return replace(other, seed=self.seed, search=self.search) == self
+
     def to_dict(self) -> dict[str, Any]:
         """Writes plain data in the form that `from_dict` reads."""
         search = {key: value for key, value in asdict(self.search).items() if value is not None}
         search |= {"methods": list(self.search.methods), "genes": list(self.search.genes)}
-        for key in ("niche", "layer_granularity"):
+        search["warm_start"] = list(self.search.warm_start)
+        for key in ("niche", "layer_granularity", "warm_start"):
             if not search[key]:
                 del search[key]  # off is not written: the log of a run without it is what it always was
         racing = search.pop("racing")
@@ -332,6 +339,7 @@ def _search(own: Fields) -> SearchSpec:
         min_delta=own.number("min_delta", default.min_delta, low=0.0),
         target=own.optional_number("target"),
         hours=own.optional_number("hours", low=0.0),
+        warm_start=own.texts("warm_start", "must be a list of earlier runs: ids, or their folders"),
         niche=own.number("niche", default.niche, low=0.0, high=1.0),
         racing=_racing(own, strategy),
     )
