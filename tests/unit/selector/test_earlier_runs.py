@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +56,13 @@ def test_known_results_begin_a_search_whatever_the_order(strategy: str, known: l
 
 
 def test_results_of_other_models_are_left_out(known: list[EarlierCandidate]) -> None:
-    other = make_spec(models=2, seed=2, **SMALL)
+    spec = make_spec(seed=2, **SMALL)
+    others = tuple(replace(one, recipe_digest="0" * 64) for one in known)  # as if the models had changed since
     assert (
-        Simulation(other, workers=1, order=0, earlier=tuple(known)).proposals
-        == Simulation(other, workers=1, order=0).proposals
+        Simulation(spec, workers=1, order=0, earlier=others).proposals == Simulation(spec, workers=1, order=0).proposals
     )
+    two = Simulation(make_spec(models=2, seed=2, **SMALL), workers=1, order=0, earlier=tuple(known))
+    assert two.run.phase is Phase.FINISHED  # genomes of three models do not fit two
 
 
 def test_another_suite_or_spec_is_refused(first: Simulation) -> None:

@@ -242,6 +242,10 @@ class RunSpec:
             raise own.wrong(
                 f"bounds need the scores of all {len(sources)} sources: raise search.evaluations", "constraints"
             )
+        if constraints and search.warm_start:
+            raise own.wrong(
+                "bounds say nothing of earlier runs' candidates: leave search.warm_start out", "constraints"
+            )
         export = own.section("export", ("dtype", "formats", "gguf_type", "push_to"))
         fitted = own.data.get("cross_domain")
         return cls(

@@ -19,7 +19,7 @@ from evomerge_common.domain.recipe import Recipe
 from evomerge_common.domain.reference import ModelReference
 from evomerge_common.domain.search_space import SearchSpace, builds_differ
 from evomerge_common.domain.spec import RunSpec
-from evomerge_common.errors import SpecError
+from evomerge_common.errors import RecipeError, SpecError
 from evomerge_selector.domain.candidate import Candidate
 from evomerge_selector.domain.feasibility import penalised
 from evomerge_selector.domain.grading import Grading
@@ -134,7 +134,11 @@ class Proposer:
         found = []
         for place, one in enumerate(earlier):
             genome = Genome.from_json(one.genome_json)
-            if self._recipe(Proposal(genome, "earlier")).digest == one.recipe_digest:
+            try:
+                digest = self._recipe(Proposal(genome, "earlier")).digest
+            except (RecipeError, ValueError, IndexError):
+                continue  # of another number of models or layers
+            if digest == one.recipe_digest:
                 index = place - len(earlier)  # below all of this run's
                 found.append(ScoredCandidate(one.recipe_digest, genome, one.fitness, index, one.scores))
         return found
