@@ -27,6 +27,7 @@ DISTRIBUTIONS = {
 
 LONG_MODULES = {
     "libs/evomerge_merging/src/evomerge_merging/engine/virtual.py": "models as expressions of tensors",
+    "libs/evomerge_common/src/evomerge_common/domain/messages.py": "jobs and events as values",
     "libs/evomerge_common/src/evomerge_common/domain/spec.py": "a run spec, field by field",
     "libs/evomerge_common/src/evomerge_common/runtime/worker.py": "the one worker loop",
     "services/selector/src/evomerge_selector/domain/run.py": "the run as a state machine",

@@ -47,7 +47,6 @@ def result_of(history: History, suite: Suite) -> dict[str, Any]:
         "error": {"type": history.error.type, "message": history.error.message} if history.error else None,
         "version": history.start.version,
         "seed": seed,
-        "earlier_runs": sorted({one.run_id for one in history.start.earlier}),
         "suite": _suite(suite, history),
         "warnings": list(selection_warnings(suite)),
         "champion": None if champion is None else _champion(champion, history, measure),
@@ -64,7 +63,7 @@ def result_of(history: History, suite: Suite) -> dict[str, Any]:
         "racing": racing_of(history),
         "graded": _graded(history, suite),
         "cached": history.cached, "items_scored": history.items_scored,
-        **_seconds(history),
+        **_origin(history),
         "dtype": history.dtype or None,
         "devices": history.devices,
         "generations": [
@@ -89,6 +88,11 @@ def result_of(history: History, suite: Suite) -> dict[str, Any]:
                     for e in history.exports],
         "spec": spec,
     }  # fmt: skip
+
+
+def _origin(history: History) -> dict[str, Any]:
+    """From which earlier runs the search began, and how long it all took."""
+    return {"earlier_runs": sorted({one.run_id for one in history.start.earlier}), **_seconds(history)}
 
 
 def _seconds(history: History) -> dict[str, float]:

@@ -58,7 +58,9 @@ class Proposer:
         ]
         self._first = [*sources, *best, *fixed]
         self.sources = min(len(sources), self._search.evaluations)
-        first_generation = max(self._search.population - len(self._earlier), len(self._first))
+        # Some fresh blood: children of one earlier search alone may never leave its hill.
+        fresh = self._search.population // 4 if self._earlier else 0
+        first_generation = max(self._search.population - len(self._earlier), len(self._first) + fresh)
         # A race has more candidates than evaluations.
         is_race = bool(self._search.racing.rungs)
         self.first_generation = first_generation if is_race else min(self._search.evaluations, first_generation)
