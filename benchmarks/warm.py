@@ -1,9 +1,9 @@
 """A second search on the same sources and items, begun cold or with the first one's results (`search.warm_start`).
 
-Counted are the candidates that the second search itself scores, in order of proposal and sources included, until one is
-at least as fit as the first one's champion. With a warm start that champion is proposed right after the sources and
-scored again, so it is also counted until a candidate that the first search did not have is as fit. Both searches have
-other seeds.
+Counted are candidates in order of proposal, sources included, until one is at least as fit as the first search's champion:
+in the first search, in a second one with another seed that begins cold, and in the same begun warm. With a warm start that
+champion is proposed right after the sources and scored again, so it is also counted until a candidate that the first search
+did not have is as fit.
 
     evomerge bench warm --data scored.jsonl           # on the surrogate; scored candidates: `evomerge bench search`
     evomerge bench warm --real --data real.jsonl      # on the demo family itself, every candidate merged and scored
@@ -16,11 +16,12 @@ import json
 import statistics
 import sys
 from pathlib import Path
+from typing import Any
 
-from search import Landscape, RealScores, Score, Surrogate, _read  # type: ignore[import-not-found]  # beside this script
+from search import Landscape, RealScores, Score, Surrogate, _read  # beside this script
 
 from evomerge_cli.demo.family import build_family
-from evomerge_common.domain.earlier import earlier_candidates
+from evomerge_common.domain.earlier import EarlierRun, earlier_candidates
 from evomerge_common.domain.messages import EarlierCandidate, EvaluateJob, Event, RunStarted, TaskScore
 from evomerge_common.domain.spec import RunSpec
 from evomerge_common.runtime.settings import Settings
@@ -47,7 +48,9 @@ def played(
         run,
         spec,
         lambda job: fake_workers.answer(job, scored, layers=landscape.layers),
-        started=RunStarted(spec_json=spec.to_json(), tasks=landscape.tasks, earlier=earlier),
+        started=RunStarted(
+            spec_json=spec.to_json(), suite_digest=landscape.suite.digest, tasks=landscape.tasks, earlier=earlier
+        ),
         record=events.append,
     )
     return run, events
@@ -61,11 +64,16 @@ def reached(run: Run, goal: float, *, without: frozenset[str] = frozenset()) -> 
     return None
 
 
+def best_within(run: Run, count: int) -> float:
+    """Finds the fitness of the best of the first candidates."""
+    return max(one.fitness or 0.0 for one in run.candidates[:count])
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--data", type=Path, default=Path("search-data.jsonl"), help="scored candidates (JSON Lines)")
     parser.add_argument("--real", action="store_true", help="merge and score every candidate; no surrogate")
-    parser.add_argument("--seeds", type=int, help="how many pairs of searches (default: 10, or 3 with --real)")
+    parser.add_argument("--seeds", type=int, help="how many pairs of searches (default: 20, or 3 with --real)")
     parser.add_argument("--evaluations", type=int, default=40, help="candidates of a first search (default: 40)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there")
     args = parser.parse_args()
@@ -80,26 +88,33 @@ def main() -> int:
     else:
         sys.stderr.write(f"{args.data} holds no scored candidates; evomerge bench search --collect 400 makes some\n")
         return 2
-    budget, rows = args.evaluations, []
-    for seed in range(3000, 3000 + (args.seeds or (3 if args.real else 10))):
+    budget, rows = args.evaluations, list[dict[str, Any]]()
+    for seed in range(3000, 3000 + (args.seeds or (3 if args.real else 20))):
         first, events = played(landscape, landscape.spec("tournament", seed, budget), score)
         spec = landscape.spec("tournament", seed + 1000, budget if args.real else 3 * budget)
-        earlier = tuple(earlier_candidates(events, spec, ""))
+        earlier = tuple(earlier_candidates([EarlierRun("first", events)], spec, landscape.suite))
         cold, warm = played(landscape, spec, score)[0], played(landscape, spec, score, earlier)[0]
         goal = first.champion.fitness or 0.0
         known = frozenset(one.proposed.recipe_digest for one in first.candidates)
-        rows.append(
-            {"seed": seed, "goal": goal, "cold": reached(cold, goal), "warm": reached(warm, goal),
-             "warm_new": reached(warm, goal, without=known), "cold_end": cold.champion.fitness,
-             "warm_end": warm.champion.fitness, "budget": spec.search.evaluations}
-        )  # fmt: skip
-        print(rows[-1], flush=True)
-    for key in ("cold", "warm", "warm_new"):
+        row = {
+            "seed": seed,
+            "goal": goal,
+            "first": reached(first, goal),
+            "cold": reached(cold, goal),
+            "warm": reached(warm, goal),
+            "warm_new": reached(warm, goal, without=known),
+            "cold_end": best_within(cold, budget),
+            "warm_end": best_within(warm, budget),
+            "budget": spec.search.evaluations,
+        }
+        rows.append(row)
+        print(row, flush=True)
+    for key in ("first", "cold", "warm", "warm_new"):
         found = [float(row[key] or "inf") for row in rows]
         never = found.count(float("inf"))
         print(f"{key:<9} median {statistics.median(found):g} candidates; never in {never} of {len(found)}")
-    for key in ("cold_end", "warm_end"):
-        print(f"{key:<9} median fitness {statistics.median(row[key] for row in rows):.4f}")
+    for key in ("goal", "cold_end", "warm_end"):
+        print(f"{key:<9} median fitness {statistics.median(row[key] for row in rows):.4f} within {budget} candidates")
     if args.json:
         args.json.write_text(json.dumps(rows, indent=1), encoding="utf-8")
     return 0

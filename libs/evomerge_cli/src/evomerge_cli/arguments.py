@@ -22,6 +22,7 @@ DEFAULT_MODELS = (
     "Qwen/Qwen2.5-Math-1.5B-Instruct",
 )
 """Stand in for --model1, --model2, --model3 where one is not given."""
+DEFAULT_OUT = "evomerge-out"
 
 
 CLASSIC_ACTIONS = ("--run", "--download-and-merge", "--evaluate", "--generate", "--generate-config")

@@ -31,11 +31,16 @@ def cost_of_folds(prepared: Prepared) -> str:
 
 
 def search_on(prepared: Prepared, fold: int) -> Prepared:
-    """Makes the run that holds out a fold, without controls, GGUF and push; of fold 0 the run itself."""
+    """Makes the run that holds out a fold, without controls, GGUF, push and earlier results; of fold 0 the run itself.
+
+    Earlier results are of a split of their own: what a fold holds out has been selected by.
+    """
     suite, spec = prepared.suite.on_fold(fold), prepared.spec
     if fold:
-        spec = replace(spec, controls=NO_CONTROLS, push_to="", gguf_type="")
-    return Prepared(spec, suite, RunRequest(spec, suite).to_json(), prepared.notes)
+        search = replace(spec.search, warm_start=())
+        spec = replace(spec, search=search, controls=NO_CONTROLS, push_to="", gguf_type="")
+    earlier = () if fold else prepared.earlier
+    return Prepared(spec, suite, RunRequest(spec, suite).to_json(), prepared.notes, earlier)
 
 
 def folds_in(out: Path) -> list[tuple[list[Recorded], Suite]]:

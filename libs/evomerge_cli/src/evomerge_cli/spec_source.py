@@ -13,15 +13,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from evomerge_cli.arguments import DEFAULT_MODELS
+from evomerge_cli.arguments import DEFAULT_MODELS, DEFAULT_OUT
+from evomerge_cli.earlier_runs import is_auto, named_runs, runs_beside
 from evomerge_cli.evolve_file import is_evolve_file, read_evolve
-from evomerge_cli.run_folder import RunFolder
 from evomerge_cli.suite_data import fetch_data
 from evomerge_common.domain.benchmarks import selection_warnings
-from evomerge_common.domain.earlier import best_of, earlier_candidates
+from evomerge_common.domain.earlier import earlier_candidates, earlier_in_words
 from evomerge_common.domain.fields import check_keys
 from evomerge_common.domain.kinds import kind_of
-from evomerge_common.domain.messages import EarlierCandidate, Event
+from evomerge_common.domain.messages import EarlierCandidate
 from evomerge_common.domain.methods import DEFAULT_METHODS, traits_of
 from evomerge_common.domain.reference import ModelReference
 from evomerge_common.domain.spec import REQUEST_KEYS, RunRequest, RunSpec
@@ -46,7 +46,7 @@ class Prepared:
 
     Attributes:
         text: what StartRun is given: JSON, suite included.
-        earlier: results of the runs whose folders `search.warm_start` names.
+        earlier: what `search.warm_start` takes over of runs in folders here.
         notes: what was filled in for the user, in words.
 
     """
@@ -108,33 +108,22 @@ def prepare(args: argparse.Namespace) -> Prepared:
     notes += [f"warning: {text}" for text in selection_warnings(suite)]
     try:
         _localise(data, folder, notes)
-        runs = _earlier_runs(data, folder)
+        out = Path(args.out or DEFAULT_OUT).expanduser()
+        runs = named_runs(data, folder, out, server=bool(args.server))
         spec = RunSpec.from_dict(data)
         _check_masked(spec, suite)
         request = RunRequest(spec, suite)
-        earlier = [one for run in runs for one in earlier_candidates(run, spec, suite.digest)]
     except SpecError as error:
         raise document.located(error) from error
-    return Prepared(spec, suite, request.to_json(), tuple(notes), tuple(best_of(earlier)))
-
-
-def _earlier_runs(data: dict[str, Any], folder: Path) -> list[list[Event]]:
-    """The logs of the folders that `search.warm_start` names, where their runs' ids then stand."""
-    search = _mapping(data.get("search"))
-    named = search.get("warm_start")
-    if not isinstance(named, list):
-        return []
-    runs, ids = [], []
-    for name in named:
-        out = folder / Path(name).expanduser() if isinstance(name, str) else None
-        if out is None or not out.is_dir():
-            ids.append(name)
-            continue
-        events = [one.event for one in RunFolder(out).events()]
-        runs.append(events)
-        ids.append(events[0].run_id)
-    data["search"] = {**search, "warm_start": ids}
-    return runs
+    searched = suite.on_fold(0)  # the run itself, where there are folds
+    if is_auto(spec) and not args.server:
+        runs = runs_beside(out, spec, searched)
+    earlier = earlier_candidates(runs, spec, searched)
+    if runs:
+        notes.append(f"search.warm_start: {earlier_in_words(earlier)}")
+    elif is_auto(spec) and not args.server:
+        notes.append(f"search.warm_start: no finished run of these models and this suite lies beside {out}")
+    return Prepared(spec, suite, request.to_json(), tuple(notes), tuple(earlier))
 
 
 def check_keys_of_spec(document: Document) -> None:

@@ -91,8 +91,11 @@ def result_of(history: History, suite: Suite) -> dict[str, Any]:
 
 
 def _origin(history: History) -> dict[str, Any]:
-    """From which earlier runs the search began, and how long it all took."""
-    return {"earlier_runs": sorted({one.run_id for one in history.start.earlier}), **_seconds(history)}
+    """With what of earlier runs the search began, and how long it all took."""
+    earlier = history.start.earlier
+    runs = sorted({one.run_id for one in earlier})
+    counts = {"earlier_results": sum(bool(one.scores) for one in earlier), "earlier_candidates": len(earlier)}
+    return {"earlier_runs": runs, **counts, **_seconds(history)}
 
 
 def _seconds(history: History) -> dict[str, float]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import structlog
 
 from evomerge_common import __version__
-from evomerge_common.domain.earlier import best_of, earlier_candidates
+from evomerge_common.domain.earlier import EarlierRun, can_begin, earlier_candidates, joined
 from evomerge_common.domain.kinds import kind_of
 from evomerge_common.domain.messages import (
     Decision,
@@ -24,7 +24,8 @@ from evomerge_common.domain.messages import (
     RunStarted,
     TaskShape,
 )
-from evomerge_common.domain.spec import BUDGET_KEYS, RunRequest
+from evomerge_common.domain.spec import AUTO, BUDGET_KEYS, RunRequest
+from evomerge_common.domain.suite import Suite
 from evomerge_common.domain.task import EXACT
 from evomerge_common.errors import EvoMergeException, Fenced, InvalidInput, NotFound, Unavailable
 from evomerge_common.runtime.ports_factory import Ports
@@ -33,6 +34,9 @@ from evomerge_selector.domain.summary import RunEntry, RunSummary
 from evomerge_selector.run_actor import RunActor
 
 log = structlog.get_logger()
+
+SIMILAR = 8
+"""Earlier runs that `search.warm_start: auto` takes up at most."""
 
 
 class Runs:
@@ -61,7 +65,7 @@ class Runs:
     async def start(self, request: RunRequest, request_id: str, earlier: Sequence[EarlierCandidate] = ()) -> str:
         """Starts a run and returns its id; the same request id always means the same run.
 
-        `earlier`: results of runs that the spec names and this log does not have.
+        `earlier`: results of runs that the spec means and this log does not have.
 
         One that is paused since a machine lacks something tries again.
         """
@@ -106,15 +110,43 @@ class Runs:
         return run_id
 
     async def _earlier(self, request: RunRequest, given: Sequence[EarlierCandidate]) -> list[EarlierCandidate]:
-        """What the search begins with: the results of the runs that its spec names."""
+        """What the search begins with, of the runs that its spec names; with `auto`, of those that fit best."""
         named = request.spec.search.warm_start
-        found = [one for one in given if one.run_id in named]
-        for run_id in sorted(set(named) - {one.run_id for one in found}):
-            events = [one.event async for one in self._ports.log.read(run_id)]
-            if not events:
-                raise InvalidInput(f"search.warm_start names {run_id}, and there is no such run here")
-            found += earlier_candidates(events, request.spec, request.suite.digest)
-        return best_of(found)
+        if named == (AUTO,):
+            named = await self._similar(request)
+        else:
+            given = [one for one in given if one.run_id in named]
+        runs = [await self._earlier_run(run_id) for run_id in named if all(one.run_id != run_id for one in given)]
+        return joined([*given, *earlier_candidates(runs, request.spec, request.suite)])
+
+    async def _similar(self, request: RunRequest) -> tuple[str, ...]:
+        """Names the finished runs of the same models and suite that ended highest, best first."""
+        ended = []
+        for run_id in await self._ports.kv.keys("runs"):
+            entry = await self._ports.kv.get("runs", run_id)
+            summary = RunEntry.from_bytes(entry[0]).summary if entry else None
+            if summary is not None and summary.phase is Phase.FINISHED:
+                ended.append((-summary.best_fitness, run_id))
+        found: list[str] = []
+        for _, run_id in sorted(ended):
+            async for recorded in self._ports.log.read(run_id):
+                first = recorded.event.payload
+                if isinstance(first, RunStarted) and can_begin(first, request.spec, request.suite):
+                    found.append(run_id)
+                break
+            if len(found) == SIMILAR:
+                break
+        return tuple(found)
+
+    async def _earlier_run(self, run_id: str) -> EarlierRun:
+        events = [one.event async for one in self._ports.log.read(run_id)]
+        if not events or not isinstance(started := events[0].payload, RunStarted):
+            raise InvalidInput(f"search.warm_start names {run_id}, and there is no such run here")
+        suite = None
+        with contextlib.suppress(EvoMergeException, OSError):
+            data = await asyncio.to_thread(self._ports.artifacts.get, started.suite_uri)
+            suite = Suite.from_json(data.decode())
+        return EarlierRun(run_id, events, suite)
 
     async def go_on(self, run_id: str, request: RunRequest) -> None:
         """Lets a run go on with another budget, a finished one too; one that has it already stays as it is.

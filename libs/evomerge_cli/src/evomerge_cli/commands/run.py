@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from evomerge_cli.arguments import DEFAULT_OUT
 from evomerge_cli.console import Console
 from evomerge_cli.failure import INTERRUPTED, OK, exit_code, interrupt_on_signals
 from evomerge_cli.folds import FOLDS, cost_of_folds, has_folds, search_on
@@ -35,8 +36,6 @@ from evomerge_models.survey import Survey
 if TYPE_CHECKING:
     from evomerge.v1.selector_pb2 import Run
     from evomerge_cli.client import SelectorClient
-
-DEFAULT_OUT = "evomerge-out"
 
 
 def run(args: argparse.Namespace, console: Console) -> int:

@@ -80,18 +80,22 @@ class RunStarted(_message.Message):
     def __init__(self, spec_json: _Optional[str] = ..., request_id: _Optional[str] = ..., version: _Optional[str] = ..., suite_uri: _Optional[str] = ..., suite_digest: _Optional[str] = ..., has_holdout: _Optional[bool] = ..., tasks: _Optional[_Iterable[_Union[TaskShape, _Mapping]]] = ..., earlier: _Optional[_Iterable[_Union[EarlierCandidate, _Mapping]]] = ...) -> None: ...
 
 class EarlierCandidate(_message.Message):
-    __slots__ = ("run_id", "recipe_digest", "genome_json", "fitness", "scores")
+    __slots__ = ("run_id", "recipe_digest", "genome_json", "fitness", "scores", "credits", "dtype")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     RECIPE_DIGEST_FIELD_NUMBER: _ClassVar[int]
     GENOME_JSON_FIELD_NUMBER: _ClassVar[int]
     FITNESS_FIELD_NUMBER: _ClassVar[int]
     SCORES_FIELD_NUMBER: _ClassVar[int]
+    CREDITS_FIELD_NUMBER: _ClassVar[int]
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     recipe_digest: str
     genome_json: str
     fitness: float
     scores: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, run_id: _Optional[str] = ..., recipe_digest: _Optional[str] = ..., genome_json: _Optional[str] = ..., fitness: _Optional[float] = ..., scores: _Optional[_Iterable[float]] = ...) -> None: ...
+    credits: _containers.RepeatedScalarFieldContainer[float]
+    dtype: str
+    def __init__(self, run_id: _Optional[str] = ..., recipe_digest: _Optional[str] = ..., genome_json: _Optional[str] = ..., fitness: _Optional[float] = ..., scores: _Optional[_Iterable[float]] = ..., credits: _Optional[_Iterable[float]] = ..., dtype: _Optional[str] = ...) -> None: ...
 
 class TaskShape(_message.Message):
     __slots__ = ("task", "weight", "items", "fitness")

@@ -133,6 +133,8 @@ class EarlierCandidate:
     genome_json: str = ""
     fitness: float = 0.0
     scores: tuple[float, ...] = ()
+    credits: tuple[float, ...] = ()
+    dtype: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -74,7 +74,7 @@ class SearchSpec:
         patience: ends the search after so many evaluations without an improvement of `min_delta`; 0 never does.
         layer_groups: groups of consecutive layers with parameters of their own.
         layer_granularity: layers of such a group, in place of their number; 0: by their number.
-        warm_start: earlier runs, by id, with whose results the search begins.
+        warm_start: earlier runs, by id, with whose results the search begins; `(AUTO,)`: whichever there are.
         niche: genomes nearer than this (`Genome.distance`, 0 … 1) share their chance to become parents; 0: none do.
         genes: what evolves beside weights, densities, methods and paths: where the groups are cut (boundaries), masks
             on the sources' changes (masks), merges of whole candidates (nesting).
@@ -167,14 +167,14 @@ class RunSpec:
         return replace(other, search=replace(other.search, **budget)) == self
 
     def scores_as(self, other: RunSpec) -> bool:
-        """Tells whether a genome is the same model with the same score in both runs: only seed and search differ."""
-        return replace(other, seed=self.seed, search=self.search) == self
+        """Tells whether a genome is the same model with the same score in both runs, where both score in one dtype."""
+        return all(getattr(self, key) == getattr(other, key) for key in SCORING_KEYS)
 
     def to_dict(self) -> dict[str, Any]:
         """Writes plain data in the form that `from_dict` reads."""
         search = {key: value for key, value in asdict(self.search).items() if value is not None}
         search |= {"methods": list(self.search.methods), "genes": list(self.search.genes)}
-        search["warm_start"] = list(self.search.warm_start)
+        search["warm_start"] = AUTO if self.search.warm_start == (AUTO,) else list(self.search.warm_start)
         for key in ("niche", "layer_granularity", "warm_start"):
             if not search[key]:
                 del search[key]  # off is not written: the log of a run without it is what it always was
@@ -241,10 +241,6 @@ class RunSpec:
         if constraints and search.evaluations < len(sources):
             raise own.wrong(
                 f"bounds need the scores of all {len(sources)} sources: raise search.evaluations", "constraints"
-            )
-        if constraints and search.warm_start:
-            raise own.wrong(
-                "bounds say nothing of earlier runs' candidates: leave search.warm_start out", "constraints"
             )
         export = own.section("export", ("dtype", "formats", "gguf_type", "push_to"))
         fitted = own.data.get("cross_domain")
@@ -320,6 +316,8 @@ REQUEST_KEYS = (*SPEC_KEYS, "suite")
 SEARCH_KEYS = tuple(SearchSpec.__dataclass_fields__)
 BUDGET_KEYS = ("evaluations", "patience", "target", "hours")
 """Keys of `search` that say when it ends, and nothing else."""
+SCORING_KEYS = ("models", "base", "dtype", "threads", "preserve_instruction", "cross_domain")
+"""Attributes of a run spec from which a genome's model and its scores follow, beside the dtype of the scores."""
 CLASSIC_KEYS = tuple(ClassicSpec.__dataclass_fields__)
 
 
@@ -343,7 +341,7 @@ def _search(own: Fields) -> SearchSpec:
         min_delta=own.number("min_delta", default.min_delta, low=0.0),
         target=own.optional_number("target"),
         hours=own.optional_number("hours", low=0.0),
-        warm_start=own.texts("warm_start", "must be a list of earlier runs: ids, or their folders"),
+        warm_start=_warm_start(own),
         niche=own.number("niche", default.niche, low=0.0, high=1.0),
         racing=_racing(own, strategy),
     )
@@ -400,6 +398,16 @@ def _racing(search: Fields, strategy: str) -> RacingSpec:
         margin=own.number("margin", default.margin, low=0.0, high=10.0),
         unit=own.integer("unit", default.unit, low=1, high=1_000_000),
     )
+
+
+def _warm_start(search: Fields) -> tuple[str, ...]:
+    """`off`, which is the default (YAML reads the word as false), `auto`, or the runs by name."""
+    value = search.data.get("warm_start", False)
+    if value is False or value == "off":
+        return ()
+    if value == AUTO:
+        return (AUTO,)
+    return search.texts("warm_start", f"must be auto, off, or a list of earlier runs, ids or folders, not {value!r}")
 
 
 def _classic(own: Fields) -> ClassicSpec:

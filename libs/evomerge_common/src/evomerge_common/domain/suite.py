@@ -50,6 +50,15 @@ class Suite:
             return tuple(i for i in task.items if (i.fold(seed=self.seed, folds=self.folds) == self.fold) == wanted)
         return tuple(i for i in task.items if i.is_holdout(seed=self.seed, share=self.holdout) == wanted)
 
+    def held_out(self) -> frozenset[str]:
+        """Returns the contents of all items that selection never sees, as text; duplicates are one."""
+        tasks = [task for task in self.tasks if kind_of(task.kind).splits]
+        return frozenset(one.text for task in tasks for one in self.items(task, "holdout"))
+
+    def searches_with(self, contents: frozenset[str]) -> bool:
+        """Tells whether any of these contents, as `held_out` returns them, is among the search items."""
+        return any(one.text in contents for task in self.tasks for one in self.items(task, "search"))
+
     def on_fold(self, fold: int) -> Suite:
         """Returns the suite that holds out one of the folds, from 1; 0: the share, with no word of folds."""
         return replace(self, fold=fold, holdout=1 / self.folds) if fold else replace(self, folds=0)

@@ -30,6 +30,11 @@ class Item:
         """Returns the fold, from 1, in which a seeded hash of the content holds it out."""
         return self._hash(seed) * folds // 2**64 + 1
 
+    @property
+    def text(self) -> str:
+        """Returns the content as canonical JSON: of duplicates the same, whatever their id."""
+        return json.dumps(dict(self.content), sort_keys=True, ensure_ascii=False)
+
     def _hash(self, seed: int) -> int:
         text = json.dumps([seed, dict(self.content)], sort_keys=True, ensure_ascii=False)
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")

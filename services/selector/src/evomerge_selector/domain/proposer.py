@@ -21,7 +21,7 @@ from evomerge_common.domain.search_space import SearchSpace, builds_differ
 from evomerge_common.domain.spec import RunSpec
 from evomerge_common.errors import RecipeError, SpecError
 from evomerge_selector.domain.candidate import Candidate
-from evomerge_selector.domain.feasibility import penalised
+from evomerge_selector.domain.feasibility import penalised, violation
 from evomerge_selector.domain.grading import Grading
 from evomerge_selector.domain.initial_population import initial_population
 from evomerge_selector.domain.operators import mutate, random_genome
@@ -37,8 +37,8 @@ class Proposer:
         Args:
             spec: of the run.
             models: its models, by reference.
-            earlier: results of earlier runs, best first; those of other models are left out. The strategy is told
-                them after the sources, and the best one is the first merge: so the champion is never worse.
+            earlier: candidates of earlier runs, best first; those of other models are left out. The strategy is told
+                those with scores after the sources; the best one, and genomes without scores, are the first merges.
 
         Raises:
             SpecError: the strategy has no means on this space or machine.
@@ -49,14 +49,16 @@ class Proposer:
         self.space = search_space(spec, models)
         self._strategy = make_strategy(self.space, self._search, seed=spec.seed)
         sources = _sources(spec, self.space)
-        self._earlier = self._known(earlier)
-        best = [("earlier", one.genome) for one in self._earlier[:1]]
+        fitting = self._fitting(earlier)
+        self._earlier = [one for one in fitting if one.scores]
+        begun = [*self._earlier[:1], *(one for one in fitting if not one.scores)]
+        seen = {one.proposed.recipe_digest for one in fitting}
         fixed = [
             (operator, genome)
             for operator, genome in initial_population(self.space, spec.classic)
-            if self._recipe(Proposal(genome, operator)).digest not in self._earlier_digests
+            if not seen or self._recipe(Proposal(genome, operator)).digest not in seen
         ]
-        self._first = [*sources, *best, *fixed]
+        self._first = [*sources, *(("earlier", one.genome) for one in begun), *fixed]
         self.sources = min(len(sources), self._search.evaluations)
         # Some fresh blood: children of one earlier search alone may never leave its hill.
         fresh = self._search.population // 4 if self._earlier else 0
@@ -117,37 +119,52 @@ class Proposer:
             return
         for one in candidates[self._seen : count]:
             if one.proposed.index == self.sources:
-                for candidate in self._earlier:
-                    self._strategy.tell(candidate)
-            if one.proposed.recipe_digest in self._earlier_digests:
-                continue  # told already
-            steered, scores = self._grading.steered(one)
-            fitness = penalised(steered, one.violation)
-            self._strategy.tell(
-                ScoredCandidate(
-                    one.proposed.recipe_digest, one.genome, fitness, one.proposed.index, scores, one.violation,
-                    one.fitness_error,
-                )
-            )  # fmt: skip
+                for known in self._earlier:
+                    self._strategy.tell(self._note(self._judged(known, candidates)))
+            if one.proposed.recipe_digest not in self._earlier_digests:  # else it has been told
+                self._strategy.tell(self._note(one))
         self._seen = max(self._seen, count)
 
-    def _known(self, earlier: Sequence[EarlierCandidate]) -> list[ScoredCandidate]:
-        """Those of the results that are of this run's models: by the digests in their recipes; no sources."""
+    def _note(self, one: Candidate) -> ScoredCandidate:
+        """Makes of a result what strategies are told."""
+        steered, scores = self._grading.steered(one)
+        return ScoredCandidate(
+            one.proposed.recipe_digest, one.genome, penalised(steered, one.violation), one.proposed.index, scores,
+            one.violation, one.fitness_error,
+        )  # fmt: skip
+
+    # ---- candidates of earlier runs ----
+
+    def _fitting(self, earlier: Sequence[EarlierCandidate]) -> list[Candidate]:
+        """Those that this run could propose, and of its models: by the digests in their recipes."""
         found = []
         for place, one in enumerate(earlier):
-            genome = Genome.from_json(one.genome_json)
             try:
+                genome = Genome.from_json(one.genome_json)
                 digest = self._recipe(Proposal(genome, "earlier")).digest
-            except (RecipeError, ValueError, IndexError):
+            except (RecipeError, ValueError, LookupError, TypeError):
                 continue  # of another number of models or layers
-            if digest == one.recipe_digest:
-                index = place - len(earlier)  # below all of this run's
-                found.append(ScoredCandidate(one.recipe_digest, genome, one.fitness, index, one.scores))
+            if digest == one.recipe_digest and genome.method in self.space.methods:
+                proposed = CandidateProposed(
+                    index=place - len(earlier),  # below all of this run's
+                    recipe_digest=digest,
+                    genome_json=one.genome_json,
+                    operator="earlier",
+                )
+                credit = tuple((mean, 1) for mean in one.credits)
+                found.append(Candidate(proposed, one.fitness, one.scores, credits=credit))
         return found
+
+    def _judged(self, known: Candidate, candidates: Sequence[Candidate]) -> Candidate:
+        """Returns it with what it violates by the bounds of this run, whose sources have been scored by now."""
+        if not self._spec.constraints:
+            return known
+        tasks, sources = [one.task for one in self._grading.tasks], candidates[: len(self._spec.sources)]
+        return replace(known, violation=violation(known, self._spec, tasks, sources))
 
     @cached_property
     def _earlier_digests(self) -> frozenset[str]:
-        return frozenset(one.digest for one in self._earlier)
+        return frozenset(one.proposed.recipe_digest for one in self._earlier)
 
     def _novel(self, index: int, known: Container[str]) -> tuple[Proposal, Recipe | None]:
         """Finds a proposal whose recipe the run has not had yet."""

@@ -265,7 +265,8 @@ class Run:
         self.started, self.started_at = event, time
         self.spec = RunSpec.from_json(event.spec_json)
         self.phase = Phase.PREPARING
-        self.dtype = "" if self.spec.scoring_dtype == AUTO else self.spec.scoring_dtype
+        known = next((one.dtype for one in event.earlier if one.scores), "")  # what is compared has one dtype
+        self.dtype = known if self.spec.scoring_dtype == AUTO else self.spec.scoring_dtype
         if self.spec.search.racing.rungs and event.tasks:
             self._race = Race(self.spec.search.racing, event.tasks, seed=self.spec.seed)
             self._leaderboard.unit = max(1, self._race.size)
