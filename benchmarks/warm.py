@@ -1,9 +1,9 @@
 """A second search on the same sources and items, begun cold or with the first one's results (`search.warm_start`).
 
-Counted are candidates in order of proposal, sources included, until one is at least as fit as the first search's champion:
-in the first search, in a second one with another seed that begins cold, and in the same begun warm. With a warm start that
-champion is proposed right after the sources and scored again, so it is also counted until a candidate that the first search
-did not have is as fit.
+Counted are candidates in order of proposal, sources included, until one is at least as fit as the first search's
+champion: in the first search, in a second one with another seed that begins cold, and in the same begun warm. With a
+warm start that champion is proposed right after the sources and scored again, so it is also counted until a candidate
+that the first search did not have is as fit.
 
     evomerge bench warm --data scored.jsonl           # on the surrogate; scored candidates: `evomerge bench search`
     evomerge bench warm --real --data real.jsonl      # on the demo family itself, every candidate merged and scored
