@@ -12,6 +12,7 @@ import torch
 
 from evomerge_common.errors import NotAModel, ShapeMismatch
 from evomerge_scoring.tensors import MadeTensor, Weights
+from evomerge_scoring.uncompiled import ShapesAlone, without_compiler
 
 LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 """Options of every `from_pretrained`."""
@@ -29,11 +30,12 @@ def fresh_module(model_class: Any, config: Any, weights: Weights, dtype: torch.d
     options: dict[str, Any] = {
         "config": config, "dtype": dtype, "output_loading_info": True, "ignore_mismatched_sizes": True,
     }  # fmt: skip
-    if weights.folder is not None:
-        module, info = model_class.from_pretrained(weights.folder, weights_only=True, **options, **LOCAL)
-    else:
-        state = {name: source.read() for name, source in (weights.sources or {}).items()}
-        module, info = model_class.from_pretrained(None, state_dict=state, **options)
+    with without_compiler(), ShapesAlone():
+        if weights.folder is not None:
+            module, info = model_class.from_pretrained(weights.folder, weights_only=True, **options, **LOCAL)
+        else:
+            state = {name: source.read() for name, source in (weights.sources or {}).items()}
+            module, info = model_class.from_pretrained(None, state_dict=state, **options)
     if info["mismatched_keys"]:
         name, found, wanted = min(info["mismatched_keys"])
         raise ShapeMismatch(
