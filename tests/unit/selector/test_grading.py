@@ -21,7 +21,7 @@ from evomerge_common.domain.messages import (
 from evomerge_common.domain.spec import RunSpec
 from evomerge_common.domain.strategies import STRATEGIES
 from evomerge_selector.domain.candidate import Candidate
-from evomerge_selector.domain.grading import SHARE, Grading
+from evomerge_selector.domain.grading import SHARE, Grading, at_least
 from helpers import simulation as playing
 from helpers.simulation import ITEMS, Simulation, make_spec
 
@@ -33,8 +33,8 @@ def candidate(index: int, *scores: float, credit: float = 0.0, operator: str = "
     return Candidate(proposed, fitness=sum(scores) / 2, scores=scores, credits=((4 * credit, 4), (0.0, 4)))
 
 
-def decided(*merges: float, source: float = 0.5, fitness: str = "auto") -> tuple[str, ...]:
-    grading = Grading.of((replace(TASKS[0], fitness=fitness), TASKS[1]), 9)
+def decided(*merges: float, source: float = 0.5, fitness: str = "auto", items: int = 4) -> tuple[str, ...]:
+    grading = Grading.of((replace(TASKS[0], fitness=fitness, items=items), TASKS[1]), 9)
     sources = [candidate(0, source, 0.2, operator="source"), candidate(1, 0.0, 0.9, operator="source")]
     return grading.decide([*sources, *(candidate(2 + i, one, 0.5) for i, one in enumerate(merges))])[0].graded
 
@@ -47,6 +47,23 @@ def test_a_skill_that_dies_in_every_merge_is_graded() -> None:
     assert decided(0.0, 0.0) == (), "too few to say"
     assert decided(0.0, 0.0, 0.0, fitness="") == ()
     assert decided(0.0, 0.3, 0.1, fitness="graded") == ("t0",)
+
+
+def test_a_lucky_item_does_not_hide_that_a_skill_dies() -> None:
+    item = 1 / 50
+    assert decided(item, *[0.0] * 11, items=50) == ("t0",)
+    assert decided(2 * item, *[0.0] * 11, items=50) == ("t0",), "the best of twelve may have two"
+    assert decided(*[item, 0.0] * 6, items=50) == ("t0",)
+    assert decided(4 * item, *[0.0] * 11, items=50) == (), "its score moves by itself"
+    assert decided(item, *[0.0] * 11, source=3 * item, items=50) == (), "the source may have been lucky, too"
+    assert decided(*[0.5, 0.48, 0.52] * 4, source=0.9, items=50) == (), "half alive"
+
+
+def test_the_chance_of_so_many_right_ones_is_fishers() -> None:
+    assert at_least(0, drawn=4, right=10, of=12) == pytest.approx(1.0)
+    assert at_least(2, drawn=2, right=2, of=4) == pytest.approx(1 / 6)
+    assert at_least(3, drawn=4, right=4, of=8) == pytest.approx(17 / 70), "the lady who tasted tea"
+    assert at_least(5, drawn=4, right=4, of=8) == 0.0
 
 
 def test_strategies_are_told_score_and_a_share_of_credit() -> None:

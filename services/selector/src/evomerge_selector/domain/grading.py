@@ -8,6 +8,7 @@ proof go by the task's own score.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,8 @@ SHARE = 0.25
 four others lose in credit, and no credit is worth an answer."""
 FEWEST = 3
 """Merges that must agree before a skill is said to die in all of them."""
+DOUBT = 0.05
+"""So unlikely must chance make a difference before it counts as one."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,9 @@ class Grading:
     def decide(self, candidates: Sequence[Candidate]) -> tuple[Grading, list[TaskGraded]]:
         """Decides on the tasks that say auto: graded is one that no merge moves and a source is better at.
 
+        No merge moves a task where all score the same, or where the best of them is no better than chance makes the
+        best among so many and a source is: it has twice as much at least, and more than chance explains.
+
         Args:
             candidates: the first `after`, in order of proposal.
 
@@ -68,11 +74,12 @@ class Grading:
         merges = [one for one in scored if one.proposed.operator != "source"]
         decisions = []
         for place, task in enumerate(self.tasks):
-            levels = {one.scores[place] for one in merges}
+            found = [one.scores[place] for one in merges]
             best = max((one.scores[place] for one in sources), default=0.0)
-            if task.fitness == AUTO and len(merges) >= FEWEST and len(levels) == 1 and best > max(levels):
-                reason = f"each of the first {len(merges)} merges scores {max(levels):.3f}, the best source {best:.3f}"
-                decisions.append(TaskGraded(task=task.task, reason=reason))
+            if task.fitness == AUTO and len(found) >= FEWEST and _is_dead(found, best, task.items):
+                low, high = (f"{level:.3f}" for level in (min(found), max(found)))
+                scores = f"each of the first {len(found)} merges scores {low if low == high else f'{low} to {high}'}"
+                decisions.append(TaskGraded(task=task.task, reason=f"{scores}, the best source {best:.3f}"))
         graded = (*self.graded, *(one.task for one in decisions))
         return Grading(self.tasks, self.after, graded, decided=True), decisions
 
@@ -99,3 +106,29 @@ class Grading:
             (total + fresh.get(task.task, (0.0, 0))[0], items + fresh.get(task.task, (0.0, 0))[1])
             for task, (total, items) in zip(self.tasks, known, strict=True)
         )
+
+
+def _is_dead(merges: Sequence[float], source: float, items: int) -> bool:
+    """Tells whether no merge moves a task's score, though a source has more."""
+    best = max(merges)
+    if min(merges) == best:
+        return source > best
+    right, most = round(sum(merges) * items), round(best * items)
+    luck = len(merges) * at_least(most, drawn=items, right=right, of=len(merges) * items)
+    better = at_least(round(source * items), drawn=items, right=round((source + best) * items), of=2 * items)
+    return luck > DOUBT >= better and source >= 2 * best
+
+
+def at_least(count: int, *, drawn: int, right: int, of: int) -> float:
+    """Returns the chance that of `of` answers, `right` of them right, `drawn` have `count` right ones or more.
+
+    That is Fisher's exact test, one-sided (The Logic of Inductive Inference, 1935).
+    """
+    low, high = max(count, drawn - (of - right)), min(right, drawn)
+    chances = (_log_ways(right, k) + _log_ways(of - right, drawn - k) for k in range(low, high + 1))
+    return sum(math.exp(chance - _log_ways(of, drawn)) for chance in chances)
+
+
+def _log_ways(of: int, drawn: int) -> float:
+    """The logarithm of the binomial coefficient: the number itself has thousands of digits."""
+    return math.lgamma(of + 1) - math.lgamma(drawn + 1) - math.lgamma(of - drawn + 1)
