@@ -40,12 +40,12 @@ class Family:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Training steps, learning rate of the matrices (Muon), batch rows; what is replayed: (task, rows, every)."""
+    """Training steps, learning rate of the matrices (Muon), batch rows; what is replayed: (task, rows, every) …"""
 
     steps: int
     rate: float
     rows: int
-    replay: tuple[str, int, int] = ("", 0, 0)
+    replay: tuple[tuple[str, int, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -93,9 +93,9 @@ DEMO = Plan(
     base_rate=0.02,
     base_adam=5e-3,
     experts={
-        "arithmetic": Schedule(60, 0.008, 48, ("python", 6, 4)),
-        "sentiment": Schedule(50, 0.006, 32, ("arithmetic", 24, 3)),
-        "python": Schedule(40, 0.008, 12, ("arithmetic", 24, 3)),
+        "arithmetic": Schedule(60, 0.008, 48, (("python", 6, 4),)),
+        "sentiment": Schedule(50, 0.006, 32, (("arithmetic", 24, 3),)),
+        "python": Schedule(40, 0.008, 12, (("arithmetic", 24, 3),)),
     },
 )
 
@@ -160,8 +160,8 @@ def _train(folder: Path, seed: int, progress: Callable[[str, float], None], plan
     _save(base, tokenizer, folder / "base")
     for place, (name, schedule) in enumerate(plan.experts.items()):
         rows = [(Encoded(name, tasks[name].rows, tokenizer, schedule.rows, seed + 1), 1)]
-        again, count, every = schedule.replay
-        rows.append((Encoded(again, tasks[again].base_rows, tokenizer, count, seed + 2), every))
+        for again, count, every in schedule.replay:
+            rows.append((Encoded(again, tasks[again].base_rows, tokenizer, count, seed + 2), every))
         expert = copy.deepcopy(base)
         start = 0.5 + place / 6
         train(
