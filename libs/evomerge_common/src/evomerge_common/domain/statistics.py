@@ -15,10 +15,16 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from operator import itemgetter
 
 __all__ = ["Interval", "mean_interval", "paired_difference", "paired_error", "share_at_least"]
+
+KEPT = 1_000_000
+"""Most drawn items that are kept in memory for the next model, at 8 bytes each."""
+_Sample = Callable[[Sequence[float]], tuple[float, ...]]
 
 
 @dataclass(frozen=True)
@@ -96,17 +102,35 @@ def _resampled(
     shares = {name: weights[name] / total for name in names if weights[name] > 0}
     mean = sum(share * (sum(tasks[name]) / len(tasks[name])) for name, share in shares.items())
     draws = [0.0] * resamples
-    generator = random.Random(seed)
+    items = {name: [float(value) for value in tasks[name]] for name in shares}
+    varied = [name for name in shares if min(items[name]) < max(items[name])]
+    samples = iter(_samples(seed, resamples, tuple(len(items[name]) for name in varied)))
     for name, share in shares.items():
-        items = [float(value) for value in tasks[name]]
-        count = len(items)
-        if min(items) == max(items):  # every resample is the same: nothing to draw
-            draws = [draw + share * items[0] for draw in draws]
+        scores = items[name]
+        if name not in varied:  # every resample is the same
+            draws = [draw + share * scores[0] for draw in draws]
             continue
-        scale = share / count
-        draws = [draw + scale * sum(generator.choices(items, k=count)) for draw in draws]
+        scale = share / len(scores)
+        draws = [draw + scale * sum(sample(scores)) for draw, sample in zip(draws, next(samples), strict=True)]
     draws.sort()
     return mean, draws
+
+
+def _samples(seed: int, resamples: int, counts: tuple[int, ...]) -> Iterable[Iterable[_Sample]]:
+    """For each task of so many items, what takes each bootstrap sample of them; the same for all models."""
+    return (_remembered if resamples * sum(counts) <= KEPT else _drawn)(seed, resamples, counts)
+
+
+def _drawn(seed: int, resamples: int, counts: tuple[int, ...]) -> Iterator[Iterator[_Sample]]:
+    generator = random.Random(seed)
+    for count in counts:
+        places = list(range(count))
+        yield (itemgetter(*generator.choices(places, k=count)) for _ in range(resamples))
+
+
+@lru_cache(maxsize=16)
+def _remembered(seed: int, resamples: int, counts: tuple[int, ...]) -> tuple[tuple[_Sample, ...], ...]:
+    return tuple(tuple(samples) for samples in _drawn(seed, resamples, counts))
 
 
 def paired_difference(
