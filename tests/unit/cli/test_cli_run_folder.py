@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from evomerge_cli.__main__ import main
 from evomerge_cli.byte_progress import duration
+from evomerge_cli.given import given_at
 from evomerge_cli.progress import LineProgress, Rate, RunView
 from evomerge_cli.run_folder import RunFolder
 from evomerge_common.domain import messages as m
@@ -184,3 +187,21 @@ def test_lines_for_a_log_do_not_repeat(capsys: pytest.CaptureFixture[str]) -> No
 
 def test_durations_read_well() -> None:
     assert [duration(s) for s in (3.4, 65, 3725)] == ["3 s", "1 min 05 s", "1 h 02 min"]
+
+
+def test_a_folder_knows_when_its_one_command_was_given_and_ended(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    assert folder.command() is None
+    began = given_at()
+    assert 0 < time.time() - began < 24 * 3600
+    folder.save({"commands": [{"pid": os.getpid(), "given": began}]})
+    assert folder.command() is None, "it is not done"
+    folder.note_end()
+    given, ended = folder.command() or (0.0, 0.0)
+    assert given == began
+    assert ended == pytest.approx(time.time(), abs=5)
+    folder.save({"commands": [{"pid": 1, "given": began}, *folder.state()["commands"]]})
+    assert folder.command() is None, "the run took two"
+    folder.save({"commands": [{"pid": os.getpid() + 1, "given": began}]})
+    folder.note_end()
+    assert folder.command() is None, "that command was killed; this one only reported again"

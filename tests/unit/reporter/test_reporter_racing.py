@@ -7,12 +7,14 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
+from matplotlib.figure import Figure
 
 from evomerge_common.domain import messages as m
 from evomerge_common.ports import Recorded
+from evomerge_report import charts
 from evomerge_report.history import history_of
 from evomerge_report.lineage import lineage_svg
-from evomerge_report.report import report_page, write_report
+from evomerge_report.report import prepare_report, report_page, write_report
 from evomerge_report.result import result_of
 from evomerge_report.timeline import timeline_svg
 from evomerge_report.trace import summary, trace_of
@@ -152,6 +154,39 @@ def test_a_trace_adds_up() -> None:
     workers = [(one["worker"], one["jobs"], one["busy_seconds"]) for one in told["workers"]]
     assert workers == [("a", 3, 8.75), ("b", 1, 4)]
     assert told["mean_wait_seconds"]["evaluate"] == pytest.approx(0.25)
+
+
+def test_a_trace_counts_the_whole_command() -> None:
+    log = timed((0.25, 2, 1, "a"), (2, 5, 3, "a"), (6, 10, 3, "a"), search_ended=10, end=12)
+    told = summary(trace_of(log, (97.0, 115.0)))["command"]
+    assert (told["seconds"], told["start_seconds"]) == (18, 4), "from the command to 1, where the first is computed"
+    assert (told["search_seconds"], told["end_seconds"]) == (2, 5), "5–7 nobody computes, and none after 10"
+    assert told["orchestration"] == pytest.approx(11 / 18)
+    assert summary(trace_of(log))["command"] is None
+
+
+def test_a_picture_is_drawn_once_while_it_shows_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Figure] = []
+    draw = charts._png
+
+    def count(figure: Figure) -> bytes:
+        drawn.append(figure)
+        return draw(figure)
+
+    monkeypatch.setattr(charts, "_png", count)
+    monkeypatch.setattr(charts, "_drawn", {})
+    log = synthetic_log.events()
+    payloads = [one.event.payload for one in log]
+    first = next(
+        i for i, one in enumerate(payloads) if isinstance(one, m.CandidateEvaluated) and one.split == "holdout"
+    )
+    prepare_report(log[:first], SUITE)
+    assert len(drawn) == 5
+    write_report(log, SUITE, tmp_path)
+    assert len(drawn) == 6, "held-out scores change the comparison alone"
+    assert {path.name for path in (tmp_path / "report").glob("*.png")} == {
+        "fitness_plot.png", "diversity_plot.png", "pareto_front.png", "hypervolume.png", "benchmark_comparison.png",
+    }  # fmt: skip
 
 
 def test_a_trace_of_an_older_log_uses_what_was_measured() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,34 @@ from evomerge_cli.run_folder import RunFolder
 from evomerge_common.domain.suite import Suite
 from evomerge_common.ports import Recorded
 from evomerge_common.runtime.files import write_atomically
+
+log = logging.getLogger(__name__)
+
+
+class Preparation:
+    """Prepares the report of a run in a thread while its last scores are waited for."""
+
+    def __init__(self, suite: Suite) -> None:
+        self._suite = suite
+        self._thread: threading.Thread | None = None
+
+    def begin(self, events: Sequence[Recorded]) -> None:
+        """Begins, with the log so far."""
+        self._thread = threading.Thread(target=self._prepare, args=(events,), name="report", daemon=True)
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Waits until what was begun is done."""
+        if self._thread is not None:
+            self._thread.join()
+
+    def _prepare(self, events: Sequence[Recorded]) -> None:
+        from evomerge_report.report import prepare_report
+
+        try:
+            prepare_report(events, self._suite)
+        except Exception:  # the report itself says what is wrong
+            log.debug("the report could not be prepared", exc_info=True)
 
 
 def finish(folder: RunFolder, console: Console, *, out: Path | None = None) -> dict[str, Any]:

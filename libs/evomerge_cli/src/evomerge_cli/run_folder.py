@@ -9,6 +9,7 @@ import logging
 import logging.handlers
 import os
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,24 @@ class RunFolder:
         """Writes the state."""
         self.hidden.mkdir(parents=True, exist_ok=True)
         write_atomically(self._state_file, json.dumps(state, indent=2) + "\n")
+
+    def note_end(self) -> None:
+        """Notes that this process's command on the run, which its state names, has ended."""
+        state = self.state()
+        commands = state.get("commands", [])
+        if commands and commands[-1].get("pid") == os.getpid():
+            commands[-1]["ended"] = time.time()
+            self.save(state)
+
+    def command(self) -> tuple[float, float] | None:
+        """Tells when the command that made the run was given and when it ended; None: it took several, or is not done.
+
+        Unix seconds.
+        """
+        commands = self.state().get("commands", [])
+        if len(commands) != 1 or "ended" not in commands[0]:
+            return None
+        return commands[0]["given"], commands[0]["ended"]
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:

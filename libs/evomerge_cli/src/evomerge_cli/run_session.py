@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from evomerge_cli.client import SelectorClient
 from evomerge_cli.coming import Coming
 from evomerge_cli.progress import Progress, RunView
+from evomerge_common.domain.messages import SearchEnded
 from evomerge_common.ports import Recorded
 
 log = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ def watch_to_end(
     check: Callable[[], None] = lambda: None,
     watched: Watched | None = None,
     coming: Callable[[], Coming | None] = lambda: None,
+    search_ended: Callable[[Sequence[Recorded]], None] = lambda events: None,
 ) -> Watched:
     """Reads every event of the run until its last.
 
@@ -40,6 +42,7 @@ def watch_to_end(
         check: called several times a second; raises when waiting has become pointless.
         watched: filled on the way, so that an interrupted watch leaves what it saw.
         coming: called as often; tells of the download that the run waits for.
+        search_ended: called with a copy of the events so far when the search ends; what is scored then is held out.
 
     """
     watched = watched or Watched(run_id)
@@ -57,5 +60,7 @@ def watch_to_end(
                 return watched
             watched.events.append(recorded)
             watched.view.apply(recorded.event)
+            if isinstance(recorded.event.payload, SearchEnded):
+                search_ended(tuple(watched.events))
             progress.show(watched.view, recorded)
             log.debug("%d %s", recorded.sequence, recorded.event.type)

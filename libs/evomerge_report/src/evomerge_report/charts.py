@@ -5,7 +5,8 @@ Colours are Okabe and Ito's set (2008), which people with any colour vision tell
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import io
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +33,39 @@ OPERATOR_STYLE = {
 _OTHER = ((GREEN, "d"), (SKY, ">"), (BLUE, "*"), (ORANGE, "H"))
 
 
+_drawn: dict[str, tuple[str, bytes]] = {}
+"""Name of a picture → what it showed when it was drawn last, and its bytes."""
+
+
 def draw_all(history: History, result: Mapping[str, Any], folder: Path) -> None:
-    """Writes fitness_plot.png, diversity_plot.png, pareto_front.png, hypervolume.png and benchmark_comparison.png."""
-    _save(fitness_figure(history), folder / "fitness_plot.png")
-    _save(diversity_figure(history), folder / "diversity_plot.png")
-    _save(pareto_figure(history), folder / "pareto_front.png")
-    _save(hypervolume_figure(result), folder / "hypervolume.png")
-    _save(comparison_figure(result), folder / "benchmark_comparison.png")
+    """Writes fitness_plot.png, diversity_plot.png, pareto_front.png, hypervolume.png and benchmark_comparison.png.
+
+    A picture that would show what it showed the last time is not drawn again.
+    """
+    search = _search_shown(history)
+    compared = repr([result.get(key) for key in ("champion", "sources", "improvement")])
+    pictures: tuple[tuple[str, str, Callable[[], Figure]], ...] = (
+        ("fitness_plot.png", search, lambda: fitness_figure(history)),
+        ("diversity_plot.png", search, lambda: diversity_figure(history)),
+        ("pareto_front.png", search, lambda: pareto_figure(history)),
+        ("hypervolume.png", repr(result.get("hypervolume")), lambda: hypervolume_figure(result)),
+        ("benchmark_comparison.png", compared, lambda: comparison_figure(result)),
+    )
+    for name, shown, draw in pictures:
+        before, picture = _drawn.get(name, ("", b""))
+        if before != shown:
+            picture = _png(draw())
+            _drawn[name] = shown, picture
+        (folder / name).write_bytes(picture)
+
+
+def _search_shown(history: History) -> str:
+    """All that pictures of the search alone show, as text."""
+    candidates = [
+        (c.digest, c.index, c.operator, c.fitness, c.scores("search"), c.raced, c.failure is None)
+        for c in history.candidates.values()
+    ]
+    return repr((history.population, history.champion_digest, history.generations, candidates))
 
 
 def fitness_figure(history: History) -> Figure:
@@ -235,8 +262,10 @@ def _empty(figure: Figure, axes: Axes, text: str) -> Figure:
     return figure
 
 
-def _save(figure: Figure, path: Path) -> None:
-    figure.savefig(path, dpi=130, metadata={"Software": None})
+def _png(figure: Figure) -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, dpi=130, metadata={"Software": None})
+    return file.getvalue()
 
 
 def _styles(candidates: Sequence[Candidate]) -> dict[str, tuple[str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from evomerge_report.result import result_of
 from evomerge_report.timeline import timeline_svg
 from evomerge_report.trace import summary, trace_of
 
-__all__ = ["STYLE", "environment", "model_card", "report_page", "write_report"]
+__all__ = ["STYLE", "environment", "model_card", "prepare_report", "report_page", "write_report"]
 
 _HERE = Path(__file__).parent
 STYLE = _HERE / "static" / "style.css"
@@ -76,6 +77,17 @@ def write_report(
     )
     write_atomically(out_dir / "result.json", json.dumps(result, indent=2, ensure_ascii=False) + "\n")
     return result
+
+
+def prepare_report(events: Iterable[Recorded], suite: Suite) -> None:
+    """Does what takes longest of `write_report` in this process, as far as the log goes: imports, pictures of the
+    search, bootstrap samples. For whoever waits for the last scores anyway.
+    """
+    from evomerge_report.charts import draw_all
+
+    history = history_of(events)
+    with tempfile.TemporaryDirectory() as folder:
+        draw_all(history, result_of(history, suite), Path(folder))
 
 
 def report_page(history: History, result: dict[str, Any]) -> str:

@@ -4,6 +4,9 @@ A worker says with each result when it took the job in hand, when it had the res
 left of the wall time when nobody of all services computed is orchestration. The part of it in which the first job waits
 in an evaluator's hands is told apart as the start: its scoring process still imports its libraries, which takes seconds
 once, however long the run is.
+
+Where it is known when the command was given and when it ended, all of the command counts: its checks and the start of
+the services before the run's first event, and report and stop after the last.
 """
 
 from __future__ import annotations
@@ -39,6 +42,7 @@ class Trace:
         primed: when the first candidate that is no source was taken up by an evaluator.
         search_ended: when no further candidate was proposed.
         waits: kind of job → seconds that each job waited for a worker.
+        command: when the command was given and when it had ended; None: not known, or it took several commands.
 
     """
 
@@ -50,10 +54,11 @@ class Trace:
     decisions: list[float] = field(default_factory=list)
     champions: list[float] = field(default_factory=list)
     waits: dict[str, list[float]] = field(default_factory=dict)
+    command: Window | None = None
 
 
-def trace_of(events: Iterable[Recorded]) -> Trace:
-    """Folds one run's events."""
+def trace_of(events: Iterable[Recorded], command: Window | None = None) -> Trace:
+    """Folds one run's events; `command` is its window in Unix seconds."""
     trace = Trace()
     start, ended = 0.0, False
     sources: set[str] = set()
@@ -91,6 +96,8 @@ def trace_of(events: Iterable[Recorded]) -> Trace:
                 ready["evaluate", digest] = now
             if span.work == "evaluate" and digest not in sources:
                 trace.primed = span.began if trace.primed is None else min(trace.primed, span.began)
+    if command is not None:
+        trace.command = (command[0] - start, command[1] - start)
     return trace
 
 
@@ -113,6 +120,7 @@ def summary(trace: Trace) -> dict[str, Any]:
 
     `evaluator_busy` is the share of all evaluators' time with a job in hand, between the first candidate and the end of
     the search; `evaluator_scoring` counts the computing alone. `orchestration` is `start` plus what comes after it.
+    `command` has the same of the whole command, in seconds and as shares of it.
     """
     whole = (0.0, trace.wall)
     window = (trace.primed, trace.search_ended or trace.wall) if trace.primed is not None else None
@@ -141,6 +149,7 @@ def summary(trace: Trace) -> dict[str, Any]:
         "orchestration": 1.0 - working / trace.wall if trace.wall else None,
         "start": start / trace.wall if trace.wall else None,
         "orchestration_after_start": (trace.wall - working - start) / trace.wall if trace.wall else None,
+        "command": None if trace.command is None else _of_command(computing, trace.command),
         "decisions": len(trace.decisions),
         "workers": [
             {
@@ -154,6 +163,23 @@ def summary(trace: Trace) -> dict[str, Any]:
             if (spans := [span for span in trace.spans if span.worker == worker])
         ],
         "mean_wait_seconds": {kind: round(sum(found) / len(found), 4) for kind, found in sorted(trace.waits.items())},
+    }
+
+
+def _of_command(computing: Sequence[Span], command: Window) -> dict[str, Any]:
+    """Cuts the command where somebody computes first, and where somebody did last: start, search, end."""
+    first = min((span.began for span in computing), default=command[1])
+    last = max((span.ended for span in computing), default=command[1])
+    seconds = command[1] - command[0]
+    idle = {
+        "start": first - command[0],
+        "search": last - first - _covered(computing, (first, last)),
+        "end": command[1] - last,
+    }
+    return {
+        "seconds": round(seconds, 3),
+        **{f"{part}_seconds": round(value, 3) for part, value in idle.items()},
+        "orchestration": sum(idle.values()) / seconds,
     }
 
 

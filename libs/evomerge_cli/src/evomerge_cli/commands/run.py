@@ -5,17 +5,19 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
+import os
 import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from evomerge_cli.arguments import DEFAULT_OUT
 from evomerge_cli.console import Console
 from evomerge_cli.failure import INTERRUPTED, OK, exit_code, interrupt_on_signals
 from evomerge_cli.folds import FOLDS, cost_of_folds, has_folds, search_on
+from evomerge_cli.given import given_at
 from evomerge_cli.memory import check_memory, machine_memory, scored_on_gpu
 from evomerge_cli.preflight import (
     check_classes,
@@ -42,7 +44,13 @@ def run(args: argparse.Namespace, console: Console) -> int:
     """Checks, starts the stack, evolves, and reports."""
     # The first thing of all: what is imported takes seconds, beside all that comes before the first score.
     with contextlib.nullcontext() if args.server else imported():
-        return _run(args, console)
+        code = _run(args, console)
+    RunFolder(_out(args)).note_end()
+    return code
+
+
+def _out(args: argparse.Namespace) -> Path:
+    return Path(args.out or DEFAULT_OUT).expanduser()
 
 
 def _run(args: argparse.Namespace, console: Console) -> int:
@@ -71,7 +79,7 @@ def _run(args: argparse.Namespace, console: Console) -> int:
             for note in plan_in_words(prepared.spec, survey):
                 console.say(f"note: {note}")
         check_scorable(prepared.spec, prepared.suite, survey)
-    out = Path(args.out or DEFAULT_OUT).expanduser()
+    out = _out(args)
     options = {"evaluators": args.evaluators, "server": args.server}
     return (execute_folds if has_folds(prepared) else execute)(prepared, out, console, **options)
 
@@ -155,7 +163,6 @@ def execute(
             where = "it goes on at the server; to watch it again" if server else "stopped; to go on from here"
             console.error(f"\n{where}: {again}")
             return exit_code(stop) or INTERRUPTED
-        finish(folder, console)
         if other_budget and state.get("pushed"):
             again = shlex.join(["evomerge", "push", str(folder.out), prepared.spec.push_to, "--overwrite"])
             console.say(f"note: the champion of the smaller budget has been pushed; to push this one: {again}")
@@ -184,16 +191,17 @@ def _push(prepared: Prepared, folder: RunFolder, console: Console) -> None:
 def _evolve(
     prepared: Prepared,
     folder: RunFolder,
-    state: dict[str, object],
+    state: dict[str, Any],
     console: Console,
     *,
     evaluators: int | None,
     server: str | None,
     other_budget: bool,
 ) -> None:
-    """Leaves the finished run's events, model and state in the folder."""
+    """Leaves the finished run's events, model, state and report in the folder."""
     from evomerge_cli.client import SelectorClient
     from evomerge_cli.coming import DownloadWatch
+    from evomerge_cli.finish import Preparation, finish
     from evomerge_cli.progress import make_progress
     from evomerge_cli.run_session import Watched, watch_to_end
     from evomerge_common.domain.messages import RunCancelled, RunFailed, RunFinished
@@ -201,16 +209,18 @@ def _evolve(
     from evomerge_common.runtime.settings import Settings
 
     began = time.monotonic()
-    with _selector(folder, console, evaluators=evaluators, server=server) as (address, settings, check):
+    state["commands"] = [*state.get("commands", []), {"pid": os.getpid(), "given": given_at()}]
+    with _selector(folder, console, evaluators=evaluators, server=server) as (address, settings, check, leave):
         with SelectorClient(address, settings) as client:
             started = _started(client, prepared, state, other_budget=other_budget)
             folder.save(state)
             console.say(f"run {started.run_id}: {started.budget} evaluations of {len(prepared.spec.models)} models")
-            watched = Watched(started.run_id)
+            watched, preparation = Watched(started.run_id), Preparation(prepared.suite)
             try:
                 watch_to_end(
                     client, started.run_id, make_progress(console), check=check, watched=watched,
                     coming=(lambda: None) if server else DownloadWatch(Settings.from_env().model_store),
+                    search_ended=preparation.begin,
                 )  # fmt: skip
             except BaseException:
                 with contextlib.suppress(OSError):  # what went wrong first is what is said
@@ -239,9 +249,12 @@ def _evolve(
             again = shlex.join(["evomerge", "export", str(folder.out / "model"), str(folder.out / "gguf"), "--gguf"])
             console.say(f"note: there is no GGUF file of the champion; to make one: {again}")
         folder.save({**state, "status": "finished", "wall_seconds": round(time.monotonic() - began, 3)})
+        leave()
+        preparation.wait()
+        finish(folder, console)
 
 
-def _started(client: SelectorClient, prepared: Prepared, state: dict[str, object], *, other_budget: bool) -> Run:
+def _started(client: SelectorClient, prepared: Prepared, state: dict[str, Any], *, other_budget: bool) -> Run:
     """Starts the run, or lets it go on, and notes it in the folder's state."""
     if other_budget:
         started = client.continue_run(str(state["run_id"]), prepared.text)
@@ -254,18 +267,20 @@ def _started(client: SelectorClient, prepared: Prepared, state: dict[str, object
 
 @contextlib.contextmanager
 def _selector(folder: RunFolder, console: Console, *, evaluators: int | None, server: str | None) -> Iterator[tuple]:
-    """(address, client settings, check) of a server, or of a stack that lives as long as this context."""
+    """(address, client settings, check, leave) of a server, or of a stack that lives as long as this context, or until
+    nobody needs it any more and calls `leave`.
+    """
     if server:
         from evomerge_common.runtime.settings import Settings
 
-        yield server, Settings.from_env(), lambda: None
+        yield server, Settings.from_env(), lambda: None, lambda: None
         return
     from evomerge_cli.stack.embedded import Stack
 
     console.detail(f"starting nats-server and the services; logs in {folder.hidden / 'logs'}")
     with Stack(folder.hidden, evaluators=evaluators) as stack:
         console.detail(f"selector {stack.selector}, live page http://{stack.addresses['page']}")
-        yield stack.selector, stack.settings, stack.check
+        yield stack.selector, stack.settings, stack.check, stack.begin_stop
 
 
 __all__ = ["execute", "execute_folds", "run"]

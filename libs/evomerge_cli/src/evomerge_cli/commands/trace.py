@@ -8,6 +8,7 @@ from pathlib import Path
 
 from evomerge_cli.commands.report import events_of
 from evomerge_cli.console import Console
+from evomerge_cli.run_folder import RunFolder
 from evomerge_common.runtime.files import write_atomically
 
 
@@ -17,7 +18,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from evomerge_report.trace import summary, trace_of
 
     folder = Path(args.run_id).expanduser()
-    trace = trace_of(events_of(args.run_id, args.server))
+    command = RunFolder(folder).command() if folder.is_dir() else None
+    trace = trace_of(events_of(args.run_id, args.server), command)
     out = Path(args.out).expanduser() if args.out else None
     if out is None:
         out = folder / "report" / "timeline.svg" if folder.is_dir() else Path(f"{args.run_id}-timeline.svg")
@@ -40,6 +42,11 @@ def run(args: argparse.Namespace, console: Console) -> int:
         ("orchestration_after_start", "of it the rest"),
     ):
         console.out(f"{words}: {'-' if overview[key] is None else format(overview[key], '.1%')}")
+    if whole := overview["command"]:
+        parts = ", ".join(f"{part} {whole[f'{part}_seconds']:.2f} s" for part in ("start", "search", "end"))
+        console.out(
+            f"orchestration of the whole command, {whole['seconds']:.1f} s: {whole['orchestration']:.1%} ({parts})"
+        )
     for kind, seconds in overview["mean_wait_seconds"].items():
         console.out(f"mean wait of a job for {kind}: {seconds:.3f} s")
     console.out(f"picture: {out}")

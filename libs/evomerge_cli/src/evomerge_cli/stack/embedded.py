@@ -150,9 +150,13 @@ class Stack:
         if self.failure is not None:
             raise self.failure
 
+    def begin_stop(self) -> None:
+        """Has everything stop, and does not wait for it."""
+        self._stopping.set()
+
     def stop(self) -> None:
         """Stops services, then the broker; returns when all are gone. Harmless when nothing runs."""
-        self._stopping.set()
+        self.begin_stop()
         if self._thread is not None:
             self._thread.join(2 * STOP_SECONDS + 10)
             self._thread = None
