@@ -15,11 +15,13 @@ class Ledger:
     Attributes:
         waiting: by job id, oldest first.
         discarded: URIs of weights that nobody needs any more; the shell takes them off the list and deletes them.
+        unscored: of all that was ever on that list, what no result has come of: it may be made again.
 
     """
 
     waiting: dict[str, Job] = field(default_factory=dict)
     discarded: list[str] = field(default_factory=list)
+    unscored: set[str] = field(default_factory=set)
 
     def add(self, *jobs: Job) -> None:
         """Notes jobs to be done."""
@@ -46,14 +48,18 @@ class Ledger:
 
     def discard(self, uris: Iterable[str]) -> None:
         """Lets go of weights that no job was to score."""
-        self.discarded += uris
+        for uri in uris:
+            self.discarded.append(uri)
+            self.unscored.add(uri)
 
     def keep(self, uri: str) -> None:
         """Takes weights off the list that were made again, where a continued run had let go of them before.
 
         Only a fold of the log finds such: a shell that goes along has deleted the former ones by then.
         """
-        self.discarded = [one for one in self.discarded if one != uri]
+        if uri in self.unscored:  # a fold of a long log has a long list
+            self.unscored.remove(uri)
+            self.discarded = [one for one in self.discarded if one != uri]
 
     def needs(self, digest: str, uri: str) -> bool:
         """Tells whether a job is to score these weights, or to make them again at the same place."""
@@ -63,6 +69,8 @@ class Ledger:
 
     def clear(self) -> None:
         """Waits for nothing any more."""
+        before = len(self.discarded)
         for job in self.waiting.values():
             self.release(job)
+        self.unscored.update(self.discarded[before:])
         self.waiting.clear()
