@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from bisect import insort
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 
 from evomerge_common.domain.history import mean_fitness
@@ -13,6 +13,16 @@ from evomerge_common.domain.messages import CandidateSelected, ChampionChanged, 
 from evomerge_common.domain.racing import cost
 from evomerge_common.domain.spec import SearchSpec
 from evomerge_selector.domain.candidate import FAILED, Candidate
+
+LATER = -1.0
+"""Stands for a diversity that is not measured yet: a fold of the log, which has it, never needs to."""
+
+
+def is_decided(pending: Decision, decision: Decision) -> bool:
+    """Tells whether a decision in the log is the one that was due."""
+    if isinstance(pending, GenerationCompleted) and isinstance(decision, GenerationCompleted):
+        return replace(pending, diversity=decision.diversity) == decision
+    return pending == decision
 
 
 @dataclass
@@ -65,15 +75,13 @@ class Leaderboard:
 
     def complete_generation(self, candidates: Sequence[Candidate], search: SearchSpec) -> list[Decision]:
         """Closes the generation that ends here; what the log says of it."""
-        members = candidates[max(0, self.seen - search.population) : self.seen]
-        pairs = list(combinations([one.genome for one in members[:24]], 2))
         decisions: list[Decision] = [
             GenerationCompleted(
                 generation=self.generations,
                 evaluated=self.seen,
                 best_fitness=self.fitness if self.champion >= 0 else 0.0,
                 mean_fitness=self.mean_fitness(candidates, search),
-                diversity=sum(a.distance(b) for a, b in pairs) / len(pairs) if pairs else 0.0,
+                diversity=LATER,
             )
         ]
         if self.elites:
@@ -81,6 +89,16 @@ class Leaderboard:
             decisions.append(CandidateSelected(generation=self.generations, recipe_digests=digests))
         self.generations += 1
         return decisions
+
+    @staticmethod
+    def measured(decision: Decision, candidates: Sequence[Candidate], search: SearchSpec) -> Decision:
+        """Measures the diversity of a generation that is complete, where `decision` says that one is."""
+        if not isinstance(decision, GenerationCompleted):
+            return decision
+        seen = decision.evaluated
+        members = candidates[max(0, seen - search.population) : seen]
+        pairs = list(combinations([one.genome for one in members[:24]], 2))
+        return replace(decision, diversity=sum(a.distance(b) for a, b in pairs) / len(pairs) if pairs else 0.0)
 
     def mean_fitness(self, candidates: Sequence[Candidate], search: SearchSpec) -> float:
         """Computes the mean over the last generation's places (see `history.mean_fitness`); 0 without a score."""

@@ -117,21 +117,27 @@ class Proposer:
         """Tells the strategy the results of the first `count`, as far as it does not know them."""
         if count < self._grading.waits_for:
             return
+        notes: list[ScoredCandidate] = []
         for one in candidates[self._seen : count]:
             if one.proposed.index == self.sources:
-                for known in self._earlier:
-                    self._strategy.tell(self._note(self._judged(known, candidates)))
+                notes += [self._note(self._judged(known, candidates)) for known in self._earlier]
             if one.proposed.recipe_digest not in self._earlier_digests:  # else it has been told
-                self._strategy.tell(self._note(one))
+                notes.append(self._note(one))
+        self._strategy.tell_all(notes)
         self._seen = max(self._seen, count)
 
     def _note(self, one: Candidate) -> ScoredCandidate:
         """Makes of a result what strategies are told."""
         steered, scores = self._grading.steered(one)
-        return ScoredCandidate(
-            one.proposed.recipe_digest, one.genome, penalised(steered, one.violation), one.proposed.index, scores,
-            one.violation, one.fitness_error,
-        )  # fmt: skip
+        return ScoredCandidate.unread(
+            one.proposed.genome_json,
+            digest=one.proposed.recipe_digest,
+            fitness=penalised(steered, one.violation),
+            index=one.proposed.index,
+            scores=scores,
+            violation=one.violation,
+            error=one.fitness_error,
+        )
 
     # ---- candidates of earlier runs ----
 

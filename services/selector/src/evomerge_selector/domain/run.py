@@ -58,7 +58,7 @@ from evomerge_selector.domain.candidate import FAILED, Candidate
 from evomerge_selector.domain.controls import controls
 from evomerge_selector.domain.feasibility import lacking, least_violating, violation
 from evomerge_selector.domain.grading import Grading
-from evomerge_selector.domain.leaderboard import Leaderboard
+from evomerge_selector.domain.leaderboard import Leaderboard, is_decided
 from evomerge_selector.domain.ledger import Ledger
 from evomerge_selector.domain.proof import Proof, Proven, export_part, format_of, search_part
 from evomerge_selector.domain.proposer import Proposer
@@ -121,8 +121,8 @@ class Run:
 
     def next_decision(self) -> Decision | None:
         """Answers the decision that follows from what is known, or None when results are missing."""
-        if self._pending:
-            return self._pending[0]
+        if self._pending and self.spec is not None:
+            return self._leaderboard.measured(self._pending[0], self.candidates, self.spec.search)
         if self.phase is Phase.RUNNING and not self.paused:
             return self._propose()
         return None
@@ -211,7 +211,7 @@ class Run:
             self._apply_result(payload)
         else:
             self._apply_decision(payload, event.time)
-        if self._pending and self._pending[0] == payload:
+        if self._pending and not isinstance(payload, Result) and is_decided(self._pending[0], payload):
             self._pending.popleft()
 
     def _apply_decision(self, decision: Decision, time: float) -> None:

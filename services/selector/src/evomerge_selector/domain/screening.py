@@ -14,9 +14,10 @@ from bisect import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from heapq import nlargest, nsmallest
 from itertools import zip_longest
 from math import dist, exp
-from operator import mul
+from operator import itemgetter, mul
 from statistics import median
 
 from evomerge_common.domain.genome import Genome
@@ -24,6 +25,7 @@ from evomerge_common.domain.methods import traits_of
 from evomerge_common.domain.search_space import SearchSpace
 from evomerge_common.domain.triangles import cholesky, solve_forward
 from evomerge_selector.domain.operators import MAX_WEIGHT, MIN_DENSITY
+from evomerge_selector.domain.strategy import ScoredCandidate
 
 BEST, LATEST = 20, 10
 """How many of the fittest and of the newest candidates the model is made of."""
@@ -55,6 +57,12 @@ class Window:
     points: tuple[Point, ...] = ()
     apart: tuple[tuple[float, ...], ...] = ()
     errors: tuple[float, ...] = ()  # standard error of each point's fitness
+
+    @classmethod
+    def of(cls, points: Sequence[Point], errors: Sequence[float]) -> Window:
+        """Makes the window of these points, fittest first, from nothing."""
+        apart = (tuple(dist(one[2], other[2]) for other in points[:place]) for place, one in enumerate(points))
+        return cls(tuple(points), tuple(apart), tuple(errors))
 
     @cached_property
     def median(self) -> float:
@@ -117,6 +125,37 @@ class Screen:
         if not is_between:
             self._earlier[turn] = self.window
             self._likelihood.pop(turn, None)
+
+    def tell_all(self, candidates: Sequence[ScoredCandidate]) -> None:
+        """Learns many at once: the same as `tell` for each, but only the last states of the window are made.
+
+        Each of `2 · len(SCALES)` states in a row replaces another one that is judged, so of those before only the
+        window itself is left: the newest points, and of the others the fittest.
+        """
+        teaching = [one for one in candidates if one.mixes_models and one.fitness > float("-inf")]
+        passed, rest = teaching[: -2 * len(SCALES)], teaching[-2 * len(SCALES) :]
+        if passed:
+            self._pass_over(passed)
+        for one in rest:
+            self.tell(one.genome, one.fitness, one.index, one.error)
+
+    def _pass_over(self, candidates: Sequence[ScoredCandidate]) -> None:
+        """Makes the window that these leave, at once: it has the newest points, and of the others the fittest."""
+        known = zip(self.window.points, self.window.errors, strict=True)
+        found: list[tuple[float, int, float, Vector | ScoredCandidate]] = [
+            *((negative, index, error, vector) for (negative, index, vector), error in known),
+            *((-one.fitness, one.index, one.error, one) for one in candidates),
+        ]
+        newest = set(nlargest(LATEST, (index for _, index, _, _ in found)))
+        fittest = nsmallest(BEST, (one for one in found if one[1] not in newest), key=itemgetter(0, 1))
+        left = sorted([*fittest, *(one for one in found if one[1] in newest)], key=itemgetter(0, 1))
+        points: list[Point] = []
+        for negative, index, _, seen in left:
+            vector = self._vector(seen.genome) if isinstance(seen, ScoredCandidate) else seen
+            assert vector is not None
+            points.append((negative, index, vector))
+        self.window = Window.of(points, [error for _, _, error, _ in left])
+        self._results_count += len(candidates)
 
     def choose(self, genomes: Sequence[Genome]) -> int:
         """Picks the most promising genome, as an index; the first when nothing can be said."""

@@ -14,6 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
+from typing import Any
 
 from evomerge_common.domain.genome import Genome
 from evomerge_common.domain.pareto import Point
@@ -51,6 +52,29 @@ class ScoredCandidate:
         """
         return (self.violation, -self.fitness, self.index)
 
+    @classmethod
+    def unread(cls, genome_json: str, **fields: Any) -> ScoredCandidate:
+        """Makes one whose genome is read when it is asked for: of a long log few ever are."""
+        made = object.__new__(cls)
+        vars(made).update({"scores": (), "violation": 0.0, "error": 0.0, **fields, "_genome_json": genome_json})
+        return made
+
+    def __getattr__(self, name: str) -> Any:
+        """Reads the genome where it has not been; Python asks here for what an object does not have."""
+        text = vars(self).get("_genome_json")
+        if name != "genome" or text is None:
+            raise AttributeError(name)
+        genome = vars(self)["genome"] = Genome.from_json(text)
+        return genome
+
+    @property
+    def mixes_models(self) -> bool:
+        """Tells whether its genome is weights of the run's models alone: no path, and no merge of merges."""
+        if "genome" in vars(self):
+            return bool(self.genome.weights) and not self.genome.ingredients
+        text = vars(self)["_genome_json"]
+        return '"weights":' in text and '"ingredients":' not in text
+
 
 @dataclass(frozen=True)
 class Proposal:
@@ -85,10 +109,17 @@ class Strategy(ABC):
 
     @abstractmethod
     def tell(self, candidate: ScoredCandidate) -> None:
-        """Learns a result. Called by the proposer before `ask`, once for each candidate, in order of proposal.
+        """Learns a result. Called by `tell_all` before `ask`, once for each candidate, in order of proposal.
 
         Candidates that the strategy did not propose (sources, initial population) are told, too, and failed ones.
         """
+
+    def tell_all(self, candidates: Sequence[ScoredCandidate]) -> None:
+        """Learns results in a row: the same as `tell` for each. Called by the proposer; of a log that was folded they
+        are as many as it has, and a strategy that forgets most of them may pass over those.
+        """
+        for one in candidates:
+            self.tell(one)
 
     @abstractmethod
     def ask(self, index: int, rng: Random) -> Proposal:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from heapq import nsmallest
 from random import Random
 
 from evomerge_common.domain.search_space import SearchSpace
@@ -40,11 +41,20 @@ class EvolutionaryTournament(Evolution):
         self.pool = sorted([*self.pool, candidate], key=lambda one: one.rank)[: self.spec.population]
         if self.spec.niche:
             self.shares = {one.digest: place for one, place in zip(self.pool, self._shared(), strict=True)}
-        if candidate.fitness > self.best + self.spec.min_delta:
-            self.best, self.stale = candidate.fitness, 0
-        else:
-            self.stale += 1
+        self._watch(candidate.fitness)
         self.screen.tell(candidate.genome, candidate.fitness, candidate.index, candidate.error)
+
+    def tell_all(self, candidates: Sequence[ScoredCandidate]) -> None:
+        """Learns many results at once: most of a long log leave no trace in the pool or in the model."""
+        if len(candidates) <= self.spec.population:
+            super().tell_all(candidates)
+            return
+        self.pool = nsmallest(self.spec.population, [*self.pool, *candidates], key=lambda one: one.rank)
+        if self.spec.niche:
+            self.shares = {one.digest: place for one, place in zip(self.pool, self._shared(), strict=True)}
+        for one in candidates:
+            self._watch(one.fitness)
+        self.screen.tell_all(candidates)
 
     def ask(self, index: int, rng: Random) -> Proposal:
         """Answers with the child that the screening model likes best, or with fresh blood when the search is stale."""
@@ -61,6 +71,13 @@ class EvolutionaryTournament(Evolution):
         best = children[self.screen.choose([child.genome for child in children])]
         # A climb on the model costs a millisecond, where one on the landscape would cost merges.
         return replace(best, genome=self.screen.climb(best.genome))
+
+    def _watch(self, fitness: float) -> None:
+        """Counts the results since the last step of `min_delta`."""
+        if fitness > self.best + self.spec.min_delta:
+            self.best, self.stale = fitness, 0
+        else:
+            self.stale += 1
 
     def _parent(self, rng: Random) -> ScoredCandidate:
         drawn = [rng.choice(self.pool) for _ in range(self.spec.tournament_size)]
