@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import gc
 import json
 import os
 import socket
@@ -30,6 +31,7 @@ import psutil
 
 from evomerge.v1 import selector_pb2, selector_pb2_grpc
 from evomerge_cli.stack.broker import Broker
+from evomerge_common.adapters import codec
 from evomerge_common.domain.messages import (
     TERMINAL,
     CandidateProposed,
@@ -239,7 +241,7 @@ def decision_times(events: list[Recorded]) -> dict[str, float]:
 
 
 def in_memory(candidates: int, folds: int) -> dict[str, float]:
-    """A whole run's decisions and folds, and what encoding and decoding its log takes besides."""
+    """A whole run's decisions and folds, and the replay of its log from bytes to the next proposal."""
     events: list[Event] = []
 
     class Recording(Run):
@@ -262,7 +264,24 @@ def in_memory(candidates: int, folds: int) -> dict[str, float]:
         best = [min(pair) for pair in zip(best, times, strict=True)] if best else times
     best.sort()
     figures = {f"decision_p{name}_ms": 1e3 * best[int(len(best) * float(f"0.{name}"))] for name in ("50", "99")}
-    return figures | {"events": len(events), "fold_cpu_seconds": min(folded)}
+    figures |= {"events": len(events), "fold_cpu_seconds": min(folded)}
+    return figures | {"replay_cpu_seconds": min(replay_time(events) for _ in range(folds))}
+
+
+def replay_time(events: list[Event]) -> float:
+    """CPU seconds to decode and fold a log up to the last proposal, without a snapshot, and to make that proposal."""
+    last = max(place for place, event in enumerate(events) if isinstance(event.payload, CandidateProposed))
+    data, expected = [codec.encode(event) for event in events[:last]], events[last].payload
+    gc.collect()
+    gc.freeze()  # what this script holds besides is no part of a selector's memory
+    began, run = time.process_time(), Run(events[0].run_id)
+    for one in data:
+        run.apply(codec.decode(Event, one))
+    decision = run.next_decision()
+    seconds = time.process_time() - began
+    gc.unfreeze()
+    assert decision == expected
+    return seconds
 
 
 def snapshot_times(events: list[Recorded]) -> dict[str, float]:
