@@ -1,26 +1,31 @@
 """Partial credit against exact match alone: a skill that merges all but lose, searched for with and without it.
 
-Makes a trio of small models in which the first merges have next to nothing of a skill of free generation (numbers
-written as words, to the letter), and searches it with the same seeds and budgets twice: `exact`, where the search sees
-the task's score alone, and `--fitness`: `graded`, where it is told a share of the likelihood of the right answers, too,
-or `auto`, which does that only where the first merges all score the same (the table says whether it did). Tells how
-many candidates and champions have the skill, on search items and on held-out ones: both by the task's own metric.
+Makes a trio of small models in which no first merge has anything of a skill of free generation (numbers written as
+words, to the letter): its expert itself has but a fourth of it, and what is nine tenths that expert keeps most of that.
+Searches it with the same seeds and budgets twice: `exact`, where the search sees the task's score alone, and
+`--fitness`: `auto`, where it is told a share of the likelihood of the right answers, too, once the first merges show
+that the skill dies (the table says whether it did), or `graded`, always. Tells how many candidates and champions have
+the skill, on search items and on held-out ones: both by the task's own metric.
 
-    evomerge bench graded --folder graded --seeds 5    # about a second a candidate; what is scored once is kept there
+    evomerge bench graded --folder graded --seeds 3    # about a second a candidate; what is scored once is kept there
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import random
 import statistics
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from second_family import patterns
+
+from evomerge_cli.demo.data import Row, TaskData, sentiment
+from evomerge_cli.demo.family import Plan, Schedule, build_family
 from evomerge_common.domain.messages import CandidateProposed, EvaluateJob, RunStarted, TaskScore, TaskShape
 from evomerge_common.domain.spec import RunSpec
 from evomerge_common.domain.suite import Suite
@@ -30,13 +35,15 @@ from evomerge_selector import fake_workers
 from evomerge_selector.domain.run import Run
 
 SKILL = "words"
-EXPERTS = (SKILL, "sentiment", "python")
+EXPERTS = (SKILL, "sentiment", "patterns")
+ASKED = 240
+"""Numbers that are kept from training; a good half of them are items."""
 SUITE = """\
 name: graded
 tasks:
   - {name: words, kind: exact_match, data: words.jsonl, max_new_tokens: 24}
   - {name: sentiment, kind: multiple_choice, data: sentiment.jsonl}
-  - {name: python, kind: perplexity, data: python.jsonl}
+  - {name: patterns, kind: multiple_choice, data: patterns.jsonl}
 holdout: 0.4
 """
 ONES = [
@@ -44,10 +51,6 @@ ONES = [
     "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
 ]  # fmt: skip
 TENS = ["-", "-", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
-STEPS = {SKILL: (220, 0.02, 48), "sentiment": (120, 0.02, 32), "python": (90, 0.02, 12)}
-"""Expert → steps, learning rate, rows a batch: far from the base, so that an average of the three keeps little."""
-
-BASE_ROWS = {"sentiment": 8, "python": 6}
 
 
 def spelled(number: int) -> str:
@@ -60,53 +63,46 @@ def spelled(number: int) -> str:
     return f"{ONES[number // 100]} hundred" + (f" and {spelled(rest)}" if rest else "")
 
 
-def build(folder: Path, seed: int) -> tuple[list[Path], Path, Suite]:
-    """Makes the trio and its suite in a folder, or finds them there: experts, base, suite."""
-    import torch
+def words(seed: int) -> TaskData:
+    """Makes numbers to be written as words; the items take five words each: shorter ones survive a merge now and then.
 
-    from evomerge_cli.demo.data import Row, python_code, sentiment
-    from evomerge_cli.demo.training import Encoded, new_model, train, train_tokenizer
-
-    home = folder / f"trio-{seed}"
-    if not (home / "suite.yaml").exists():
-        torch.set_num_threads(2)
-        home.mkdir(parents=True, exist_ok=True)
-        numbers = list(range(1000))
-        random.Random(f"words:{seed}").shuffle(numbers)
-        items = [{"prompt": f"{n} is written", "answer": f" {spelled(n)}"} for n in numbers[:160] if is_long(n)]
-        rows = {SKILL: [Row(f"{n} is written", f" {spelled(n)}") for n in numbers[160:]]}
-        data = {SKILL: items}
-        for task in (sentiment(seed), python_code(seed)):
-            rows[task.name], data[task.name] = list(task.rows), list(task.items)
-        for name, content in data.items():
-            (home / f"{name}.jsonl").write_text("".join(json.dumps(item) + "\n" for item in content))
-        tokenizer = train_tokenizer([row for some in rows.values() for row in some])
-        base = new_model(tokenizer, seed)
-        mix = [
-            (Encoded(name, rows[name], tokenizer, count, seed), 1) for name, count in (("sentiment", 8), ("python", 6))
-        ]
-        train(base, mix, steps=60, rate=0.02, adam=5e-3)
-        models = {"base": base}
-        for name, (steps, rate, count) in STEPS.items():
-            sys.stderr.write(f"training the {name} expert\n")
-            models[name] = copy.deepcopy(base)
-            train(
-                models[name],
-                [(Encoded(name, rows[name], tokenizer, count, seed + 1), 1)],
-                steps=steps,
-                rate=rate,
-                adam=2e-3,
-            )
-        for name, model in models.items():
-            model.save_pretrained(home / name)
-            tokenizer.save_pretrained(home / name)
-        (home / "suite.yaml").write_text(SUITE)
-    return [home / name for name in EXPERTS], home / "base", load_suite(home / "suite.yaml")
+    The base learns none.
+    """
+    numbers = list(range(1000))
+    random.Random(f"words:{seed}").shuffle(numbers)
+    rows = [Row(f"{number} is written", f" {spelled(number)}") for number in numbers]
+    asked = [
+        place for place, number in enumerate(numbers[:ASKED]) if number > 120 and number % 100 > 20 and number % 10
+    ]
+    items = (
+        {"id": f"words-{place:03d}", "prompt": rows[place].prompt, "answer": rows[place].answer} for place in asked
+    )
+    return TaskData(SKILL, tuple(rows[ASKED:]), (), tuple(items))
 
 
-def is_long(number: int) -> bool:
-    """Tells whether a number takes five words to write: the shorter ones survive a merge now and then."""
-    return number > 120 and number % 100 > 20 and number % 10 != 0
+def _llama(tokenizer: Any, seed: int) -> Any:
+    from evomerge_cli.demo.training import new_model
+
+    return new_model(tokenizer, seed)
+
+
+TRIO = Plan(
+    version="1",
+    suite=SUITE,
+    tasks=lambda seed: (words(seed), sentiment(seed), patterns(seed)),
+    model=_llama,
+    base_rows={"sentiment": (16, 2), "patterns": (32, 1)},
+    base_steps=150,
+    base_rate=0.02,
+    base_adam=5e-3,
+    experts={
+        SKILL: Schedule(120, 0.008, 48, (("sentiment", 8, 4), ("patterns", 16, 4))),
+        "sentiment": Schedule(40, 0.008, 32),
+        "patterns": Schedule(40, 0.008, 32),
+    },
+)
+"""None but its expert ever sees the skill, and that has but a fourth of it: less than nine tenths of its task vector
+keep nothing."""
 
 
 class Scores:
@@ -149,7 +145,7 @@ class Found:
 
 
 def search(
-    models: list[Path], base: Path, suite: Suite, scores: Scores, *, seed: int, evaluations: int, fitness: str
+    models: Sequence[Path], base: Path, suite: Suite, scores: Scores, *, seed: int, evaluations: int, fitness: str
 ) -> Found:
     """Plays a whole run through the selector's state machine, every candidate merged and scored."""
     run = Run("bench")
@@ -190,12 +186,15 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=5, help="searches of each kind")
     parser.add_argument("--first-seed", type=int, default=0, help="the first of them")
     parser.add_argument("--trio", type=int, default=0, help="seed of the models")
+    parser.add_argument("--weight", type=float, default=0.5, help="the skill's in the fitness; the others' is 1")
     parser.add_argument("--evaluations", type=int, default=40, help="candidates of a search")
-    parser.add_argument("--fitness", choices=(AUTO, GRADED), default=GRADED, help="what is compared with exact")
+    parser.add_argument("--fitness", choices=(AUTO, GRADED), default=AUTO, help="what is compared with exact")
     parser.add_argument("--json", type=Path, help="where to write the numbers")
     args = parser.parse_args()
-    experts, base, suite = build(args.folder, args.trio)
-    scores = Scores([*experts, base], suite, args.folder / f"scores-{args.trio}.jsonl")
+    family = build_family(args.folder, seed=args.trio, plan=TRIO)
+    experts, base, suite = family.experts, family.base, load_suite(family.suite)
+    suite = replace(suite, tasks=(replace(suite.tasks[0], weight=args.weight), *suite.tasks[1:]))
+    scores = Scores([*experts, base], suite, family.base.parent / "scores.jsonl")
     rows: list[dict[str, Any]] = []
     for seed in range(args.first_seed, args.first_seed + args.seeds):
         for fitness in (EXACT, args.fitness):
