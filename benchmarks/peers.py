@@ -1,17 +1,22 @@
 """Whole searches against the peers' own commands: candidates an hour, each side as its users run it, starts included.
 
-On a small real model (SmolLM2-135M), three experts of it and two four-choice tasks of short prompts:
+On a small real model (SmolLM2-135M), three experts of it and four tasks of our built-in suite that lm_eval has words
+for: code and questions (four choices), topics (choices of a word or two), and mathematics (two examples in the prompt,
+exact match of a generated answer); so many items of each as an inner loop over merges can afford (`--items`).
 
-* the same recipes, by a shell loop of `mergekit-yaml` and `lm_eval` (a process each, weights on disk), and by one
-  process that merges and scores them with our libraries as the evaluator does; every answer is compared, and both
-  compute in float32 with the same batch size and threads;
-* `mergekit-evolve` (its strategy `pool`, in-memory off) and `evomerge run`, each with its own search, its champion
-  written: ours once with every item of every candidate in float32, and once as a spec leaves it.
+* `evomerge run` with every item of every candidate in float32, its champion written: a search over methods that
+  mergekit has, too;
+* a shell loop of `mergekit-yaml` and `lm_eval` (a process each, weights on disk) over candidates of that search, as
+  mergekit's files say them (`--recipes`, drawn evenly); both compute in float32 with the same batch size and threads,
+  and every item's score is compared;
+* `mergekit-evolve` (its strategy `pool`, in-memory off) with its own search;
+* `evomerge run` as a spec leaves it.
 
-Sides alternate; medians count. `scripts/peers` makes the peers' environment. mergekit-evolve is patched only where a
-machine without a GPU stops it (see EVOLVE), and computes in float32 as the others do, not in its bfloat16.
+Candidates are what was scored: of ours the sources, too. Sides alternate; medians count, and the bars are for the run
+with every item. `scripts/peers` makes the peers' environment. mergekit-evolve is patched only where a machine without a
+GPU stops it (see EVOLVE), and computes in float32 as the others do, not in its bfloat16.
 
-    scripts/peers && evomerge bench peers            # a few minutes a repeat; --parts loop or evolve for one of both
+    scripts/peers && evomerge bench peers            # a few minutes a repeat; --sides names some of the four
 """
 
 from __future__ import annotations
@@ -27,8 +32,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,22 +41,20 @@ import yaml
 
 from evomerge_cli.console import Console
 from evomerge_cli.spec_source import resolve_suite
-from evomerge_common.runtime.suite_file import load_suite
+from evomerge_common.domain.recipe import Recipe
+from evomerge_merging import recipe_to_mergekit
 
 ROOT = Path(__file__).resolve().parents[1]
-PARTS = {"loop": 5.0, "evolve": 4.0}
-"""What is compared → how many times the peer's candidates an hour are to be reached."""
+BARS = {"loop": 5.0, "evolve": 4.0}
+"""Peer → how many times its candidates an hour are to be reached."""
+SIDES = ("whole", *BARS, "default")
 NOISE = 0.1
 """An expert's change of a matrix, in standard deviations of the matrix."""
-TASKS = ("code", "questions")
-RECIPES: tuple[dict[str, Any], ...] = (
-    {"merge_method": "linear", "weights": (0.5, 0.3, 0.2)},
-    {"merge_method": "task_arithmetic", "weights": (0.7, 0.4, 0.6)},
-    {"merge_method": "ties", "weights": (0.6, 0.6, 0.6), "density": 0.5},
-    {"merge_method": "linear", "weights": (0.1, 0.2, 0.7)},
-    {"merge_method": "task_arithmetic", "weights": (1.0, 0.2, 0.1)},
-    {"merge_method": "ties", "weights": (0.9, 0.3, 0.5), "density": 0.7},
-)
+CHOICES = ("code", "questions", "topics")
+TASKS = (*CHOICES, "mathematics")
+FILTERS = ("remove_whitespace", "take_first")
+METHODS = ["linear", "task_arithmetic", "ties"]
+
 EVOLVE = """
 import sys, ray
 
@@ -80,12 +83,10 @@ main(sys.argv[1:])
 
 @dataclass
 class Side:
-    """One way to get candidates scored: how many it scored, and the seconds of each repeat."""
+    """One way to get candidates scored: how many it scored, the seconds of each repeat, and what they went into."""
 
     name: str
-    part: str
     work: Callable[[], int]
-    ours: bool
     candidates: int = 0
     seconds: list[float] = field(default_factory=list)
 
@@ -96,60 +97,60 @@ class Side:
 
 @dataclass
 class Bench:
-    """The files that both sides work on."""
+    """The files that both sides work on.
+
+    `scores`: of each side, recipe digest → of each item of all tasks whether it was answered rightly; `parts`: of each
+    side, what its seconds went into in the last repeat.
+    """
 
     work: Path
     peers: Path
     models: list[Path]
-    items: dict[str, list[dict[str, Any]]]
     args: argparse.Namespace
-    answers: dict[str, list[list[bool]]] = field(default_factory=dict)
-    """Side → of each recipe, whether each item was answered rightly."""
+    scores: dict[str, dict[str, list[bool]]] = field(default_factory=lambda: {"whole": {}, "loop": {}})
+    parts: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 def main() -> int:
     args = _arguments()
-    if args.score:
-        score_recipes(args.score, args)
-        return 0
     if not (args.peers / "bin" / "lm_eval").is_file():
         raise SystemExit(f"no {args.peers}/bin/lm_eval: `scripts/peers` makes that environment")
     with tempfile.TemporaryDirectory(dir=args.cache) as scratch:
         work = Path(scratch).absolute()
-        models = make_models((args.cache or work) / "models", args)
-        bench = Bench(work, args.peers, models, choose_items(args.items), args)
-        write_files(bench)
-        sides = [side for side in make_sides(bench) if side.part in args.parts]
+        bench = Bench(work, args.peers, make_models((args.cache or work) / "models", args), args)
+        write_files(bench, choose_items(args.items))
+        sides = {name: side for name, side in make_sides(bench).items() if name in args.sides}
         for number in range(args.repeat):
-            for side in sides:
+            for side in sides.values():
                 began = time.perf_counter()
                 side.candidates = side.work()
                 side.seconds.append(time.perf_counter() - began)
                 sys.stderr.write(f"{number + 1}/{args.repeat} {side.name}: {side.seconds[-1]:.1f} s\n")
-    return report(sides, bench.answers, args)
+    return report(sides, bench)
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, help="a model folder or GGUF file (default: SmolLM2-135M of --peers)")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument(
-        "--recipes", type=int, default=4, help=f"of the loop, 1 … {len(RECIPES)} (default: %(default)s)"
-    )
-    parser.add_argument("--evaluations", type=int, default=14, help="of the searches (default: %(default)s)")
-    parser.add_argument("--items", type=int, default=60, help="of each of two tasks (default: %(default)s)")
-    parser.add_argument("--repeat", type=int, default=3, help="default: %(default)s")
-    parser.add_argument("--threads", type=int, default=2, help="default: %(default)s")
-    parser.add_argument("--batch-size", type=int, default=16, help="default: %(default)s")
-    parser.add_argument("--peers", type=Path, default=ROOT / ".venv-peers", help="the peers' environment")
-    parser.add_argument("--cache", type=Path, help="folder that keeps the models for the next time")
-    parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--score", type=Path, help=argparse.SUPPRESS)  # our side of the loop: a process of its own
+    add = parser.add_argument
+    add("--model", type=Path, help="a model folder or GGUF file (default: SmolLM2-135M of --peers)")
+    add("--sides", nargs="+", choices=SIDES, default=list(SIDES))
+    add("--recipes", type=int, default=2, help="candidates of the loop (default: %(default)s)")
+    add("--evaluations", type=int, default=20, help="candidates of our searches (default: %(default)s)")
+    add("--evolve", type=int, default=8, help="candidates of mergekit-evolve's (default: %(default)s)")
+    add("--items", type=int, default=30, help="of each of four tasks (default: %(default)s)")
+    add("--repeat", type=int, default=3, help="default: %(default)s")
+    add("--threads", type=int, default=2, help="default: %(default)s")
+    add("--batch-size", type=int, default=16, help="default: %(default)s")
+    add("--peers", type=Path, default=ROOT / ".venv-peers", help="the peers' environment")
+    add("--cache", type=Path, help="folder that keeps the models for the next time")
+    add("--json", type=Path, metavar="FILE")
     args = parser.parse_args()
     args.peers = args.peers.absolute()
     if args.cache:
         args.cache = args.cache.absolute()
         args.cache.mkdir(parents=True, exist_ok=True)
+    if "loop" in args.sides and "whole" not in args.sides:
+        parser.error("the loop goes over the candidates of the side `whole`")
     return args
 
 
@@ -194,63 +195,71 @@ def make_models(folder: Path, args: argparse.Namespace) -> list[Path]:
 
 
 def choose_items(count: int) -> dict[str, list[dict[str, Any]]]:
-    """Task → items {prompt, choices, answer}, of our built-in suite: prompts of up to fifty tokens."""
+    """Task → items of our built-in suite: {prompt, choices, answer}, of mathematics {prompt, answer}."""
     suite = resolve_suite("general", Path(), flag=True)
     tasks = {task.name: [dict(item.content) for item in task.items] for task in suite.tasks}
-    answers = sorted({str(question["answers"][0]) for question in tasks["question_answering"]})
     rng = random.Random(0)
+    answers = sorted({str(item["answers"][0]) for item in tasks["question_answering"]})
+    topics = sorted({str(item["label"]) for item in tasks["classification"]})
     questions = []
-    for question in tasks["question_answering"]:
-        right = question["answers"][0]
+    for item in tasks["question_answering"]:
+        right = item["answers"][0]
         choices = [right, *rng.sample([one for one in answers if one != right], 3)]
         rng.shuffle(choices)
-        questions.append(
-            {"prompt": f"Question: {question['question']}\nAnswer:", "choices": [f" {one}" for one in choices],
-             "answer": choices.index(right)}
-        )  # fmt: skip
-    return {"code": tasks["coding"][:count], "questions": questions[:count]}
+        questions.append(_choice(f"Question: {item['question']}\nAnswer:", choices, right))
+    every = {
+        "code": tasks["coding"],
+        "questions": questions,
+        "topics": [_choice(f"{item['text']}\nTopic:", topics, item["label"]) for item in tasks["classification"]],
+        "mathematics": tasks["mathematics"],
+    }
+    return {name: items[:count] for name, items in every.items()}
 
 
-def write_files(bench: Bench) -> None:
-    """Recipes in mergekit's language, lm-eval's tasks, our suite, and both specs of searches."""
+def _choice(prompt: str, choices: Sequence[str], right: str) -> dict[str, Any]:
+    return {"prompt": prompt, "choices": [f" {one}" for one in choices], "answer": choices.index(right)}
+
+
+def write_files(bench: Bench, items: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """lm_eval's tasks, our suite, and all specs of searches."""
     base, *experts = map(str, bench.models)
-    tasks, recipes = bench.work / "tasks", bench.work / "recipes"
+    tasks = bench.work / "tasks"
     tasks.mkdir()
-    recipes.mkdir()
     for name in TASKS:
-        lines = "".join(json.dumps(item) + "\n" for item in bench.items[name])
+        lines = "".join(json.dumps(item) + "\n" for item in items[name])
         (tasks / f"{name}.jsonl").write_text(lines)
+        kind = {
+            "output_type": "multiple_choice", "doc_to_choice": "{{choices}}", "doc_to_target": "{{answer}}",
+            "metric_list": [{"metric": "acc"}],
+        } if name in CHOICES else {
+            "output_type": "generate_until", "doc_to_target": "{{answer.strip()}}",
+            "generation_kwargs": {"until": ["\n"], "max_gen_toks": 8, "do_sample": False},
+            "filter_list": [{"name": "none", "filter": [{"function": one} for one in FILTERS]}],
+            "metric_list": [{"metric": "exact_match"}],
+        }  # fmt: skip
         _write(tasks / f"{name}.yaml", {
             "task": name, "dataset_path": "json",
             "dataset_kwargs": {"data_files": {"test": str(tasks / f"{name}.jsonl")}},
-            "test_split": "test", "output_type": "multiple_choice", "doc_to_text": "{{prompt}}",
-            "doc_to_choice": "{{choices}}", "doc_to_target": "{{answer}}", "target_delimiter": "",
-            "metric_list": [{"metric": "acc"}],
+            "test_split": "test", "doc_to_text": "{{prompt}}", "target_delimiter": "", **kind,
         })  # fmt: skip
+    choice, match = {"kind": "multiple_choice"}, {"kind": "exact_match", "max_new_tokens": 8}
     _write(bench.work / "suite.yaml", {
         "name": "peers", "holdout": 0.0, "batch_size": bench.args.batch_size,
-        "tasks": [{"name": name, "kind": "multiple_choice", "data": str(tasks / f"{name}.jsonl")} for name in TASKS],
+        "tasks": [
+            {"name": name, "data": str(tasks / f"{name}.jsonl"), **(choice if name in CHOICES else match)}
+            for name in TASKS
+        ],
     })  # fmt: skip
-    for number, recipe in enumerate(RECIPES[: bench.args.recipes]):
-        own = {"density": recipe["density"]} if "density" in recipe else {}
-        _write(recipes / f"{number}.yaml", {
-            "merge_method": recipe["merge_method"], "dtype": "float32",
-            "models": [
-                {"model": path, "parameters": {"weight": weight, **own}}
-                for path, weight in zip(experts, recipe["weights"], strict=True)
-            ],
-            **({} if recipe["merge_method"] == "linear" else {"base_model": base}),
-        })  # fmt: skip
     search = {"models": experts, "base": base, "suite": str(bench.work / "suite.yaml")}
     budget = {"evaluations": bench.args.evaluations}
     _write(bench.work / "whole.yaml", {
-        **search, "search": {**budget, "racing": False},
+        **search, "search": {**budget, "racing": False, "methods": METHODS},
         "evaluation": {"threads": bench.args.threads, "dtype": "float32"},
     })  # fmt: skip
     _write(bench.work / "default.yaml", {**search, "search": budget})
     _write(bench.work / "evolve.yaml", {
         "genome": {"models": experts, "base_model": base, "merge_method": "task_arithmetic"},
-        "tasks": [{"name": name, "metric": "acc,none"} for name in TASKS],
+        "tasks": [{"name": name, "metric": f"{'acc' if name in CHOICES else 'exact_match'},none"} for name in TASKS],
         "apply_chat_template": False, "fewshot_as_multiturn": False,
     })  # fmt: skip
 
@@ -262,65 +271,50 @@ def _write(path: Path, data: dict[str, Any]) -> None:
 # ---- the sides ----
 
 
-def make_sides(bench: Bench) -> list[Side]:
-    return [
-        Side("mergekit-yaml and lm_eval", "loop", lambda: run_loop(bench), ours=False),
-        Side("evomerge, the same recipes", "loop", lambda: run_recipes(bench), ours=True),
-        Side("mergekit-evolve", "evolve", lambda: run_evolve(bench), ours=False),
-        Side("evomerge run, every item", "evolve", lambda: run_search(bench, "whole"), ours=True),
-        Side("evomerge run, default", "evolve", lambda: run_search(bench, "default"), ours=True),
-    ]
+def make_sides(bench: Bench) -> dict[str, Side]:
+    return {
+        "whole": Side("evomerge run, every item", lambda: run_search(bench, "whole")),
+        "loop": Side("mergekit-yaml and lm_eval", lambda: run_loop(bench)),
+        "evolve": Side("mergekit-evolve", lambda: run_evolve(bench)),
+        "default": Side("evomerge run, default", lambda: run_search(bench, "default")),
+    }
 
 
 def run_loop(bench: Bench) -> int:
     """The shell's loop: merge to disk, score, delete."""
-    answers = []
-    for recipe in sorted((bench.work / "recipes").iterdir()):
+    spent = {"merging": 0.0, "scoring": 0.0}
+    recipes = sorted((bench.work / "recipes").iterdir())
+    for recipe in recipes:
         merged, out = bench.work / "merged", bench.work / "scores"
+        began = time.perf_counter()
         _peer(bench, ["mergekit-yaml", recipe, merged, "--lazy-unpickle", "--quiet"])
+        between = time.perf_counter()
         _peer(bench, [
             "lm_eval", "--model", "hf", "--model_args", f"pretrained={merged},dtype=float32", "--device", "cpu",
             "--tasks", ",".join(TASKS), "--include_path", bench.work / "tasks",
             "--batch_size", str(bench.args.batch_size), "--output_path", out, "--log_samples",
         ])  # fmt: skip
-        answers.append([right for task in TASKS for right in _samples(out, task)])
+        spent["merging"] += between - began
+        spent["scoring"] += time.perf_counter() - between
+        bench.scores["loop"][recipe.stem] = [right for task in TASKS for right in _samples(out, task)]
         shutil.rmtree(merged)
         shutil.rmtree(out)
-    bench.answers["theirs"] = answers
-    return len(answers)
+    bench.parts["loop"] = spent
+    return len(recipes)
 
 
 def _samples(out: Path, task: str) -> list[bool]:
     (file,) = out.rglob(f"samples_{task}_*.jsonl")
     found = [json.loads(line) for line in file.read_text().splitlines()]
-    return [bool(one["acc"]) for one in sorted(found, key=lambda one: int(one["doc_id"]))]
-
-
-def run_recipes(bench: Bench) -> int:
-    """Ours: one process that merges and scores each recipe in memory."""
-    flags = ["--threads", str(bench.args.threads)]
-    lines = _run([sys.executable, Path(__file__), "--score", bench.work, *flags]).splitlines()
-    bench.answers["ours"] = [json.loads(line) for line in lines if line.startswith("[")]
-    return len(bench.answers["ours"])
-
-
-def score_recipes(work: Path, args: argparse.Namespace) -> None:
-    from evomerge_merging import read_recipe_file
-    from evomerge_scoring import ScoreRequest, child
-
-    request = ScoreRequest(suite=load_suite(work / "suite.yaml"), split="all", threads=args.threads, dtype="float32")
-    for file in sorted((work / "recipes").iterdir()):
-        recipe = read_recipe_file(file)
-        models = {source.key: Path(str(source)) for source in recipe.sources()}
-        scored = child.score(child.Candidate(folder=None, recipe_json=recipe.to_json(), models=models), request)
-        print(json.dumps([bool(value) for task in scored.scores for value in task.item_scores]), flush=True)
+    metric = "acc" if task in CHOICES else "exact_match"
+    return [bool(one[metric]) for one in sorted(found, key=lambda one: int(one["doc_id"]))]
 
 
 def run_evolve(bench: Bench) -> int:
     storage = bench.work / "evolve"
     told = _peer(bench, [
         "python", "-c", EVOLVE.format(threads=bench.args.threads), bench.work / "evolve.yaml",
-        "--max-fevals", str(bench.args.evaluations), "--storage-path", storage, "--no-merge-cuda", "--num-gpus", "1",
+        "--max-fevals", str(bench.args.evolve), "--storage-path", storage, "--no-merge-cuda", "--num-gpus", "1",
         "--no-reshard", "--batch-size", str(bench.args.batch_size), "--task-search-path", bench.work / "tasks",
     ])  # fmt: skip
     shutil.rmtree(storage)
@@ -331,12 +325,42 @@ def run_search(bench: Bench, spec: str) -> int:
     """`evomerge run` in a home of its own: nothing is known of earlier runs."""
     home, out = bench.work / "home", bench.work / "out"
     environment = {"HOME": str(home), "XDG_CACHE_HOME": str(home), "EVOMERGE_SCORE_CACHE": "off"}
+    began = time.time()
     _run([sys.executable, "-m", "evomerge_cli", "run", bench.work / f"{spec}.yaml", "--out", out], environment)
+    ended = time.time()
     events = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
-    scored = {e["recipe_digest"] for e in events if e["type"] == "CandidateEvaluated" and e["split"] == "search"}
+    scored = [e for e in events if e["type"] == "CandidateEvaluated" and e["split"] == "search"]
+    bench.parts[spec] = {
+        "until the first score": scored[0]["time"] - began,
+        "scoring": sum(one["time"] - one["began"] for one in scored),
+        "after the last score": ended - scored[-1]["time"],
+    }
+    if spec == "whole":
+        _take_candidates(bench, events, scored)
     shutil.rmtree(out)
     shutil.rmtree(home, ignore_errors=True)
-    return len(scored)
+    return len({one["recipe_digest"] for one in scored})
+
+
+def _take_candidates(bench: Bench, events: Sequence[dict[str, Any]], scored: Sequence[dict[str, Any]]) -> None:
+    """Writes some of a search's merges as mergekit's files, and keeps their items' scores."""
+    said = {}
+    for event in events:
+        if event["type"] == "CandidateProposed" and event.get("operator") != "source":
+            recipe = replace(Recipe.from_json(event["recipe_json"]), dtype="float32")
+            if text := recipe_to_mergekit(recipe):
+                said[event["recipe_digest"]] = text
+    count = min(bench.args.recipes, len(said))
+    drawn = [list(said)[place * len(said) // count] for place in range(count)]
+    folder = bench.work / "recipes"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for digest in drawn:
+        (folder / f"{digest}.yaml").write_text(said[digest])
+    for one in scored:
+        if one["recipe_digest"] in drawn:
+            rights = [bool(value) for task in one["scores"] for value in task["item_scores"]]
+            bench.scores["whole"][one["recipe_digest"]] = rights
 
 
 def _peer(bench: Bench, command: list[Any]) -> str:
@@ -365,33 +389,37 @@ def _run(command: list[Any], environment: dict[str, str] | None = None, folder: 
 # ---- what came of it ----
 
 
-def report(sides: list[Side], answers: dict[str, list[list[bool]]], args: argparse.Namespace) -> int:
-    """Prints the table, writes the JSON, and returns 1 where a bar was missed or an answer differs."""
-    peers = {side.part: side for side in sides if not side.ours}
-    ratios = {side.name: side.per_hour / peers[side.part].per_hour for side in sides if side.ours}
+def report(sides: Mapping[str, Side], bench: Bench) -> int:
+    """Prints the table, writes the JSON, and returns 1 where a bar was missed or a score differs."""
+    args = bench.args
+    peers = [name for name in BARS if name in sides]
+    ours = [name for name in sides if name not in BARS]
+    ratios = {name: {peer: sides[name].per_hour / sides[peer].per_hour for peer in peers} for name in ours}
+    title = f"Candidates an hour: {len(TASKS)} x {args.items} items, batch {args.batch_size}, {args.threads} threads"
     Console().table(
-        ["side", "candidates", "seconds", "candidates an hour", "ratio", "bar"],
+        ["side", "candidates", "seconds", "candidates an hour", *(f"x {peer} (bar {BARS[peer]:g})" for peer in peers)],
         [
             [side.name, str(side.candidates), f"{statistics.median(side.seconds):.1f}", f"{side.per_hour:.0f}",
-             *((f"{ratios[side.name]:.2f}", f"{PARTS[side.part]:g}") if side.ours else ("", ""))]
-            for side in sides
+             *(f"{ratios[name][peer]:.2f}" if name in ratios else "" for peer in peers)]
+            for name, side in sides.items()
         ],
-        title=f"Candidates an hour ({2 * args.items} items, batch {args.batch_size}, {args.threads} threads, "
-        f"median of {args.repeat})",
+        title=f"{title}, median of {args.repeat}",
     )  # fmt: skip
-    pairs = [
-        (mine, theirs) for recipe in zip(*answers.values(), strict=True) for mine, theirs in zip(*recipe, strict=True)
-    ] if answers else []  # fmt: skip
-    differing = sum(mine != theirs for mine, theirs in pairs)
+    for name, parts in bench.parts.items():
+        print(f"{sides[name].name}, last repeat:", ", ".join(f"{what} {spent:.1f} s" for what, spent in parts.items()))
+    mine = bench.scores["whole"]
+    pairs = [pair for key, theirs in bench.scores["loop"].items() for pair in zip(mine[key], theirs, strict=True)]
+    differing = sum(one != other for one, other in pairs)
     if pairs:
-        print(f"answers: {len(pairs) - differing} of {len(pairs)} the same")
+        print(f"items scored alike by both: {len(pairs) - differing} of {len(pairs)}")
     if args.json:
-        rows = [{"name": s.name, "part": s.part, "candidates": s.candidates, "seconds": s.seconds,
-                 "per_hour": s.per_hour, "ratio": ratios.get(s.name)} for s in sides]  # fmt: skip
-        result = {"sides": rows, "answers": len(pairs), "answers_that_differ": differing, "items": args.items,
-                  "batch_size": args.batch_size, "threads": args.threads, "bars": PARTS}  # fmt: skip
+        rows = [{"name": side.name, "candidates": side.candidates, "seconds": side.seconds, "per_hour": side.per_hour,
+                 "ratios": ratios.get(name), "parts": bench.parts.get(name)}
+                for name, side in sides.items()]  # fmt: skip
+        result = {"sides": rows, "scores": len(pairs), "scores_that_differ": differing, "items": args.items,
+                  "batch_size": args.batch_size, "threads": args.threads, "bars": BARS}  # fmt: skip
         args.json.write_text(json.dumps(result, indent=2) + "\n")
-    reached = all(ratios[side.name] >= PARTS[side.part] for side in sides if side.ours)
+    reached = all(ratio >= BARS[peer] for peer, ratio in ratios.get("whole", {}).items())
     return 0 if reached and not differing else 1
 
 
