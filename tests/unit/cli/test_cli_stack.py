@@ -16,11 +16,14 @@ import pytest
 
 from evomerge_cli.console import Console
 from evomerge_cli.failure import FAILED, guarded
+from evomerge_cli.stack.child import forked
 from evomerge_cli.stack.embedded import Stack
 from evomerge_cli.stack.ports import free_ports, is_free
 from evomerge_cli.stack.process import MAX_QUICK_DEATHS, SupervisedProcess
 from evomerge_cli.stack.room import PATIENCE, RESERVE, Room
 from evomerge_common.errors import DiskFull, WorkerCrashed
+from evomerge_common.runtime.fork_server import fork
+from evomerge_common.runtime.fork_server import start as start_fork_server
 from helpers.support import assert_eventually_sync
 
 
@@ -160,3 +163,31 @@ def test_a_full_disk_is_no_bug(capsys: pytest.CaptureFixture[str]) -> None:
     said = capsys.readouterr().err
     assert "error: no room is left on the disk for /x/events.jsonl: free some" in said
     assert "Traceback" not in said
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="fork servers are for Linux")
+def test_a_forked_service_is_supervised_like_a_started_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "forked_service.py").write_text(
+        "import os, time; print(os.environ['WORD'], flush=True); time.sleep(60)"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    server, name = start_fork_server(["json"]) or (None, "")
+    assert server is not None
+    process = SupervisedProcess(
+        "worker", [], env={}, log=tmp_path / "worker.log",
+        fork=lambda log: fork(forked, None, ("forked_service",), server=name, environ={"WORD": "said"}, output=log),
+    )  # fmt: skip
+    try:
+        process.start()
+        first = process.pid
+        assert_eventually_sync(lambda: process.log.read_text() == "said\n")
+        assert (os.getsid(first), psutil.Process(first).ppid()) == (first, server.pid)
+        os.kill(first, signal.SIGKILL)
+        assert_eventually_sync(process.supervise)
+        assert process.pid not in {0, first}
+        process.terminate()
+        process.wait(time.monotonic() + 5)
+        assert process.pid == 0
+    finally:
+        server.kill()
+        server.wait()

@@ -278,7 +278,7 @@ def _selector(folder: RunFolder, console: Console, *, evaluators: int | None, se
     from evomerge_cli.stack.embedded import Stack
 
     console.detail(f"starting nats-server and the services; logs in {folder.hidden / 'logs'}")
-    with Stack(folder.hidden, evaluators=evaluators) as stack:
+    with Stack(folder.hidden, evaluators=evaluators, awaited=("selector",)) as stack:
         console.detail(f"selector {stack.selector}, live page http://{stack.addresses['page']}")
         yield stack.selector, stack.settings, stack.check, stack.begin_stop
 

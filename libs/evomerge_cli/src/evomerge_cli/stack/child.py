@@ -26,5 +26,14 @@ def main() -> None:
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
+def forked(module: str, parent: int) -> None:
+    """Runs the module as if by `python -m`, in a process that a fork server, the parent, has just forked."""
+    os.setsid()  # a Ctrl-C in the terminal is for the command
+    end_with_parent(parent, signal.SIGTERM)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.argv = [module]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
 if __name__ == "__main__":
     main()

@@ -13,17 +13,20 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from evomerge_cli.stack.broker import Broker
+from evomerge_cli.stack.child import forked
 from evomerge_cli.stack.gpus import VISIBLE, evaluators_for, share_of, visible_gpus
-from evomerge_cli.stack.libraries import imported
+from evomerge_cli.stack.libraries import Libraries, imported
 from evomerge_cli.stack.ports import HOST, free_ports
 from evomerge_cli.stack.process import SupervisedProcess
 from evomerge_cli.stack.room import Room
 from evomerge_common.errors import EvoMergeException, Unavailable
 from evomerge_common.runtime.files import write_atomically
+from evomerge_common.runtime.fork_server import ADDRESS, ForkedProcess, fork
 from evomerge_common.runtime.settings import PREFIX, SERVICES, Settings
 
 log = logging.getLogger(__name__)
@@ -31,6 +34,8 @@ log = logging.getLogger(__name__)
 START_SECONDS = 90.0
 STOP_SECONDS = 6.0
 POLL_SECONDS = 0.1
+READY_SECONDS = 0.02
+"""Between two looks whether a service is ready."""
 ACK_WAIT = 8.0
 """Seconds after which a killed worker's job is done by another: short, since everything here is one machine."""
 USER_SETTINGS = (
@@ -58,6 +63,7 @@ class Stack:
         folder: where the broker's store, artifacts, logs and `stack.json` (pids and addresses) go.
         evaluators: processes that score; None: one a GPU, or for as many GPUs as one model is spread over; without a
             GPU, one.
+        awaited: the services that `start` waits for; None: all. What others are to do waits in the broker for them.
         fixed_ports: the documented ports where they are free (50051 …), for a stack that outlives one command.
 
     """
@@ -67,6 +73,7 @@ class Stack:
         folder: Path,
         *,
         evaluators: int | None = None,
+        awaited: Sequence[str] | None = None,
         fixed_ports: bool = False,
         ack_wait: float = ACK_WAIT,
         environ: Mapping[str, str] | None = None,
@@ -79,10 +86,11 @@ class Stack:
         user = Settings.from_env({key: value for key, value in self._environ.items() if key in theirs})
         self._each, self._gpus = user.tensor_parallel, visible_gpus(self._environ, user.device)
         self._evaluators = evaluators or evaluators_for(self._gpus, self._each)
+        self._awaited = awaited
         self._fixed_ports = fixed_ports
         self._ack_wait = ack_wait
         self._libraries = contextlib.ExitStack()
-        self._fork_server: dict[str, str] = {}
+        self._servers = Libraries()
         self._services: list[SupervisedProcess] = []
         self._broker: SupervisedProcess | None = None
         self._stopping = threading.Event()
@@ -117,7 +125,7 @@ class Stack:
     # ---- the caller's side ----
 
     def start(self, timeout: float = START_SECONDS) -> None:
-        """Returns when every service says SERVING.
+        """Returns when every awaited service says SERVING.
 
         Raises:
             WorkerCrashed: one of them keeps dying.
@@ -126,12 +134,16 @@ class Stack:
 
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._fork_server = self._libraries.enter_context(imported())
+        self._servers = self._libraries.enter_context(imported())
         self._plan()
         self._thread = threading.Thread(target=self._live, name="stack", daemon=True)
         self._thread.start()
         deadline = time.monotonic() + timeout
-        waiting = {name: address for name, address in self.addresses.items() if name not in {"nats", "page", "metrics"}}
+        waiting = {
+            name: address
+            for name, address in self.addresses.items()
+            if name not in {"nats", "page", "metrics"} and (self._awaited is None or name in self._awaited)
+        }
         while waiting:
             self.check()
             for name, address in list(waiting.items()):
@@ -142,7 +154,7 @@ class Stack:
                     f"not ready after {timeout:g} s: {', '.join(sorted(waiting))}; their logs are in {self.logs}"
                 )
             if waiting:
-                time.sleep(POLL_SECONDS)
+                time.sleep(READY_SECONDS)
         log.info("stack is up: selector %s, page http://%s", self.selector, self.addresses["page"])
 
     def check(self) -> None:
@@ -193,6 +205,7 @@ class Stack:
                     [*launcher, f"evomerge_{module}"],
                     env=env,
                     log=self.logs / f"{name}.log",
+                    fork=partial(self._forked, f"evomerge_{module}", env),
                 )
             )
 
@@ -213,12 +226,17 @@ class Stack:
         }
         env.update({PREFIX + key: value for key, value in ours.items()})
         if name.startswith("evaluator"):
-            env.update(self._fork_server)
+            env[ADDRESS] = self._servers.scoring
         store = Path(env.get(PREFIX + "MODEL_STORE") or Settings().model_store).expanduser()
         env.setdefault(PREFIX + "SCORE_CACHE", str(store.parent / "scores"))
         env.setdefault("PYTHONUNBUFFERED", "1")
         env.setdefault("TOKENIZERS_PARALLELISM", "false")
         return env
+
+    def _forked(self, module: str, env: Mapping[str, str], log_file: int) -> ForkedProcess | None:
+        if not self._servers.services:
+            return None
+        return fork(forked, None, (module,), server=self._servers.services, environ=env, output=log_file)
 
     # ---- the supervisor's thread ----
 

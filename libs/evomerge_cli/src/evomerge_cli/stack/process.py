@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from evomerge_common.errors import WorkerCrashed
+from evomerge_common.runtime.fork_server import ForkedProcess
 
 QUICK = 15.0
 """A child that dies younger than this many seconds counts as a quick death."""
@@ -23,6 +25,8 @@ class SupervisedProcess:
 
     Args:
         log: where its output goes, appended; an overlong one is set aside as `.1` at start.
+        fork: asks a fork server for the process, with the file descriptor of its log; None, or where it returns None,
+            the command starts it.
 
     """
 
@@ -34,6 +38,7 @@ class SupervisedProcess:
         env: Mapping[str, str],
         log: Path,
         clock: Callable[[], float] = time.monotonic,
+        fork: Callable[[int], ForkedProcess | None] | None = None,
     ) -> None:
         self.name = name
         self.log = log
@@ -41,7 +46,8 @@ class SupervisedProcess:
         self._command = list(command)
         self._env = dict(env)
         self._clock = clock
-        self._process: subprocess.Popen[bytes] | None = None
+        self._fork = fork
+        self._process: subprocess.Popen[bytes] | _Forked | None = None
         self._started = 0.0
         self._quick_deaths = 0
         self._restart_at: float | None = None
@@ -49,7 +55,7 @@ class SupervisedProcess:
     @property
     def pid(self) -> int:
         """Returns the process id; 0 while it is not running."""
-        return self._process.pid if self._process is not None and self._process.poll() is None else 0
+        return (self._process.pid or 0) if self._process is not None and self._process.poll() is None else 0
 
     def start(self) -> None:
         """Starts it. It gets a session of its own, so that the terminal's Ctrl-C reaches the parent alone."""
@@ -57,13 +63,18 @@ class SupervisedProcess:
         if self.log.exists() and self.log.stat().st_size > LOG_BYTES:
             self.log.replace(self.log.with_suffix(".log.1"))
         with self.log.open("ab") as output:
-            self._process = subprocess.Popen(
-                self._command,
-                env=self._env,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
+            forked = self._fork(output.fileno()) if self._fork is not None else None
+            self._process = (
+                _Forked(forked)
+                if forked is not None
+                else subprocess.Popen(
+                    self._command,
+                    env=self._env,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
             )
         self._started = self._clock()
         self._restart_at = None
@@ -110,9 +121,38 @@ class SupervisedProcess:
         except subprocess.TimeoutExpired:
             # Its session's process group: what it started goes with it.
             with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._process.pid, 9)
+                if (group := self._process.pid) is not None:
+                    os.killpg(group, 9)
+            self._process.kill()
             self._process.wait(timeout=5)
         self._process = None
+
+
+class _Forked:
+    """A fork server's process, of Popen what `SupervisedProcess` needs."""
+
+    def __init__(self, process: ForkedProcess) -> None:
+        self._process = process
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid
+
+    def poll(self) -> int | None:
+        return None if self._process.is_alive() else self._process.exitcode
+
+    def terminate(self) -> None:
+        if self._process.pid is not None:
+            os.kill(self._process.pid, signal.SIGTERM)
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def wait(self, timeout: float) -> int | None:
+        self._process.join(timeout)
+        if self._process.exitcode is None:
+            raise subprocess.TimeoutExpired("a forked process", timeout)
+        return self._process.exitcode
 
 
 def describe_exit(code: int) -> str:

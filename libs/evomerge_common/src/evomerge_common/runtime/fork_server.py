@@ -23,7 +23,7 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -103,20 +103,36 @@ def start(modules: Sequence[str], *, launcher: Sequence[str] = ()) -> tuple[subp
     return process, name
 
 
-def fork(target: Callable[..., None], pipe: Connection, args: tuple[Any, ...]) -> ForkedProcess | None:
-    """Asks the server that the environment names for a process that runs `target(pipe, *args, the server's pid)`.
+def fork(
+    target: Callable[..., None],
+    pipe: Connection | None,
+    args: tuple[Any, ...],
+    *,
+    server: str | None = None,
+    environ: Mapping[str, str] | None = None,
+    output: int | None = None,
+) -> ForkedProcess | None:
+    """Asks a server for a process that runs `target(pipe, *args, the server's pid)`; without a pipe, without it.
 
-    It has this process's environment, folder, output and sys.path. None where there is no server; the process is not
-    waited for.
+    It has this process's folder and sys.path. None where there is no server; the process is not waited for.
+
+    Args:
+        target: a function of a module.
+        pipe: an end of a pipe, for the process.
+        args: picklable.
+        server: its name; None: the one that this process's environment names.
+        environ: the process's environment; None: this process's own.
+        output: a file descriptor for what the process writes; None: where this process writes.
+
     """
-    name = os.environ.get(ADDRESS)
+    name = server or os.environ.get(ADDRESS)
     if not name or sys.platform != "linux":
         return None
     connection = socket.socket(socket.AF_UNIX)
     try:
         connection.connect(f"\0{name}")
-        request = pickle.dumps((sys.path, dict(os.environ), os.getcwd(), pickle.dumps((target, args))))
-        files = [pipe.fileno(), 1, 2]
+        request = pickle.dumps((sys.path, dict(environ or os.environ), os.getcwd(), pickle.dumps((target, args))))
+        files = [*([] if pipe is None else [pipe.fileno()]), *((1, 2) if output is None else (output, output))]
         socket.send_fds(connection, [_NUMBER.pack(len(request))], files)
         connection.sendall(request)
     except OSError:
@@ -169,7 +185,7 @@ class _Server:
             if not part:
                 break
             request += part
-        pid = os.fork() if len(files) == 3 and request else -1
+        pid = os.fork() if len(files) in {2, 3} and request else -1
         if pid == 0:
             self._become(connection, request, files)
         for number in files:
@@ -189,16 +205,19 @@ class _Server:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             for one in (connection, self._listener, self._wakeup, self._theirs, *self._children.values()):
                 one.close()
-            os.dup2(files[1], 1)
-            os.dup2(files[2], 2)
+            *pipe, output, errors = files
+            os.dup2(output, 1)
+            os.dup2(errors, 2)
             sys.path[:], environ, folder, work = pickle.loads(request)  # noqa: S301 - this user's own process wrote it
             os.environ.clear()
             os.environ.update(environ)
             with contextlib.suppress(OSError):
                 os.chdir(folder)
             target, args = pickle.loads(work)  # noqa: S301
-            target(Connection(files[0]), *args, self._pid)
+            target(*map(Connection, pipe), *args, self._pid)
             code = 0
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
         except BaseException:
             sys.excepthook(*sys.exc_info())
         finally:
