@@ -38,6 +38,7 @@ from evomerge_models.survey import Survey
 if TYPE_CHECKING:
     from evomerge.v1.selector_pb2 import Run
     from evomerge_cli.client import SelectorClient
+    from evomerge_cli.run_session import Watched
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
@@ -205,7 +206,6 @@ def _evolve(
     from evomerge_cli.progress import make_progress
     from evomerge_cli.run_session import Watched, watch_to_end
     from evomerge_common.domain.messages import RunCancelled, RunFailed, RunFinished
-    from evomerge_common.errors import NotFound
     from evomerge_common.runtime.settings import Settings
 
     began = time.monotonic()
@@ -236,22 +236,30 @@ def _evolve(
             raise WorkFailed(f"run {started.run_id} was cancelled: {end.reason or 'no reason given'}")
         if not isinstance(end, RunFinished):
             raise WorkFailed(f"run {started.run_id} ended without a word; see {folder.out / 'evomerge.log'}")
-        for name, exported in watched.view.exported.items():
-            try:
-                folder.take_model(exported.uri, move=server is None, name="model" if name == "hf" else name)
-            except NotFound as error:
-                if server is None:
-                    raise
-                console.say(f"note: {error}")
-        for failure in watched.view.export_failures:
-            console.say(f"note: the champion's export failed: {failure.error.message}")
-        if prepared.spec.gguf_type and "gguf" not in watched.view.exported:
-            again = shlex.join(["evomerge", "export", str(folder.out / "model"), str(folder.out / "gguf"), "--gguf"])
-            console.say(f"note: there is no GGUF file of the champion; to make one: {again}")
+        _take_exports(watched, prepared, folder, console, move=server is None)
         folder.save({**state, "status": "finished", "wall_seconds": round(time.monotonic() - began, 3)})
         leave()
         preparation.wait()
         finish(folder, console)
+
+
+def _take_exports(watched: Watched, prepared: Prepared, folder: RunFolder, console: Console, *, move: bool) -> None:
+    """Brings what was exported into the folder, and says what was not."""
+    from evomerge_common.errors import NotFound
+
+    view = watched.view
+    for name, exported in view.exported.items():
+        try:
+            folder.take_model(exported.uri, move=move, name="model" if name == "hf" else name)
+        except NotFound as error:
+            if move:
+                raise
+            console.say(f"note: {error}")
+    for failure in view.export_failures:
+        console.say(f"note: the champion's export failed: {failure.error.message}")
+    if prepared.spec.gguf_type and "gguf" not in view.exported:
+        again = shlex.join(["evomerge", "export", str(folder.out / "model"), str(folder.out / "gguf"), "--gguf"])
+        console.say(f"note: there is no GGUF file of the champion; to make one: {again}")
 
 
 def _started(client: SelectorClient, prepared: Prepared, state: dict[str, Any], *, other_budget: bool) -> Run:
