@@ -22,8 +22,8 @@ from operator import itemgetter
 
 __all__ = ["Interval", "mean_interval", "paired_difference", "paired_error", "share_at_least"]
 
-KEPT = 1_000_000
-"""Most drawn items that are kept in memory for the next model, at 8 bytes each."""
+MOST_DRAWS = 1_000_000
+"""Most drawn items that stay in memory for the next model, at 8 bytes each."""
 _Sample = Callable[[Sequence[float]], tuple[float, ...]]
 
 
@@ -118,7 +118,7 @@ def _resampled(
 
 def _samples(seed: int, resamples: int, counts: tuple[int, ...]) -> Iterable[Iterable[_Sample]]:
     """For each task of so many items, what takes each bootstrap sample of them; the same for all models."""
-    return (_remembered if resamples * sum(counts) <= KEPT else _drawn)(seed, resamples, counts)
+    return (_remembered if resamples * sum(counts) <= MOST_DRAWS else _drawn)(seed, resamples, counts)
 
 
 def _drawn(seed: int, resamples: int, counts: tuple[int, ...]) -> Iterator[Iterator[_Sample]]:
