@@ -14,7 +14,7 @@ from evomerge_common.domain.kinds.exact_match import extracted
 from evomerge_common.domain.kinds.multiple_choice import choose
 from evomerge_common.domain.suite import Suite
 from evomerge_common.errors import ModelError, NonFiniteScore, SuiteError
-from evomerge_scoring import generate_text, score_folder
+from evomerge_scoring import generate_text, generation, score_folder
 from evomerge_scoring.asking import sums_of
 from evomerge_scoring.batches import pack
 from evomerge_scoring.generation import cut, generate
@@ -174,6 +174,28 @@ def test_the_next_prompts_take_the_rows_of_the_finished(tmp_path: Path, beginnin
         one_after_the_other = sum(max(len(alone[i]) for i in batch) - 1 for batch in batches)
         further = sum(width == 1 for _, width in passes)
         assert size < 8 or further < one_after_the_other, "no batch waits for its longest answer"
+
+
+def test_prompts_are_read_without_padding_and_many_are_decoded_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make(tmp_path, max_position_embeddings=256)
+    model: Any = Scorer(device="cpu").resident.load_folder(folder)
+    prompts = [model.tokenizer("a b c d " * (1 + n % 7) + str(n))["input_ids"] for n in range(40)]
+    stop = Stop((), 8)
+    alone = generate(model, prompts, stop, 1)
+    passes: list[torch.Size] = []
+    model.module.register_forward_pre_hook(
+        lambda module, args, kwargs: passes.append(kwargs["input_ids"].shape), with_kwargs=True
+    )
+    assert model.continuations(prompts, stop, 4) == alone
+    assert max(rows for rows, width in passes if width == 1) == 40
+    read = sum(rows * width for rows, width in passes if width > 1)
+    assert read < 0.6 * sum(map(len, prompts)), "shared beginnings are read once"
+    monkeypatch.setattr(generation, "CACHE_BYTES", 0)
+    passes.clear()
+    assert model.continuations(prompts, stop, 4) == alone
+    assert max(rows for rows, _ in passes) == 4
 
 
 @pytest.mark.parametrize("beginning", ["", "Once upon a time there was a number of people who said: "])

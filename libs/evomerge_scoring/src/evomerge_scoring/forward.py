@@ -10,6 +10,7 @@ import torch
 
 from evomerge_common.errors import ModelError, NonFiniteScore, OutOfMemory
 from evomerge_scoring.batches import compose, pack, share
+from evomerge_scoring.forest import forest
 from evomerge_scoring.lanes import in_lanes
 from evomerge_scoring.loaded import LoadedModel
 from evomerge_scoring.model import Answer, Row
@@ -148,12 +149,7 @@ def _score(model: LoadedModel, rows: list[Row], *, greedy: bool = False, prefix:
 def _read(model: LoadedModel, rows: list[Row], bins: list[list[int]], greedy: bool, prefix: Prefix) -> list[Answer]:
     """Answers of all rows, bin by bin: the rows of a bin are read side by side."""
     ordered = [rows[index] for some in bins for index in some]
-    rows = [Row.forest([rows[index] for index in some]) for some in bins]
-    width = max(len(row.ids) for row in rows)
-    ids = torch.zeros((len(rows), width), dtype=torch.long)
-    pad = model.padding
-    for index, row in enumerate(rows):
-        ids[index] = torch.tensor([*row.ids, *[pad] * (width - len(row.ids))])
+    rows = [rows[some[0]] if len(some) == 1 else forest([rows[index] for index in some])[0] for some in bins]
     # several choices may ask the same position: each position is computed once
     places: dict[tuple[int, int], int] = {}
     wanted = [
@@ -163,7 +159,7 @@ def _read(model: LoadedModel, rows: list[Row], bins: list[list[int]], greedy: bo
     if not places:
         return [Answer([]) for _ in ordered]
     where = torch.tensor(list(places), device=model.device)
-    arguments = _arguments(model, rows, ids, prefix)
+    arguments = arguments_of(model, rows, prefix)
     with torch.inference_mode(), model.gather.positions(where[:, 0], where[:, 1]) as pick:
         logits = pick(output_of(model.module, arguments).logits)
         lines = torch.tensor([line for lines in wanted for line in lines], device=model.device)
@@ -187,11 +183,13 @@ def worth_packing(count: int, packed: int, width: int, seen: int) -> bool:
     return 0 < packed <= (1 - PACKING_SAVES) * count and packed * width * seen <= MASK_BUDGET
 
 
-def _arguments(model: LoadedModel, rows: list[Row], ids: torch.Tensor, prefix: Prefix) -> dict[str, Any]:
-    """What the model's forward takes of these rows."""
+def arguments_of(model: LoadedModel, rows: list[Row], prefix: Prefix) -> dict[str, Any]:
+    """What the model's forward takes of these rows, padded on the right."""
     picture = rows[0].picture
     if picture is not None:
         return {**on_device(model, model.sight.inputs(picture)), "use_cache": False}
+    width = max(len(row.ids) for row in rows)
+    ids = torch.tensor([[*row.ids, *[model.padding] * (width - len(row.ids))] for row in rows])
     if model.decoder_start is None:
         return {"input_ids": ids.to(model.device), **_attention(model, rows, ids.shape[1], prefix)}
     sources, seen = padded(model, [row.source for row in rows])
@@ -257,7 +255,7 @@ def _attention(model: LoadedModel, rows: list[Row], width: int, prefix: Prefix) 
     return {
         "attention_mask": own_mask(model, torch.cat([before, allowed], dim=-1)),
         "position_ids": positions,
-        "past_key_values": prefix.expanded(model, len(rows)),
+        "past_key_values": prefix.expanded(len(rows)),
         "use_cache": True,
     }
 

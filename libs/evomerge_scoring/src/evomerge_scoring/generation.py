@@ -1,4 +1,4 @@
-"""Greedy decoding of many prompts: left padding, one key-value cache, finished rows replaced by the next prompts.
+"""Greedy decoding of many prompts: they are read as scored rows are, then a token of each at once, from one cache.
 
 Ties go to the lowest token id. Plain attention models run in a loop of our own (transformers' generate costs more than
 a small model's forward pass); others (state space, hybrid) go through `generate`.
@@ -6,21 +6,26 @@ a small model's forward pass); others (state space, hybrid) go through `generate
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from transformers import DynamicCache, GenerationConfig, StoppingCriteriaList
+from transformers import GenerationConfig, StoppingCriteriaList
 
 from evomerge_common.errors import NonFiniteScore
-from evomerge_scoring.batches import compose
-from evomerge_scoring.forward import MASK_BUDGET, TOKEN_BUDGET, halve, halving, on_device, own_mask
+from evomerge_scoring.batches import compose, share
+from evomerge_scoring.config import text_config
+from evomerge_scoring.forest import forest, gather
+from evomerge_scoring.forward import MASK_BUDGET, TOKEN_BUDGET, arguments_of, halve, halving, on_device, own_mask
+from evomerge_scoring.lanes import in_lanes
 from evomerge_scoring.loaded import LoadedModel
-from evomerge_scoring.model import Picture, Prompt, Stop
+from evomerge_scoring.model import Picture, Prompt, Row, Stop
 from evomerge_scoring.prefix import Prefix, read_prefix, shared_length
+from evomerge_scoring.slots import Slots
 
-RETIRE_SHARE = 0.25  # of a batch's rows finished: then the cache is shrunk, not at every single one
+MOST_ROWS = 128
+CACHE_BYTES = 1 << 29
+"""So many rows are decoded at once where their keys and values take no more: a step reads all weights anyway."""
 
 
 def generate(
@@ -67,6 +72,18 @@ def _of_texts(
     return result
 
 
+def rows_at_once(model: LoadedModel, prompts: Sequence[Prompt], stop: Stop, size: int) -> int:
+    """Rows to decode at once: at least `size`, more while they are cheap; from prompts and config alone."""
+    config = text_config(model.module.config)
+    longest = max((len(p) for p in prompts if not isinstance(p, Picture)), default=0) + stop.max_new_tokens
+    if longest > model.tree:
+        return size
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    row = int(2 * config.num_hidden_layers * heads * width * model.dtype.itemsize * longest)
+    return max(size, min(MOST_ROWS, CACHE_BYTES // row))
+
+
 def _nothing(_: Sequence[int]) -> None:
     pass
 
@@ -77,31 +94,12 @@ def cut(text: str, strings: Sequence[str]) -> str:
     return text[: min(found)] if found else text
 
 
-@dataclass
-class _Rows:
-    """Prompts in work, one a row.
-
-    Attributes:
-        prompts: their numbers.
-        ids: (rows, 1): the token that each row reads next.
-        places: (rows, 1): its position.
-        seen: (rows, columns): which of the cache's columns the row may look at. The shared beginning comes first, then
-            padding, then the row's own tokens.
-
-    """
-
-    prompts: list[int]
-    ids: torch.Tensor
-    places: torch.Tensor
-    seen: torch.Tensor
-    cache: Any
-
-
 class _Decoding:
     """At most `size` prompts are in work; when half of them are finished, the next ones take their rows.
 
-    So a batch never waits for its longest answer (continuous batching, as in Orca, Yu et al., OSDI 2022). Who shares a
-    batch follows from the prompts and from the model's own answers: from nothing that differs between two machines.
+    So a batch never waits for its longest answer (continuous batching, as in Orca, Yu et al., OSDI 2022), and a row
+    that is finished costs nothing more. Who shares a batch follows from the prompts, the threads and the model's own
+    answers: from nothing that differs between two machines.
     """
 
     def __init__(
@@ -137,68 +135,85 @@ class _Decoding:
                 return self._made
 
     def _work(self, waiting: list[int], size: int) -> None:
-        rows: _Rows | None = None
-        while waiting or rows is not None:
+        slots = Slots()
+        rows: list[int] = []  # the prompts in work, in the order of their slots
+        while waiting or rows:
             batch = self._next(waiting, rows, size)
             if batch:
                 del waiting[: len(batch)]
-                parts = [part for part in (rows and self._kept(rows, 0.0), self._read(batch)) if part is not None]
-                rows = self._joined(parts) if len(parts) > 1 else parts[0] if parts else None
-            elif rows is not None:
-                rows = self._kept(self._advanced(rows), RETIRE_SHARE)
+                rows = self._read(batch, slots, rows, size)
+            else:
+                self._advance(slots, rows)
+            rows = self._kept(slots, rows)
 
-    def _next(self, waiting: list[int], rows: _Rows | None, size: int) -> list[int]:
+    def _next(self, waiting: list[int], rows: list[int], size: int) -> list[int]:
         """The prompts to be read now: none while most rows are in work."""
-        alive = [] if rows is None else [prompt for prompt in rows.prompts if prompt not in self._done]
-        if len(alive) > size // 2:
+        if len(rows) > size // 2:
             return []
-        batch: list[int] = []
-        longest = max((len(self._prompts[i]) for i in [*alive, *waiting[:1]]), default=0) + self._stop.max_new_tokens
-        if rows is not None and rows.seen.shape[1] + self._stop.max_new_tokens > self._model.tree:
-            return []  # a sliding window would cut what the mask allows
-        for prompt in waiting[: size - len(alive)]:
-            count, own = len(batch) + 1, len(self._prompts[waiting[0]]) - self._prefix.length
-            whole = (count + len(alive)) * longest
-            if (batch or alive) and (whole > TOKEN_BUDGET or count * own * longest > MASK_BUDGET):
-                break
-            batch.append(prompt)
-        return batch
+        longest = max((len(self._prompts[i]) for i in [*rows, *waiting[:1]]), default=0) + self._stop.max_new_tokens
+        count = min(size, max(1, TOKEN_BUDGET // longest)) - len(rows)
+        return waiting[: max(count, 0)]
 
-    def _read(self, batch: list[int]) -> _Rows | None:
-        """Reads prompts, all but their shared beginning; the rows that go on."""
+    def _read(self, batch: list[int], slots: Slots, rows: list[int], size: int) -> list[int]:
+        """Reads prompts, all but their shared beginning; the rows in work with them."""
         model, shared = self._model, self._prefix.length
-        prompts = [self._prompts[i][shared:] for i in batch]
-        width = max(map(len, prompts))
-        ids, seen = _left_padded(model, prompts, width)
-        places = (seen.long().cumsum(-1) - 1).clamp(min=0) + shared
-        mask: torch.Tensor | None = None
-        before = seen.new_ones(len(batch), shared)
-        if shared or not bool(seen.all()):
-            causal = torch.ones(width, width, dtype=torch.bool, device=model.device).tril()
-            itself = torch.eye(width, dtype=torch.bool, device=model.device)  # so that padding sees something
-            own = (causal & seen[:, None, :]) | itself
-            mask = own_mask(model, torch.cat([before[:, None, :].expand(-1, width, -1), own], dim=-1)[:, None])
-        cache = self._prefix.expanded(model, len(batch))
-        tokens = _step(model, ids, mask, places, cache)
-        rows = _Rows(batch, tokens[:, None], places[:, -1:] + 1, torch.cat([before, seen], dim=1), cache)
-        self._note(rows)
-        return self._kept(rows, 0.0)
+        own = [Row.plain(p[shared:], [(len(p) - shared - 1, 0)]) for p in (self._prompts[i] for i in batch)]
+        groups = gather(own, model.tree - shared)
+        widths = [len(forest([own[i] for i in some], shared=True)[0].ids) for some in groups]
 
-    def _advanced(self, rows: _Rows) -> _Rows:
-        """The rows after one more token of each."""
-        rows.seen = torch.cat([rows.seen, rows.seen.new_ones(len(rows.prompts), 1)], dim=1)
-        mask = None if bool(rows.seen.all()) else own_mask(self._model, rows.seen[:, None, None, :])
-        rows.ids = _step(self._model, rows.ids, mask, rows.places, rows.cache)[:, None]
-        rows.places = rows.places + 1
-        self._note(rows)
+        def fits(count: int, longest: int) -> bool:
+            return count * (longest + shared) <= min(TOKEN_BUDGET, MASK_BUDGET // longest)
+
+        batches = compose(widths, share(len(groups), size, model.lanes), fits=fits)
+
+        def read(places: list[int]) -> tuple[Any, list[list[list[int]]], list[int]]:
+            with torch.inference_mode():
+                return self._answered([[own[number] for number in groups[place]] for place in places])
+
+        results = in_lanes(read, batches, min(model.lanes, len(batches)))
+        for some, (cache, stands, tokens) in zip(batches, results, strict=True):
+            numbers = [batch[number] for place in some for number in groups[place]]
+            paths = [path for row in stands for path in row]
+            width = max(map(len, paths))
+            before = range(shared)
+            columns = [[*before, *(shared + p for p in path), *[0] * (width - len(path))] for path in paths]
+            slots.take(
+                cache,
+                torch.arange(len(rows), len(rows) + len(numbers), device=model.device),
+                torch.tensor([line for line, row in enumerate(stands) for _ in row], device=model.device),
+                torch.tensor(columns, device=model.device),
+                len(rows) + len(numbers),
+            )
+            rows = [*rows, *numbers]
+            self._note(numbers, tokens)
         return rows
 
-    def _note(self, rows: _Rows) -> None:
+    def _answered(self, groups: list[list[Row]]) -> tuple[Any, list[list[list[int]]], list[int]]:
+        """The cache of groups of rows, where in it each row's tokens stand, and the likeliest next token of each."""
+        model = self._model
+        made = [forest(some, shared=True) for some in groups]
+        cache = self._prefix.expanded(len(groups))
+        arguments = arguments_of(model, [row for row, _ in made], self._prefix)
+        arguments |= {"past_key_values": cache, "use_cache": True}
+        where = torch.tensor([(line, place) for line, (row, _) in enumerate(made) for place, _ in row.queries])
+        return cache, [places for _, places in made], _likeliest(model, where.to(model.device), arguments)
+
+    def _advance(self, slots: Slots, rows: list[int]) -> None:
+        """Reads the last token of each row; notes the next."""
+        model = self._model
+        ids = torch.tensor([[self._made[prompt][-1]] for prompt in rows], device=model.device)
+        at = torch.tensor([len(self._prompts[p]) + len(self._made[p]) - 1 for p in rows], device=model.device)
+        arguments = {
+            "input_ids": ids, "attention_mask": own_mask(model, slots.step(at)), "position_ids": at[:, None],
+            "past_key_values": slots, "use_cache": True,
+        }  # fmt: skip
+        where = torch.stack([slots.rows, torch.zeros_like(slots.rows)], dim=1)
+        self._note(rows, _likeliest(model, where, arguments))
+
+    def _note(self, rows: Sequence[int], tokens: Sequence[int]) -> None:
         """Takes in each row's new token."""
         ended = []
-        for prompt, token in zip(rows.prompts, rows.ids[:, 0].tolist(), strict=True):
-            if prompt in self._done:
-                continue
+        for prompt, token in zip(rows, tokens, strict=True):
             made = self._made[prompt]
             if token not in self._model.end_ids:
                 made.append(token)
@@ -210,70 +225,26 @@ class _Decoding:
         if ended:
             self._progress(ended)
 
-    def _kept(self, rows: _Rows, share: float) -> _Rows | None:
-        """The rows without the finished ones, if these are at least a share of all."""
-        alive = [row for row, prompt in enumerate(rows.prompts) if prompt not in self._done]
-        if not alive:
-            return None
-        finished = len(rows.prompts) - len(alive)
-        if not finished or finished < share * len(rows.prompts):
-            return rows
-        keep = torch.tensor(alive, device=self._model.device)
-        rows.cache.batch_select_indices(keep)
-        rows.prompts = [rows.prompts[row] for row in alive]
-        rows.ids, rows.places, rows.seen = rows.ids[keep], rows.places[keep], rows.seen[keep]
-        return rows
-
-    def _joined(self, parts: list[_Rows]) -> _Rows:
-        """All in one: padding behind the shared beginning makes them equally wide."""
-        shared = self._prefix.length
-        # Columns that no row looks at any more are left out.
-        starts = [shared + int(part.seen[:, shared:].any(0).int().argmax()) for part in parts]
-        width = max(part.seen.shape[1] - start for part, start in zip(parts, starts, strict=True))
-
-        def together(tensors: Iterable[torch.Tensor], dim: int) -> torch.Tensor:
-            widened = []
-            for tensor, start in zip(tensors, starts, strict=True):
-                own = tensor.narrow(dim, start, tensor.shape[dim] - start)
-                padding = own.new_zeros(*own.shape[:dim], width - own.shape[dim], *own.shape[dim + 1 :])
-                widened.append(torch.cat([tensor.narrow(dim, 0, shared), padding, own], dim=dim))
-            return torch.cat(widened)
-
-        cache = DynamicCache(config=self._model.module.config)
-        for index, layers in enumerate(zip(*(part.cache.layers for part in parts), strict=True)):
-            keys, values = together((one.keys for one in layers), 2), together((one.values for one in layers), 2)
-            cache.update(keys, values, index)
-        return _Rows(
-            [prompt for part in parts for prompt in part.prompts],
-            torch.cat([part.ids for part in parts]),
-            torch.cat([part.places for part in parts]),
-            together((part.seen for part in parts), 1),
-            cache,
-        )
+    def _kept(self, slots: Slots, rows: list[int]) -> list[int]:
+        """The rows without the finished ones, whose slots the last ones take."""
+        count = sum(prompt not in self._done for prompt in rows)
+        free = [slot for slot in range(count) if rows[slot] in self._done]
+        last = [slot for slot in range(count, len(rows)) if rows[slot] not in self._done]
+        slots.move(last, free)
+        kept = rows[:count]
+        for source, target in zip(last, free, strict=True):
+            kept[target] = rows[source]
+        return kept
 
 
-def _step(
-    model: LoadedModel, ids: torch.Tensor, mask: torch.Tensor | None, positions: torch.Tensor, cache: Any
-) -> torch.Tensor:
-    """The likeliest next token of each row."""
-    count, width = ids.shape
-    rows = torch.arange(count, device=model.device)
-    with model.gather.positions(rows, torch.full_like(rows, width - 1)) as pick:
-        output = model.module(
-            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
-        )
-        logits = pick(output.logits)
+def _likeliest(model: LoadedModel, where: torch.Tensor, arguments: Mapping[str, Any]) -> list[int]:
+    """The likeliest token behind each (row, place) of a forward pass."""
+    with model.gather.positions(where[:, 0], where[:, 1]) as pick:
+        logits = pick(model.module(**arguments).logits)
     best, tokens = logits.max(-1)  # the lowest id among equals; NaN is greater than all
     if not bool(torch.isfinite(best).all()):
         raise NonFiniteScore("the model answered NaN or infinity; its weights are broken or overflow in this dtype")
-    return tokens
-
-
-def _left_padded(model: LoadedModel, prompts: list[Sequence[int]], width: int) -> tuple[torch.Tensor, torch.Tensor]:
-    pad = model.padding
-    ids = torch.tensor([[pad] * (width - len(p)) + list(p) for p in prompts])
-    seen = torch.tensor([[False] * (width - len(p)) + [True] * len(p) for p in prompts])
-    return ids.to(model.device), seen.to(model.device)
+    return [int(token) for token in tokens.tolist()]
 
 
 def _stopped(tokenizer: Any, tokens: list[int], stop: Stop) -> bool:

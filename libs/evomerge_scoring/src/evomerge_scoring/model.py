@@ -69,23 +69,6 @@ class Row:
         """A row of one path."""
         return cls(tuple(ids), tuple(queries))
 
-    @classmethod
-    def forest(cls, rows: Sequence[Row]) -> Row:
-        """Several rows side by side: no token sees another row's. Queries come row by row."""
-        if len(rows) == 1:
-            return rows[0]
-        ids: list[int] = []
-        queries: list[tuple[int, int]] = []
-        ends: list[int] = []
-        depths: list[int] = []
-        for row in rows:
-            start, count = len(ids), len(row.ids)
-            queries += [(start + place, token) for place, token in row.queries]
-            ends += [start + end for end in row.ends or (count,) * count]
-            depths += row.depths or range(count)
-            ids += row.ids
-        return cls(tuple(ids), tuple(queries), tuple(ends), tuple(depths))
-
     @property
     def trunk(self) -> int:
         """How many tokens stand before the first fork."""

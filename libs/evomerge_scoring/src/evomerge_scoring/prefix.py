@@ -35,9 +35,9 @@ class Prefix:
     length: int = 0
     cache: Any = None
 
-    def expanded(self, model: LoadedModel, rows: int) -> Any:
+    def expanded(self, rows: int) -> Any:
         """A cache for so many rows, each behind the prefix, to be grown by whoever gets it."""
-        cache = DynamicCache(config=model.module.config)
+        cache = DynamicCache()  # of whole layers: a mask of ours fits them all, see `loaded.tree_limit`
         if self.length:
             for index, layer in enumerate(self.cache.layers):
                 cache.update(layer.keys.expand(rows, -1, -1, -1), layer.values.expand(rows, -1, -1, -1), index)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from evomerge_scoring.forward import token_answers
-from evomerge_scoring.generation import generate
+from evomerge_scoring.generation import generate, rows_at_once
 from evomerge_scoring.loaded import LoadedModel
 from evomerge_scoring.model import Answer, Progress, Prompt, Row, Stop
 
@@ -23,4 +23,4 @@ class TorchModel(LoadedModel):
         self, prompts: Sequence[Prompt], stop: Stop, size: int, progress: Progress | None = None
     ) -> list[list[int]]:
         """See `generation.generate`."""
-        return generate(self, prompts, stop, size, progress)
+        return generate(self, prompts, stop, rows_at_once(self, prompts, stop, size), progress)
