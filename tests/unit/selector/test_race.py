@@ -26,6 +26,21 @@ def whole(recipe_json: str) -> float:
     return sum(one.score for one in scores) / len(scores)
 
 
+def reads(index: int) -> int:
+    """Of how many candidates the rival of this one may be some: the sources, and those before the ones in flight."""
+    return max(4, index - make_spec().search.in_flight + 1)
+
+
+def spent_after(simulation: Simulation) -> list[float]:
+    """What share of the budget the first n candidates took, for every n."""
+    size, found = 3 * ITEMS, [0.0]
+    assert simulation.run.spec is not None
+    budget = simulation.run.spec.search.evaluations * size
+    for one in simulation.run.candidates:
+        found.append(found[-1] + (cost(one.raced.items, size) if one.raced else size) / budget)
+    return found
+
+
 @pytest.fixture(scope="module")
 def raced() -> Simulation:
     return Simulation(make_spec(evaluations=60, population=10, racing=True), workers=3, order=4, items=True)
@@ -76,6 +91,7 @@ def test_nobody_who_was_stopped_is_ever_compared_as_if_whole(raced: Simulation) 
             assert getattr(event.payload, "recipe_digest", "") not in stopped
             assert getattr(event.payload, "champion_digest", "") not in stopped
     by_digest = {one.proposed.recipe_digest: one for one in raced.run.candidates}
+    rules, spent = RacingSpec(), spent_after(raced)
     for told in stopped.values():
         rival = by_digest[told.against]
         assert rival.is_whole
@@ -83,7 +99,23 @@ def test_nobody_who_was_stopped_is_ever_compared_as_if_whole(raced: Simulation) 
         assert told.fitness < (rival.fitness or 0.0), "it lost: its estimate ranks below its rival"
         assert told.low <= told.high
         assert told.items < 3 * ITEMS
-        assert told.chance < 1.0 - RacingSpec().confidence
+        is_early = spent[reads(told.index)] < rules.early
+        assert told.chance < 1.0 - (rules.early_confidence if is_early else rules.confidence)
+
+
+def test_a_race_is_hasty_early_and_careful_later(raced: Simulation) -> None:
+    """Early, any candidate that is rather not the best is stopped; later, only one that has hardly a chance to be."""
+    rules, spent = RacingSpec(), spent_after(raced)
+    between = [
+        told.index for told in raced.raced if told.stopped and told.chance >= 1.0 - rules.confidence
+    ]  # so much chance that later they would have gone on
+    assert between
+    assert all(spent[reads(index)] < rules.early for index in between)
+    careful = {"early": 0.0}
+    simulation = Simulation(make_spec(evaluations=30, population=10, racing=careful), workers=3, order=4, items=True)
+    stopped = [told for told in simulation.raced if told.stopped]
+    assert stopped
+    assert all(told.chance < 1.0 - rules.confidence for told in stopped)
 
 
 def test_what_came_of_each_race_is_told_once_in_the_order_of_proposal(raced: Simulation) -> None:

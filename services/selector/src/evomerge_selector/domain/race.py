@@ -27,12 +27,13 @@ class Runner:
     """A candidate under way: its weights, its jobs, the step whose result is due, its answers so far.
 
     `jury`: by whose answers its own are explained, as indices; the last is the rival, whom it must be able to beat,
-    where `has_rival`.
+    where `has_rival`, with at least this `chance`.
     """
 
     uri: str
     jury: tuple[int, ...]
     has_rival: bool
+    chance: float
     steps: list[Step]
     step: int = 0
     known: dict[str, dict[int, float]] = field(default_factory=dict)
@@ -60,6 +61,8 @@ class Race:
         self._sources: tuple[int, ...] = ()
         self._leaders: dict[int, tuple[tuple[float, int], ...]] = {0: ()}
         """After how many candidates were counted → the best (−fitness, index) of those with all items."""
+        self._spent: dict[int, float] = {0: 0.0}
+        """After how many candidates were counted → share of the budget spent."""
 
     def open(self) -> bool:
         """Begins; returns False where the sources, or the items, are too few for a race."""
@@ -89,7 +92,9 @@ class Race:
         jury = [index for place, index in enumerate(jury) if index not in jury[place + 1 :]]
         order = item_order(self._places, [self._answers[index] for index in jury])
         jobs = steps(order, self._spec.rungs, most=self._spec.unit)
-        runner = self.runners[digest] = Runner(uri, tuple(jury), has_rival, jobs)
+        is_early = self._spent[reads] < self._spec.early
+        chance = 1.0 - (self._spec.early_confidence if is_early else self._spec.confidence)
+        runner = self.runners[digest] = Runner(uri, tuple(jury), has_rival, chance, jobs)
         return self.items(runner)
 
     def _model(self, jury: Sequence[int]) -> ItemModel:
@@ -106,19 +111,20 @@ class Race:
         wanted = runner.steps[runner.step].items
         return tuple(TaskItems(task=task, positions=places) for task, places in wanted.items() if places)
 
-    def count(self, index: int, fitness: float | None, needed: int) -> None:
+    def count(self, index: int, fitness: float | None, needed: int, spent: float) -> None:
         """Notes the next candidate in order of proposal; `fitness` only if it has all items.
 
-        `needed`: how many candidates the next one to be counted may look at, at least.
+        `needed`: how many candidates the next one to be counted may look at, at least. `spent`: share of the budget.
         """
         counted = max(self._leaders)
         leaders = list(self._leaders[counted])
         if fitness is not None and index in self._answers:
             insort(leaders, (-fitness, index))
         self._leaders[counted + 1] = tuple(leaders[: max(BEST, self._spec.rank)])
+        self._spent[counted + 1] = spent
         # Who is looked at by none of those to come is forgotten.
         for past in [past for past in self._leaders if past < min(needed, counted + 1)]:
-            del self._leaders[past]
+            del self._leaders[past], self._spent[past]
         if not self.is_open:
             return  # of the sources some have answered that are not counted yet
         wanted = {*self._sources, *(place for later in self._leaders.values() for _, place in later)}
@@ -146,7 +152,7 @@ class Race:
         guess = self._model(runner.jury).estimate(runner.known)
         runner.estimates.append(RungEstimate(fitness=guess.fitness, low=guess.low, high=guess.high))
         chance = guess.chance(beaten, margin=self._spec.margin)
-        if chance >= 1.0 - self._spec.confidence:
+        if chance >= runner.chance:
             return None
         return CandidateRaced(
             recipe_digest=digest,

@@ -522,11 +522,12 @@ class Run:
         return all(error and isinstance(error_from_info(error.type, error.message), InvalidInput) for error in errors)
 
     def _count_in_race(self, candidate: Candidate) -> None:
-        race, seen = self._race, self._leaderboard.seen
-        if race is None or self._proposer is None:
+        race, board, seen = self._race, self._leaderboard, self._leaderboard.seen
+        if race is None or self._proposer is None or self.spec is None:
             return
+        spent = board.spent / (self.spec.search.evaluations * board.unit)
         is_rival = candidate.is_whole and not candidate.violation  # who violates a constraint may stop nobody
-        race.count(seen - 1, candidate.fitness if is_rival else None, self._reads(seen))
+        race.count(seen - 1, candidate.fitness if is_rival else None, self._reads(seen), spent)
         if seen == self._proposer.sources:
             self._open_race(race)
 

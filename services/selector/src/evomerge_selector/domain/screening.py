@@ -212,6 +212,18 @@ class Screen:
             density=tuple(round(d / DENSITY_APART, 4) for d in best[weights:free]),
         )
 
+    def smoothed(self) -> dict[int, float]:
+        """Returns, by index, the fitness that each point of the window has once its relatives are heard, too.
+
+        It is the model's mean at the point; where every item was seen, the fitness stays as it was told.
+        """
+        model = self._model() if len(self.window.points) >= ENOUGH else None
+        if model is None:
+            return {}
+        points = zip(self.window.points, self.window.errors, model.weights, strict=True)
+        # With (kernel + noise)·weights = fitness, the mean at a point, kernel·weights, is the fitness − noise·weight.
+        return {index: -negative - error**2 * weight / model.spread for (negative, index, _), error, weight in points}
+
     def _model(self) -> Process | None:
         if self._fitted[0] != self._results_count:
             self._fitted = (self._results_count, self._fit())
@@ -266,6 +278,7 @@ class Process:
     lower: list[list[float]]
     forward: list[float]  # the x with lower·x = fitness
     likelihood: float
+    spread: float = 1.0  # standard deviation of the points' fitness
 
     @classmethod
     def fit(cls, window: Window, scale: float) -> Process | None:
@@ -286,7 +299,7 @@ class Process:
         )
         forward = solve_forward(lower, [(s - mean) / spread for s in scores])
         likelihood = -0.5 * sum(map(mul, forward, forward)) - sum(math.log(row[-1]) for row in lower)
-        return cls([vector for _, _, vector in window.points], steepness, lower, forward, likelihood)
+        return cls([vector for _, _, vector in window.points], steepness, lower, forward, likelihood, spread)
 
     @cached_property
     def weights(self) -> list[float]:

@@ -26,6 +26,9 @@ class EvolutionaryTournament(Evolution):
     `tournament_size`; with `niche`, by what their place in the pool is worth once all who are alike have shared it
     (fitness sharing, Goldberg & Richardson 1987; on ranks, since scores have no natural zero). `breeding: classic`
     makes children as the original did: the top two have three mutants each, the bottom six are merged in two triples.
+    Where a race leaves estimates, the pool goes by what the screening model makes of them: of many estimates the
+    highest are the luckiest, and relatives know better (ranking under noise: Jin & Branke 2005, "Evolutionary
+    optimization in uncertain environments").
     """
 
     def __init__(self, space: SearchSpace, spec: SearchSpec, *, seed: int = 0) -> None:
@@ -34,13 +37,13 @@ class EvolutionaryTournament(Evolution):
         self.best = float("-inf")
         self.stale = 0
         self.screen = Screen(space)
+        self.known: list[ScoredCandidate] = []  # of whom the pool is picked: twice as many, as they were told
         self.shares: dict[str, float] = {}  # digest → the part of its place in the pool that its niche leaves it
 
     def tell(self, candidate: ScoredCandidate) -> None:
         """Keeps the best in the pool, and shows the result to the screening model."""
-        self.pool = sorted([*self.pool, candidate], key=lambda one: one.rank)[: self.spec.population]
-        if self.spec.niche:
-            self.shares = {one.digest: place for one, place in zip(self.pool, self._shared(), strict=True)}
+        self.known = sorted([*self.known, candidate], key=lambda one: one.rank)[: 2 * self.spec.population]
+        self._fill_pool(self.known)
         self._watch(candidate.fitness)
         self.screen.tell(candidate.genome, candidate.fitness, candidate.index, candidate.error)
 
@@ -49,15 +52,18 @@ class EvolutionaryTournament(Evolution):
         if len(candidates) <= self.spec.population:
             super().tell_all(candidates)
             return
-        self.pool = nsmallest(self.spec.population, [*self.pool, *candidates], key=lambda one: one.rank)
-        if self.spec.niche:
-            self.shares = {one.digest: place for one, place in zip(self.pool, self._shared(), strict=True)}
+        self.known = nsmallest(2 * self.spec.population, [*self.known, *candidates], key=lambda one: one.rank)
+        self._fill_pool(self.known)
         for one in candidates:
             self._watch(one.fitness)
         self.screen.tell_all(candidates)
 
     def ask(self, index: int, rng: Random) -> Proposal:
         """Answers with the child that the screening model likes best, or with fresh blood when the search is stale."""
+        if any(one.error for one in self.known):
+            smooth = self.screen.smoothed()
+            settled = (replace(one, fitness=smooth.get(one.index, one.fitness)) for one in self.known)
+            self._fill_pool(sorted(settled, key=lambda one: one.rank))
         if self.pool and self.spec.breeding == "classic":
             return self._classic(index, rng)
         if self.pool and self.stale > 2 * self.spec.population and rng.random() < 0.25:
@@ -78,6 +84,11 @@ class EvolutionaryTournament(Evolution):
             self.best, self.stale = fitness, 0
         else:
             self.stale += 1
+
+    def _fill_pool(self, ranked: list[ScoredCandidate]) -> None:
+        self.pool = ranked[: self.spec.population]
+        if self.spec.niche:
+            self.shares = {one.digest: place for one, place in zip(self.pool, self._shared(), strict=True)}
 
     def _parent(self, rng: Random) -> ScoredCandidate:
         drawn = [rng.choice(self.pool) for _ in range(self.spec.tournament_size)]
