@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -153,3 +154,30 @@ def test_the_errors_stay_with_their_points() -> None:
     for index in range(90):
         window = window.following((-round(rng.random(), 1), index, (rng.random(),)), index / 100)
         assert window.errors == tuple(index / 100 for _, index, _ in window.points)
+
+
+def settle(seed: int) -> tuple[float, float]:
+    """Squared errors of noisy estimates of a smooth fitness, and of what the model makes of them."""
+    screen, rng = Screen(SPACE), Random(seed)
+    true, noisy = {}, {}
+    centre = random_genome(SPACE, rng, method="task_arithmetic")
+    for index in range(BEST + LATEST):
+        rows = tuple(tuple(max(0.0, w + rng.gauss(0.0, 0.15)) for w in row) for row in centre.weights)
+        genome = replace(centre, weights=rows)
+        error = 0.0 if index % 5 == 0 else 0.3
+        true[index] = fitness(genome)
+        noisy[index] = true[index] + rng.gauss(0.0, error)
+        screen.tell(genome, noisy[index], index, error)
+    settled = screen.smoothed()
+    assert settled.keys() == true.keys()
+    assert all(settled[index] == pytest.approx(noisy[index]) for index in range(0, len(true), 5))
+    return sum((noisy[i] - true[i]) ** 2 for i in true), sum((settled[i] - true[i]) ** 2 for i in true)
+
+
+def test_estimates_are_settled_by_their_relatives_and_whole_results_stay() -> None:
+    before, after = zip(*map(settle, range(12)), strict=True)
+    assert sum(after) < 0.7 * sum(before)
+
+
+def test_nothing_is_settled_before_enough_is_known() -> None:
+    assert told(7).smoothed() == {}
