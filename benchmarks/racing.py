@@ -24,6 +24,7 @@ from evomerge_selector.domain.race import Race
 
 RULES = {
     "default": RacingSpec(),
+    "no haste": RacingSpec(early=0.0),
     "rungs 1/4, 1/2": RacingSpec(rungs=(0.25, 0.5)),
     "margin 1/2": RacingSpec(margin=0.5),
     "confidence 1/2": RacingSpec(confidence=0.5),
@@ -71,6 +72,7 @@ def race(run: Run, rules: RacingSpec, seed: int) -> tuple[float, bool, float]:
     """(share of the items, whether the whole run's champion was lost, regret) of one order of the items."""
     track = Race(rules, run.tasks, seed=seed)
     size = sum(one.items for one in run.tasks)
+    budget = size * len(run.candidates)
     spent, whole = run.sources * size, list(range(run.sources))
     for index, (_, result) in enumerate(run.candidates):
         if index == run.sources:
@@ -79,17 +81,17 @@ def race(run: Run, rules: RacingSpec, seed: int) -> tuple[float, bool, float]:
         following = max(run.sources, index - run.in_flight + 2)
         if index < run.sources:
             track.whole(index, result.scores)
-            track.count(index, result.fitness, following)
+            track.count(index, result.fitness, following, (index + 1) * size / budget)
             continue
         verdict = _run(track, run, index, reads)
         spent += verdict.items
-        track.count(index, None if verdict.stopped else verdict.fitness, following)
+        track.count(index, None if verdict.stopped else verdict.fitness, following, spent / budget)
         if not verdict.stopped:
             whole.append(index)
     fitness = [result.fitness for _, result in run.candidates]
     best = max(range(len(fitness)), key=lambda i: (fitness[i], -i))
     found = max(whole, key=lambda i: (fitness[i], -i))
-    return spent / (size * len(fitness)), found != best, fitness[best] - fitness[found]
+    return spent / budget, found != best, fitness[best] - fitness[found]
 
 
 def _run(track: Race, run: Run, index: int, reads: int) -> m.CandidateRaced:
