@@ -81,11 +81,11 @@ def race(run: Run, rules: RacingSpec, seed: int) -> tuple[float, bool, float]:
         following = max(run.sources, index - run.in_flight + 2)
         if index < run.sources:
             track.whole(index, result.scores)
-            track.count(index, result.fitness, following, (index + 1) * size / budget)
+            track.count(index, result.fitness, following, index + 1)
             continue
         verdict = _run(track, run, index, reads)
         spent += verdict.items
-        track.count(index, None if verdict.stopped else verdict.fitness, following, spent / budget)
+        track.count(index, None if verdict.stopped else verdict.fitness, following, spent / size)
         if not verdict.stopped:
             whole.append(index)
     fitness = [result.fitness for _, result in run.candidates]

@@ -176,7 +176,7 @@ def test_racing_in_a_spec() -> None:
         ({"rungs": [0.5, 0.25]}, "growing shares"),
         ({"rungs": [0.5, 1.0]}, "growing shares"),
         ({"confidence": 1.5}, "from 0.5 to 0.9999"),
-        ({"early": 1.5}, "from 0.0 to 1.0|from 0 to 1"),
+        ({"early": -1}, "from 0"),
         ({"early_confidence": 0.2}, "from 0.5 to 0.9999"),
         ({"rank": 0}, "from 1"),
         ("yes", "keys and values"),

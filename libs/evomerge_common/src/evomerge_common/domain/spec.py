@@ -47,7 +47,7 @@ class RacingSpec:
         rungs: shares of the items after which the question is put; none: every candidate gets all items.
         rank: the rival is the candidate of this rank among those with all items.
         confidence: a candidate is stopped when its chance to be ahead of the rival is below 1 − confidence.
-        early: share of the budget after which `confidence` holds; before, `early_confidence` does.
+        early: evaluations' worth of items after which `confidence` holds; before, `early_confidence` does.
         early_confidence: what is used as confidence early, when any step up is large and estimates need not be sharp.
         margin: a lead counts beyond so many standard deviations of the fitness over other items of the same kinds.
         unit: items that one job scores at most, so that a job stays short.
@@ -57,7 +57,7 @@ class RacingSpec:
     rungs: tuple[float, ...] = (0.1, 0.3)
     rank: int = 1
     confidence: float = 0.9
-    early: float = 0.2
+    early: float = 8.0
     early_confidence: float = 0.5
     margin: float = 0.0
     unit: int = 256
@@ -399,7 +399,7 @@ def _racing(search: Fields, strategy: str) -> RacingSpec:
         rungs=tuple(float(share) for share in rungs),
         rank=own.integer("rank", default.rank, low=1, high=1_000),
         confidence=own.number("confidence", default.confidence, low=0.5, high=0.9999),
-        early=own.number("early", default.early, low=0.0, high=1.0),
+        early=own.number("early", default.early, low=0.0, high=1_000_000.0),
         early_confidence=own.number("early_confidence", default.early_confidence, low=0.5, high=0.9999),
         margin=own.number("margin", default.margin, low=0.0, high=10.0),
         unit=own.integer("unit", default.unit, low=1, high=1_000_000),

@@ -62,7 +62,7 @@ class Race:
         self._leaders: dict[int, tuple[tuple[float, int], ...]] = {0: ()}
         """After how many candidates were counted → the best (−fitness, index) of those with all items."""
         self._spent: dict[int, float] = {0: 0.0}
-        """After how many candidates were counted → share of the budget spent."""
+        """After how many candidates were counted → evaluations spent: no share of a budget, which may grow."""
 
     def open(self) -> bool:
         """Begins; returns False where the sources, or the items, are too few for a race."""
@@ -114,7 +114,7 @@ class Race:
     def count(self, index: int, fitness: float | None, needed: int, spent: float) -> None:
         """Notes the next candidate in order of proposal; `fitness` only if it has all items.
 
-        `needed`: how many candidates the next one to be counted may look at, at least. `spent`: share of the budget.
+        `needed`: how many candidates the next one to be counted may look at, at least. `spent`: evaluations.
         """
         counted = max(self._leaders)
         leaders = list(self._leaders[counted])

@@ -523,9 +523,9 @@ class Run:
 
     def _count_in_race(self, candidate: Candidate) -> None:
         race, board, seen = self._race, self._leaderboard, self._leaderboard.seen
-        if race is None or self._proposer is None or self.spec is None:
+        if race is None or self._proposer is None:
             return
-        spent = board.spent / (self.spec.search.evaluations * board.unit)
+        spent = board.spent / board.unit
         is_rival = candidate.is_whole and not candidate.violation  # who violates a constraint may stop nobody
         race.count(seen - 1, candidate.fitness if is_rival else None, self._reads(seen), spent)
         if seen == self._proposer.sources:
