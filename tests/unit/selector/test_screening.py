@@ -12,8 +12,9 @@ from evomerge_common.domain.genome import GENES, Genome
 from evomerge_common.domain.methods import DEFAULT_METHODS as METHODS
 from evomerge_common.domain.reference import ModelReference
 from evomerge_common.domain.search_space import SearchSpace
+from evomerge_selector.domain.gaussian_process import BEST, CURIOSITY, LATEST, NOISE, Process, Window
 from evomerge_selector.domain.operators import MAX_WEIGHT, MIN_DENSITY, random_genome
-from evomerge_selector.domain.screening import BEST, CURIOSITY, LATEST, NOISE, Process, Screen, Window
+from evomerge_selector.domain.screening import Screen
 
 SPACE = SearchSpace(
     tuple(ModelReference(name, digest=f"sha256:{name}") for name in "abc"),
