@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from evomerge_cli.arguments import parse
 from evomerge_cli.spec_source import Prepared, prepare
 from evomerge_common.errors import EvoMergeException, ModelError, ShapeMismatch, UnsafeFile
 from helpers.hub_server import write_adapter, write_model_folder
@@ -28,10 +28,7 @@ def folder(tmp_path: Path) -> Path:
 
 def prepared(folder: Path, **spec: Any) -> Prepared:
     (folder / "run.yaml").write_text(json.dumps({"suite": SUITE, **spec}))
-    names = ("model1", "model2", "model3", "base", "suite", "seed", "evaluations", "ps_technique1", "ps_technique2",
-             "dfs_technique", "weight_mask_rate", "mask_strategy")  # fmt: skip
-    flags = {**dict.fromkeys(names), "use_weight_rescale": False, "use_cli": False, "accept_licence_conflict": False}
-    return prepare(argparse.Namespace(spec=str(folder / "run.yaml"), cross_domain=None, **flags))
+    return prepare(parse(["run", str(folder / "run.yaml")]))
 
 
 def test_adapters_alone_get_the_base_that_they_name(folder: Path) -> None:
