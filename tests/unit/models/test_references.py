@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from evomerge_cli.arguments import parse
 from evomerge_cli.commands import merge
 from evomerge_cli.console import Console
 from evomerge_cli.spec_source import prepare
@@ -227,10 +227,7 @@ def test_commands_of_one_model_take_the_folder(here: Path, command: str, monkeyp
 
 def spec_of(here: Path, *models: str) -> RunSpec:
     (here / "run.yaml").write_text(json.dumps({"suite": SUITE, "models": models}))
-    names = ("model1", "model2", "model3", "base", "suite", "seed", "evaluations", "ps_technique1", "ps_technique2",
-             "dfs_technique", "weight_mask_rate", "mask_strategy")  # fmt: skip
-    flags = {**dict.fromkeys(names), "use_weight_rescale": False, "use_cli": False, "accept_licence_conflict": False}
-    return prepare(argparse.Namespace(spec=str(here / "run.yaml"), cross_domain=None, **flags)).spec
+    return prepare(parse(["run", str(here / "run.yaml")])).spec
 
 
 def test_a_run_means_one_model_from_the_spec_to_the_selector(here: Path, fetcher: Fetcher) -> None:

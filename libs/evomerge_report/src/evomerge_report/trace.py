@@ -120,7 +120,7 @@ def summary(trace: Trace) -> dict[str, Any]:
 
     `evaluator_busy` is the share of all evaluators' time with a job in hand, between the first candidate and the end of
     the search; `evaluator_scoring` counts the computing alone. `orchestration` is `start` plus what comes after it.
-    `command` has the same of the whole command, in seconds and as shares of it.
+    `command` has the same of the whole command, in seconds and as shares of it, where its window is known.
     """
     whole = (0.0, trace.wall)
     window = (trace.primed, trace.search_ended or trace.wall) if trace.primed is not None else None
@@ -149,7 +149,7 @@ def summary(trace: Trace) -> dict[str, Any]:
         "orchestration": 1.0 - working / trace.wall if trace.wall else None,
         "start": start / trace.wall if trace.wall else None,
         "orchestration_after_start": (trace.wall - working - start) / trace.wall if trace.wall else None,
-        "command": None if trace.command is None else _of_command(computing, trace.command),
+        **({} if trace.command is None else {"command": _of_command(computing, trace.command)}),
         "decisions": len(trace.decisions),
         "workers": [
             {

@@ -42,7 +42,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         ("orchestration_after_start", "of it the rest"),
     ):
         console.out(f"{words}: {'-' if overview[key] is None else format(overview[key], '.1%')}")
-    if whole := overview["command"]:
+    if whole := overview.get("command"):
         parts = ", ".join(f"{part} {whole[f'{part}_seconds']:.2f} s" for part in ("start", "search", "end"))
         console.out(
             f"orchestration of the whole command, {whole['seconds']:.1f} s: {whole['orchestration']:.1%} ({parts})"
