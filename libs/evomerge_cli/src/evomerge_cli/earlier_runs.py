@@ -7,13 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from evomerge_cli.run_folder import HIDDEN, RunFolder
-from evomerge_common.domain.earlier import EarlierRun
+from evomerge_common.domain.earlier import RUNS, EarlierRun
 from evomerge_common.domain.spec import AUTO, RunSpec
 from evomerge_common.domain.suite import Suite
 from evomerge_common.errors import EvoMergeException, SpecError
-
-NEWEST = 8
-"""Runs that `auto` takes up at most, the newest ones."""
 
 
 def named_runs(data: dict[str, Any], folder: Path, out: Path, *, server: bool) -> list[EarlierRun]:
@@ -61,7 +58,7 @@ def runs_beside(out: Path, spec: RunSpec, suite: Suite) -> list[EarlierRun]:
                 runs.append(EarlierRun(str(run.out), [one.event for one in run.events()], own))
         except (EvoMergeException, KeyError):
             continue  # another version's, or half removed
-        if len(runs) == NEWEST:
+        if len(runs) == RUNS:
             break
     return runs
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import structlog
 
 from evomerge_common import __version__
-from evomerge_common.domain.earlier import EarlierRun, can_begin, earlier_candidates, joined
+from evomerge_common.domain.earlier import RUNS, EarlierRun, can_begin, earlier_candidates, joined
 from evomerge_common.domain.kinds import kind_of
 from evomerge_common.domain.messages import (
     Decision,
@@ -34,9 +34,6 @@ from evomerge_selector.domain.summary import RunEntry, RunSummary
 from evomerge_selector.run_actor import RunActor
 
 log = structlog.get_logger()
-
-SIMILAR = 8
-"""Earlier runs that `search.warm_start: auto` takes up at most."""
 
 
 class Runs:
@@ -134,7 +131,7 @@ class Runs:
                 if isinstance(first, RunStarted) and can_begin(first, request.spec, request.suite):
                     found.append(run_id)
                 break
-            if len(found) == SIMILAR:
+            if len(found) == RUNS:
                 break
         return tuple(found)
 

@@ -26,6 +26,8 @@ MOST = 64
 """Candidates that a run takes from earlier ones with their scores."""
 ALONE = 4
 """Genomes that it takes alone."""
+RUNS = 8
+"""Earlier runs that `search.warm_start: auto` takes up at most."""
 
 
 @dataclass(frozen=True)
