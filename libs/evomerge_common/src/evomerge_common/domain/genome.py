@@ -104,6 +104,11 @@ class Genome:
             mask=tuple(data.get("mask", [])),
         )
 
+    @cached_property
+    def _all_weights(self) -> tuple[float, ...]:
+        """Row by row; a genome is compared with many."""
+        return tuple(chain.from_iterable(self.weights))
+
     def distance(self, other: Genome) -> float:
         """Says how different two genomes are: 0 (same) … 1."""
         is_path = self.traits.is_path
@@ -116,7 +121,7 @@ class Genome:
                 a.ingredient == b.ingredient and a.layer == b.layer for a, b in zip(self.path, other.path, strict=False)
             )
             return apart + 0.75 * (1 - same / length)
-        ours, theirs = list(chain.from_iterable(self.weights)), list(chain.from_iterable(other.weights))
+        ours, theirs = self._all_weights, other._all_weights
         if len(ours) != len(theirs) or not ours:
             return 1.0
         if self.cuts != other.cuts or self.mask != other.mask:
