@@ -105,6 +105,21 @@ def test_a_lost_specialist_is_warned_of_everywhere(lost_to_the_specialist: tuple
     assert "expert-code" in shown.getvalue().split("Champion against")[1]
 
 
+def test_the_main_table_of_a_report_is_the_one_against_specialists(
+    lost_to_the_specialist: tuple[History, dict[str, Any]],
+) -> None:
+    history, result = lost_to_the_specialist
+    page = report_page(history, result)
+    first = page[: page.index("candidates scored")]
+    table = first[first.index("<table>") : first.index("</table>")]
+    for task, one in result["improvement"]["tasks"].items():
+        row = table[table.index(f'<th scope="row">{task}</th>') :]
+        row = row[: row.index("</tr>")]
+        assert f"{short_name(one['against'])} " in row
+        assert f"{one['difference']:+.3f}" in row
+        assert [f'<td class="n">{one[key]}</td>' in row for key in ("wins", "losses", "ties")] == [True] * 3
+
+
 def test_no_warning_within_the_interval() -> None:
     history = history_of(synthetic_log.events())
     answers = list(expert(history, "expert-math", "arithmetic").item_scores)

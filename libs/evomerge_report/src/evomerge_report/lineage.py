@@ -82,7 +82,7 @@ def lineage_svg(history: History, digest: str = "") -> str:
     """Draws the tree of a candidate (default: the champion), sources to the left."""
     nodes = ancestors(history, digest or history.champion_digest)
     if not nodes:
-        return _svg(320, 60, ['<text x="160" y="34" text-anchor="middle" fill="#666">no champion yet</text>'])
+        return _svg(320, 60, ['<text x="160" y="34" text-anchor="middle" fill="#808080">no champion yet</text>'])
     columns: dict[int, list[Candidate]] = {}
     for node in nodes:
         columns.setdefault(node.level, []).append(node.candidate)

@@ -11,6 +11,12 @@ _WIDTH, _LEFT, _RIGHT, _TOP, _ROW, _BAR = 1200, 190, 16, 66, 30, 20
 _FILL = {"download": "#999999", "merge": "#E69F00", "evaluate": "#0072B2", "export": "#CC79A7"}
 _HOLDOUT = "#56B4E9"
 _MOST_BARS = 20_000
+_STYLE = (
+    "<style>.back{fill:#fff}.ink{fill:#111}.soft{fill:#444}.grid{stroke:#e4e4e4}.mark{stroke:#111}"
+    "@media (prefers-color-scheme:dark){.back{fill:#1d2026}.ink{fill:#e9ebef}.soft{fill:#a3abb8}.grid{stroke:#363b45}"
+    ".mark{stroke:#e9ebef}}</style>"
+)
+"""Colours of light and dark schemes; as a picture in a page, too, it follows the reader's."""
 
 
 def timeline_svg(trace: Trace) -> str:
@@ -23,22 +29,23 @@ def timeline_svg(trace: Trace) -> str:
     def x(seconds: float) -> float:
         return _LEFT + scale * min(max(seconds, 0.0), trace.wall)
 
-    parts = [f'<text x="12" y="24" font-size="16" font-weight="600" fill="#111">{escape(_title(overview))}</text>']
-    parts.append(f'<text x="12" y="46" fill="#444">{escape(_shares(overview))}</text>')
+    parts = [f'<text x="12" y="24" font-size="16" font-weight="600" class="ink">{escape(_title(overview))}</text>']
+    parts.append(f'<text x="12" y="46" class="soft">{escape(_shares(overview))}</text>')
     bottom = _TOP + _ROW * (len(workers) + 1)
     for step in range(11):
         at = trace.wall * step / 10
-        parts.append(f'<line x1="{x(at):.1f}" x2="{x(at):.1f}" y1="{_TOP}" y2="{bottom}" stroke="#e4e4e4"/>')
-        parts.append(f'<text x="{x(at):.1f}" y="{bottom + 16}" text-anchor="middle" fill="#444">{at:.1f} s</text>')
+        parts.append(f'<line x1="{x(at):.1f}" x2="{x(at):.1f}" y1="{_TOP}" y2="{bottom}" class="grid"/>')
+        anchor = "end" if step == 10 else "middle"
+        parts.append(f'<text x="{x(at):.1f}" y="{bottom + 16}" text-anchor="{anchor}" class="soft">{at:.1f} s</text>')
     for place, worker in enumerate(workers):
         top = _TOP + _ROW * place
         entry = overview["workers"][place]
         name = f"{_short(worker)}  {100 * (entry['busy'] or 0):.0f}%"
-        parts.append(f'<text x="12" y="{top + 19}" fill="#111">{escape(name)}</text>')
+        parts.append(f'<text x="12" y="{top + 19}" class="ink">{escape(name)}</text>')
         spans = [span for span in trace.spans if span.worker == worker]
         parts += [_bar(span, x(span.began), x(span.ended), top) for span in spans[:_MOST_BARS]]
     top = _TOP + _ROW * len(workers)
-    parts.append(f'<text x="12" y="{top + 19}" fill="#111">selector  {len(trace.decisions)} decisions</text>')
+    parts.append(f'<text x="12" y="{top + 19}" class="ink">selector  {len(trace.decisions)} decisions</text>')
     parts += [
         f'<line x1="{x(at):.1f}" x2="{x(at):.1f}" y1="{top + 8}" y2="{top + 22}" stroke="#009E73"/>'
         for at in trace.decisions[:_MOST_BARS]
@@ -50,14 +57,16 @@ def timeline_svg(trace: Trace) -> str:
     for moment, what in ((trace.primed, "primed"), (trace.search_ended, "search ended")):
         if moment is not None:
             at = moment
+            late = x(at) > _WIDTH - 120
+            label = f'x="{x(at) + (-4 if late else 4):.1f}" text-anchor="{"end" if late else "start"}"'
             parts.append(
-                f'<line x1="{x(at):.1f}" x2="{x(at):.1f}" y1="{_TOP - 8}" y2="{bottom}" stroke="#111" '
-                f'stroke-dasharray="4 3"/><text x="{x(at) + 4:.1f}" y="{_TOP - 4}" fill="#111">{what}</text>'
+                f'<line x1="{x(at):.1f}" x2="{x(at):.1f}" y1="{_TOP - 8}" y2="{bottom}" class="mark" '
+                f'stroke-dasharray="4 3"/><text {label} y="{_TOP - 4}" class="ink">{what}</text>'
             )
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{height}" viewBox="0 0 {_WIDTH} {height}" '
         f'font-family="system-ui, sans-serif" font-size="12" role="img" aria-label="timeline of the run">'
-        f'<rect width="{_WIDTH}" height="{height}" fill="#ffffff"/>{"".join(parts)}</svg>\n'
+        f'{_STYLE}<rect width="{_WIDTH}" height="{height}" class="back"/>{"".join(parts)}</svg>\n'
     )
 
 
