@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import time
 
+import structlog
+
 from evomerge_common.domain.messages import ADHOC, DownloadJob, Job, ModelReady
 from evomerge_common.errors import InvalidInput
+from evomerge_common.runtime.logging import short
 from evomerge_downloader.fetch import Fetcher
 from evomerge_downloader.threads import in_daemon_thread
 from evomerge_models.pins import run_owner
+
+log = structlog.get_logger("evomerge.downloader")
 
 
 class DownloadHandler:
@@ -32,4 +37,5 @@ class DownloadHandler:
             accept_licence_conflict=wanted.accept_licence_conflict,
             owner="" if job.run_id == ADHOC else run_owner(job.run_id),
         )
+        log.info("model ready", model=f"{model.reference}@{short(model.digest)}", uri=model.uri, bytes=model.bytes)
         return ModelReady(job_id=job.job_id, model=model, seconds=time.monotonic() - start)

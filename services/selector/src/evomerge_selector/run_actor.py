@@ -10,17 +10,28 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import structlog
 
-from evomerge_common.domain.messages import TERMINAL, Decision, Event, JobPostponed, RunPaused, RunResumed
+from evomerge_common.domain.messages import (
+    TERMINAL,
+    CandidateProposed,
+    Decision,
+    Event,
+    JobPostponed,
+    RunPaused,
+    RunResumed,
+)
 from evomerge_common.errors import BackPressure, EvoMergeException, Fenced, NotFound, Unavailable
 from evomerge_common.ports import Recorded
+from evomerge_common.runtime.logging import short
 from evomerge_common.runtime.ports_factory import Ports
 from evomerge_common.runtime.streams import until
 from evomerge_selector.domain import snapshot
 from evomerge_selector.domain.run import Phase, Run
 from evomerge_selector.domain.summary import RunEntry
+from evomerge_selector.log_lines import line_of
 
 log = structlog.get_logger()
 
@@ -178,6 +189,7 @@ class RunActor:
         if not isinstance(recorded.event.payload, JobPostponed):
             self._retry = RETRY
         await self._settle()
+        log.info("result taken in", run_id=self._run_id, **line_of(recorded.event.payload))
         self._keep()
 
     async def _settle(self) -> None:
@@ -210,8 +222,15 @@ class RunActor:
         self._decision = sequence
         self._folded += 1
         self.run.apply(event)
+        log.info("decided", run_id=self._run_id, **line_of(decision), **self._downloads(decision))
         if isinstance(decision, RunPaused):
             self._paused_at = event.time
+
+    def _downloads(self, decision: Decision) -> dict[str, Any]:
+        """Of a proposal, which models it stands on, as the downloader's lines name them."""
+        if not isinstance(decision, CandidateProposed):
+            return {}
+        return {"downloaded": [f"{one.reference}@{short(one.digest)}" for one in self.run.models.values()]}
 
     async def _tick(self) -> None:
         """What only time brings: the limit in hours, and another try at a full queue or at what a machine lacked."""

@@ -155,6 +155,12 @@ class Broker:
         return " | ".join(lines[-3:]) or "it said nothing"
 
 
+def logging_to(log: Path, size: int) -> str:
+    """Returns configuration: the server writes `log`, sets it aside after `size` bytes (0: never), and keeps three."""
+    limit = f"logfile_size_limit: {size}\nlogfile_max_num: 3\n" if size else ""
+    return f"log_file: {json.dumps(str(log))}\n{limit}"
+
+
 def binary() -> str:
     """Finds nats-server: the one installed beside this Python, else one on PATH.
 

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from evomerge_cli.stack.broker import Broker
+from evomerge_cli.stack.broker import Broker, logging_to
 from evomerge_cli.stack.child import forked
 from evomerge_cli.stack.gpus import VISIBLE, evaluators_for, share_of, visible_gpus
 from evomerge_cli.stack.libraries import Libraries, imported
@@ -47,6 +47,7 @@ USER_SETTINGS = (
         "LINK_MODELS",
         "LOG_FORMAT",
         "LOG_LEVEL",
+        "LOG_SIZE",
         "MAX_DELIVER",
         "MODEL_STORE",
     ),
@@ -85,6 +86,7 @@ class Stack:
         theirs = {PREFIX + key for key in USER_SETTINGS}
         user = Settings.from_env({key: value for key, value in self._environ.items() if key in theirs})
         self._each, self._gpus = user.tensor_parallel, visible_gpus(self._environ, user.device)
+        self._log_size = user.log_size
         self._evaluators = evaluators or evaluators_for(self._gpus, self._each)
         self._awaited = awaited
         self._fixed_ports = fixed_ports
@@ -192,7 +194,12 @@ class Stack:
         self.addresses |= {"nats": f"{HOST}:{nats_port}", "page": f"{HOST}:{page_port}"}
         # -P: the user's current folder must not shadow a module.
         launcher = [sys.executable, "-P", "-m", "evomerge_cli.stack.child", str(os.getpid())]
-        broker = Broker(self.folder / "nats", port=nats_port, launcher=[*launcher, "--exec"])
+        broker = Broker(
+            self.folder / "nats",
+            port=nats_port,
+            extra_config=logging_to(self.logs / "nats.log", self._log_size),
+            launcher=[*launcher, "--exec"],
+        )
         self._broker = SupervisedProcess("nats-server", broker.command, env=self._environ, log=self.logs / "nats.log")
         for name in names:
             module = "evaluator" if name.startswith("evaluator") else name
@@ -218,6 +225,7 @@ class Stack:
             "METRICS_ADDRESS": f"{HOST}:{metrics}",
             "HTTP_ADDRESS": f"{HOST}:{page}",
             "ARTIFACT_STORE": str(self.folder / "artifacts"),
+            "LOG_FILE": str(self.logs / f"{name}.log"),
             "STATE_DIR": str(self.folder / "state" / name),
             "ACK_WAIT": str(self._ack_wait),
             "DRAIN_TIMEOUT": "1",

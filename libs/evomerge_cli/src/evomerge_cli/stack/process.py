@@ -16,7 +16,6 @@ from evomerge_common.runtime.fork_server import ForkedProcess
 QUICK = 15.0
 """A child that dies younger than this many seconds counts as a quick death."""
 MAX_QUICK_DEATHS = 5
-LOG_BYTES = 10 * 2**20
 TAIL_LINES = 15
 
 
@@ -24,7 +23,7 @@ class SupervisedProcess:
     """A child that is started again when it dies, at once the first time, later with growing pauses.
 
     Args:
-        log: where its output goes, appended; an overlong one is set aside as `.1` at start.
+        log: where its output goes, appended; who writes it keeps it short.
         fork: asks a fork server for the process, with the file descriptor of its log; None, or where it returns None,
             the command starts it.
 
@@ -60,8 +59,6 @@ class SupervisedProcess:
     def start(self) -> None:
         """Starts it. It gets a session of its own, so that the terminal's Ctrl-C reaches the parent alone."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        if self.log.exists() and self.log.stat().st_size > LOG_BYTES:
-            self.log.replace(self.log.with_suffix(".log.1"))
         with self.log.open("ab") as output:
             forked = self._fork(output.fileno()) if self._fork is not None else None
             self._process = (

@@ -15,6 +15,8 @@ from multiprocessing.connection import Connection
 from multiprocessing.util import Finalize
 from typing import Any, TypeVar
 
+import structlog
+
 from evomerge_common.errors import DeadlineExceeded, EvoMergeException, WorkerCrashed
 from evomerge_common.runtime import fork_server
 from evomerge_common.runtime.parent import end_with_parent
@@ -96,7 +98,7 @@ class ChildProcess:
         process, pipe = self._process, self._pipe
         assert pipe is not None
         try:
-            pipe.send((function, args))
+            pipe.send((function, args, structlog.contextvars.get_contextvars()))
             answer: tuple[bool, Any] = pipe.recv()
         except (EOFError, BrokenPipeError, ConnectionResetError) as error:
             process.join(5)
@@ -180,7 +182,7 @@ def _child_main(
         failed = _with_note(error)
     while True:
         try:
-            function, args = pipe.recv()
+            function, args, words = pipe.recv()
         except EOFError:
             return
         except Exception as error:
@@ -189,7 +191,8 @@ def _child_main(
         try:
             if failed is not None:
                 raise failed
-            answer: tuple[bool, Any] = (True, function(*args))
+            with structlog.contextvars.bound_contextvars(**words):  # its log lines say what the caller's say
+                answer: tuple[bool, Any] = (True, function(*args))
         except Exception as error:
             answer = (False, _with_note(error))
         try:

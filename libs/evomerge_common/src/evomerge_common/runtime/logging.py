@@ -5,14 +5,18 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import MutableMapping
+from pathlib import Path
 from typing import Any
 
 import structlog
 
+from evomerge_common.domain.messages import DownloadJob, Job
+from evomerge_common.runtime.log_file import SharedLogHandler
 from evomerge_common.runtime.settings import Settings
 
 _SECRET_WORDS = ("password", "token", "secret", "authorization", "credential")
 _NOT_SECRET = ("tokens", "tokenizer", "token_count", "max_new_tokens")
+SHORT = 12
 _active: dict[str, tuple[str, Settings]] = {}
 
 
@@ -40,7 +44,9 @@ def setup_logging(service: str, settings: Settings) -> None:
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=False,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler: logging.Handler = logging.StreamHandler(sys.stderr)
+    if settings.log_file:
+        handler = SharedLogHandler(Path(settings.log_file).expanduser(), settings.log_size)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
@@ -52,6 +58,21 @@ def setup_logging(service: str, settings: Settings) -> None:
     root.setLevel(level)
     for noisy in ("asyncio", "grpc", "nats", "urllib3", "httpx", "filelock"):
         logging.getLogger(noisy).setLevel(max(level, logging.WARNING))
+
+
+def short(digest: str) -> str:
+    """Returns the digits of a digest that logs show: enough to find a candidate, or a model, by."""
+    return digest.removeprefix("sha256:")[:SHORT]
+
+
+def words_of(job: Job, attempt: int) -> dict[str, Any]:
+    """Returns what every line says that is written while a job is in work: its run, id, attempt, and what it is of."""
+    payload = job.payload
+    if isinstance(payload, DownloadJob):
+        of = {"model": payload.reference}
+    else:
+        of = {"candidate": short(payload.recipe_digest)}
+    return {"run_id": job.run_id, **of, "job_id": job.job_id, "attempt": attempt}
 
 
 def active_logging() -> tuple[str, Settings] | None:

@@ -22,7 +22,7 @@ _STATE = Path("~/.local/state/evomerge").expanduser()
 BACKENDS = ("auto", "torch", "vllm")
 FOLDERS = ("model_store", "artifact_store", "state_dir", "score_cache")
 """Settings that name a folder, by its path or its file:// URI."""
-SIZES = ("model_store_quota", "download_limit")
+SIZES = ("model_store_quota", "download_limit", "log_size")
 """Settings that are a number of bytes, also in words such as 200GB."""
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
@@ -59,6 +59,9 @@ class Settings:
         shutdown_grace: seconds that open calls have to finish after that.
         log_level: debug, info, warning or error.
         log_format: console, for people; json, a line an event.
+        log_file: file that everything on standard error goes to, logs above all; empty: standard error as it is.
+        log_size: bytes after which the log file is set aside as .1 (.1 as .2, and what .2 was goes), such as 10MB.
+            0: never.
         device: auto, cpu, cuda, cuda:N or mps.
         backend: what computes scores: auto (vllm where it is installed and there is a GPU), torch or vllm.
         tensor_parallel: GPUs that vLLM spreads one model over, where it is too large for one.
@@ -99,6 +102,8 @@ class Settings:
     shutdown_grace: float = 10.0
     log_level: str = "info"
     log_format: str = "console"
+    log_file: str = ""
+    log_size: int = 10_000_000
     device: str = "auto"
     backend: str = "auto"
     tensor_parallel: int = 1

@@ -41,6 +41,7 @@ from evomerge_common.errors import (
     is_disk_full,
 )
 from evomerge_common.ports import Delivery
+from evomerge_common.runtime.logging import words_of
 from evomerge_common.runtime.metrics import WORKER_METRICS, WorkerMetrics
 from evomerge_common.runtime.ports_factory import Ports
 from evomerge_common.runtime.settings import Settings
@@ -124,9 +125,7 @@ class Worker:
                 continue
             if delivery is None:
                 continue
-            with structlog.contextvars.bound_contextvars(
-                job_id=delivery.job.job_id, run_id=delivery.job.run_id, attempt=delivery.attempt
-            ):
+            with structlog.contextvars.bound_contextvars(**words_of(delivery.job, delivery.attempt)):
                 try:
                     await self._work(delivery, stop)
                 except Unavailable as error:  # the broker went away: the job comes again after ack_wait
