@@ -31,6 +31,7 @@ from evomerge_cli.spec_source import prepare
         ("runs list", "runs"),
         ("runs cancel run-1 --finish", "runs"),
         ("report out", "report"),
+        ("compare one two --out page.html", "compare"),
         ("export out folder", "export"),
         ("doctor --json", "doctor"),
         ("bench merge --size 1", "bench"),

@@ -39,6 +39,7 @@ COMMANDS = {
     "status": "tell how it is",
     "runs": "list, show, watch, pause, resume, finish, cancel runs; print their events",
     "report": "report again from the event log",
+    "compare": "two or more runs side by side, their champions item by item",
     "export": "write a model as a finished Hugging Face folder, as GGUF for llama.cpp, or a champion as a LoRA adapter",
     "push": "publish a run's champion, or a model folder, on the Hugging Face Hub",
     "gguf": "look into a GGUF file",
@@ -177,6 +178,12 @@ def _add_runs_flags(parser: argparse.ArgumentParser) -> None:
 def _add_report_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN_OR_DIR", help="a run's output folder, or the id of a run (with a server)")
     parser.add_argument("--out", metavar="DIR", help="where to write (default: the folder itself, or ./RUN)")
+    _add_server_flag(parser)
+
+
+def _add_compare_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("runs", nargs="+", metavar="RUN_OR_DIR", help="output folders, or ids of runs (with a server)")
+    parser.add_argument("--out", metavar="FILE.html", help="write the comparison as a page, too")
     _add_server_flag(parser)
 
 
@@ -322,6 +329,7 @@ _FLAGS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "runs": _add_runs_flags,
     "models": add_models_flags,
     "report": _add_report_flags,
+    "compare": _add_compare_flags,
     "export": add_export_flags,
     "push": _add_push_flags,
     "gguf": _add_gguf_flags,

@@ -72,6 +72,12 @@ def name(reference: str) -> str:
 
 
 @_filter
+def capital(text: str) -> str:
+    """Begins a sentence: the first letter alone is changed."""
+    return text[:1].upper() + text[1:]
+
+
+@_filter
 def some(names: list[str], most: int = 60) -> str:
     """Lists names, the first so many of them; a dash for none."""
     rest = f" and {len(names) - most} more (result.json has all)" if len(names) > most else ""

@@ -37,7 +37,7 @@ def result_of(history: History, suite: Suite) -> dict[str, Any]:
     spec = history.spec
     seed = int(spec.get("seed", 0))
     champion = history.champion
-    measure = _Measure(suite, seed)
+    measure = Measure(suite, seed)
     sources = [_source(history, candidate, measure) for candidate in history.sources]
     best = best_source(history, "search")
     return {
@@ -117,7 +117,7 @@ def licences_of(candidate: Candidate, history: History) -> LicencePlan:
     return combine(by_source((str(ModelReference.parse(one.reference).public), one.licence) for one in chosen))
 
 
-class _Measure:
+class Measure:
     """Scores with intervals, as plain data."""
 
     def __init__(self, suite: Suite, seed: int) -> None:
@@ -253,7 +253,7 @@ def pareto_front(candidates: Sequence[Candidate], split: str = "search") -> list
     return sorted((scored[i] for i in front(points)), key=lambda candidate: candidate.index)
 
 
-def _champion(champion: Candidate, history: History, measure: _Measure) -> dict[str, Any]:
+def _champion(champion: Candidate, history: History, measure: Measure) -> dict[str, Any]:
     return {
         "recipe_digest": champion.digest,
         "recipe": json.loads(champion.proposal.recipe_json or "null"),
@@ -271,7 +271,7 @@ def _champion(champion: Candidate, history: History, measure: _Measure) -> dict[
     }
 
 
-def _source(history: History, candidate: Candidate, measure: _Measure) -> dict[str, Any]:
+def _source(history: History, candidate: Candidate, measure: Measure) -> dict[str, Any]:
     model = history.model_of(candidate)
     return {
         "reference": model.reference,

@@ -34,7 +34,7 @@ def against_specialists(champion: Candidate, history: History, suite: Suite, see
         if ours is None or not rivals:
             continue
         theirs, source = max(rivals, key=lambda rival: rival[0].score)  # of equals the earlier
-        if (entry := _compared(task, ours, theirs, suite, seed)) is not None:
+        if (entry := compared(task, ours, theirs, suite, seed)) is not None:
             found[task.name] = {"against": history.model_of(source).reference, **entry}
     return found
 
@@ -48,6 +48,34 @@ def warnings_of(tasks: Mapping[str, Mapping[str, Any]]) -> list[str]:
         for task, one in tasks.items()
         if one["worse"]
     ]
+
+
+def compared(task: Task, ours: m.TaskScore, theirs: m.TaskScore, suite: Suite, seed: int) -> dict[str, Any] | None:
+    """Compares two models' answers to the same held-out items of a task, as `against_specialists` tells; None: they
+    are not of the same items.
+    """
+    name = task.name
+    apart = difference({name: ours.item_scores}, {name: theirs.item_scores}, {name: 1.0}, seed)
+    if apart is None:
+        return None
+    pairs = list(zip(ours.item_scores, theirs.item_scores, strict=True))
+    items = suite.items(task, "holdout")
+    ids = [item.id for item in items] if len(items) == len(pairs) else [str(place) for place in range(len(pairs))]
+    won = [one for one, (a, b) in zip(ids, pairs, strict=True) if a > b]
+    lost = [one for one, (a, b) in zip(ids, pairs, strict=True) if a < b]
+    return {
+        "champion": ours.score,
+        "source": theirs.score,
+        "difference": apart.mean,
+        "interval95": bounds(apart),
+        "excludes_zero": apart.excludes_zero,
+        "worse": apart.high < 0,
+        "wins": len(won),
+        "losses": len(lost),
+        "ties": len(pairs) - len(won) - len(lost),
+        "won": won,
+        "lost": lost,
+    }
 
 
 def score_of(candidate: Candidate, task: Task, split: str = "holdout") -> m.TaskScore | None:
@@ -74,28 +102,3 @@ def difference(
 def bounds(interval: Interval) -> list[float]:
     """Returns [low, high]."""
     return [interval.low, interval.high]
-
-
-def _compared(task: Task, ours: m.TaskScore, theirs: m.TaskScore, suite: Suite, seed: int) -> dict[str, Any] | None:
-    name = task.name
-    apart = difference({name: ours.item_scores}, {name: theirs.item_scores}, {name: 1.0}, seed)
-    if apart is None:
-        return None
-    pairs = list(zip(ours.item_scores, theirs.item_scores, strict=True))
-    items = suite.items(task, "holdout")
-    ids = [item.id for item in items] if len(items) == len(pairs) else [str(place) for place in range(len(pairs))]
-    won = [one for one, (a, b) in zip(ids, pairs, strict=True) if a > b]
-    lost = [one for one, (a, b) in zip(ids, pairs, strict=True) if a < b]
-    return {
-        "champion": ours.score,
-        "source": theirs.score,
-        "difference": apart.mean,
-        "interval95": bounds(apart),
-        "excludes_zero": apart.excludes_zero,
-        "worse": apart.high < 0,
-        "wins": len(won),
-        "losses": len(lost),
-        "ties": len(pairs) - len(won) - len(lost),
-        "won": won,
-        "lost": lost,
-    }
