@@ -182,6 +182,18 @@ def test_the_champion_goes_by_the_metric(monkeypatch: pytest.MonkeyPatch) -> Non
     assert run.final_champion.fitness == max(one.fitness or 0.0 for one in whole)
 
 
+def test_a_rung_that_is_answered_again_is_credited_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A search that ends early, in the midst of races, and goes on."""
+    racing = {"rungs": [0.5, 0.9], "confidence": 0.99, "early": 0, "unit": 12}
+    short, long = (make_spec(evaluations=30, patience=count, racing=racing, population=8) for count in (4, 20))
+    played = play(short, monkeypatch, fitness="graded", workers=6, order=2)
+    played.go_on(long)
+    judged = [one for one in played.run.candidates if one.fitness is not None]
+    assert [sum(items for _, items in one.credits) for one in judged] == [
+        one.raced.items if one.raced else 3 * ITEMS for one in judged
+    ]
+
+
 @pytest.mark.parametrize("strategy", [s for s in STRATEGIES if s != "gp"])
 @pytest.mark.parametrize(("workers", "order", "replay"), [(8, 3, 1), (3, 5, 17)])
 def test_order_workers_and_crashes_change_nothing(

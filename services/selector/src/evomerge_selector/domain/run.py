@@ -628,10 +628,11 @@ class Run:
     def _go_on(self) -> None:
         """Searches on where the search had ended; what was under way then begins again."""
         self._models_before = {}
-        for candidate in self.candidates:
+        for index, candidate in enumerate(self.candidates):
             if candidate.fitness is None:
                 if self._race is not None:
                     self._race.runners.pop(candidate.proposed.recipe_digest, None)
+                self.candidates[index] = replace(candidate, credits=())  # its first rung is answered again
                 self._queue_first_job(candidate.proposed)
         self._count_on()
 
