@@ -109,7 +109,8 @@ def test_export_writes_another_dtype(family: Path, tmp_path: Path, capsys: pytes
 
 
 def test_init_writes_a_spec_that_runs_would_take(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from evomerge_cli.arguments import DEFAULT_MODELS, parse
+    from evomerge_cli.arguments import parse
+    from evomerge_cli.search_arguments import DEFAULT_MODELS
     from evomerge_cli.spec_source import prepare
 
     for words in (["init", str(tmp_path / "one.yaml")], ["--generate-config", "--config", str(tmp_path / "two.yaml")]):

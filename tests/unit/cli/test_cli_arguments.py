@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from evomerge_cli.arguments import COMMANDS, DEFAULT_MODELS, parse
+from evomerge_cli.arguments import COMMANDS, parse
+from evomerge_cli.search_arguments import DEFAULT_MODELS
 from evomerge_cli.spec_source import prepare
 
 
@@ -35,6 +36,7 @@ from evomerge_cli.spec_source import prepare
         ("export out folder", "export"),
         ("doctor --json", "doctor"),
         ("bench merge --size 1", "bench"),
+        ("completion fish", "completion"),
         ("--run --model1 a --model2 b --model3 c", "run"),
         ("--model1 a --model2 b --model3 c --run", "run"),
         ("--download-and-merge --model1 a --model2 b --use-cli", "merge"),
@@ -48,6 +50,7 @@ def test_every_command_line_means_a_command(line: str, command: str) -> None:
     args = parse(line.split())
     assert args.command == command
     assert args.verbose == ("--verbose" in line)
+    assert not args.quiet
 
 
 @pytest.mark.parametrize(
@@ -60,9 +63,9 @@ def test_every_command_line_means_a_command(line: str, command: str) -> None:
         ("--run --weight-mask-rate 1.5", "from 0 up to"),
         ("--generate model", "--prompt"),
         ("--run --evaluate model", "not allowed"),
-        ("--modle1 a", "required"),
+        ("--modle1 a", "did you mean '--model1'"),
+        ("--model1 a", "required"),
         ("runs lst", "did you mean 'list'"),
-        ("", "COMMAND"),
     ],
 )
 def test_a_line_that_means_nothing_is_answered(line: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:

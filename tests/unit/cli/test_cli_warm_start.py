@@ -55,7 +55,7 @@ def test_a_folder_or_the_id_of_a_run_beside_names_it(folder: Path) -> None:
     assert by_folder.earlier
     assert by_folder.earlier == by_id.earlier
     assert by_folder.spec.search.warm_start == ("r",)  # a folder means nothing to a server
-    assert any("best results of r" in note for note in by_folder.notes)
+    assert "best results of r" in by_folder.beginning
     assert not asked(folder, "off").earlier
 
 
@@ -66,7 +66,7 @@ def test_auto_takes_finished_runs_of_the_same_models_and_suite(folder: Path) -> 
     assert found.spec.search.warm_start == ("auto",)  # the same spec, whichever runs there are
     other = asked(folder, "auto", holdout=0.5)
     assert not other.earlier
-    assert any("no finished run" in note for note in other.notes)
+    assert "no finished run" in other.beginning
 
 
 def test_what_is_no_run_is_refused_before_anything_starts(folder: Path) -> None:

@@ -17,6 +17,11 @@ class Console:
     Args:
         json_output: `data` prints JSON instead of tables.
         verbose: `detail` speaks.
+        quiet: `say` does not.
+        again: the command line, to be typed again.
+
+    Attributes:
+        when_interrupted: what an interrupted command is to be given again for; empty: it begins anew.
 
     """
 
@@ -25,11 +30,16 @@ class Console:
         *,
         json_output: bool = False,
         verbose: bool = False,
+        quiet: bool = False,
+        again: str = "",
         stdout: TextIO | None = None,
         stderr: TextIO | None = None,
     ) -> None:
         self.json_output = json_output
         self.verbose = verbose
+        self.quiet = quiet
+        self.again = again
+        self.when_interrupted = ""
         self.log_hint = ""
         self._stdout = stdout
         self._stderr = stderr
@@ -47,11 +57,12 @@ class Console:
     @property
     def is_terminal(self) -> bool:
         """Tells whether a progress bar makes sense."""
-        return self.stderr.isatty()
+        return self.stderr.isatty() and not self.quiet
 
     def say(self, text: str) -> None:
-        """Writes a line of the story."""
-        print(text, file=self.stderr, flush=True)
+        """Writes a line of the story, unless --quiet."""
+        if not self.quiet:
+            print(text, file=self.stderr, flush=True)
 
     def detail(self, text: str) -> None:
         """Writes a line of the story that only --verbose shows."""

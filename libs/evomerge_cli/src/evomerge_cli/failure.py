@@ -48,7 +48,8 @@ def guarded(command: Callable[[], int], console: Console) -> int:
         sys.stdout.flush()
         return code
     except KeyboardInterrupt as stop:
-        console.error("interrupted")
+        again = f"{console.when_interrupted}: {console.again}" if console.when_interrupted else "stopped"
+        console.error(f"\n{again}")
         return exit_code(stop)
     except EvoMergeException as error:
         if console.verbose:

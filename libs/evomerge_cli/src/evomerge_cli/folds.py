@@ -40,7 +40,8 @@ def search_on(prepared: Prepared, fold: int) -> Prepared:
         search = replace(spec.search, warm_start=())
         spec = replace(spec, search=search, controls=NO_CONTROLS, push_to="", gguf_type="")
     earlier = () if fold else prepared.earlier
-    return Prepared(spec, suite, RunRequest(spec, suite).to_json(), prepared.notes, earlier)
+    beginning = "" if fold else prepared.beginning
+    return Prepared(spec, suite, RunRequest(spec, suite).to_json(), prepared.notes, earlier, beginning)
 
 
 def folds_in(out: Path) -> list[tuple[list[Recorded], Suite]]:

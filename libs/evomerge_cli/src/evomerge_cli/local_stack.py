@@ -57,3 +57,9 @@ def server_address(given: str | None) -> tuple[str, Settings]:
     if not state:
         raise Unavailable("no stack is up; start one with `evomerge up`, or give --server HOST:PORT")
     return str(state["addresses"]["selector"]), Settings()
+
+
+def page_beside(selector: str) -> str:
+    """Returns host:port of the live page that belongs to a selector; empty where it is not that of `evomerge up`."""
+    addresses = read_state().get("addresses", {})
+    return str(addresses.get("page", "")) if addresses.get("selector") == selector else ""

@@ -6,25 +6,15 @@ import argparse
 
 from evomerge_cli.argument_types import positive
 
-PUSH_EXAMPLES = """examples:
-  evomerge push out me/my-merge --dry-run       what would be sent where, under which licence
-  evomerge push out me/my-merge                 the champion of the run in out/, to a private repository
-  evomerge push out me/my-merge --public --gguf-repo
-  evomerge push ./merged me/my-merge --branch v2 --message "with more maths"
-
-The token: HF_TOKEN, or `hf auth login`. A push that was interrupted goes on when it is typed again."""
-
 
 def add_push_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds what can be typed after `push`, with examples below its help."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.epilog = PUSH_EXAMPLES
+    """Adds what can be typed after `push`."""
     parser.add_argument(
         "model",
         metavar="RUN_OR_DIR",
         help="a run's output folder, or its id at a server; a model's folder, a GGUF file",
     )
-    parser.add_argument("repository", metavar="ORG/NAME")
+    parser.add_argument("repository", metavar="ORG/NAME", help="on the Hub; made if missing")
     parser.add_argument("--public", action="store_true", help="for everybody (default: private)")
     parser.add_argument("--dry-run", action="store_true", help="look and tell alone: nothing is made or sent")
     parser.add_argument(
@@ -62,12 +52,14 @@ def add_export_flags(parser: argparse.ArgumentParser) -> None:
 
 def add_extract_lora_flags(parser: argparse.ArgumentParser) -> None:
     """Adds what can be typed after `extract-lora`."""
-    parser.add_argument("model", metavar="FINETUNED")
+    parser.add_argument("model", metavar="FINETUNED", help="hub id, folder or GGUF file")
     parser.add_argument("--base", required=True, metavar="BASE", help="what it was fine-tuned from")
-    parser.add_argument("--rank", type=positive, default=16, metavar="R", help="default: %(default)s")
-    parser.add_argument("--out", required=True, metavar="DIR")
+    parser.add_argument("--rank", type=positive, default=16, metavar="R", help="of the adapter (default: %(default)s)")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder for the adapter")
     parser.add_argument(
         "--embeddings", choices=("save", "lora", "skip"), default="save",
         help="changed embeddings and head: kept whole, decomposed too, or left out (default: %(default)s)",
     )  # fmt: skip
-    parser.add_argument("--threads", type=positive, default=2, metavar="N", help="default: %(default)s")
+    parser.add_argument(
+        "--threads", type=positive, default=2, metavar="N", help="processor threads (default: %(default)s)"
+    )

@@ -139,9 +139,9 @@ class Progress(Protocol):
         ...
 
 
-def make_progress(console: Console, *, quiet: bool = False) -> Progress:
+def make_progress(console: Console) -> Progress:
     """Makes a bar on a terminal, lines elsewhere."""
-    return BarProgress(console) if console.is_terminal and not quiet else LineProgress(console)
+    return BarProgress(console) if console.is_terminal else LineProgress(console)
 
 
 class Rate:

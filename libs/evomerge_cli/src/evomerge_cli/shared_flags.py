@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 
 
-def add_verbose_flag(parser: argparse.ArgumentParser) -> None:
-    """Adds --verbose."""
-    parser.add_argument("--verbose", action="store_true", default=argparse.SUPPRESS, help="say more; show tracebacks")
+def add_voice_flags(parser: argparse.ArgumentParser, *, above: bool = False) -> None:
+    """Adds --verbose and --quiet; `above` a command they have their defaults, after it they are only noted."""
+    unless = False if above else argparse.SUPPRESS
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--verbose", action="store_true", default=unless, help="say more; show tracebacks")
+    group.add_argument("--quiet", action="store_true", default=unless, help="say nothing but the result and errors")
 
 
 def add_json_flag(parser: argparse.ArgumentParser) -> None:
@@ -33,4 +36,4 @@ def add_models_flags(parser: argparse.ArgumentParser) -> None:
             action.add_argument(
                 "--all", action="store_true", help="also what runs and processes keep, such as dead ones"
             )
-        add_verbose_flag(action)
+        add_voice_flags(action)

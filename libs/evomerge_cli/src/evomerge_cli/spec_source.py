@@ -13,9 +13,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from evomerge_cli.arguments import DEFAULT_MODELS, DEFAULT_OUT
 from evomerge_cli.earlier_runs import is_auto, named_runs, runs_beside
 from evomerge_cli.evolve_file import is_evolve_file, read_evolve
+from evomerge_cli.search_arguments import DEFAULT_MODELS, DEFAULT_OUT
 from evomerge_cli.suite_data import fetch_data
 from evomerge_common.domain.benchmarks import selection_warnings
 from evomerge_common.domain.earlier import earlier_candidates, earlier_in_words
@@ -48,6 +48,7 @@ class Prepared:
         text: what StartRun is given: JSON, suite included.
         earlier: what `search.warm_start` takes over of runs in folders here.
         notes: what was filled in for the user, in words.
+        beginning: what a search that is new begins with, in words; empty where nothing of the kind was asked for.
 
     """
 
@@ -56,6 +57,7 @@ class Prepared:
     text: str
     notes: tuple[str, ...] = ()
     earlier: tuple[EarlierCandidate, ...] = ()
+    beginning: str = ""
 
     @property
     def request(self) -> RunRequest:
@@ -119,11 +121,12 @@ def prepare(args: argparse.Namespace) -> Prepared:
     if is_auto(spec) and not args.server:
         runs = runs_beside(out, spec, searched)
     earlier = earlier_candidates(runs, spec, searched)
+    beginning = ""
     if runs:
-        notes.append(f"search.warm_start: {earlier_in_words(earlier)}")
+        beginning = f"search.warm_start: {earlier_in_words(earlier)}"
     elif is_auto(spec) and not args.server:
-        notes.append(f"search.warm_start: no finished run of these models and this suite lies beside {out}")
-    return Prepared(spec, suite, request.to_json(), tuple(notes), tuple(earlier))
+        beginning = f"search.warm_start: no finished run of these models and this suite lies beside {out}"
+    return Prepared(spec, suite, request.to_json(), tuple(notes), tuple(earlier), beginning)
 
 
 def check_keys_of_spec(document: Document) -> None:

@@ -30,7 +30,7 @@ evaluation:
 def run(args: argparse.Namespace, console: Console) -> int:
     """Makes the demo's models and data, evolves them, and reports."""
     from evomerge_cli.arguments import parse
-    from evomerge_cli.commands.run import execute
+    from evomerge_cli.commands.run import Options, execute
     from evomerge_cli.demo.family import build_family
     from evomerge_cli.spec_source import prepare
     from evomerge_common.runtime.settings import Settings
@@ -46,4 +46,4 @@ def run(args: argparse.Namespace, console: Console) -> int:
     out.mkdir(parents=True, exist_ok=True)
     (out / "spec.yaml").write_text(spec, encoding="utf-8")
     prepared = prepare(parse(["run", str(out / "spec.yaml")]))
-    return execute(prepared, out, console, evaluators=args.evaluators)
+    return execute(prepared, out, console, options=Options(evaluators=args.evaluators, opened=args.open))

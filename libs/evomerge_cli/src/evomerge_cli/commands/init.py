@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 
 import yaml
 
-from evomerge_cli.arguments import DEFAULT_MODELS
 from evomerge_cli.console import Console
+from evomerge_cli.search_arguments import DEFAULT_MODELS
 from evomerge_cli.spec_source import BUILT_IN_SUITES, is_masked, resolve_suite
 from evomerge_common.domain.gguf_types import TYPES
 from evomerge_common.domain.spec import RunSpec

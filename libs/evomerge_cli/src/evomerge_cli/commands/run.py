@@ -7,15 +7,14 @@ import contextlib
 import logging
 import os
 import shlex
-import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evomerge_cli.arguments import DEFAULT_OUT
 from evomerge_cli.console import Console
-from evomerge_cli.failure import INTERRUPTED, OK, exit_code, interrupt_on_signals
+from evomerge_cli.failure import OK, interrupt_on_signals
 from evomerge_cli.folds import FOLDS, cost_of_folds, has_folds, search_on
 from evomerge_cli.given import given_at
 from evomerge_cli.memory import check_memory, machine_memory, scored_on_gpu
@@ -29,6 +28,7 @@ from evomerge_cli.preflight import (
     survey_models,
 )
 from evomerge_cli.run_folder import RunFolder
+from evomerge_cli.search_arguments import DEFAULT_OUT
 from evomerge_cli.spec_source import Prepared, prepare
 from evomerge_cli.stack.libraries import imported
 from evomerge_common.domain.reference import ModelReference
@@ -81,13 +81,31 @@ def _run(args: argparse.Namespace, console: Console) -> int:
                 console.say(f"note: {note}")
         check_scorable(prepared.spec, prepared.suite, survey)
     out = _out(args)
-    options = {"evaluators": args.evaluators, "server": args.server}
-    return (execute_folds if has_folds(prepared) else execute)(prepared, out, console, **options)
+    options = Options(evaluators=args.evaluators, server=args.server, opened=args.open)
+    return (execute_folds if has_folds(prepared) else execute)(prepared, out, console, options=options)
 
 
-def execute_folds(
-    prepared: Prepared, out: Path, console: Console, *, evaluators: int | None = None, server: str | None = None
-) -> int:
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How a run is executed, which is no part of what it is.
+
+    Attributes:
+        evaluators: processes that score; None: one a GPU, without one 1.
+        server: host:port of a selector; None: a stack of its own.
+        opened: show the live page in the browser.
+
+    """
+
+    evaluators: int | None = None
+    server: str | None = None
+    opened: bool = False
+
+
+ALONE = Options()
+"""On this machine, without a browser."""
+
+
+def execute_folds(prepared: Prepared, out: Path, console: Console, *, options: Options = ALONE) -> int:
     """Searches on each fold, then as the spec says; the same command goes on where it was left off."""
     from evomerge_common.runtime.files import remove
 
@@ -97,12 +115,12 @@ def execute_folds(
     for fold in range(1, prepared.suite.folds + 1):
         console.say(f"fold {fold} of {prepared.suite.folds}")
         place = out / FOLDS / str(fold)
-        code = execute(search_on(prepared, fold), place, console, evaluators=evaluators, server=server)
+        code = execute(search_on(prepared, fold), place, console, options=options)
         if code != OK:
             return code
         remove(place / "model")  # its recipe is in the log; only the run's own champion is handed back
     console.say("the run itself")
-    return execute(whole, out, console, evaluators=evaluators, server=server)
+    return execute(whole, out, console, options=options)
 
 
 def _check_memory(prepared: Prepared, survey: Survey, device: str, evaluators: int, console: Console) -> None:
@@ -132,9 +150,7 @@ def _check_known(prepared: Prepared, survey: Survey, console: Console) -> None:
         check_licences(survey, console, accepted=prepared.spec.accept_licence_conflict)
 
 
-def execute(
-    prepared: Prepared, out: Path, console: Console, *, evaluators: int | None = None, server: str | None = None
-) -> int:
+def execute(prepared: Prepared, out: Path, console: Console, *, options: Options = ALONE) -> int:
     """Runs a checked spec into a folder, from wherever an earlier command left off, and reports."""
     from evomerge_cli.finish import finish
 
@@ -156,14 +172,11 @@ def execute(
             from evomerge_cli.commands.push import check_free
 
             check_free(prepared.spec.push_to)
-        try:
-            _evolve(prepared, folder, state, console, evaluators=evaluators, server=server, other_budget=other_budget)
-        except KeyboardInterrupt as stop:
-            # Not `raise`: what is running has been stopped by now, and this is no failure.
-            again = shlex.join(["evomerge", *sys.argv[1:]]) if sys.argv[1:] else "the same command"
-            where = "it goes on at the server; to watch it again" if server else "stopped; to go on from here"
-            console.error(f"\n{where}: {again}")
-            return exit_code(stop) or INTERRUPTED
+        if prepared.beginning and "run_id" not in state:
+            console.say(f"note: {prepared.beginning}")
+        if options.server:
+            console.when_interrupted = "it goes on at the server; to watch it again"
+        _evolve(prepared, folder, state, console, options, other_budget=other_budget)
         if other_budget and state.get("pushed"):
             again = shlex.join(["evomerge", "push", str(folder.out), prepared.spec.push_to, "--overwrite"])
             console.say(f"note: the champion of the smaller budget has been pushed; to push this one: {again}")
@@ -194,9 +207,8 @@ def _evolve(
     folder: RunFolder,
     state: dict[str, Any],
     console: Console,
+    options: Options,
     *,
-    evaluators: int | None,
-    server: str | None,
     other_budget: bool,
 ) -> None:
     """Leaves the finished run's events, model, state and report in the folder."""
@@ -210,16 +222,17 @@ def _evolve(
 
     began = time.monotonic()
     state["commands"] = [*state.get("commands", []), {"pid": os.getpid(), "given": given_at()}]
-    with _selector(folder, console, evaluators=evaluators, server=server) as (address, settings, check, leave):
+    with _selector(folder, console, options) as (address, page, settings, check, leave):
         with SelectorClient(address, settings) as client:
             started = _started(client, prepared, state, other_budget=other_budget)
             folder.save(state)
             console.say(f"run {started.run_id}: {started.budget} evaluations of {len(prepared.spec.models)} models")
+            _name_page(page, started.run_id, console, opened=options.opened)
             watched, preparation = Watched(started.run_id), Preparation(prepared.suite)
             try:
                 watch_to_end(
                     client, started.run_id, make_progress(console), check=check, watched=watched,
-                    coming=(lambda: None) if server else DownloadWatch(Settings.from_env().model_store),
+                    coming=(lambda: None) if options.server else DownloadWatch(Settings.from_env().model_store),
                     search_ended=preparation.begin,
                 )  # fmt: skip
             except BaseException:
@@ -236,7 +249,7 @@ def _evolve(
             raise WorkFailed(f"run {started.run_id} was cancelled: {end.reason or 'no reason given'}")
         if not isinstance(end, RunFinished):
             raise WorkFailed(f"run {started.run_id} ended without a word; see {folder.out / 'evomerge.log'}")
-        _take_exports(watched, prepared, folder, console, move=server is None)
+        _take_exports(watched, prepared, folder, console, move=options.server is None)
         folder.save({**state, "status": "finished", "wall_seconds": round(time.monotonic() - began, 3)})
         leave()
         preparation.wait()
@@ -273,22 +286,32 @@ def _started(client: SelectorClient, prepared: Prepared, state: dict[str, Any], 
     return started
 
 
+def _name_page(page: str, run_id: str, console: Console, *, opened: bool) -> None:
+    from evomerge_cli.live_page import name_page
+
+    if page:
+        name_page(page, run_id, console, opened=opened)
+    elif opened:
+        console.say("note: where that server's live page is, is not known here: open its reporter's address, port 8080")
+
+
 @contextlib.contextmanager
-def _selector(folder: RunFolder, console: Console, *, evaluators: int | None, server: str | None) -> Iterator[tuple]:
-    """(address, client settings, check, leave) of a server, or of a stack that lives as long as this context, or until
-    nobody needs it any more and calls `leave`.
+def _selector(folder: RunFolder, console: Console, options: Options) -> Iterator[tuple]:
+    """(address, the live page's host and port, client settings, check, leave) of a server, or of a stack that lives as
+    long as this context, or until nobody needs it any more and calls `leave`.
     """
-    if server:
+    if options.server:
+        from evomerge_cli.local_stack import page_beside
         from evomerge_common.runtime.settings import Settings
 
-        yield server, Settings.from_env(), lambda: None, lambda: None
+        yield options.server, page_beside(options.server), Settings.from_env(), lambda: None, lambda: None
         return
     from evomerge_cli.stack.embedded import Stack
 
     console.detail(f"starting nats-server and the services; logs in {folder.hidden / 'logs'}")
-    with Stack(folder.hidden, evaluators=evaluators, awaited=("selector",)) as stack:
-        console.detail(f"selector {stack.selector}, live page http://{stack.addresses['page']}")
-        yield stack.selector, stack.settings, stack.check, stack.begin_stop
+    with Stack(folder.hidden, evaluators=options.evaluators, awaited=("selector",)) as stack:
+        console.detail(f"selector {stack.selector}")
+        yield stack.selector, stack.addresses["page"], stack.settings, stack.check, stack.begin_stop
 
 
-__all__ = ["execute", "execute_folds", "run"]
+__all__ = ["Options", "execute", "execute_folds", "run"]
