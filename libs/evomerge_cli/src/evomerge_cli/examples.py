@@ -58,6 +58,8 @@ EXAMPLES = {
     "report": """\
   evomerge report out
   evomerge report run-1a2b --out report-1a2b""",
+    "compare": """\
+  evomerge compare out-a out-b --out compared.html""",
     "export": """\
   evomerge export out merged                    the champion as a Hugging Face folder
   evomerge export out merged.gguf --gguf q8_0   for llama.cpp
