@@ -18,7 +18,7 @@ demo: ## three small experts of one base model, evolved; prints the proof
 test: setup ## every test that needs no container engine
 	@$(BIN)/pytest tests -m alone $(if $(REPORTS),--junitxml=$(REPORTS)/alone.xml); alone=$$?; \
 	$(BIN)/pytest tests -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
-		-m "not alone and not containers and not golden and not lm_eval and not llama_cpp and not vllm" \
+		-m "not alone and not containers and not golden and not lm_eval and not llama_cpp and not vllm and not sinks" \
 		$(if $(REPORTS),--junitxml=$(REPORTS)/shared.xml) && exit $$alone
 
 test-golden: setup ## the merge engine against mergekit, in an environment of its own
@@ -28,6 +28,9 @@ test-lm-eval: setup ## tasks of lm-evaluation-harness, which this installs
 	@$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt --no-build-isolation \
 		-e services/evaluator[lm-eval]
 	@$(BIN)/pytest tests/unit/scoring/test_lm_eval.py -m lm_eval $(if $(REPORTS),--junitxml=$(REPORTS)/lm-eval.xml)
+
+test-sinks: setup ## trackers and dashboards, read back by their own libraries, in an environment of its own
+	@scripts/sinks $(if $(REPORTS),--junitxml=$(REPORTS)/sinks.xml)
 
 test-llama: setup ## the GGUF files that we write, read by llama.cpp itself
 	@scripts/llama-cpp .llama-cpp
@@ -71,5 +74,5 @@ bench: setup ## benchmarks against peers
 bench-peers: setup ## whole searches against mergekit, lm-eval and mergekit-evolve
 	@scripts/peers && $(BIN)/evomerge bench peers
 
-.PHONY: help setup demo test test-lm-eval test-golden test-llama test-vllm
+.PHONY: help setup demo test test-lm-eval test-golden test-llama test-sinks test-vllm
 .PHONY: families lint type proto settings images up down bench bench-peers

@@ -21,6 +21,7 @@ DISTRIBUTIONS = {
     "pynvml": "nvidia-ml-py",
     "vllm": "vllm",
     "lm_eval": "lm-eval",
+    "mlflow": "mlflow-skinny",
     "evomerge": "evomerge-common",
 }
 """Module → distribution where importlib.metadata finds another (the stubs) or none (an extra that is not installed)."""

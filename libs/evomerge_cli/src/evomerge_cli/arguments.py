@@ -15,7 +15,7 @@ from evomerge_cli.search_arguments import (
     add_search_flags,
     add_technique_flags,
 )
-from evomerge_cli.shared_flags import add_json_flag, add_models_flags, add_voice_flags
+from evomerge_cli.shared_flags import add_json_flag, add_log_flag, add_models_flags, add_voice_flags
 from evomerge_common import __version__
 from evomerge_common.domain.spec import AUTO, SCORING_DTYPES
 
@@ -97,6 +97,7 @@ def _add_demo_flags(parser: argparse.ArgumentParser) -> None:
         "--evaluators", type=positive, default=2, metavar="N", help="processes that score (default: %(default)s)"
     )
     add_open_flag(parser)
+    add_log_flag(parser)
 
 
 def _add_run_flags(parser: argparse.ArgumentParser) -> None:
@@ -173,6 +174,7 @@ def _add_runs_flags(parser: argparse.ArgumentParser) -> None:
 def _add_report_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN_OR_DIR", help="a run's output folder, or the id of a run (with a server)")
     parser.add_argument("--out", metavar="DIR", help="where to write (default: the folder itself, or ./RUN)")
+    add_log_flag(parser)
     _add_server_flag(parser)
 
 

@@ -35,6 +35,7 @@ def watch_to_end(
     watched: Watched | None = None,
     coming: Callable[[], Coming | None] = lambda: None,
     search_ended: Callable[[Sequence[Recorded]], None] = lambda events: None,
+    follow: Callable[[Recorded], None] = lambda recorded: None,
 ) -> Watched:
     """Reads every event of the run until its last.
 
@@ -43,6 +44,7 @@ def watch_to_end(
         watched: filled on the way, so that an interrupted watch leaves what it saw.
         coming: called as often; tells of the download that the run waits for.
         search_ended: called with a copy of the events so far when the search ends; what is scored then is held out.
+        follow: called with each event.
 
     """
     watched = watched or Watched(run_id)
@@ -60,6 +62,7 @@ def watch_to_end(
                 return watched
             watched.events.append(recorded)
             watched.view.apply(recorded.event)
+            follow(recorded)
             if isinstance(recorded.event.payload, SearchEnded):
                 search_ended(tuple(watched.events))
             progress.show(watched.view, recorded)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from evomerge_cli.argument_types import positive, rate
+from evomerge_cli.shared_flags import add_log_flag
 from evomerge_common.domain.cross_domain import CROSS_STRATEGIES
 from evomerge_common.domain.licences import ACCEPT_FLAG
 from evomerge_common.domain.methods import DFS_TECHNIQUES, MASK_STRATEGIES, PS_TECHNIQUES_1, PS_TECHNIQUES_2
@@ -39,6 +40,7 @@ def add_search_flags(parser: argparse.ArgumentParser) -> None:
         help="how models of another architecture, size or vocabulary are fitted in (default: full)",
     )  # fmt: skip
     add_licence_flag(parser)
+    add_log_flag(parser)
 
 
 def add_licence_flag(parser: argparse.ArgumentParser) -> None:

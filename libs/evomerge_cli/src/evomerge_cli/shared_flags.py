@@ -18,6 +18,14 @@ def add_json_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", dest="json_output", help="print data as JSON on stdout")
 
 
+def add_log_flag(parser: argparse.ArgumentParser) -> None:
+    """Adds --log-to."""
+    parser.add_argument(
+        "--log-to", action="append", metavar="NAME[=PLACE]",
+        help="trackers to write to as well: tensorboard, mlflow, wandb, trackio; several with commas",
+    )  # fmt: skip
+
+
 def add_models_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the actions of `evomerge models`."""
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True, parser_class=type(parser))

@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from evomerge_cli import trackers
 from evomerge_cli.earlier_runs import is_auto, named_runs, runs_beside
 from evomerge_cli.evolve_file import is_evolve_file, read_evolve
 from evomerge_cli.search_arguments import DEFAULT_MODELS, DEFAULT_OUT
@@ -49,6 +50,7 @@ class Prepared:
         earlier: what `search.warm_start` takes over of runs in folders here.
         notes: what was filled in for the user, in words.
         beginning: what a search that is new begins with, in words; empty where nothing of the kind was asked for.
+        log_to: trackers that the command writes to.
 
     """
 
@@ -58,6 +60,7 @@ class Prepared:
     notes: tuple[str, ...] = ()
     earlier: tuple[EarlierCandidate, ...] = ()
     beginning: str = ""
+    log_to: tuple[str, ...] = ()
 
     @property
     def request(self) -> RunRequest:
@@ -96,6 +99,7 @@ def prepare(args: argparse.Namespace) -> Prepared:
     if args.spec and any((args.model1, args.model2, args.model3)):
         raise InvalidInput("give models in the spec file or by --model1 … --model3, not both")
     _apply_flags(data, args, notes)
+    log_to = _trackers(data, args, document)
     if not args.spec and not args.suite and all(is_masked(model, folder) for model in data["models"]):
         args.suite = "masked"
         notes.append("masked language models and no --suite: they are scored on the built-in suite `masked`")
@@ -126,7 +130,7 @@ def prepare(args: argparse.Namespace) -> Prepared:
         beginning = f"search.warm_start: {earlier_in_words(earlier)}"
     elif is_auto(spec) and not args.server:
         beginning = f"search.warm_start: no finished run of these models and this suite lies beside {out}"
-    return Prepared(spec, suite, request.to_json(), tuple(notes), tuple(earlier), beginning)
+    return Prepared(spec, suite, request.to_json(), tuple(notes), tuple(earlier), beginning, log_to)
 
 
 def check_keys_of_spec(document: Document) -> None:
@@ -134,7 +138,15 @@ def check_keys_of_spec(document: Document) -> None:
     try:
         if document.data is None:
             raise SpecError("is empty; `evomerge init` writes a spec to start from")
-        check_keys(document.data, REQUEST_KEYS, (), SpecError)
+        check_keys(document.data, (*REQUEST_KEYS, trackers.KEY), (), SpecError)
+    except SpecError as error:
+        raise document.located(error) from error
+
+
+def _trackers(data: dict[str, Any], args: argparse.Namespace, document: Document) -> tuple[str, ...]:
+    """Takes the trackers out of the spec: they are the command's."""
+    try:
+        return trackers.asked_for(args.log_to, data.pop(trackers.KEY, None))
     except SpecError as error:
         raise document.located(error) from error
 

@@ -45,5 +45,5 @@ def run(args: argparse.Namespace, console: Console) -> int:
     spec = SPEC.format(**paths, seed=args.seed, evaluations=args.evaluations)
     out.mkdir(parents=True, exist_ok=True)
     (out / "spec.yaml").write_text(spec, encoding="utf-8")
-    prepared = prepare(parse(["run", str(out / "spec.yaml")]))
+    prepared = prepare(parse(["run", str(out / "spec.yaml"), *(f"--log-to={one}" for one in args.log_to or ())]))
     return execute(prepared, out, console, options=Options(evaluators=args.evaluators, opened=args.open))

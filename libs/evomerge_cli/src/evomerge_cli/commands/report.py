@@ -8,6 +8,7 @@ from pathlib import Path
 from evomerge_cli.console import Console
 from evomerge_cli.finish import finish, report, show
 from evomerge_cli.run_folder import RunFolder
+from evomerge_cli.trackers import asked_for, write_again
 from evomerge_common.domain.messages import RunStarted
 from evomerge_common.domain.suite import Suite
 from evomerge_common.errors import InvalidInput, NotFound, UnservedScheme
@@ -19,12 +20,17 @@ def run(args: argparse.Namespace, console: Console) -> int:
     """Writes the report again, from the event log of a folder or of a run at a server."""
     folder = Path(args.run).expanduser()
     out = Path(args.out).expanduser() if args.out else None
+    log_to = asked_for(args.log_to, None)
     if folder.is_dir():
-        finish(RunFolder(folder), console, out=out)
+        whole = RunFolder(folder)
+        result = finish(whole, console, out=out)
+        write_again(log_to, whole, whole.events() if log_to else (), result, console)
         return 0
     events = events_of(args.run, args.server)
     out = out or Path(args.run)
-    show(report(events, suite_of(events), out), out, console)
+    result = report(events, suite_of(events), out)
+    show(result, out, console)
+    write_again(log_to, RunFolder(out), events, result, console)
     return 0
 
 

@@ -31,6 +31,7 @@ from evomerge_cli.run_folder import RunFolder
 from evomerge_cli.search_arguments import DEFAULT_OUT
 from evomerge_cli.spec_source import Prepared, prepare
 from evomerge_cli.stack.libraries import imported
+from evomerge_cli.trackers import trackers, write_again
 from evomerge_common.domain.reference import ModelReference
 from evomerge_common.errors import EvoMergeException, WorkFailed, error_from_info
 from evomerge_models.survey import Survey
@@ -165,7 +166,8 @@ def execute(prepared: Prepared, out: Path, console: Console, *, options: Options
         folder.keep_suite(prepared.suite)
         if state["status"] == "finished" and not other_budget:
             console.say(f"the run in {folder.out} is finished: reporting again")
-            finish(folder, console)
+            result = finish(folder, console)
+            write_again(prepared.log_to, folder, folder.events() if prepared.log_to else (), result, console)
             _push(prepared, folder, console)
             return OK
         if prepared.spec.push_to and not state.get("pushed"):
@@ -222,7 +224,10 @@ def _evolve(
 
     began = time.monotonic()
     state["commands"] = [*state.get("commands", []), {"pid": os.getpid(), "given": given_at()}]
-    with _selector(folder, console, options) as (address, page, settings, check, leave):
+    with (
+        trackers(prepared.log_to, folder, console) as tracked,
+        _selector(folder, console, options) as (address, page, settings, check, leave),
+    ):
         with SelectorClient(address, settings) as client:
             started = _started(client, prepared, state, other_budget=other_budget)
             folder.save(state)
@@ -233,7 +238,7 @@ def _evolve(
                 watch_to_end(
                     client, started.run_id, make_progress(console), check=check, watched=watched,
                     coming=(lambda: None) if options.server else DownloadWatch(Settings.from_env().model_store),
-                    search_ended=preparation.begin,
+                    search_ended=preparation.begin, follow=tracked.take,
                 )  # fmt: skip
             except BaseException:
                 with contextlib.suppress(OSError):  # what went wrong first is what is said
@@ -253,7 +258,7 @@ def _evolve(
         folder.save({**state, "status": "finished", "wall_seconds": round(time.monotonic() - began, 3)})
         leave()
         preparation.wait()
-        finish(folder, console)
+        tracked.prove(finish(folder, console))
 
 
 def _take_exports(watched: Watched, prepared: Prepared, folder: RunFolder, console: Console, *, move: bool) -> None:
