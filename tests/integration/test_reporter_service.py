@@ -114,29 +114,50 @@ async def test_page_follows_a_run(stage: Stage) -> None:
         async def page(path: str, *words: str) -> str:
             async with browser.get(path) as answer:
                 assert answer.status == 200
-                assert "script-src 'self'" in answer.headers["Content-Security-Policy"]
+                policy = answer.headers["Content-Security-Policy"]
+                # A report carries its scripts: it runs apart from the page, without its cookies and its API.
+                assert ("; sandbox allow-scripts" if "/files/" in path else "script-src 'self';") in policy
+                assert ("allow-same-origin" in policy, "default-src 'none'" in policy) == (False, True)
                 text = await answer.text()
             assert all(word in text for word in words)
             return text
 
-        await eventually(lambda: page("/", "run-1", "running"))
-        before = await page("/runs/run-1", 'class="best"', "Leaderboard", "expert-code")
-        assert "The whole report" not in before
-        async with browser.get("/changes") as changes:
+        async def view(path: str, status: str) -> Any:
+            async with browser.get(path) as answer:
+                assert answer.status == 200
+                found = await answer.json()
+            assert (found["runs"][0] if "runs" in found else found["run"])["status"] == status
+            return found
+
+        await eventually(lambda: view("/api/runs", "running"))
+        before = await view("/api/runs/run-1", "running")
+        for path in ("/", "/runs/run-1", "/compare"):
+            assert "run-1" not in await page(path, "page.js"), "a shell: what it shows is fetched"
+        async with browser.get(f"/api/changes?run=run-1&since={before['sequence']}") as changes:
             reading = asyncio.ensure_future(changes.content.readline())
             await asyncio.sleep(0)
             await eventually(lambda: page("/healthz"))
             await stage.tell(log[60:])
-            assert await asyncio.wait_for(reading, 10) == b"data: changed\n"
-        await eventually(
-            lambda: page("/runs/run-1?part=1", "finished", "The whole report", "NonFiniteScore", "&lt;arithmetic&gt;")
-        )
-        assert "<html" not in await page("/runs/run-1?part=1")
-        await page("/static/live.js")
+            line = await asyncio.wait_for(reading, 10)
+            assert line.startswith(b"id: ")
+            assert int(line[4:]) > before["sequence"]
+        after = await eventually(lambda: view("/api/runs/run-1", "finished"))
+        assert "<arithmetic>" in after["failures"][0]["message"]
+        later = await view(f"/api/runs/run-1?since={before['sequence']}", "finished")
+        known = {row[0]: row for row in before["candidates"]["rows"]}
+        assert [*(known | {row[0]: row for row in later["candidates"]["rows"]}).values()] == after["candidates"]["rows"]
+        assert len(later["candidates"]["rows"]) < len(after["candidates"]["rows"])
+        async with browser.get(
+            "/api/runs/run-1?since=0", headers={"If-None-Match": f'"{after["sequence"]}-0"'}
+        ) as same:
+            assert (same.status, await same.read()) == (304, b"")
         report = await page("/runs/run-1/files/report/index.html", "The champion improved")
         assert "fitness_plot.png" in report
         for path, status in (
             ("/runs/none", 404),
+            ("/api/runs/none", 404),
+            ("/api/runs/run-1?since=-1", 400),
+            ("/static/..%2f..%2freport.py", 404),
             ("/runs/run-1/files/report/none.png", 404),
             ("/runs/run-1/files/..%2f..%2fstate%2freporter.db", 404),
         ):
@@ -144,8 +165,12 @@ async def test_page_follows_a_run(stage: Stage) -> None:
                 assert answer.status == status, path
         async with browser.get("/", headers={"Host": "rebound.example"}) as answer:
             assert answer.status == 403
-        async with browser.post("/") as answer:
-            assert answer.status == 405
+        for host, status in (("127.0.0.1:99999", 400), ("127.0.0.1:port", 400), ("a b", 400), ("<b>", 400)):
+            async with browser.get("/", headers={"Host": host}) as answer:
+                assert (answer.status, host in await answer.text()) == (status, False)
+        for origin, status in ((None, 403), ("null", 403), ("http://rebound.example", 403), (stage.url, 405)):
+            async with browser.post("/", headers={"Origin": origin} if origin else {}) as answer:
+                assert answer.status == status
 
 
 _MEASURE = """

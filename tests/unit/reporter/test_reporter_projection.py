@@ -12,10 +12,10 @@ from evomerge_common.domain import messages as m
 from evomerge_common.errors import NotFound
 from evomerge_common.ports import Recorded
 from evomerge_report.history import history_of
+from evomerge_report.projection import TABLES, Projection, statements
+from evomerge_report.queries import Queries
 from evomerge_report.result import hypervolume_curve
 from evomerge_reporter.metrics import LINGER, SILENT, RunMetrics
-from evomerge_reporter.projection import TABLES, Projection, statements
-from evomerge_reporter.queries import Queries
 from helpers import synthetic_log
 
 LOG = synthetic_log.events()

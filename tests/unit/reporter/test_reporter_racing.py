@@ -14,12 +14,12 @@ from evomerge_common.ports import Recorded
 from evomerge_report import charts
 from evomerge_report.history import history_of
 from evomerge_report.lineage import lineage_svg
+from evomerge_report.projection import Projection
+from evomerge_report.queries import Queries
 from evomerge_report.report import prepare_report, report_page, write_report
 from evomerge_report.result import result_of
 from evomerge_report.timeline import timeline_svg
 from evomerge_report.trace import summary, trace_of
-from evomerge_reporter.projection import Projection
-from evomerge_reporter.queries import Queries
 from helpers import synthetic_log
 
 SUITE = synthetic_log.suite()

@@ -1,6 +1,6 @@
 """The report's PNG charts, from plain data. Imports matplotlib: never inside the service's own process.
 
-Colours are Okabe and Ito's set (2008), which people with any colour vision tell apart; operators differ in marker too.
+Colours are Okabe and Ito's set (2008), which people with any colour vision tell apart; operators look as `styles` says.
 """
 
 from __future__ import annotations
@@ -18,19 +18,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from evomerge_common.domain.history import mean_curve
+from evomerge_common.domain.history import mean_curve, mean_name
 from evomerge_report.history import Candidate, History, short_name
 from evomerge_report.result import pareto_front
+from evomerge_report.styles import looks
 
-BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, GREY, BLACK = (
-    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#B8A800", "#666666", "#1A1A1A",
+BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, GREY = (
+    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#B8A800", "#666666",
 )  # fmt: skip
-OPERATOR_STYLE = {
-    "source": (GREY, "s"), "average": (YELLOW, "P"), "classic": (SKY, "D"), "random": (PURPLE, "v"),
-    "crossover": (BLUE, "o"), "mutation": (ORANGE, "^"), "breed": (GREEN, "h"), "scaled": (RED, "X"),
-    "differential": (BLACK, "p"), "fresh": (PURPLE, "<"),
+_MARKERS = {
+    "square": "s", "plus": "P", "diamond": "D", "down": "v", "circle": "o", "up": "^", "hexagon": "h", "cross": "X",
+    "pentagon": "p", "left": "<", "right": ">", "star": "*", "thin": "d",
 }  # fmt: skip
-_OTHER = ((GREEN, "d"), (SKY, ">"), (BLUE, "*"), (ORANGE, "H"))
 
 
 _drawn: dict[str, tuple[str, bytes]] = {}
@@ -93,8 +92,8 @@ def fitness_figure(history: History) -> Figure:
         best.append(max([candidate.fitness or 0.0, *best[-1:]]))
     axes.step([c.index for c in scored], best, where="post", color=GREEN, linewidth=2.2, label="best so far", zorder=2)
     places, means = _mean_curve(history)
-    label = f"mean of the last {history.population}"
-    axes.plot(places, means, color=RED, linewidth=1.6, linestyle=(0, (5, 2)), label=label, zorder=2)
+    axes.plot(places, means, color=RED, linewidth=1.6, linestyle=(0, (5, 2)), label=mean_name(history.population),
+              zorder=2)  # fmt: skip
     sources = [c.fitness or 0.0 for c in history.sources if c.fitness is not None]
     if sources:
         axes.axhline(max(sources), color=GREY, linewidth=1.2, linestyle=":", label="best source", zorder=1)
@@ -270,11 +269,7 @@ def _png(figure: Figure) -> bytes:
 
 def _styles(candidates: Sequence[Candidate]) -> dict[str, tuple[str, str]]:
     """Operator → colour and marker, in order of first appearance."""
-    names = list(dict.fromkeys(c.operator for c in candidates))
-    unknown = [name for name in names if name not in OPERATOR_STYLE]
-    return {
-        name: OPERATOR_STYLE.get(name) or _OTHER[unknown.index(name) % len(_OTHER)] for name in names
-    }  # fmt: skip
+    return {name: (look.light, _MARKERS[look.shape]) for name, look in looks(c.operator for c in candidates).items()}
 
 
 def _mean_curve(history: History) -> tuple[list[int], list[float]]:

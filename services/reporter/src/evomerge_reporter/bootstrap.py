@@ -6,11 +6,14 @@ from evomerge.v1 import reporter_pb2_grpc
 from evomerge_common.runtime.ports_factory import Ports
 from evomerge_common.runtime.service import Service
 from evomerge_common.runtime.settings import Settings
+from evomerge_report.projection import Projection
+from evomerge_report.queries import Queries
+from evomerge_reporter.access import Access
+from evomerge_reporter.api import Api
+from evomerge_reporter.control import Control
 from evomerge_reporter.follower import Follower
 from evomerge_reporter.grpc_api import ReporterServicer
 from evomerge_reporter.metrics import RUN_METRICS
-from evomerge_reporter.projection import Projection
-from evomerge_reporter.queries import Queries
 from evomerge_reporter.reports import Reports
 from evomerge_reporter.web import Page
 
@@ -21,10 +24,14 @@ async def bootstrap(settings: Settings, ports: Ports) -> Service:
     queries = Queries(projection.database)
     reports = Reports(queries, ports.log, ports.artifacts)
     follower = Follower(projection, queries, RUN_METRICS, ports.log, ports.clock)
-    page = Page(settings.http_address, queries, reports, follower)
+    access = Access(settings.http_address.rpartition(":")[0].strip("[]"), settings.token)
+    control = Control(settings)
+    api = Api(access, queries, follower, ports.queue, control)
+    page = Page(settings.http_address, access, queries, reports, api)
     servicer = ReporterServicer(queries, reports)
 
     async def close() -> None:
+        await control.close()
         projection.close()
 
     return Service(

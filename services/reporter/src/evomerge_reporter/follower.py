@@ -9,9 +9,9 @@ import structlog
 
 from evomerge_common.errors import Unavailable
 from evomerge_common.ports import Clock, EventLog
+from evomerge_report.projection import Projection
+from evomerge_report.queries import Queries
 from evomerge_reporter.metrics import RunMetrics
-from evomerge_reporter.projection import Projection
-from evomerge_reporter.queries import Queries
 
 log = structlog.get_logger(__name__)
 _BATCH = 500

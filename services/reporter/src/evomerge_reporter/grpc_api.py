@@ -7,7 +7,7 @@ import grpc
 from evomerge.v1 import reporter_pb2, reporter_pb2_grpc
 from evomerge_common.adapters.codec import to_proto
 from evomerge_common.errors import InvalidInput
-from evomerge_reporter.queries import Queries
+from evomerge_report.queries import Queries
 from evomerge_reporter.reports import Reports
 
 MAX_ENTRIES = 1000

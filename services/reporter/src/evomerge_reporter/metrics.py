@@ -6,8 +6,9 @@ from prometheus_client import CollectorRegistry, Gauge
 
 from evomerge_common.domain.pareto import Point, front, hypervolume
 from evomerge_common.runtime.metrics import REGISTRY
+from evomerge_report.queries import Queries
 from evomerge_report.result import OBJECTIVE, VOLUME_TASKS
-from evomerge_reporter.queries import Queries, RunRow
+from evomerge_report.rows import RunRow
 
 LINGER = 60.0
 """Seconds that an ended run's numbers stay, so that a scrape sees the end."""

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 from evomerge_common.domain.suite import Suite
+from evomerge_common.errors import NotFound
 from evomerge_common.ports import ArtifactStore, EventLog, Recorded
 from evomerge_common.runtime.child import ChildProcess
-from evomerge_reporter.queries import Queries
+from evomerge_report.queries import Queries
 
 _TIMEOUT = 300.0
+_FILES = re.compile(r"(report/)?[a-z_]+\.(html|png|svg|json|jsonl)")
 
 
 class Reports:
@@ -49,6 +52,20 @@ class Reports:
         """
         async with self._lock:
             return self._artifacts.open(await self._folder(run_id))
+
+    async def file(self, run_id: str, name: str) -> Path:
+        """Returns a file of that folder, such as report/index.html.
+
+        Raises:
+            NotFound: no such run, or no such file in a report.
+
+        """
+        if not _FILES.fullmatch(name):
+            raise NotFound(f"a report has no file {name!r}")
+        path = await self.folder(run_id) / name
+        if not path.is_file():
+            raise NotFound(f"a report has no file {name!r}")
+        return path
 
     async def _folder(self, run_id: str) -> str:
         run = self._queries.run(run_id)

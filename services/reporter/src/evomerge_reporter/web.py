@@ -1,58 +1,57 @@
-"""The live page: rendered here, brought up to date in the browser by server-sent events. Read-only."""
+"""The live page: one shell for all of its addresses; scripts fetch what it shows and keep it up to date."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import ipaddress
-import re
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import structlog
 from aiohttp import web
 
-from evomerge_common.errors import EvoMergeException, NotFound
-from evomerge_report.report import STYLE, environment
-from evomerge_reporter.curve import curve_svg
-from evomerge_reporter.follower import Follower
-from evomerge_reporter.queries import Queries
+from evomerge_common.errors import EvoMergeException, InvalidInput, NotFound
+from evomerge_report.page import SCRIPTS, STYLES, asset
+from evomerge_report.queries import Queries
+from evomerge_report.report import environment
+from evomerge_reporter.access import COOKIE, Access
+from evomerge_reporter.api import Api
 from evomerge_reporter.reports import Reports
 
 log = structlog.get_logger(__name__)
 _HERE = Path(__file__).parent
-_REPORT_FILES = re.compile(r"(report/)?[a-z_]+\.(html|png|svg|json|jsonl)")
 _POLICY = (
-    "default-src 'none'; img-src 'self'; connect-src 'self'; script-src 'self'; style-src 'self'{extra}; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    "default-src 'none'; img-src 'self'; connect-src 'self'; script-src 'self'; style-src 'self'; "
+    "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
+_REPORT_POLICY = (
+    "default-src 'none'; img-src 'self' data:; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; sandbox allow-scripts allow-downloads"
+)
+"""Of a report, which carries styles and scripts with it: it runs apart from the page and reaches nothing of it."""
+_WRONG_SECONDS = 0.5
+_MOST_BYTES = 256 * 1024
+"""Of a request: a log-in, or a prompt."""
+OPEN = ("/healthz", "/login")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Page:
-    """Runs, one run, its report.
+    """Serves the shell, its files, log-in, reports and the API. See `access` for who may see them."""
 
-    On a loopback address only requests for a loopback name are answered, so that no foreign web page reads along by
-    giving its own name that address (DNS rebinding). On another address whoever reaches it may read it.
-    """
-
-    def __init__(self, address: str, queries: Queries, reports: Reports, follower: Follower) -> None:
+    def __init__(self, address: str, access: Access, queries: Queries, reports: Reports, api: Api) -> None:
         host, _, port = address.rpartition(":")
         self._host, self._port = host.strip("[]"), int(port)
+        self._access = access
         self._queries = queries
         self._reports = reports
-        self._follower = follower
+        self._api = api
         self._templates = environment(_HERE / "templates")
-        self._templates.globals |= {"moment": _moment}
-        self._stop = asyncio.Event()
         self.port = 0
         """Where it listens, once it does."""
 
     async def serve(self, stop: asyncio.Event) -> None:
         """Serves the page until `stop`."""
-        self._stop = stop
+        self._api.stop = stop
         runner = web.AppRunner(self.application(), access_log=None, shutdown_timeout=1.0)
         await runner.setup()
         try:
@@ -60,111 +59,113 @@ class Page:
             await site.start()
             self.port = runner.addresses[0][1]
             log.info("page", url=f"http://{self._host}:{self.port}/")
+            if not self._access.may_control:
+                log.warning("whoever reaches this port reads all runs: it listens beyond loopback without a token",
+                            what_to_do="set EVOMERGE_TOKEN_FILE, or keep the network private")  # fmt: skip
             await stop.wait()
         finally:
             await runner.cleanup()
 
     def application(self) -> web.Application:
         """Returns the routes."""
-        application = web.Application(middlewares=[self._guard], client_max_size=1024)
+        application = web.Application(middlewares=[self._guard], client_max_size=_MOST_BYTES)
         application.add_routes(
             [
-                web.get("/", self._runs),
                 web.get("/healthz", self._health),
-                web.get("/changes", self._changes),
+                web.get("/login", self._login_form),
+                web.post("/login", self._log_in),
+                web.post("/logout", self._log_out),
+                web.get("/favicon.ico", self._icon),
+                web.get("/static/{name}", self._static),
+                web.get("/", self._shell),
+                web.get("/compare", self._shell),
                 web.get("/runs/{run}", self._run),
+                web.get("/runs/{run}/candidates/{digest}", self._run),
                 web.get("/runs/{run}/files/{file:.+}", self._report),
-                web.get("/static/style.css", self._style),
-                web.static("/static", _HERE / "static"),
+                *self._api.routes(),
             ]
         )
         return application
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        if _is_loopback(self._host) and not _is_loopback(request.url.host or ""):
-            raise web.HTTPForbidden(text="This page answers on a loopback name only.\n")
         try:
-            response = await handler(request)
+            response = await self._admitted(request, handler)
+        except web.HTTPException as error:
+            response = error
         except NotFound as error:
-            response = web.Response(status=404, text=f"{error}\n")
+            response = self._refused(request, 404, error)
+        except InvalidInput as error:
+            response = self._refused(request, 400, error)
         except EvoMergeException as error:
             log.warning("page", path=request.path, error=str(error))
-            response = web.Response(status=503, text=f"{error}\n")
+            response = self._refused(request, 503, error)
         if not response.prepared:
-            inline = " 'unsafe-inline'" if "/files/" in request.path else ""  # a report carries its style with it
-            response.headers["Content-Security-Policy"] = _POLICY.format(extra=inline)
+            policy = _REPORT_POLICY if request.path.endswith(".html") and "/files/" in request.path else _POLICY
+            response.headers["Content-Security-Policy"] = policy
             response.headers["X-Content-Type-Options"] = "nosniff"
             response.headers["Referrer-Policy"] = "no-referrer"
-            response.headers["Cache-Control"] = "no-cache" if request.path.startswith("/static/") else "no-store"
+            response.headers.setdefault("Cache-Control", "no-store")
+        if isinstance(response, web.HTTPException):
+            raise response
         return response
+
+    async def _admitted(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        self._access.check_origin(request)
+        if request.path in OPEN or request.path.startswith("/static/") or self._access.knows(request):
+            return await handler(request)
+        if request.path.startswith("/api/"):
+            return web.json_response({"error": "log in first: this page asks for a token"}, status=401)
+        raise web.HTTPSeeOther("/login")
+
+    def _refused(self, request: web.Request, status: int, error: Exception) -> web.StreamResponse:
+        if request.path.startswith("/api/"):
+            return web.json_response({"error": str(error)}, status=status)
+        return self._html(
+            "message.html", status=status, title="not found" if status == 404 else "sorry", text=str(error)
+        )
+
+    def _html(self, name: str, *, status: int = 200, **values: object) -> web.Response:
+        text = self._templates.get_template(name).render(
+            scripts=SCRIPTS, styles=STYLES, asks=self._access.asks, **values
+        )
+        return web.Response(text=text, content_type="text/html", status=status)
 
     async def _health(self, _: web.Request) -> web.Response:
         return web.Response(text="ok\n")
 
-    async def _style(self, _: web.Request) -> web.FileResponse:
-        return web.FileResponse(STYLE)
-
-    async def _runs(self, request: web.Request) -> web.Response:
-        return self._html(request, "runs", runs=self._queries.runs(), title="runs")
+    async def _shell(self, _: web.Request) -> web.Response:
+        return self._html("page.html")
 
     async def _run(self, request: web.Request) -> web.Response:
-        run = self._queries.run(request.match_info["run"])
-        models = self._queries.models(run.run_id)
-        curve = curve_svg(
-            self._queries.curve(run.run_id), self._queries.estimates(run.run_id), population=run.population
-        )
-        return self._html(
-            request, "run", title=run.run_id, run=run, curve=curve,
-            leaderboard=self._queries.leaderboard(run.run_id), sources=self._queries.sources(run.run_id), models=models,
-            stopped=self._queries.stopped(run.run_id),
-            champion=self._queries.candidate(run.run_id, run.champion), failures=self._queries.failures(run.run_id),
-            recipe=self._queries.recipe(run.run_id, run.champion),
-        )  # fmt: skip
+        self._queries.sequence(request.match_info["run"])  # that there is one
+        return self._html("page.html")
 
-    def _html(self, request: web.Request, name: str, **values: Any) -> web.Response:
-        """The whole page, or with ?part only what changes."""
-        part = self._templates.get_template(f"{name}.html").render(**values)
-        if "part" not in request.query:
-            part = self._templates.get_template("base.html").render(title=values["title"], main=part)
-        return web.Response(text=part, content_type="text/html")
+    async def _icon(self, _: web.Request) -> web.FileResponse:
+        return web.FileResponse(asset("icon.svg"))
 
-    async def _changes(self, request: web.Request) -> web.StreamResponse:
-        """Server-sent events: one whenever the log has moved, twice a second at most."""
-        response = web.StreamResponse(
-            headers={
-                "Content-Type": "text/event-stream",
-                "Cache-Control": "no-store",
-                "X-Content-Type-Options": "nosniff",
-            }
-        )
-        await response.prepare(request)
-        with contextlib.suppress(ConnectionError):
-            while not self._stop.is_set():
-                moved = await self._follower.changed(15.0)
-                await response.write(b"data: changed\n\n" if moved else b": still here\n\n")
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._stop.wait(), 0.5)
-        return response
+    async def _static(self, request: web.Request) -> web.FileResponse:
+        return web.FileResponse(asset(request.match_info["name"]), headers={"Cache-Control": "no-cache"})
+
+    async def _login_form(self, _: web.Request) -> web.Response:
+        if not self._access.asks:
+            raise web.HTTPSeeOther("/")
+        return self._html("login.html", wrong=False)
+
+    async def _log_in(self, request: web.Request) -> web.StreamResponse:
+        if not self._access.asks:
+            raise web.HTTPSeeOther("/")
+        given = (await request.post()).get("token", "")
+        response = web.HTTPSeeOther("/")
+        if isinstance(given, str) and self._access.log_in(given, response, secure=request.secure):
+            raise response
+        await asyncio.sleep(_WRONG_SECONDS)
+        return self._html("login.html", status=403, wrong=True)
+
+    async def _log_out(self, _: web.Request) -> web.StreamResponse:
+        response = web.HTTPSeeOther("/login")
+        response.del_cookie(COOKIE, path="/")
+        raise response
 
     async def _report(self, request: web.Request) -> web.StreamResponse:
-        run, file = request.match_info["run"], request.match_info["file"]
-        if not _REPORT_FILES.fullmatch(file):
-            raise NotFound(f"a report has no file {file!r}")
-        path = await self._reports.folder(run) / file
-        if not path.is_file():
-            raise NotFound(f"a report has no file {file!r}")
-        return web.FileResponse(path)
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
-
-
-def _moment(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC") if seconds else ""
+        return web.FileResponse(await self._reports.file(request.match_info["run"], request.match_info["file"]))

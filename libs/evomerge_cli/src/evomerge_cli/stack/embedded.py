@@ -204,6 +204,8 @@ class Stack:
         for name in names:
             module = "evaluator" if name.startswith("evaluator") else name
             env = self._service_env(name, nats_port, grpc_ports[name], metrics_ports[name], page_port)
+            if name == "reporter":
+                env[PREFIX + "SELECTOR_ADDRESS"] = self.addresses["selector"]
             if self._gpus and module == "evaluator":
                 env[VISIBLE] = share_of(self._gpus, evaluators.index(name), self._each)
             self._services.append(

@@ -101,6 +101,12 @@ class Change:
     graded: TaskGraded | None = None
 
     @property
+    def digest(self) -> str:
+        """Returns the recipe digest of the candidate that the event is about; empty for an event of a run."""
+        about = self.proposed or self.merged or self.evaluation or self.raced or self.failure
+        return "" if about is None else about.recipe_digest
+
+    @property
     def state(self) -> tuple[str, str] | None:
         """Returns (recipe digest, state) of a candidate that moves on: merged, evaluated, stopped or failed."""
         if self.merged is not None:
@@ -184,6 +190,11 @@ def mean_fitness(scored: Iterable[tuple[int, float]], *, last: int, population: 
     """
     found = [fitness for index, fitness in scored if last - population < index <= last]
     return sum(found) / len(found) if found else None
+
+
+def mean_name(population: int) -> str:
+    """Names `mean_fitness` for people: page, charts, report and command say it alike."""
+    return f"mean of the last {population}"
 
 
 def mean_curve(points: Sequence[tuple[int, float]], *, population: int) -> list[float]:

@@ -40,7 +40,9 @@ class Settings:
             has a default port of its own.
         health_address: a second, plaintext port with the health service alone, for probes that speak no TLS.
         metrics_address: host:port of the Prometheus endpoint; empty: none. Each service has a default port of its own.
-        http_address: host:port of the reporter's page.
+        http_address: host:port of the reporter's page. Where a token is set, the page asks for it.
+        selector_address: host:port of the selector, by which the reporter's page pauses, resumes, finishes and cancels
+            runs; empty: the page only reads. On an open network the page asks for a token first.
         model_store: folder of the source models; this and the other folders may be given as file:// URIs.
         model_store_quota: bytes that the model store may take, such as 200GB: to make room, models go that were used
             longest ago, never one that is pinned or in use. 0: no limit but the disk's. Linked folders take no room.
@@ -84,6 +86,7 @@ class Settings:
     health_address: str = ""
     metrics_address: str = ""
     http_address: str = "127.0.0.1:8080"
+    selector_address: str = ""
     model_store: Path = _CACHE / "models"
     model_store_quota: int = 0
     download_limit: int = 0
@@ -122,8 +125,8 @@ class Settings:
                 raise InvalidInput(
                     f"{PREFIX}NATS_URL must not carry a password; set {PREFIX}NATS_USER and {PREFIX}NATS_PASSWORD_FILE"
                 )
-        for name in ("grpc_address", "health_address", "metrics_address", "http_address"):
-            _check_address(name, getattr(self, name), optional=name in {"health_address", "metrics_address"})
+        for name in ("grpc_address", "health_address", "metrics_address", "http_address", "selector_address"):
+            _check_address(name, getattr(self, name), optional=name not in {"grpc_address", "http_address"})
         for name, valid in (("log_level", LOG_LEVELS), ("log_format", LOG_FORMATS), ("backend", BACKENDS)):
             if getattr(self, name) not in valid:
                 raise _bad(name, getattr(self, name), did_you_mean(getattr(self, name), valid))

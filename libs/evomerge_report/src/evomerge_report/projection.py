@@ -1,6 +1,7 @@
-"""The event log as SQLite tables, for the page, the metrics and the API.
+"""The event log as SQLite tables, for the page, the static report, the metrics and the API.
 
-A cache: rebuilt from the log when its schema is another version's or when the log is not the one that it followed.
+In a file it is a cache: rebuilt from the log when its schema is another version's or when the log is not the one that
+it followed. Item scores lie in it as blobs of doubles: thousands of candidates take no memory of the process.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sqlite3
+from array import array
 from collections.abc import AsyncGenerator, Iterable
 from pathlib import Path
 from typing import Any
@@ -17,27 +19,33 @@ from evomerge_common.domain.messages import CandidateProposed, RunStarted
 from evomerge_common.domain.recipe import Recipe
 from evomerge_common.errors import RecipeError
 from evomerge_common.ports import EventLog, Recorded
+from evomerge_report.genes import genes_of
 
-SCHEMA_VERSION = 3
-TABLES = ("meta", "runs", "models", "candidates", "scores", "champions", "generations", "exports", "failures")
+SCHEMA_VERSION = 4
+TABLES = ("meta", "runs", "models", "candidates", "scores", "items", "champions", "generations", "exports", "failures",
+          "work", "notes")  # fmt: skip
 _SCHEMA = """
 CREATE TABLE meta (only INTEGER PRIMARY KEY CHECK (only = 0), sequence INTEGER, fingerprint TEXT);
 INSERT INTO meta VALUES (0, 0, '');
 CREATE TABLE runs (run_id TEXT PRIMARY KEY, status TEXT DEFAULT 'preparing', reason TEXT DEFAULT '',
     seed INTEGER DEFAULT 0, budget INTEGER DEFAULT 0,
     population INTEGER DEFAULT 1, suite_uri TEXT DEFAULT '', suite_digest TEXT DEFAULT '',
-    version TEXT DEFAULT '', spec_json TEXT DEFAULT '{}', champion TEXT DEFAULT '', generation INTEGER DEFAULT 0,
+    version TEXT DEFAULT '', spec_json TEXT DEFAULT '{}', tasks_json TEXT DEFAULT '[]',
+    champion TEXT DEFAULT '', generation INTEGER DEFAULT 0,
     started_at REAL DEFAULT 0, last_at REAL DEFAULT 0, sequence INTEGER DEFAULT 0,
     report_uri TEXT DEFAULT '', report_sequence INTEGER DEFAULT 0);
 CREATE TABLE models (run_id TEXT, reference TEXT, digest TEXT, uri TEXT, commit_hash TEXT, architecture TEXT,
-    num_layers INTEGER, parameters INTEGER, bytes INTEGER, PRIMARY KEY (run_id, reference));
+    num_layers INTEGER, parameters INTEGER, bytes INTEGER, licence TEXT, PRIMARY KEY (run_id, reference));
 CREATE TABLE candidates (run_id TEXT, digest TEXT, place INTEGER, operator TEXT, method TEXT, source TEXT, parents TEXT,
     generation INTEGER, recipe_json TEXT, state TEXT DEFAULT 'proposed', fitness REAL, holdout REAL,
-    estimate REAL, low REAL, high REAL, items INTEGER,
+    estimate REAL, low REAL, high REAL, items INTEGER, genes TEXT DEFAULT '{}', changed INTEGER DEFAULT 0,
     PRIMARY KEY (run_id, digest));
 CREATE INDEX by_fitness ON candidates (run_id, fitness DESC, place);
+CREATE INDEX by_change ON candidates (run_id, changed);
 CREATE TABLE scores (run_id TEXT, digest TEXT, split TEXT, place INTEGER, task TEXT, score REAL, metric TEXT,
     metric_value REAL, PRIMARY KEY (run_id, digest, split, task));
+CREATE TABLE items (run_id TEXT, digest TEXT, split TEXT, rung INTEGER, place INTEGER, task TEXT, count INTEGER,
+    total REAL, squares REAL, positions BLOB, scores BLOB, PRIMARY KEY (run_id, digest, split, rung, task));
 CREATE TABLE champions (run_id TEXT, sequence INTEGER, digest TEXT, fitness REAL, place INTEGER,
     PRIMARY KEY (run_id, sequence));
 CREATE TABLE generations (run_id TEXT, generation INTEGER, evaluated INTEGER, best REAL, mean REAL, diversity REAL,
@@ -46,12 +54,15 @@ CREATE TABLE exports (run_id TEXT, sequence INTEGER, digest TEXT, format TEXT, u
     PRIMARY KEY (run_id, sequence));
 CREATE TABLE failures (run_id TEXT, sequence INTEGER, kind TEXT, digest TEXT, split TEXT, reference TEXT, type TEXT,
     message TEXT, PRIMARY KEY (run_id, sequence));
+CREATE TABLE work (run_id TEXT, sequence INTEGER, kind TEXT, worker TEXT, device TEXT, seconds REAL, items INTEGER,
+    cached INTEGER, began REAL, ended REAL, PRIMARY KEY (run_id, sequence));
+CREATE TABLE notes (run_id TEXT, note TEXT, PRIMARY KEY (run_id, note));
 """
 
 _STARTED = """UPDATE runs SET seed = ?, budget = ?, population = ?, suite_uri = ?, suite_digest = ?, version = ?,
-    spec_json = ?, started_at = ? WHERE run_id = ?"""
+    spec_json = ?, tasks_json = ?, started_at = ? WHERE run_id = ?"""
 _PROPOSED = """INSERT OR IGNORE INTO candidates (run_id, digest, place, operator, method, source, parents, generation,
-    recipe_json) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+    recipe_json, genes) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 
 Statement = tuple[str, tuple[Any, ...]]
 
@@ -75,14 +86,19 @@ def statements(recorded: Recorded) -> list[Statement]:
         found.append((sql, (change.status.word, change.status.reason, run)))
     if change.champion:
         found.append(("UPDATE runs SET champion = ? WHERE run_id = ?", (change.champion, run)))
-    return found + _of_candidate(run, change) + _of_log(run, sequence, change)
+    of_candidate = _of_candidate(run, change) + _items(run, change)
+    if (digest := change.digest) and of_candidate:
+        sql = "UPDATE candidates SET changed = ? WHERE run_id = ? AND digest = ? AND changed < ?"
+        of_candidate.append((sql, (sequence, run, digest, sequence)))
+    return found + of_candidate + _of_log(run, sequence, change) + _work(recorded, change)
 
 
 def _started(run: str, started: RunStarted, time: float) -> Statement:
     spec = json.loads(started.spec_json or "{}")
     budget = spec.get("search", {}).get("evaluations", 0)
     return _STARTED, (spec.get("seed", 0), budget, population_of(started.spec_json), started.suite_uri,
-                      started.suite_digest, started.version, started.spec_json, time, run)  # fmt: skip
+                      started.suite_digest, started.version, started.spec_json,
+                      json.dumps([[one.task, one.weight, one.items] for one in started.tasks]), time, run)  # fmt: skip
 
 
 def _of_candidate(run: str, change: Change) -> list[Statement]:
@@ -110,6 +126,42 @@ def _of_candidate(run: str, change: Change) -> list[Statement]:
     return found
 
 
+def _items(run: str, change: Change) -> list[Statement]:
+    """Item scores of an evaluation: all of a split, or one rung of a race with the items' positions."""
+    if (made := change.evaluation) is None:
+        return []
+    insert = "INSERT OR IGNORE INTO items VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    return [
+        (insert, (run, made.recipe_digest, made.split, made.rung if made.partial else -1, place, one.task,
+                  len(one.item_scores), sum(one.item_scores), sum(value * value for value in one.item_scores),
+                  array("I", one.positions).tobytes(), array("d", one.item_scores).tobytes()))
+        for place, one in enumerate(made.scores)
+    ]  # fmt: skip
+
+
+def _work(recorded: Recorded, change: Change) -> list[Statement]:
+    """What a worker did for a result, and what a merge had to say."""
+    event, run = recorded.event, recorded.event.run_id
+    found: list[Statement] = []
+    if (made := change.evaluation) is not None:
+        items = 0 if made.cached else made.computed or sum(len(score.item_scores) for score in made.scores)
+        work = ("evaluate", made.device, made.seconds, items, int(made.cached))
+    elif change.merged is not None:
+        work = ("merge", "", change.merged.seconds, 0, 0)
+    elif change.model is not None:
+        work = ("download", "", change.model.seconds, 0, 0)
+    elif change.exported is not None:
+        work = ("export", "", change.exported.seconds, 0, 0)
+    else:
+        return []
+    kind, device, seconds, *rest = work
+    values = (run, recorded.sequence, kind, event.worker, device, seconds, *rest, event.began, event.time)
+    found.append(("INSERT OR IGNORE INTO work VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", values))
+    product = change.merged or change.exported
+    notes = product.notes if product is not None else ()
+    return found + [("INSERT OR IGNORE INTO notes VALUES (?, ?)", (run, note)) for note in notes]
+
+
 def _of_log(run: str, sequence: int, change: Change) -> list[Statement]:
     """What a change adds to the lists of a run."""
     found: list[Statement] = []
@@ -124,8 +176,8 @@ def _of_log(run: str, sequence: int, change: Change) -> list[Statement]:
     if change.model is not None:
         model = change.model.model
         values = (run, model.reference, model.digest, model.uri, model.commit, model.architecture, model.num_layers,
-                  model.parameters, model.bytes)  # fmt: skip
-        found.append(("INSERT OR REPLACE INTO models VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", values))
+                  model.parameters, model.bytes, model.licence)  # fmt: skip
+        found.append(("INSERT OR REPLACE INTO models VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", values))
     if (lost := change.failure) is not None:
         error = lost.error
         values = (run, sequence, lost.kind, lost.recipe_digest, lost.split, lost.reference, error.type, error.message)
@@ -144,21 +196,27 @@ def _proposed(run: str, payload: CandidateProposed) -> Statement:
         else:
             method = str(json.loads(payload.recipe_json).get("method", ""))  # far cheaper than the whole recipe
     values = (run, payload.recipe_digest, payload.index, payload.operator, method, source, json.dumps(payload.parents),
-              payload.generation, payload.recipe_json)  # fmt: skip
+              payload.generation, payload.recipe_json, json.dumps(genes_of(payload.genome_json)))  # fmt: skip
     return _PROPOSED, values
 
 
 class Projection:
     """The database and its place in the log. One thread; events go in by `apply`, which `flush` makes durable."""
 
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    def __init__(self, path: Path | None = None) -> None:
+        """Opens the database of a file, or an empty one in memory."""
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
         self.database = self._open()
         if self.database.execute("PRAGMA user_version").fetchone()[0] != SCHEMA_VERSION:
             self.rebuild()
 
     def _open(self) -> sqlite3.Connection:
+        if self._path is None:
+            database = sqlite3.connect(":memory:")
+            database.row_factory = sqlite3.Row
+            return database
         try:
             database = sqlite3.connect(self._path)
             database.execute("PRAGMA user_version")

@@ -4,90 +4,14 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from dataclasses import dataclass
+from array import array
+from collections.abc import Mapping
 from typing import Any
 
 from evomerge_common.domain.history import mean_fitness
 from evomerge_common.domain.messages import TaskScore
 from evomerge_common.errors import NotFound
-from evomerge_report.history import short_name
-
-ENDED = ("finished", "cancelled", "failed")
-
-
-@dataclass(frozen=True)
-class RunRow:
-    """A run at a glance. `best` and `mean` (of the last `population`) are fitness on search items; None without any."""
-
-    run_id: str
-    status: str
-    reason: str
-    seed: int
-    budget: int
-    population: int
-    generation: int
-    champion: str
-    started_at: float
-    last_at: float
-    sequence: int
-    version: str
-    suite_uri: str
-    report_uri: str
-    report_sequence: int
-    best: float | None
-    mean: float | None
-    states: dict[str, int]
-
-    @property
-    def has_ended(self) -> bool:
-        """Tells whether nothing more will be decided."""
-        return self.status in ENDED
-
-    @property
-    def evaluated(self) -> int:
-        """Counts the candidates with a score."""
-        return self.states.get("evaluated", 0)
-
-    @property
-    def stopped(self) -> int:
-        """Counts the candidates that a race has stopped."""
-        return self.states.get("stopped", 0)
-
-    @property
-    def failed(self) -> int:
-        """Counts the candidates that never got one."""
-        return self.states.get("failed", 0)
-
-    @property
-    def proposed(self) -> int:
-        """Counts all candidates."""
-        return sum(self.states.values())
-
-
-@dataclass(frozen=True)
-class CandidateRow:
-    """A candidate with its scores on search items. One that was stopped has an estimate, and no fitness."""
-
-    digest: str
-    index: int
-    operator: str
-    method: str
-    source: str
-    parents: tuple[str, ...]
-    generation: int
-    fitness: float | None
-    holdout: float | None
-    scores: tuple[TaskScore, ...] = ()
-    state: str = ""
-    estimate: float | None = None
-    low: float | None = None
-    high: float | None = None
-    items: int | None = None
-
-    @property
-    def name(self) -> str:
-        """Returns a short name for tables."""
-        return short_name(self.source) if self.source else f"#{self.index} {self.method}".strip()
+from evomerge_report.rows import ENDED, CandidateRow, RunRow
 
 
 class Queries:
@@ -106,6 +30,20 @@ class Queries:
         marks = ", ".join("?" * len(ENDED))
         sql = f"SELECT * FROM runs WHERE status NOT IN ({marks}) AND last_at >= ?"  # noqa: S608 - only question marks
         return [self._run(row) for row in self._database.execute(sql, (*ENDED, since)).fetchall()]
+
+    def sequence(self, run_id: str = "") -> int:
+        """Returns the sequence of a run's latest event; without a run, of the latest of all.
+
+        Raises:
+            NotFound: the log has no such run.
+
+        """
+        if not run_id:
+            return int(self._database.execute("SELECT sequence FROM meta").fetchone()[0])
+        row = self._database.execute("SELECT sequence FROM runs WHERE run_id = ?", (run_id,)).fetchone()
+        if row is None:
+            raise NotFound(f"no run {run_id!r} in the event log; `evomerge runs list` shows them")
+        return int(row[0])
 
     def run(self, run_id: str) -> RunRow:
         """Returns one run.
@@ -171,6 +109,112 @@ class Queries:
             "WHERE run_id = ? AND digest = ? AND split != 'holdout' ORDER BY place", (run_id, digest),
         )  # fmt: skip
         return tuple(TaskScore(**dict(row)) for row in rows)
+
+    def table(self, run_id: str, *, since: int = 0) -> list[sqlite3.Row]:
+        """Returns the candidates that an event after `since` was about, in order of proposal, without recipes."""
+        sql = (
+            "SELECT digest, place, operator, method, source, parents, generation, fitness, holdout, state, estimate, "
+            "low, high, items, changed FROM candidates WHERE run_id = ? AND changed > ? ORDER BY place"
+        )
+        return self._database.execute(sql, (run_id, since)).fetchall()
+
+    def operators(self, run_id: str) -> list[str]:
+        """Returns the operators in order of their first candidate."""
+        sql = "SELECT operator FROM candidates WHERE run_id = ? GROUP BY operator ORDER BY min(place)"
+        return [row[0] for row in self._database.execute(sql, (run_id,))]
+
+    def places(self, run_id: str) -> dict[str, int]:
+        """Returns digest → place in the order of proposal."""
+        return dict(self._database.execute("SELECT digest, place FROM candidates WHERE run_id = ?", (run_id,)))
+
+    def task_scores(self, run_id: str, *, since: int = 0) -> dict[str, dict[str, float]]:
+        """Returns digest → task → score on search items, of the same candidates; of one that was stopped estimates."""
+        sql = (
+            "SELECT digest, task, score FROM scores JOIN candidates USING (run_id, digest) "
+            "WHERE run_id = ? AND changed > ? AND split != 'holdout' ORDER BY scores.place"
+        )
+        found: dict[str, dict[str, float]] = {}
+        for digest, task, score in self._database.execute(sql, (run_id, since)):
+            found.setdefault(digest, {})[task] = score
+        return found
+
+    def sums(self, run_id: str, *, since: int = 0) -> dict[str, dict[str, tuple[int, float, float]]]:
+        """Returns digest → task → (items, sum, sum of squares) of item scores on search items, all rungs together."""
+        sql = (
+            "SELECT digest, task, sum(count), sum(total), sum(squares) FROM items "
+            "JOIN candidates USING (run_id, digest) WHERE run_id = ? AND changed > ? AND split != 'holdout' "
+            "GROUP BY digest, task"
+        )
+        found: dict[str, dict[str, tuple[int, float, float]]] = {}
+        for digest, task, *sums in self._database.execute(sql, (run_id, since)):
+            found.setdefault(digest, {})[task] = (sums[0], sums[1], sums[2])
+        return found
+
+    def items(self, run_id: str, digest: str, split: str) -> dict[str, array[float]]:
+        """Returns task → score of each item of a split, in the suite's order; of rungs as far as they have come.
+
+        Args:
+            run_id: the run.
+            digest: recipe digest of a candidate or control.
+            split: search (or all, where nothing is held out), or holdout.
+
+        """
+        splits = ("holdout", "holdout") if split == "holdout" else ("search", "all")
+        sql = (
+            "SELECT task, rung, positions, scores FROM items WHERE run_id = ? AND digest = ? AND split IN (?, ?) "
+            "ORDER BY rung, place"
+        )
+        whole: dict[str, array[float]] = {}
+        parts: dict[str, dict[int, float]] = {}
+        for task, rung, positions, scores in self._database.execute(sql, (run_id, digest, *splits)):
+            values = array("d", scores)
+            if rung < 0:
+                whole[task] = values
+            else:
+                parts.setdefault(task, {}).update(zip(array("I", positions), values, strict=True))
+        return whole or {task: array("d", (one[1] for one in sorted(found.items()))) for task, found in parts.items()}
+
+    def genes(self, run_id: str) -> list[tuple[int, str, str, Mapping[str, float]]]:
+        """Returns (place, operator, method, genes) of each candidate that is no source; see `genes_of`."""
+        sql = (
+            "SELECT place, operator, method, genes FROM candidates WHERE run_id = ? AND operator != 'source' "
+            "ORDER BY place"
+        )
+        return [(row[0], row[1], row[2], json.loads(row[3])) for row in self._database.execute(sql, (run_id,))]
+
+    def generations(self, run_id: str) -> list[dict[str, Any]]:
+        """Returns generation, evaluated, best, mean and diversity of each generation, in order."""
+        sql = (
+            "SELECT generation, evaluated, best, mean, diversity FROM generations WHERE run_id = ? ORDER BY generation"
+        )
+        return [dict(row) for row in self._database.execute(sql, (run_id,))]
+
+    def work(self, run_id: str) -> list[dict[str, Any]]:
+        """Returns what each worker did of each kind: jobs, seconds (computing), items, cached, devices, last_at."""
+        sql = (
+            "SELECT kind, worker, count(*) AS jobs, sum(seconds) AS seconds, sum(items) AS items, "
+            "sum(cached) AS cached, group_concat(DISTINCT nullif(device, '')) AS devices, max(ended) AS last_at "
+            "FROM work WHERE run_id = ? GROUP BY kind, worker ORDER BY kind, worker"
+        )
+        return [dict(row) for row in self._database.execute(sql, (run_id,))]
+
+    def latest_work(self, run_id: str, kind: str, *, limit: int = 20) -> list[tuple[float, float]]:
+        """Returns (seconds, when it ended) of the latest jobs of a kind that were computed, newest first."""
+        sql = (
+            "SELECT seconds, ended FROM work WHERE run_id = ? AND kind = ? AND NOT cached "
+            "ORDER BY sequence DESC LIMIT ?"
+        )
+        return [(row[0], row[1]) for row in self._database.execute(sql, (run_id, kind, limit))]
+
+    def notes(self, run_id: str) -> list[str]:
+        """Returns what merges and exports had to say."""
+        sql = "SELECT note FROM notes WHERE run_id = ? ORDER BY rowid"
+        return [row[0] for row in self._database.execute(sql, (run_id,))]
+
+    def exports(self, run_id: str) -> list[dict[str, Any]]:
+        """Returns digest, format, uri and bytes of what was exported, in order."""
+        sql = "SELECT digest, format, uri, bytes FROM exports WHERE run_id = ? ORDER BY sequence"
+        return [dict(row) for row in self._database.execute(sql, (run_id,))]
 
     def lineage(self, run_id: str, digest: str = "", *, limit: int = 200) -> list[CandidateRow]:
         """Returns a candidate (default: the champion) and its ancestors, nearest first.

@@ -1,0 +1,116 @@
+"""What the page asks for, as JSON, and the stream that tells it when to ask again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from typing import Any
+
+from aiohttp import web
+
+from evomerge_common.errors import InvalidInput
+from evomerge_common.ports import JobQueue
+from evomerge_report.queries import Queries
+from evomerge_report.views.run import run_view
+from evomerge_report.views.runs import runs_view
+from evomerge_reporter.access import Access
+from evomerge_reporter.control import Control
+from evomerge_reporter.follower import Follower
+
+QUEUES = ("download", "merge", "evaluate", "export")
+_SILENCE = 15.0
+"""Seconds after which a stream says that it is still there."""
+_PAUSE = 0.5
+"""Seconds between two events of a stream: at most two a second, however fast the log grows."""
+
+
+class Api:
+    """Reads views from the projection; asks the selector for what changes a run, where both are allowed."""
+
+    def __init__(self, access: Access, queries: Queries, follower: Follower, queue: JobQueue, control: Control) -> None:
+        self._access = access
+        self._queries = queries
+        self._follower = follower
+        self._queue = queue
+        self._control = control
+        self.stop = asyncio.Event()
+        """Ends the streams."""
+
+    def routes(self) -> list[web.RouteDef]:
+        """Returns what is under /api/."""
+        return [
+            web.get("/api/runs", self._runs),
+            web.get("/api/runs/{run}", self._run),
+            web.post("/api/runs/{run}/{action}", self._act),
+            web.get("/api/changes", self._changes),
+        ]
+
+    async def _runs(self, request: web.Request) -> web.StreamResponse:
+        return _json(request, str(self._queries.sequence()), lambda: runs_view(self._queries))
+
+    async def _run(self, request: web.Request) -> web.StreamResponse:
+        run_id, since = request.match_info["run"], _number(request, "since")
+        tag = f"{self._queries.sequence(run_id)}-{since}"
+        if tag_of(request) == tag:
+            return _json(request, tag, dict)
+        depths = {kind: await self._queue.depth(kind) for kind in QUEUES}
+        allowed = self._control.is_there and self._access.may_control
+        live = {"queues": depths, "control": allowed}
+        return _json(request, tag, lambda: {**run_view(self._queries, run_id, since=since), "live": live})
+
+    async def _act(self, request: web.Request) -> web.StreamResponse:
+        if not (self._control.is_there and self._access.may_control):
+            raise web.HTTPForbidden(
+                text=json.dumps({"error": "this page only reads; EVOMERGE_SELECTOR_ADDRESS lets it control runs"}),
+                content_type="application/json",
+            )
+        self._queries.sequence(request.match_info["run"])
+        await self._control.ask(request.match_info["run"], request.match_info["action"])
+        return web.json_response({"done": request.match_info["action"]})
+
+    async def _changes(self, request: web.Request) -> web.StreamResponse:
+        """Server-sent events: the sequence to which a run (or any) has moved, as id, once for each move."""
+        run_id = request.query.get("run", "")
+        sent = max(_number(request, "since"), int(request.headers.get("Last-Event-ID") or 0))
+        if sent > self._queries.sequence(run_id):
+            sent = -1  # of another log
+        response = web.StreamResponse(
+            headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        )
+        await response.prepare(request)
+        with contextlib.suppress(ConnectionError):
+            while not self.stop.is_set():
+                sequence = self._queries.sequence(run_id)
+                if sequence != sent:
+                    sent = sequence
+                    data = json.dumps({"run": run_id, "sequence": sequence})
+                    await response.write(f"id: {sequence}\nevent: change\ndata: {data}\n\n".encode())
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(self.stop.wait(), _PAUSE)
+                elif not await self._follower.changed(_SILENCE):
+                    await response.write(b": still here\n\n")
+        return response
+
+
+def tag_of(request: web.Request) -> str:
+    """Returns what the browser has already, as `_json` tagged it."""
+    return request.headers.get("If-None-Match", "").removeprefix("W/").strip('"')
+
+
+def _json(request: web.Request, tag: str, view: Any) -> web.StreamResponse:
+    """The view as JSON; nothing when the browser has it."""
+    headers = {"ETag": f'"{tag}"', "Cache-Control": "no-cache, private"}
+    if tag_of(request) == tag:
+        return web.Response(status=304, headers=headers)
+    text = json.dumps(view(), separators=(",", ":"), allow_nan=False)
+    response = web.Response(text=text, content_type="application/json", headers=headers)
+    response.enable_compression()
+    return response
+
+
+def _number(request: web.Request, name: str) -> int:
+    text = request.query.get(name, "0")
+    if not text.isdecimal() or len(text) > 18:
+        raise InvalidInput(f"{name}={text!r}: expected a number")
+    return int(text)
