@@ -59,6 +59,12 @@ proto: setup ## regenerate from proto/
 settings: setup ## docs/settings.md from the settings' docstring
 	@$(BIN)/python scripts/settings
 
+wheels: setup ## every package as a wheel, in dist/
+	@scripts/wheels
+
+try-wheels: ## installs dist/ in a clean container and evolves the demo there (needs docker)
+	@scripts/try-wheels
+
 images: ## container images of the five services
 	docker compose build
 
@@ -75,4 +81,4 @@ bench-peers: setup ## whole searches against mergekit, lm-eval and mergekit-evol
 	@scripts/peers && $(BIN)/evomerge bench peers
 
 .PHONY: help setup demo test test-lm-eval test-golden test-llama test-sinks test-vllm
-.PHONY: families lint type proto settings images up down bench bench-peers
+.PHONY: families lint type proto settings wheels try-wheels images up down bench bench-peers
