@@ -9,7 +9,8 @@ import pytest
 
 from evomerge_cli.coming import DownloadWatch
 from evomerge_cli.console import Console
-from evomerge_cli.progress import LineProgress, RunView
+from evomerge_cli.progress import LineProgress
+from evomerge_cli.run_view import RunView
 from evomerge_models.downloads import ProgressFile, downloads
 from evomerge_models.hub import Progress
 
@@ -62,4 +63,4 @@ def test_a_log_hears_of_each_tenth(tmp_path: Path, capsys: pytest.CaptureFixture
     lines.show(view, None)
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 10
-    assert said[5] == "preparing: 0/? downloading org/m: 50 B of 100 B, 2 B/s, 25 s left"
+    assert said[5] == "downloading org/m: 50 B of 100 B, 2 B/s, 25 s left"

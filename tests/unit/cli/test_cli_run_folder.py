@@ -14,8 +14,9 @@ import pytest
 from evomerge_cli.__main__ import main
 from evomerge_cli.byte_progress import duration
 from evomerge_cli.given import given_at
-from evomerge_cli.progress import LineProgress, Rate, RunView
+from evomerge_cli.progress import LineProgress
 from evomerge_cli.run_folder import RunFolder
+from evomerge_cli.run_view import RunView
 from evomerge_common.domain import messages as m
 from evomerge_common.domain.spec import RunRequest
 from evomerge_common.errors import InvalidInput, NotFound
@@ -153,22 +154,6 @@ def test_a_view_is_the_fold_of_the_events() -> None:
     assert view.mean is not None
     assert view.best >= view.mean
     assert view.method
-
-
-def test_time_left_counts_what_was_done_while_watching() -> None:
-    now = 1_000.0
-    rate = Rate(lambda: now)
-    view = RunView(budget=100, phase="searching")
-
-    def after(seconds: float, scored: int, time: float) -> float | None:
-        nonlocal now
-        now += seconds
-        view.scored = {str(i) for i in range(scored)}
-        return rate.remaining(view, Recorded(1, m.Event(run_id="r", payload=m.RunPaused(), time=time)))
-
-    assert after(0.0, 50, 900.0) is None  # replayed
-    assert after(0.1, 60, 999.9) is None
-    assert after(10.0, 70, 1_010.0) == pytest.approx(30.0, rel=0.02)
 
 
 def test_lines_for_a_log_do_not_repeat(capsys: pytest.CaptureFixture[str]) -> None:

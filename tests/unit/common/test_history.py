@@ -11,7 +11,7 @@ import pytest
 
 import evomerge_common
 import evomerge_selector
-from evomerge_cli.progress import RunView
+from evomerge_cli.run_view import RunView
 from evomerge_common.domain.history import change_of, mean_curve, mean_fitness
 from evomerge_common.domain.messages import CandidateFailed, CandidateRaced, ErrorInfo, RunPaused
 from evomerge_common.ports import Recorded

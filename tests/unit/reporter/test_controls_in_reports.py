@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from evomerge_cli.progress import RunView
+from evomerge_cli.run_view import RunView
 from evomerge_common.domain import messages as m
 from evomerge_common.domain.recipe import Recipe
 from evomerge_common.domain.reference import ModelReference

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,20 @@ def show(result: dict[str, Any], out: Path, console: Console) -> None:
         for what, path in (("model", out / "model"), ("gguf", out / "gguf"), ("report", out / "report" / "index.html")):
             if path.exists():
                 console.out(f"{what}: {path}")
+        for line in _next(out) if (out / "model").is_dir() else ():
+            console.say(line)
+
+
+def _next(out: Path) -> Iterator[str]:
+    """What is typed after a run."""
+    where = str(out.relative_to(Path.cwd())) if out.is_relative_to(Path.cwd()) else str(out)
+    yield "next:"
+    for words in (
+        ["generate", f"{where}/model", "--prompt", "…"],
+        ["export", where, f"{where}.gguf", "--gguf", "q8_0"],
+        ["push", where, "me/my-merge", "--dry-run"],
+    ):
+        yield f"  {shlex.join(['evomerge', *words])}"
 
 
 def print_table(result: dict[str, Any], console: Console) -> None:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 from evomerge_cli.client import SelectorClient
 from evomerge_cli.coming import Coming
-from evomerge_cli.progress import Progress, RunView
+from evomerge_cli.progress import Progress
+from evomerge_cli.run_view import RunView
 from evomerge_common.domain.messages import SearchEnded
 from evomerge_common.ports import Recorded
 
