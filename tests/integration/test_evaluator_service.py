@@ -16,6 +16,7 @@ from typing import Any
 
 import grpc
 import pytest
+import torch
 from prometheus_client import CollectorRegistry
 
 from evomerge.v1 import evaluator_pb2, evaluator_pb2_grpc
@@ -44,6 +45,7 @@ from evomerge_evaluator.bootstrap import bootstrap
 from evomerge_evaluator.fitness_cache import FitnessCache
 from evomerge_evaluator.handlers import EvaluateHandler
 from evomerge_evaluator.metrics import EvaluatorMetrics
+from evomerge_scoring.devices import SMALL_MODEL, choose_dtype
 from evomerge_scoring import child as scoring
 from evomerge_scoring import score_folder
 from helpers.support import assert_eventually

@@ -12,8 +12,8 @@ import torch
 from evomerge_common.domain.suite import Suite
 from evomerge_common.errors import InvalidInput, Unavailable
 from evomerge_scoring import score_folder, speeds
-from evomerge_scoring.devices import choose_dtype
-from evomerge_scoring.speeds import LARGE, LARGE_MODEL, SMALL, Shape, Speeds, cpu_speeds, measure
+from evomerge_scoring.devices import SMALL_MODEL, choose_dtype
+from evomerge_scoring.speeds import SHAPE, Shape, Speeds, cpu_speeds, measure
 from helpers.tiny_models import CHOICES, PROMPTS, make
 
 CPU = torch.device("cpu")
@@ -36,13 +36,13 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "home"
 
 
-def a_machine(monkeypatch: pytest.MonkeyPatch, small: Speeds, large: Speeds) -> list[str]:
+def a_machine(monkeypatch: pytest.MonkeyPatch, found: Speeds) -> list[Shape]:
     """One of these speeds; lists the shapes that were measured."""
-    measured: list[str] = []
+    measured: list[Shape] = []
 
     def fake(shape: Shape) -> Speeds:
-        measured.append(shape.name)
-        return {SMALL.name: small, LARGE.name: large}[shape.name]
+        measured.append(shape)
+        return found
 
     monkeypatch.setattr(speeds, "measure", fake)
     return measured
@@ -50,52 +50,57 @@ def a_machine(monkeypatch: pytest.MonkeyPatch, small: Speeds, large: Speeds) -> 
 
 def test_auto_is_what_was_measured_here() -> None:
     """Whatever CPU this is: bfloat16 where it multiplies it faster by enough, float32 elsewhere, emulated or not."""
-    for parameters, shape in ((0, SMALL), (LARGE_MODEL, LARGE)):
-        found = cpu_speeds(shape)
-        assert min(found.float32, found.bfloat16) > 0
-        pays = found.bfloat16 >= 1.5 * found.float32
-        if torch.backends.cpu.get_cpu_capability() == "AVX2":
-            assert not pays, "bfloat16 is emulated here"
-        expected = torch.bfloat16 if pays else torch.float32
-        assert choose_dtype(CPU, parameters=parameters) == expected
+    found = cpu_speeds()
+    assert min(found.float32, found.bfloat16) > 0
+    pays = found.bfloat16 >= 1.5 * found.float32
+    if torch.backends.cpu.get_cpu_capability() == "AVX2":
+        assert not pays, "bfloat16 is emulated here"
+    assert choose_dtype(CPU, parameters=SMALL_MODEL) == (torch.bfloat16 if pays else torch.float32)
+
+
+def test_a_small_model_is_scored_in_float32_on_every_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = a_machine(monkeypatch, Speeds(200.0, 800.0))
+    assert choose_dtype(CPU, parameters=SMALL_MODEL - 1) == torch.float32
+    assert choose_dtype(CPU, parameters=1_000_000, wanted="bfloat16") == torch.bfloat16
+    assert not measured
 
 
 def test_where_it_pays_by_measurement_it_is_bfloat16(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
-    measured = a_machine(monkeypatch, Speeds(30.0, 40.0), Speeds(200.0, 800.0))
-    assert choose_dtype(CPU, parameters=LARGE_MODEL) == torch.bfloat16
-    assert choose_dtype(CPU, parameters=1_000_000) == torch.float32
-    assert choose_dtype(CPU, parameters=LARGE_MODEL, wanted="float32") == torch.float32
-    assert choose_dtype(CPU, parameters=1_000_000, wanted="bfloat16") == torch.bfloat16
-    assert measured == ["large", "small"]
+    measured = a_machine(monkeypatch, Speeds(200.0, 800.0))
+    assert choose_dtype(CPU, parameters=SMALL_MODEL) == torch.bfloat16
+    assert choose_dtype(CPU, parameters=SMALL_MODEL, wanted="float32") == torch.float32
     speeds._speeds.cache_clear()  # another process of the same machine
-    assert choose_dtype(CPU, parameters=LARGE_MODEL) == torch.bfloat16
-    assert measured == ["large", "small"], "it is measured once"
+    assert choose_dtype(CPU, parameters=SMALL_MODEL) == torch.bfloat16
+    assert measured == [SHAPE], "it is measured once"
     known = json.loads((home / "speeds.json").read_text())
-    assert sorted(known.values(), key=str) == [
-        {"float32": 200.0, "bfloat16": 800.0}, {"float32": 30.0, "bfloat16": 40.0},
-    ]  # fmt: skip
+    assert list(known.values()) == [{"float32": 200.0, "bfloat16": 800.0}]
     assert all(torch.__version__ in key for key in known)
+
+
+def test_where_it_does_not_pay_it_is_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    a_machine(monkeypatch, Speeds(30.0, 40.0))
+    assert choose_dtype(CPU, parameters=SMALL_MODEL) == torch.float32
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"x": 1}'])
 def test_a_damaged_memory_is_measured_anew(content: str, monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
-    measured = a_machine(monkeypatch, Speeds(1.0, 2.0), Speeds(1.0, 2.0))
+    measured = a_machine(monkeypatch, Speeds(1.0, 2.0))
     home.mkdir()
     (home / "speeds.json").write_text(content)
-    assert cpu_speeds(SMALL) == Speeds(1.0, 2.0)
-    assert measured == ["small"]
+    assert cpu_speeds() == Speeds(1.0, 2.0)
+    assert measured == [SHAPE]
 
 
 def test_a_home_that_cannot_be_written_costs_a_measurement(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
-    measured = a_machine(monkeypatch, Speeds(1.0, 2.0), Speeds(1.0, 2.0))
+    measured = a_machine(monkeypatch, Speeds(1.0, 2.0))
     home.write_text("no folder")
-    assert cpu_speeds(SMALL) == Speeds(1.0, 2.0)
-    assert measured == ["small"]
+    assert cpu_speeds() == Speeds(1.0, 2.0)
+    assert measured == [SHAPE]
 
 
 def test_a_measurement_leaves_torch_as_it_was() -> None:
     threads = torch.get_num_threads()
-    found = measure(replace(SMALL, width=32))
+    found = measure(replace(SHAPE, width=32))
     assert min(found.float32, found.bfloat16) > 0
     assert torch.get_num_threads() == threads
 

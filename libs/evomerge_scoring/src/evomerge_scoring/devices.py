@@ -10,9 +10,10 @@ import torch
 from evomerge_common.domain.spec import AUTO, SCORING_DTYPES
 from evomerge_common.errors import InvalidInput, Unavailable
 from evomerge_scoring.report import DeviceInfo
-from evomerge_scoring.speeds import LARGE_MODEL, cpu_name, cpu_speeds, shape_of
+from evomerge_scoring.speeds import cpu_name, cpu_speeds
 
 SMALL_MODEL = 8_000_000
+"""Parameters below which products are too small for a second thread, or for another dtype, to pay."""
 
 
 def choose_device(wanted: str = "auto") -> torch.device:
@@ -42,7 +43,8 @@ def choose_dtype(device: torch.device, *, parameters: int = 0, wanted: str = AUT
     """The dtype to score in: of weights and activations; sums of products are float32 in either, as is log-softmax.
 
     "auto" is bfloat16 where the device multiplies it in hardware and it pays, else float32 (never float16: it
-    overflows). Of a CPU a measurement says so, of products as large as those of a model of so many `parameters`.
+    overflows). Of a CPU a measurement says so; a model of fewer `parameters` than `SMALL_MODEL` is scored in float32 on
+    every CPU: it would gain little, and its scores are then the same everywhere.
 
     Raises:
         InvalidInput: no such dtype.
@@ -64,7 +66,7 @@ def choose_dtype(device: torch.device, *, parameters: int = 0, wanted: str = AUT
 def _takes_bfloat16(device: torch.device, parameters: int) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return device.type == "cpu" and cpu_speeds(shape_of(parameters)).bfloat16_pays
+    return device.type == "cpu" and parameters >= SMALL_MODEL and cpu_speeds().bfloat16_pays
 
 
 def choose_threads(wanted: int, *, parameters: int) -> int:
@@ -96,7 +98,7 @@ def list_devices() -> tuple[DeviceInfo, ...]:
     if torch.backends.mps.is_available():
         found.append(DeviceInfo("Apple GPU", "mps", "float32"))
     total, available = _memory()
-    dtype = str(choose_dtype(torch.device("cpu"), parameters=LARGE_MODEL)).removeprefix("torch.")
+    dtype = str(choose_dtype(torch.device("cpu"), parameters=SMALL_MODEL)).removeprefix("torch.")
     found.append(DeviceInfo(cpu_name(), "cpu", dtype, total, total - available))
     return tuple(found)
 

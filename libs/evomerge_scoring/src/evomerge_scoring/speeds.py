@@ -23,8 +23,6 @@ import torch
 from evomerge_common.runtime.files import locked, write_atomically
 from evomerge_common.runtime.settings import Settings
 
-LARGE_MODEL = 100_000_000
-"""Parameters from which a model's products are those of `LARGE`."""
 PAYS = 1.5
 """How much faster bfloat16 must be: the rest of a model (norms, softmax, positions) gains nothing."""
 MEASURING_SECONDS = 0.25
@@ -42,8 +40,7 @@ class Shape:
     threads: int
 
 
-SMALL = Shape("small", 128, 256, 1)
-LARGE = Shape("large", 128, 1024, 2)
+SHAPE = Shape("inner layer", 128, 1024, 2)
 
 
 @dataclass(frozen=True)
@@ -59,18 +56,13 @@ class Speeds:
         return self.bfloat16 >= PAYS * self.float32
 
 
-def shape_of(parameters: int) -> Shape:
-    """Picks the shape that stands for a model of so many parameters."""
-    return LARGE if parameters >= LARGE_MODEL else SMALL
-
-
-def cpu_speeds(shape: Shape) -> Speeds:
+def cpu_speeds() -> Speeds:
     """Returns this machine's speeds: those that its home remembers, or else measures them, in about a quarter second.
 
     Remembered for one kind of CPU and one version of torch, so that processes of one machine agree. A home that cannot
     be written costs a measurement a process.
     """
-    return _speeds(shape, Settings.from_env().model_store.parent / "speeds.json")
+    return _speeds(SHAPE, Settings.from_env().model_store.parent / "speeds.json")
 
 
 @cache
