@@ -31,7 +31,7 @@ from evomerge_common.domain.suite import Suite
 from evomerge_common.runtime.suite_file import load_suite
 from evomerge_scoring import ScoreReport, ScoreRequest
 from evomerge_scoring.scorer import Load, Scorer
-from evomerge_scoring.speeds import LARGE, SMALL, cpu_name, measure
+from evomerge_scoring.speeds import SHAPE, cpu_name, measure
 from evomerge_selector import fake_workers
 from evomerge_selector.domain.run import Run
 
@@ -149,7 +149,7 @@ def summary(found: Sequence[Both], suite: Suite) -> dict[str, Any]:
         "champion_loses": max(fitness[0]) - fitness[0][champion],
         "spread_of_fitness": statistics.pstdev(fitness[0]),
         "seconds": {dtype: sum(both.reports[dtype].seconds for both in found) for dtype in DTYPES},
-        "gflops": {shape.name: vars(measure(shape)) for shape in (SMALL, LARGE)},
+        "gflops": vars(measure(SHAPE)),
     }
 
 
@@ -159,8 +159,8 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 def show(result: dict[str, Any]) -> None:
     print(f"{result['candidates']} candidates, {result['cpu']} ({result['capability']})")
-    for name, speeds in result["gflops"].items():
-        print(f"{name} products: float32 {speeds['float32']:.0f}, bfloat16 {speeds['bfloat16']:.0f} GFLOP/s")
+    speeds = result["gflops"]
+    print(f"products: float32 {speeds['float32']:.0f}, bfloat16 {speeds['bfloat16']:.0f} GFLOP/s")
     print(f"{'task':<14} {'kind':<16} difference of the score: median, mean, most   items scored alike")
     for row in result["rows"]:
         alike = "" if row["items_alike"] is None else f"{row['items_alike']:.2%}"

@@ -45,9 +45,9 @@ from evomerge_evaluator.bootstrap import bootstrap
 from evomerge_evaluator.fitness_cache import FitnessCache
 from evomerge_evaluator.handlers import EvaluateHandler
 from evomerge_evaluator.metrics import EvaluatorMetrics
-from evomerge_scoring.devices import SMALL_MODEL, choose_dtype
 from evomerge_scoring import child as scoring
 from evomerge_scoring import score_folder
+from evomerge_scoring.devices import SMALL_MODEL, choose_dtype
 from helpers.support import assert_eventually
 from helpers.tiny_models import make
 
@@ -251,7 +251,8 @@ async def _calls(stub: Any, models: Path) -> None:
     kinds = [kind.name for kind in (await stub.ListTasks(evaluator_pb2.ListTasksRequest())).kinds]
     assert kinds == list(KINDS)
     (cpu,) = (await stub.GetDevices(evaluator_pb2.GetDevicesRequest())).devices
-    assert (cpu.kind, cpu.dtype) == ("cpu", "float32")
+    auto = choose_dtype(torch.device("cpu"), parameters=SMALL_MODEL)
+    assert (cpu.kind, f"torch.{cpu.dtype}") == ("cpu", str(auto))
     assert 0 < cpu.memory_used_bytes < cpu.memory_bytes
 
     said = await stub.Generate(evaluator_pb2.GenerateRequest(model=model, prompt="1 + 1 =", max_new_tokens=5))
