@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 
 from evomerge_cli.console import Console
@@ -24,14 +25,28 @@ def run(args: argparse.Namespace, console: Console) -> int:
     if folder.is_dir():
         whole = RunFolder(folder)
         result = finish(whole, console, out=out)
-        write_again(log_to, whole, whole.events() if log_to else (), result, console)
+        events = whole.events() if log_to or args.optuna else []
+        write_again(log_to, whole, events, result, console)
+        _write_study(events, args.optuna, console)
         return 0
     events = events_of(args.run, args.server)
     out = out or Path(args.run)
     result = report(events, suite_of(events), out)
     show(result, out, console)
     write_again(log_to, RunFolder(out), events, result, console)
+    _write_study(events, args.optuna, console)
     return 0
+
+
+def _write_study(events: list[Recorded], file: str | None, console: Console) -> None:
+    if not file:
+        return
+    from evomerge_report.optuna_study import DATABASES, write_study
+
+    path = Path(file).expanduser().absolute()
+    names = write_study(events, path)
+    storage = f"sqlite:///{path}" if path.suffix in DATABASES else str(path)
+    console.say(f"studies {', '.join(names)}; to look at them: {shlex.join(['optuna-dashboard', storage])}")
 
 
 def events_of(run: str, server: str | None) -> list[Recorded]:
