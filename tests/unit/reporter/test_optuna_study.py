@@ -1,6 +1,7 @@
 """A run as a study: Optuna reads it back, and its best trial is the champion."""
 
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -22,7 +23,7 @@ def read(file: Path, name: str) -> optuna.Study:
     return optuna.load_study(study_name=name, storage=storage)
 
 
-def simulated(**search: object) -> list[Recorded]:
+def simulated(**search: Any) -> list[Recorded]:
     simulation = Simulation(make_spec(population=6, **search), workers=4, order=3, items=True)
     return [Recorded(number, event) for number, event in enumerate(simulation.events, start=1)]
 
