@@ -10,6 +10,7 @@ import pytest
 
 from evomerge_common.domain.messages import EvaluateJob, Job, MergeJob, Model
 from evomerge_common.errors import BackPressure, InvalidInput
+from evomerge_common.runtime import spans
 from evomerge_common.runtime.ports_factory import Ports
 from helpers.support import assert_eventually, download_job
 
@@ -171,3 +172,20 @@ async def dead_letters(ports: Ports) -> list[tuple[Job, str]]:
         message = await js.get_msg("DLQ", sequence)
         found.append((codec.decode(Job, message.data), message.headers["Evomerge-Reason"]))
     return found
+
+
+async def test_what_a_trace_needs_travels_with_a_job(ports: Ports) -> None:
+    await ports.queue.publish(download_job(new_id()))
+    spans.record_to(lambda _: None)
+    try:
+        with spans.inside(spans.of_candidate("run", "d1gest")):
+            await ports.queue.publish(download_job(new_id()))
+        first, second = [await ports.queue.fetch(KIND, 2.0) for _ in range(2)]
+        assert first is not None
+        assert second is not None
+        assert spans.received(first.headers) is None
+        assert spans.received(second.headers) == spans.of_candidate("run", "d1gest")
+    finally:
+        spans.record_to(None)
+    assert spans.received(second.headers) is None, "tracing is off"
+    assert abs(time.time() - second.queued_at) < 5

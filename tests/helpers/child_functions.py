@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from evomerge_common.errors import RecipeError
+from evomerge_common.runtime.spans import span
 
 STATE = {"calls": 0, "start": 0}
 
@@ -84,3 +85,12 @@ def touch_later(path: Path, seconds: float) -> None:
 
 def parent() -> int:
     return os.getppid()
+
+
+def work_in_steps(fail: bool) -> int:
+    with span("first"):
+        pass
+    with span("second", items=3):
+        if fail:
+            raise RecipeError("bad step")
+    return os.getpid()

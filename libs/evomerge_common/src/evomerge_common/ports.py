@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -34,6 +34,16 @@ class Delivery(Protocol):
     @property
     def is_last_attempt(self) -> bool:
         """Tells whether a failure now is final; asked by the worker before it gives a job back."""
+        ...
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Returns what was sent along with the job: the context of a trace, see `runtime.spans`."""
+        ...
+
+    @property
+    def queued_at(self) -> float:
+        """Returns when the job was queued, by the queue's clock: Unix seconds."""
         ...
 
     async def heartbeat(self) -> None:

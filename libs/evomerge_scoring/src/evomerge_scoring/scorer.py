@@ -15,6 +15,7 @@ from evomerge_common.domain.kinds import kind_of
 from evomerge_common.domain.suite import Suite
 from evomerge_common.domain.task import Item, Task
 from evomerge_common.errors import ModelError, SuiteError
+from evomerge_common.runtime.spans import span
 from evomerge_scoring.devices import choose_device, choose_threads
 from evomerge_scoring.encode import Encoder
 from evomerge_scoring.encode_pairs import PairEncoder
@@ -70,12 +71,14 @@ class Scorer:
         start = time.perf_counter()
         self._check(request.suite)
         self.resident.dtype = request.dtype
-        model = load(self.resident)
+        with span("load"):  # or to put the weights into the model that is there
+            model = load(self.resident)
         threads = choose_threads(request.threads, parameters=model.parameters)
         torch.set_num_threads(threads)
         chosen = chosen_items(request)
         total = sum(len(items) for _, items in chosen)
-        prepared = self._prepare(model, chosen, request)
+        with span("encode"):
+            prepared = self._prepare(model, chosen, request)
         scores = []
         done = 0
 
@@ -85,9 +88,10 @@ class Scorer:
             if progress:
                 progress(done, total)
 
-        for (_, items), task in zip(chosen, prepared, strict=True):
+        for (asked_task, items), task in zip(chosen, prepared, strict=True):
             before = done
-            scores.append(task.score(model, request.suite.batch_size, advance))
+            with span(f"task {asked_task.name}", task=asked_task.name, items=len(items)):
+                scores.append(task.score(model, request.suite.batch_size, advance))
             advance(len(items) - (done - before))
         asked = replace(request.suite, tasks=tuple(task for task, _ in chosen))
         return ScoreReport(

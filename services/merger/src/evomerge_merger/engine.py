@@ -6,9 +6,11 @@ import os
 import tempfile
 import threading
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 from evomerge_common.domain.recipe import Recipe
+from evomerge_common.runtime.spans import span
 from evomerge_models.gguf.quantizer import check_type
 
 MAX_NOTES = 50
@@ -39,8 +41,11 @@ def merge(recipe_json: str, models: Mapping[str, str], out: str, threads: int) -
     """Writes a candidate's weights into `out`, an empty folder; returns their bytes and what there is to say."""
     from evomerge_merging import execute, plan_merge
 
-    with plan_merge(Recipe.from_json(recipe_json), _paths(models)) as plan:
-        result = execute(plan, Path(out), threads=threads, staged=True).bytes, plan.notes[:MAX_NOTES]
+    with ExitStack() as stack:
+        with span("plan"):  # reads headers
+            plan = stack.enter_context(plan_merge(Recipe.from_json(recipe_json), _paths(models)))
+        with span("execute", threads=threads):  # reads and writes, tensor by tensor
+            result = execute(plan, Path(out), threads=threads, staged=True).bytes, plan.notes[:MAX_NOTES]
     _import_beside()
     return result
 

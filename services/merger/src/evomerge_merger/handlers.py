@@ -17,6 +17,7 @@ from evomerge_common.ports import ModelStore
 from evomerge_common.runtime.child import ChildProcess
 from evomerge_common.runtime.ports_factory import Ports
 from evomerge_common.runtime.sources import source_folders
+from evomerge_common.runtime.spans import span
 from evomerge_merger import engine
 
 Result = TypeVar("Result")
@@ -35,7 +36,8 @@ class _Handler:
         staged = await asyncio.to_thread(self._ports.artifacts.stage, name)
         try:
             result = await self._child.call(work, *(str(staged) if one is FOLDER else one for one in arguments))
-            return await asyncio.to_thread(self._ports.artifacts.commit, staged, name), result
+            with span("commit"):
+                return await asyncio.to_thread(self._ports.artifacts.commit, staged, name), result
         except BaseException:
             await asyncio.to_thread(shutil.rmtree, staged, True)
             raise

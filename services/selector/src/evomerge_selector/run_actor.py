@@ -25,9 +25,11 @@ from evomerge_common.domain.messages import (
 )
 from evomerge_common.errors import BackPressure, EvoMergeException, Fenced, NotFound, Unavailable
 from evomerge_common.ports import Recorded
+from evomerge_common.runtime import spans
 from evomerge_common.runtime.logging import short
 from evomerge_common.runtime.ports_factory import Ports
 from evomerge_common.runtime.streams import until
+from evomerge_selector.candidate_traces import CandidateTraces
 from evomerge_selector.domain import snapshot
 from evomerge_selector.domain.run import Phase, Run
 from evomerge_selector.domain.summary import RunEntry
@@ -51,6 +53,7 @@ class RunActor:
         self.ready = asyncio.Event()
         self._run_id = run_id
         self._ports = ports
+        self.traces = CandidateTraces(run_id, ports.clock)
         self._lock = asyncio.Lock()
         self._sequence = 0  # newest event folded in
         self._decision = 0  # newest decision folded in
@@ -113,6 +116,7 @@ class RunActor:
         """Reads the run's log into a fresh state machine, or what came after the newest snapshot into that one's."""
         async with self._lock:
             self._dispatched.clear()
+            self.traces.forget()
             found = await self._snapshot()
             self.run = found.run if found else Run(self._run_id)
             self._sequence, self._decision = (found.sequence, found.decision) if found else (0, 0)
@@ -121,6 +125,9 @@ class RunActor:
                 self._note(recorded)
             if self.run.phase is Phase.NEW:
                 raise NotFound(f"the log holds no run {self._run_id}")
+            self.traces.resume(
+                self._decision, (one.proposed.recipe_digest for one in self.run.candidates if one.fitness is None)
+            )
             self.ready.set()
 
     async def _snapshot(self) -> snapshot.Snapshot | None:
@@ -176,6 +183,7 @@ class RunActor:
             self._decision = recorded.sequence
         self._folded += 1
         self.run.apply(recorded.event)
+        self.traces.note(recorded.event, recorded.sequence)
 
     async def _take(self, recorded: Recorded) -> None:
         """One event from the live log; a decision that is not our own means that another selector is at work."""
@@ -186,6 +194,7 @@ class RunActor:
         self._sequence = max(self._sequence, recorded.sequence)
         self._folded += 1
         self.run.apply(recorded.event)
+        self.traces.note(recorded.event, recorded.sequence)
         if not isinstance(recorded.event.payload, JobPostponed):
             self._retry = RETRY
         await self._settle()
@@ -202,12 +211,15 @@ class RunActor:
             if job.message_id in self._dispatched:
                 continue
             try:
-                await self._ports.queue.publish(job)
+                with spans.inside(self.traces.of(getattr(job.payload, "recipe_digest", ""))):
+                    await self._ports.queue.publish(job)
             except BackPressure as error:
                 log.warning("the work queue is full; trying again", run_id=self._run_id, error=str(error))
                 self._blocked = True
                 break
             self._dispatched.add(job.message_id)
+            self.traces.queued(job)
+        self.traces.settle()
         while run.discarded:
             uri = run.discarded.pop()
             if uri:
@@ -218,10 +230,12 @@ class RunActor:
 
     async def _append(self, decision: Decision) -> None:
         event = Event(run_id=self._run_id, payload=decision, time=self._ports.clock.now())
-        sequence = await self._ports.log.append_decision(event, expected_last=self._decision)
+        with spans.inside(self.traces.of(getattr(decision, "recipe_digest", ""))):
+            sequence = await self._ports.log.append_decision(event, expected_last=self._decision)
         self._decision = sequence
         self._folded += 1
         self.run.apply(event)
+        self.traces.note(event, sequence)
         log.info("decided", run_id=self._run_id, **line_of(decision), **self._downloads(decision))
         if isinstance(decision, RunPaused):
             self._paused_at = event.time

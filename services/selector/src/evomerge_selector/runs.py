@@ -28,6 +28,7 @@ from evomerge_common.domain.spec import AUTO, BUDGET_KEYS, RunRequest
 from evomerge_common.domain.suite import Suite
 from evomerge_common.domain.task import EXACT
 from evomerge_common.errors import EvoMergeException, Fenced, InvalidInput, NotFound, Unavailable
+from evomerge_common.runtime import spans
 from evomerge_common.runtime.ports_factory import Ports
 from evomerge_selector.domain.run import Phase, Run
 from evomerge_selector.domain.summary import RunEntry, RunSummary
@@ -66,6 +67,7 @@ class Runs:
 
         One that is paused since a machine lacks something tries again.
         """
+        called = self._ports.clock.now()
         request_id = request_id or uuid.uuid4().hex
         run_id = "run-" + hashlib.sha256(request_id.encode()).hexdigest()[:12]
         spec, suite = request.spec, request.suite
@@ -91,7 +93,7 @@ class Runs:
         )
         if await self._ports.kv.create("runs", run_id, RunEntry().to_bytes()):
             log.info("run started", run_id=run_id, models=len(spec.models))
-        event = Event(run_id=run_id, payload=started, time=self._ports.clock.now())
+        event = Event(run_id=run_id, payload=started, time=self._ports.clock.now(), began=called)
         try:
             await self._ports.log.append_decision(event, expected_last=0)
         except Fenced:
@@ -103,6 +105,7 @@ class Runs:
                 ) from None
         await self._drive_if_active(run_id)
         if actor := self._actors.get(run_id):
+            actor.traces.started_by = spans.here()
             await actor.decide(_resumed)
         return run_id
 

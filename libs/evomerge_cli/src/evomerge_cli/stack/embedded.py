@@ -51,7 +51,7 @@ USER_SETTINGS = (
         "MAX_DELIVER",
         "MODEL_STORE",
     ),
-    *("MODEL_STORE_QUOTA", "SCORE_CACHE", "SCORE_TIMEOUT", "TENSOR_PARALLEL"),
+    *("MODEL_STORE_QUOTA", "SCORE_CACHE", "SCORE_TIMEOUT", "TENSOR_PARALLEL", "TRACE_FILE"),
 )
 """What the user's EVOMERGE_* variables may say about an embedded stack; addresses and secrets are its own."""
 STATE_FILE = "stack.json"

@@ -152,12 +152,14 @@ def decode(kind: type[T], data: bytes) -> T:
 def to_json_line(event: messages.Event, sequence: int) -> str:
     """Writes one line of events.jsonl: {"sequence", "type", "run_id", "time", then the payload's own fields}.
 
-    A result also has "worker" and "began".
+    A result also has "worker" and "began"; the run's start has "began".
     """
     payload = json_format.MessageToDict(to_proto(event.payload), preserving_proto_field_name=True)
     whole = {"sequence": sequence, "type": event.type, "run_id": event.run_id, "time": event.time}
     if event.worker:
-        whole |= {"worker": event.worker, "began": event.began}
+        whole["worker"] = event.worker
+    if event.worker or event.began:
+        whole["began"] = event.began
     whole |= payload
     return json.dumps(whole, ensure_ascii=False)
 

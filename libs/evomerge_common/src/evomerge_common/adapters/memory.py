@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 
 from evomerge_common.adapters import codec, subjects
 from evomerge_common.domain.messages import Event, Job
 from evomerge_common.errors import BackPressure, Fenced
 from evomerge_common.ports import Clock, Recorded
+from evomerge_common.runtime import spans
 
 
 class MemoryClock:
@@ -65,6 +66,8 @@ class Signal:
 class _Entry:
     data: bytes
     kind: str
+    headers: Mapping[str, str]
+    queued_at: float
     attempts: int = 0
     visible_at: float = 0.0  # in work (or delayed) until then
     gone: bool = False
@@ -95,7 +98,7 @@ class MemoryJobQueue:
         if len(self._entries) >= self._max_pending:
             raise BackPressure(f"the work queue holds {self._max_pending} jobs; wait until workers have done some")
         self._seen[job.message_id] = now
-        self._entries.append(_Entry(codec.encode(job), job.kind))
+        self._entries.append(_Entry(codec.encode(job), job.kind, spans.headers(), now))
         self._changed.notify()
 
     async def fetch(self, kind: str, timeout: float) -> MemoryDelivery | None:
@@ -139,6 +142,8 @@ class MemoryDelivery:
         self._entry = entry
         self.job: Job = codec.decode(Job, entry.data)
         self.attempt = entry.attempts
+        self.headers = entry.headers
+        self.queued_at = entry.queued_at
 
     @property
     def is_last_attempt(self) -> bool:

@@ -6,7 +6,7 @@ import base64
 import hashlib
 import re
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 
 import nats.errors
@@ -21,6 +21,7 @@ from evomerge_common.adapters.nats_pull import events, fetch_one
 from evomerge_common.domain.messages import Event, Job
 from evomerge_common.errors import Fenced, InvalidInput, Unavailable
 from evomerge_common.ports import Recorded
+from evomerge_common.runtime import spans
 from evomerge_common.runtime.settings import Settings
 
 
@@ -68,7 +69,7 @@ class NatsJobQueue:
 
     async def publish(self, job: Job) -> None:
         """Queues a job."""
-        headers = {api.Header.MSG_ID.value: job.message_id}
+        headers = {api.Header.MSG_ID.value: job.message_id, **spans.headers()}
         await self.link.publish(f"job {job.job_id}", subjects.work_subject(job.kind), codec.encode(job), headers)
 
     async def fetch(self, kind: str, timeout: float) -> NatsDelivery | None:
@@ -103,6 +104,8 @@ class NatsDelivery:
         self._message = message
         self.job = job
         self.attempt = int(message.metadata.num_delivered)
+        self.queued_at = message.metadata.timestamp.timestamp()
+        self.headers: Mapping[str, str] = message.headers or {}
 
     @property
     def is_last_attempt(self) -> bool:
@@ -142,6 +145,7 @@ async def _bury(link: Link, message: Msg, kind: str, reason: str, job_id: str) -
         api.Header.MSG_ID.value: f"dlq-{job_id or kind}-{number}",
         "Evomerge-Reason": " ".join(reason.split())[:2000],
         "Evomerge-Job-Id": job_id,
+        **spans.headers(),
     }
     await link.publish(f"dead letter {job_id}", f"evomerge.dlq.{kind}", message.data, headers)
     await link.request(f"ack of dead letter {job_id}", message.reply, b"+ACK", patience=0.0)
@@ -158,7 +162,7 @@ class NatsEventLog:
         """Appends a worker's result."""
         if not event.is_result:
             raise ValueError(f"{event.type} is a decision")
-        headers = {api.Header.MSG_ID.value: f"result-{message_id}"}
+        headers = {api.Header.MSG_ID.value: f"result-{message_id}", **spans.headers()}
         return await self.link.publish(
             f"result of {message_id}", subjects.event_subject(event), codec.encode(event), headers
         )
@@ -180,6 +184,7 @@ class NatsEventLog:
             api.Header.MSG_ID.value: message_id,
             api.Header.EXPECTED_LAST_SUBJECT_SEQUENCE.value: str(expected_last),
             "Nats-Expected-Last-Subject-Sequence-Subject": chain,
+            **spans.headers(),
         }
         try:
             return await self.link.publish(

@@ -341,7 +341,10 @@ def ends(payload: Decision | Result) -> bool | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """One fact of a run. `time` and `began` are Unix seconds, for people: no decision reads them."""
+    """One fact of a run. `time` and `began` are Unix seconds, for people: no decision reads them.
+
+    A result began when the worker took the job in hand; the run, when the call came that started it.
+    """
 
     run_id: str
     payload: Decision | Result

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import structlog
 
 from evomerge_common.errors import DeadlineExceeded, EvoMergeException, WorkerCrashed
-from evomerge_common.runtime import fork_server
+from evomerge_common.runtime import fork_server, spans
 from evomerge_common.runtime.parent import end_with_parent
 
 T = TypeVar("T")
@@ -73,17 +73,19 @@ class ChildProcess:
             if self._closed:
                 raise WorkerCrashed("the service stops: its worker process is closed")
             self.start()
-            future = _in_thread(self._exchange, function, args)
-            try:
-                ok, value = await asyncio.wait_for(asyncio.shield(future), timeout)
-            except TimeoutError as error:
-                await self._abandon(future)
-                raise DeadlineExceeded(f"{function.__name__} took longer than {timeout:g} seconds") from error
-            except asyncio.CancelledError:
-                await self._abandon(future)
-                raise
-        if not ok:
-            raise value
+            with spans.span(f"child {function.__name__}"):
+                context = structlog.contextvars.get_contextvars(), spans.here()
+                future = _in_thread(self._exchange, function, args, context)
+                try:
+                    ok, value = await asyncio.wait_for(asyncio.shield(future), timeout)
+                except TimeoutError as error:
+                    await self._abandon(future)
+                    raise DeadlineExceeded(f"{function.__name__} took longer than {timeout:g} seconds") from error
+                except asyncio.CancelledError:
+                    await self._abandon(future)
+                    raise
+                if not ok:
+                    raise value
         result: T = value
         return result
 
@@ -94,12 +96,14 @@ class ChildProcess:
         if not future.cancelled():
             future.exception()  # it is known that it failed
 
-    def _exchange(self, function: Callable[..., Any], args: tuple[Any, ...]) -> tuple[bool, Any]:
+    def _exchange(
+        self, function: Callable[..., Any], args: tuple[Any, ...], context: tuple[dict[str, Any], spans.Context | None]
+    ) -> tuple[bool, Any]:
         process, pipe = self._process, self._pipe
         assert pipe is not None
         try:
-            pipe.send((function, args, structlog.contextvars.get_contextvars()))
-            answer: tuple[bool, Any] = pipe.recv()
+            pipe.send((function, args, *context))
+            ok, value, found = pipe.recv()
         except (EOFError, BrokenPipeError, ConnectionResetError) as error:
             process.join(5)
             code = process.exitcode
@@ -107,7 +111,8 @@ class ChildProcess:
             hint = " (out of memory?)" if code == -signal.SIGKILL else ""
             self._process = None  # the next call starts another, even where this one takes its time to go
             raise WorkerCrashed(f"the worker process died in {function.__name__}: {how}{hint}") from error
-        return answer
+        spans.pass_on(found)
+        return ok, value
 
     def _start(self) -> None:
         from evomerge_common.runtime.logging import active_logging
@@ -182,25 +187,27 @@ def _child_main(
         failed = _with_note(error)
     while True:
         try:
-            function, args, words = pipe.recv()
+            function, args, words, context = pipe.recv()
         except EOFError:
             return
         except Exception as error:
-            pipe.send((False, _with_note(error)))
+            pipe.send((False, _with_note(error), []))
             continue
+        found: list[spans.Span] = []
         try:
             if failed is not None:
                 raise failed
-            with structlog.contextvars.bound_contextvars(**words):  # its log lines say what the caller's say
+            # Its log lines say what the caller's say, and its spans are part of the caller's.
+            with structlog.contextvars.bound_contextvars(**words), spans.collected(context, found):
                 answer: tuple[bool, Any] = (True, function(*args))
         except Exception as error:
             answer = (False, _with_note(error))
         try:
-            pipe.send(answer)
+            pipe.send((*answer, found))
         except (BrokenPipeError, ConnectionResetError):
             return
         except Exception as error:
-            pipe.send((False, RuntimeError(f"{function.__name__}: cannot send {answer[1]!r} back: {error}")))
+            pipe.send((False, RuntimeError(f"{function.__name__}: cannot send {answer[1]!r} back: {error}"), found))
 
 
 def _with_note(error: Exception) -> Exception:

@@ -12,6 +12,7 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from evomerge_common.errors import EvoMergeException, Unavailable
+from evomerge_common.runtime import spans
 from evomerge_common.runtime.grpc_errors import error_from_rpc, to_status
 from evomerge_common.runtime.settings import Settings
 
@@ -142,10 +143,12 @@ class _Errors(grpc.aio.ServerInterceptor):
         if handler.request_streaming:
             return handler  # no service of ours has one
         method = details.method
+        metadata = {key: value for key, value in details.invocation_metadata or () if isinstance(value, str)}
 
         async def unary(request: Any, context: Any) -> Any:
             try:
-                return await handler.unary_unary(request, context)
+                with spans.call(method.lstrip("/"), metadata):
+                    return await handler.unary_unary(request, context)
             except Exception as error:
                 await _abort(error, context, method)
 
@@ -211,7 +214,7 @@ def client_channel(address: str, settings: Settings | None = None) -> grpc.aio.C
 
 
 def _details(details: Any, token: str, timeout: float | None) -> Any:
-    metadata = grpc.aio.Metadata(*(details.metadata or ()))
+    metadata = grpc.aio.Metadata(*(details.metadata or ()), *spans.headers().items())
     if token:
         metadata.add("authorization", f"Bearer {token}")
     return grpc.aio.ClientCallDetails(

@@ -23,6 +23,7 @@ from evomerge_common.runtime.grpc_server import GrpcServer
 from evomerge_common.runtime.logging import setup_logging
 from evomerge_common.runtime.ports_factory import Ports, connect_ports
 from evomerge_common.runtime.settings import Settings
+from evomerge_common.runtime.tracing import start_tracing
 from evomerge_common.runtime.worker import Worker
 
 T = TypeVar("T")
@@ -73,6 +74,11 @@ def run_service(
         sys.stderr.write(f"evomerge-{name}: {error}\n")
         return 2
     setup_logging(name, settings)
+    try:
+        end_tracing = start_tracing(name, settings)
+    except EvoMergeException as error:
+        sys.stderr.write(f"evomerge-{name}: {error}\n")
+        return 2
     log = structlog.get_logger("evomerge.service")
     begun = () if early is None else (early(settings),)
 
@@ -81,6 +87,7 @@ def run_service(
         try:
             code = await serve(name, settings, lambda settings, ports: bootstrap(settings, ports, *begun))
         finally:
+            end_tracing()
             _end_within(EXIT_SECONDS, code)
         return code
 

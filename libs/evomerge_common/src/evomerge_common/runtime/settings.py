@@ -64,6 +64,8 @@ class Settings:
         log_file: file that everything on standard error goes to, logs above all; empty: standard error as it is.
         log_size: bytes after which the log file is set aside as .1 (.1 as .2, and what .2 was goes), such as 10MB.
             0: never.
+        trace_file: file that spans are appended to, in OTLP's JSON, a line each; empty: none.
+            OTEL_EXPORTER_OTLP_ENDPOINT and the other variables of OpenTelemetry send them to a collector.
         device: auto, cpu, cuda, cuda:N or mps.
         backend: what computes scores: auto (vllm where it is installed and there is a GPU), torch or vllm.
         tensor_parallel: GPUs that vLLM spreads one model over, where it is too large for one.
@@ -107,6 +109,7 @@ class Settings:
     log_format: str = "console"
     log_file: str = ""
     log_size: int = 10_000_000
+    trace_file: str = ""
     device: str = "auto"
     backend: str = "auto"
     tensor_parallel: int = 1

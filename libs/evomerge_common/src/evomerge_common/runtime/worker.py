@@ -12,7 +12,7 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any
 
 import structlog
@@ -41,6 +41,7 @@ from evomerge_common.errors import (
     is_disk_full,
 )
 from evomerge_common.ports import Delivery
+from evomerge_common.runtime import spans
 from evomerge_common.runtime.logging import words_of
 from evomerge_common.runtime.metrics import WORKER_METRICS, WorkerMetrics
 from evomerge_common.runtime.ports_factory import Ports
@@ -125,7 +126,8 @@ class Worker:
                 continue
             if delivery is None:
                 continue
-            with structlog.contextvars.bound_contextvars(**words_of(delivery.job, delivery.attempt)):
+            words = words_of(delivery.job, delivery.attempt)
+            with structlog.contextvars.bound_contextvars(**words), _traced(delivery, words):
                 try:
                     await self._work(delivery, stop)
                 except Unavailable as error:  # the broker went away: the job comes again after ack_wait
@@ -168,23 +170,30 @@ class Worker:
     async def _attempt(self, delivery: Delivery, stop: asyncio.Event) -> None:
         job = delivery.job
         if self._prepare is not None:
-            await self._prepare(job)
+            with spans.span("prepare"):
+                await self._prepare(job)
         result, problem, began = None, None, 0.0
+        waiting = time.time_ns()
         async with self._turn:
+            if self._prepare is not None:
+                spans.emit("wait for its turn", waiting, time.time_ns(), parent=spans.here())
             if not stop.is_set():
                 started, began = time.monotonic(), self._ports.clock.now()
                 self._metrics.in_progress.labels(self.kind).inc()
                 try:
-                    result = await self._run_handler(job, stop)
+                    with spans.span("handle"):
+                        result = await self._run_handler(job, stop)
                 except Exception as error:
                     problem = error
                 finally:
                     self._metrics.in_progress.labels(self.kind).dec()
-                    self._metrics.duration.labels(self.kind).observe(time.monotonic() - started)
+                    seconds = time.monotonic() - started
+                    self._metrics.duration.labels(self.kind).observe(seconds, exemplar=spans.exemplar())
         ended = self._ports.clock.now()
         if result is not None and self._finish is not None:
             try:
-                result = await self._finish(job, result)
+                with spans.span("finish"):
+                    result = await self._finish(job, result)
             except Exception as error:
                 problem = error
         if problem is not None:
@@ -232,6 +241,11 @@ class Worker:
         """Publishes the result once; tells whether it was the first. Work that is done outlives a broker's restart."""
         job = delivery.job
         event = Event(run_id=job.run_id, payload=result, time=ended, worker=self._name, began=began)
+        with spans.span("publish"):
+            return await self._publish_event(delivery, event, stop)
+
+    async def _publish_event(self, delivery: Delivery, event: Event, stop: asyncio.Event) -> bool:
+        job = delivery.job
         failures = 0
         while True:
             try:
@@ -348,6 +362,21 @@ def failure_of(job: Job, error: ErrorInfo) -> CandidateFailed:
         reference=payload.reference if isinstance(payload, DownloadJob) else "",
         error=error,
     )
+
+
+@contextlib.contextmanager
+def _traced(delivery: Delivery, words: Mapping[str, Any]) -> Iterator[None]:
+    """Records the job's wait in the queue, and the work on it, in the trace that came with it."""
+    with spans.inside(context := spans.received(delivery.headers)):
+        if context is None:
+            yield
+            return
+        kind = delivery.job.kind
+        if delivery.attempt == 1:  # a later one has waited since it was given back, and nobody knows when that was
+            queued = spans.nanoseconds(delivery.queued_at)
+            spans.emit(f"queue {kind}", queued, time.time_ns(), parent=context, kind="consumer", **words)
+        with spans.span(kind, kind="consumer", **words):
+            yield
 
 
 async def _wait(stop: asyncio.Event, seconds: float) -> None:
