@@ -3,9 +3,9 @@
 Items of the built-in suite `general` (four choices behind three worked examples and without any, four long endings,
 exact match, perplexity), and items made here from a seed, of four shapes: one-token choices under 50 tokens, bare and
 behind an instruction; four longer choices; choices behind more than 500 tokens of worked examples. Both sides hold
-the model in memory, in float32 unless told, with the same number of threads, and are asked alternately; medians count. Seconds of
-CPU are told beside those of the wall: they say the same on a machine that is not idle. Answers are compared: choices
-and generated texts one by one, perplexity to four digits. Needs the evaluator's extra `lm-eval` and accelerate.
+the model in memory, in float32 unless told, with the same number of threads, and are asked alternately; medians count.
+Seconds of CPU are told beside those of the wall: they say the same on a machine that is not idle. Answers are compared:
+choices and generated texts one by one, perplexity to four digits. Needs the evaluator's extra `lm-eval` and accelerate.
 """
 
 from __future__ import annotations
