@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from evomerge_common.domain.parameters import value_at
 from evomerge_common.domain.recipe import Recipe
 from evomerge_common.domain.reference import ModelReference
 from evomerge_common.errors import RecipeError
@@ -21,7 +22,6 @@ from evomerge_merging.methods import Block, PerModel, merge_method, method, meth
 from evomerge_merging.numerics import selection
 from evomerge_merging.numerics.folds import CELL, Sums
 from evomerge_merging.numerics.random_words import keep, mask_key, philox, raw_words, words
-from evomerge_merging.recipes.parameters import value_at
 from helpers.tiny_merging import random_tensors, raw_model, weights
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 import structlog
 from cachetools import LRUCache
 
-from evomerge_common.domain.messages import CandidateEvaluated, EvaluateJob, Job
+from evomerge_common.domain.messages import Answer, CandidateEvaluated, EvaluateJob, Job
 from evomerge_common.domain.scores import task_score
 from evomerge_common.domain.spec import AUTO
 from evomerge_common.domain.task import CREDIT, credit_of
@@ -106,6 +106,7 @@ class EvaluateHandler:
             replace(one, metric_value=exact[one.task].metric_value) if one.task in exact else one
             for one in found.scores
         )
+        scores = tuple(replace(one, answers=_answers(report, missing, one.task, payload.rung)) for one in scores)
         names = {one.task for one in found.scores}  # an answer and its partial credit are one item
         computed = sum(len(one.item_scores) for one in report.scores if one.task in names)
         return replace(found, scores=scores, cached=False, seconds=report.seconds, computed=computed)
@@ -167,6 +168,17 @@ class EvaluateHandler:
     def close(self) -> None:
         """Removes the weights that were made here."""
         self._weights.close()
+
+
+def _answers(
+    report: ScoreReport, missing: Mapping[str, Mapping[bytes, int]], task: str, rung: int
+) -> tuple[Answer, ...]:
+    """What the model wrote to the first items of a task, by their places in the split; of a race the first rung's."""
+    made = next((one for one in report.scores if one.task == task), None)
+    if made is None or rung:
+        return ()
+    places = tuple(missing[task].values())
+    return tuple(replace(one, position=places[one.position]) for one in made.answers)
 
 
 def _of(items: JobItems, task: str) -> TaskItems:

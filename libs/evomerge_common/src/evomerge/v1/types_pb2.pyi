@@ -1,8 +1,8 @@
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from collections.abc import Iterable as _Iterable
-from typing import ClassVar as _ClassVar, Optional as _Optional
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
@@ -35,7 +35,7 @@ class Model(_message.Message):
     def __init__(self, reference: _Optional[str] = ..., digest: _Optional[str] = ..., uri: _Optional[str] = ..., commit: _Optional[str] = ..., architecture: _Optional[str] = ..., num_layers: _Optional[int] = ..., parameters: _Optional[int] = ..., bytes: _Optional[int] = ..., base: _Optional[str] = ..., layers: _Optional[str] = ..., fixed_scale: _Optional[bool] = ..., licence: _Optional[str] = ...) -> None: ...
 
 class TaskScore(_message.Message):
-    __slots__ = ("task", "score", "metric", "metric_value", "item_scores", "positions", "credit")
+    __slots__ = ("task", "score", "metric", "metric_value", "item_scores", "positions", "credit", "answers")
     TASK_FIELD_NUMBER: _ClassVar[int]
     SCORE_FIELD_NUMBER: _ClassVar[int]
     METRIC_FIELD_NUMBER: _ClassVar[int]
@@ -43,6 +43,7 @@ class TaskScore(_message.Message):
     ITEM_SCORES_FIELD_NUMBER: _ClassVar[int]
     POSITIONS_FIELD_NUMBER: _ClassVar[int]
     CREDIT_FIELD_NUMBER: _ClassVar[int]
+    ANSWERS_FIELD_NUMBER: _ClassVar[int]
     task: str
     score: float
     metric: str
@@ -50,7 +51,16 @@ class TaskScore(_message.Message):
     item_scores: _containers.RepeatedScalarFieldContainer[float]
     positions: _containers.RepeatedScalarFieldContainer[int]
     credit: float
-    def __init__(self, task: _Optional[str] = ..., score: _Optional[float] = ..., metric: _Optional[str] = ..., metric_value: _Optional[float] = ..., item_scores: _Optional[_Iterable[float]] = ..., positions: _Optional[_Iterable[int]] = ..., credit: _Optional[float] = ...) -> None: ...
+    answers: _containers.RepeatedCompositeFieldContainer[Answer]
+    def __init__(self, task: _Optional[str] = ..., score: _Optional[float] = ..., metric: _Optional[str] = ..., metric_value: _Optional[float] = ..., item_scores: _Optional[_Iterable[float]] = ..., positions: _Optional[_Iterable[int]] = ..., credit: _Optional[float] = ..., answers: _Optional[_Iterable[_Union[Answer, _Mapping]]] = ...) -> None: ...
+
+class Answer(_message.Message):
+    __slots__ = ("position", "text")
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    position: int
+    text: str
+    def __init__(self, position: _Optional[int] = ..., text: _Optional[str] = ...) -> None: ...
 
 class TaskItems(_message.Message):
     __slots__ = ("task", "positions")

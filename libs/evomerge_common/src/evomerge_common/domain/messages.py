@@ -24,6 +24,12 @@ class Model:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Answer:
+    position: int = 0
+    text: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TaskScore:
     task: str = ""
     score: float = 0.0
@@ -32,6 +38,7 @@ class TaskScore:
     item_scores: tuple[float, ...] = ()
     positions: tuple[int, ...] = ()
     credit: float = 0.0
+    answers: tuple[Answer, ...] = field(default=(), compare=False)  # for people; known scores come without
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -65,6 +65,7 @@ class Traits:
         random: whether it draws random masks, so that the recipe's seed matters.
         scales: what its parameter `scale` multiplies: a "tensor", the hidden state at a "hop", or "" (it has none).
         settings: parameters that every recipe of the search sets.
+        normalizes: whether the weights are divided by their sum where a recipe does not say.
         linear: whether each tensor is a weighted sum of the inputs': of `weight` (divided by their sum with
             `normalize`, times `lambda`) or `scale`, and of what is left of one times the base. Chains of such merges
             are one sum, and such merges of adapters are adapters.
@@ -87,6 +88,7 @@ class Traits:
     random: bool = False
     scales: Literal["", "tensor", "hop"] = ""
     settings: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    normalizes: bool = False
     linear: bool = False
     idempotent: bool = False
     mergekit: str = ""
@@ -152,6 +154,7 @@ _TABLE = (
         base="none",
         weights="mean",
         settings=MappingProxyType({"normalize": True}),
+        normalizes=True,
         linear=True,
         idempotent=True,
         mergekit="linear",
@@ -168,14 +171,14 @@ _TABLE = (
         default=True,
     ),
     _task_vectors("task_arithmetic", density=None, linear=True, default=True),
-    _task_vectors("ties", default=True),
+    _task_vectors("ties", normalizes=True, default=True),
     _task_vectors("dare_linear", random=True, default=True),
     _task_vectors("dare_ties", random=True, default=True),
     _layers("frankenmerge", scales="tensor", default=True),
     _layers("dfs", scales="hop", default=True),
     _task_vectors("breadcrumbs"),
     _task_vectors("breadcrumbs_ties"),
-    _task_vectors("della", random=True, density=_DELLA),
+    _task_vectors("della", normalizes=True, random=True, density=_DELLA),
     _task_vectors("della_linear", random=True, density=_DELLA),
     Traits(name="nuslerp", base="optional", inputs=2, weights="mean", mergekit="nuslerp"),
     Traits(name="multislerp", base="optional", weights="mean", mergekit="multislerp"),
@@ -208,6 +211,38 @@ BUILT_IN: Mapping[str, Traits] = MappingProxyType({traits.name: traits for trait
 """The methods of `evomerge_merging` by name, those first that the search draws unless told otherwise."""
 DEFAULT_METHODS = tuple(traits.name for traits in _TABLE if traits.default)
 """What the search draws from when a spec names no methods."""
+
+_CHANGES = "What each source changed of {base} is weighed"
+METHOD_WORDS: Mapping[str, str] = MappingProxyType(
+    {
+        "linear": "A weighted mean of its sources, tensor by tensor.",
+        "slerp": "A turn from one source towards the other on a sphere (SLERP), tensor by tensor.",
+        "nuslerp": "A turn between two sources on a sphere (NuSLERP), tensor by tensor.",
+        "multislerp": "A mean of its sources on a sphere, tensor by tensor.",
+        "karcher": "A mean of its sources on a sphere (Karcher's), all alike.",
+        "task_arithmetic": f"{_CHANGES} and added to it.",
+        "ties": f"{_CHANGES}; the largest are kept, and where signs differ the stronger side counts (TIES).",
+        "dare_linear": f"{_CHANGES}; a random part is kept, scaled up and added (DARE).",
+        "dare_ties": f"{_CHANGES}; a random part is kept and scaled up, and of unlike signs the stronger side counts.",
+        "breadcrumbs": f"{_CHANGES}; neither the smallest nor the largest are added (Model Breadcrumbs).",
+        "breadcrumbs_ties": f"{_CHANGES}; neither the smallest nor the largest count, nor the weaker side of signs.",
+        "della": f"{_CHANGES}; small ones are dropped rather than large, and the weaker side of signs (DELLA).",
+        "della_linear": f"{_CHANGES}; small ones are dropped at random rather than large, the rest is added.",
+        "sce": "Of what sources changed of {base} what varies most is added, weighed by the changes themselves.",
+        "model_stock": "Between {base} and the mean of its sources, by the angles between them (Model Stock).",
+        "ram": "Changes of {base} that one source alone made are kept, shared ones averaged.",
+        "ramplus_tl": "Changes of {base} that one source alone made are kept and scaled up, shared ones averaged.",
+        "iso_c": "What sources changed of {base} is added up, all its directions made equally strong (Iso-C).",
+        "tsv": "The main directions of what each source changed of {base}, set at right angles and added up (TSV).",
+        "frankenmerge": "A stack of layers, each taken from one source as it is.",
+        "passthrough": "A source as it is, or a stack of layers of sources.",
+        "dfs": "A path through the layers of its sources, the hidden state scaled where it goes from one to another.",
+        "mask_delta": "A part of what one source changed of {base} is dropped at random.",
+        "permute_delta": "A null candidate: a source's changes of {base} in disorder.",
+        "noise_delta": "A null candidate: noise of the size of a source's changes of {base}.",
+    }
+)
+"""Of each method that the search draws or wraps what it does: a sentence for people, which may name the {base}."""
 
 MASK_STRATEGIES = ("random", "magnitude")
 """How a mask chooses what it drops: each element with the same probability, or the smallest magnitudes first."""

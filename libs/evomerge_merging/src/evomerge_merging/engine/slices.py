@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from evomerge_common.domain.parameters import value_at
 from evomerge_common.domain.recipe import Input, Slice
 from evomerge_common.errors import RecipeError
 from evomerge_merging.engine import architecture
@@ -13,7 +14,6 @@ from evomerge_merging.engine.architecture import LayerStack
 from evomerge_merging.engine.nodes import Node
 from evomerge_merging.engine.source import Source
 from evomerge_merging.methods.registry import Method
-from evomerge_merging.recipes.parameters import value_at
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from evomerge_common.domain.methods import traits_of
 from evomerge_common.errors import RecipeError
 from evomerge_merging.methods.forms import EPSILON, TaskVectorSum
 from evomerge_merging.methods.registry import Parameter, add_method
@@ -131,7 +132,6 @@ class Member:
     name: str
     thinning: Thinning
     elect: bool
-    normalize: bool = False
     rescale: bool = False
     summary: str
 
@@ -147,7 +147,6 @@ FAMILY = (
         name="ties",
         thinning=BY_MAGNITUDE,
         elect=True,
-        normalize=True,
         summary="Trim task vectors by magnitude, elect a sign, and average what agrees "
         "(Yadav et al. 2023, arXiv:2306.01708).",
     ),
@@ -183,7 +182,6 @@ FAMILY = (
         name="della",
         thinning=BY_RANK,
         elect=True,
-        normalize=True,
         rescale=True,
         summary="Drop changes at random, small ones rather than large, rescale, elect signs "
         "(Deep et al. 2024, arXiv:2406.11617).",
@@ -204,7 +202,7 @@ def _parameters(member: Member) -> list[Parameter]:
         Parameter("weight", float, per_model=True, required=True),
         Parameter("density", float, per_model=True, required=False, default=1.0),
         *own,
-        Parameter("normalize", bool, per_model=False, required=False, default=member.normalize),
+        Parameter("normalize", bool, per_model=False, required=False, default=traits_of(member.name).normalizes),
         Parameter("rescale", bool, per_model=False, required=False, default=member.rescale),
         Parameter("int8_mask", bool, per_model=False, required=False, default=False),
         Parameter("lambda", float, per_model=False, required=False, default=1.0),

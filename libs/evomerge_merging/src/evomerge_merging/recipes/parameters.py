@@ -1,8 +1,5 @@
-"""What a recipe's parameters come to for one tensor: gradients over depth and filters by name.
+"""What a recipe's parameters come to for one tensor, each as `domain.parameters.value_at` has it.
 
-A value is a number (bool, word), a gradient (numbers at evenly spaced depths, interpolated; truths change at theirs),
-or a list of
-{filter, value} of which the first whose filter is part of the tensor's name counts ("*" or none: any).
 An input's own parameters go before its slice's, and those before the recipe's; where no filter fits, the next is asked.
 """
 
@@ -12,31 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from evomerge_common.domain.fields import check_keys
+from evomerge_common.domain.parameters import value_at
 from evomerge_common.domain.recipe import Input, Parameters, Recipe, Slice
 from evomerge_common.errors import Path, RecipeError, did_you_mean
 from evomerge_merging.methods.registry import Method, Parameter, keywords
-
-
-def value_at(setting: Any, tensor: str, depth: float) -> Any:
-    """A setting for the tensor of that (output) name at a depth from 0 (first layer) to 1 (last); None: not set."""
-    if not isinstance(setting, list):
-        return setting
-    if not setting:
-        return None
-    if not isinstance(setting[0], Mapping):
-        place = depth * (len(setting) - 1)
-        low = min(int(place), len(setting) - 1)
-        high = min(low + 1, len(setting) - 1)
-        if isinstance(setting[low], bool | str):
-            return setting[low]
-        return setting[low] + (setting[high] - setting[low]) * (place - low) if low != high else setting[low]
-    for entry in setting:
-        wanted = entry.get("filter")
-        if wanted in (None, "*") or wanted in tensor:
-            found = value_at(entry.get("value"), tensor, depth)
-            if found is not None:
-                return found
-    return None
 
 
 def parameters_of(
