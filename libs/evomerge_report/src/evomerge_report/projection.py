@@ -21,9 +21,9 @@ from evomerge_common.errors import RecipeError
 from evomerge_common.ports import EventLog, Recorded
 from evomerge_report.genes import genes_of
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 TABLES = ("meta", "runs", "models", "candidates", "scores", "items", "champions", "generations", "exports", "failures",
-          "work", "notes")  # fmt: skip
+          "work", "notes", "answers")  # fmt: skip
 _SCHEMA = """
 CREATE TABLE meta (only INTEGER PRIMARY KEY CHECK (only = 0), sequence INTEGER, fingerprint TEXT);
 INSERT INTO meta VALUES (0, 0, '');
@@ -56,6 +56,8 @@ CREATE TABLE failures (run_id TEXT, sequence INTEGER, kind TEXT, digest TEXT, sp
     message TEXT, PRIMARY KEY (run_id, sequence));
 CREATE TABLE work (run_id TEXT, sequence INTEGER, kind TEXT, worker TEXT, device TEXT, seconds REAL, items INTEGER,
     cached INTEGER, began REAL, ended REAL, PRIMARY KEY (run_id, sequence));
+CREATE TABLE answers (run_id TEXT, digest TEXT, split TEXT, task TEXT, position INTEGER, text TEXT,
+    PRIMARY KEY (run_id, digest, split, task, position));
 CREATE TABLE notes (run_id TEXT, note TEXT, PRIMARY KEY (run_id, note));
 """
 
@@ -127,11 +129,17 @@ def _of_candidate(run: str, change: Change) -> list[Statement]:
 
 
 def _items(run: str, change: Change) -> list[Statement]:
-    """Item scores of an evaluation: all of a split, or one rung of a race with the items' positions."""
+    """Item scores of an evaluation, all of a split or a rung of a race with the items' positions; some answers."""
     if (made := change.evaluation) is None:
         return []
     insert = "INSERT OR IGNORE INTO items VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-    return [
+    written = "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?)"
+    answers: list[Statement] = [
+        (written, (run, made.recipe_digest, made.split, one.task, answer.position, answer.text))
+        for one in made.scores
+        for answer in one.answers
+    ]
+    return answers + [
         (insert, (run, made.recipe_digest, made.split, made.rung if made.partial else -1, place, one.task,
                   len(one.item_scores), sum(one.item_scores), sum(value * value for value in one.item_scores),
                   array("I", one.positions).tobytes(), array("d", one.item_scores).tobytes()))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from array import array
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from evomerge_common.domain.history import mean_fitness
@@ -173,6 +173,39 @@ class Queries:
             else:
                 parts.setdefault(task, {}).update(zip(array("I", positions), values, strict=True))
         return whole or {task: array("d", (one[1] for one in sorted(found.items()))) for task, found in parts.items()}
+
+    def placed_items(self, run_id: str, digest: str, split: str) -> dict[str, dict[int, float]]:
+        """Returns task → place in the split's order → score, as `items` does; of rungs as far as they have come."""
+        splits = ("holdout", "holdout") if split == "holdout" else ("search", "all")
+        sql = (
+            "SELECT task, rung, positions, scores FROM items WHERE run_id = ? AND digest = ? AND split IN (?, ?) "
+            "ORDER BY rung DESC, place"
+        )
+        found: dict[str, dict[int, float]] = {}
+        for task, rung, positions, scores in self._database.execute(sql, (run_id, digest, *splits)):
+            values = array("d", scores)
+            places = array("I", positions) if rung >= 0 and positions else range(len(values))
+            found.setdefault(task, {}).update(zip(places, values, strict=True))
+        return found
+
+    def answers(self, run_id: str, digests: Sequence[str]) -> dict[tuple[str, str, str, int], str]:
+        """Returns (digest, split, task, place) → what these candidates wrote, as far as it was recorded."""
+        marks = ", ".join("?" * len(digests))
+        sql = f"SELECT digest, split, task, position, text FROM answers WHERE run_id = ? AND digest IN ({marks})"  # noqa: S608 - only question marks
+        rows = self._database.execute(sql, (run_id, *digests))
+        return {(row[0], "holdout" if row[1] == "holdout" else "search", row[2], row[3]): row[4] for row in rows}
+
+    def children(self, run_id: str, digest: str, *, limit: int) -> list[CandidateRow]:
+        """Returns the candidates that came from one, the best first."""
+        return self._candidates("instr(parents, ?) > 0 ORDER BY fitness DESC, place LIMIT ?", run_id, digest, limit)
+
+    def rank(self, run_id: str, one: CandidateRow) -> int | None:
+        """Returns a candidate's place on the leaderboard, from 1; None without a fitness."""
+        if one.fitness is None:
+            return None
+        sql = "SELECT count(*) FROM candidates WHERE run_id = ? AND (fitness > ? OR (fitness = ? AND place < ?))"
+        row = self._database.execute(sql, (run_id, one.fitness, one.fitness, one.index)).fetchone()
+        return 1 + int(row[0])
 
     def genes(self, run_id: str) -> list[tuple[int, str, str, Mapping[str, float]]]:
         """Returns (place, operator, method, genes) of each candidate that is no source; see `genes_of`."""

@@ -12,11 +12,13 @@ from aiohttp import web
 from evomerge_common.errors import InvalidInput
 from evomerge_common.ports import JobQueue
 from evomerge_report.queries import Queries
+from evomerge_report.views.candidate import candidate_view
 from evomerge_report.views.run import run_view
 from evomerge_report.views.runs import runs_view
 from evomerge_reporter.access import Access
 from evomerge_reporter.control import Control
 from evomerge_reporter.follower import Follower
+from evomerge_reporter.suites import Suites
 
 QUEUES = ("download", "merge", "evaluate", "export")
 _SILENCE = 15.0
@@ -28,12 +30,15 @@ _PAUSE = 0.5
 class Api:
     """Reads views from the projection; asks the selector for what changes a run, where both are allowed."""
 
-    def __init__(self, access: Access, queries: Queries, follower: Follower, queue: JobQueue, control: Control) -> None:
+    def __init__(
+        self, access: Access, queries: Queries, follower: Follower, queue: JobQueue, control: Control, suites: Suites
+    ) -> None:
         self._access = access
         self._queries = queries
         self._follower = follower
         self._queue = queue
         self._control = control
+        self._suites = suites
         self.stop = asyncio.Event()
         """Ends the streams."""
 
@@ -42,6 +47,7 @@ class Api:
         return [
             web.get("/api/runs", self._runs),
             web.get("/api/runs/{run}", self._run),
+            web.get("/api/runs/{run}/candidates/{digest}", self._candidate),
             web.post("/api/runs/{run}/{action}", self._act),
             web.get("/api/changes", self._changes),
         ]
@@ -58,6 +64,12 @@ class Api:
         allowed = self._control.is_there and self._access.may_control
         live = {"queues": depths, "control": allowed}
         return _json(request, tag, lambda: {**run_view(self._queries, run_id, since=since), "live": live})
+
+    async def _candidate(self, request: web.Request) -> web.StreamResponse:
+        run_id, digest = request.match_info["run"], request.match_info["digest"]
+        tag = f"{self._queries.sequence(run_id)}-candidate"
+        items = await self._suites.items(self._queries.run(run_id))
+        return _json(request, tag, lambda: {**candidate_view(self._queries, run_id, digest), "items": items})
 
     async def _act(self, request: web.Request) -> web.StreamResponse:
         if not (self._control.is_there and self._access.may_control):

@@ -15,6 +15,7 @@ from evomerge_reporter.follower import Follower
 from evomerge_reporter.grpc_api import ReporterServicer
 from evomerge_reporter.metrics import RUN_METRICS
 from evomerge_reporter.reports import Reports
+from evomerge_reporter.suites import Suites
 from evomerge_reporter.web import Page
 
 
@@ -26,7 +27,7 @@ async def bootstrap(settings: Settings, ports: Ports) -> Service:
     follower = Follower(projection, queries, RUN_METRICS, ports.log, ports.clock)
     access = Access(settings.http_address.rpartition(":")[0].strip("[]"), settings.token)
     control = Control(settings)
-    api = Api(access, queries, follower, ports.queue, control)
+    api = Api(access, queries, follower, ports.queue, control, Suites(ports.artifacts))
     page = Page(settings.http_address, access, queries, reports, api)
     servicer = ReporterServicer(queries, reports)
 

@@ -29,6 +29,10 @@
 
   function pathOf(run, one) { return EvoMerge.pathOf ? EvoMerge.pathOf(run, one) : `/runs/${encodeURIComponent(run.run_id)}/candidates/${encodeURIComponent(one.digest)}`; }
 
+  // A candidate by name, with its page where it has one.
+  function link(run, one, words) { const href = pathOf(run, one); return href ? h("a", { href }, words) : words; }
+  function home(run) { return EvoMerge.home || `/runs/${encodeURIComponent(run.run_id)}`; }
+
   function about(one) {
     const value = one.fitness !== null ? format.score(one.fitness) : one.estimate !== null ? `≈ ${format.score(one.estimate)} (estimate)` : one.state;
     return [h("b", null, one.name), h("span", null, `${one.operator}${one.index >= 0 ? `, candidate ${one.index}` : ""}`),
@@ -298,5 +302,5 @@
     return { load, show: () => (own.data ? show(own, state) : h("p", { class: "soft" }, "Loading …")), stream: `?run=${encodeURIComponent(runId)}` };
   };
 
-  Object.assign(EvoMerge, { run: { store, show, fresh, fitness, section, pathOf } });
+  Object.assign(EvoMerge, { run: { store, show, fresh, fitness, section, pathOf, link, home } });
 })();
