@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from evomerge_cli.eta import TimeLeft
-from evomerge_cli.progress import BLOCKS, describe, sparkline
+from evomerge_cli.progress import describe
 from evomerge_cli.run_view import STAGES, RunView
+from evomerge_cli.text_chart import BLOCKS, chart, sparkline
 from evomerge_common.adapters.codec import from_json_line
 from evomerge_common.ports import Recorded
 
@@ -80,7 +81,7 @@ def test_the_line_says_how_the_best_stands_against_the_best_source() -> None:
     assert view.best_source is not None
     line = describe(view, 83.0)
     assert line.startswith(f"search: {view.spent}/{view.budget}  best {view.best:.4f} ({view.method}, ")
-    assert f"{view.best - view.best_source:+.4f} on the best source" in line
+    assert f"{view.best - view.best_source:+.4f} on the best source {view.best_source:.4f})" in line
     assert line.endswith("/h  1 min 23 s left")
 
 
@@ -96,3 +97,9 @@ def test_the_line_says_how_the_best_stands_against_the_best_source() -> None:
 def test_sparklines(curve: list[tuple[int, float]], last: int, drawn: str) -> None:
     assert sparkline(curve, last) == drawn
     assert set(drawn) <= set(BLOCKS)
+
+
+def test_a_chart_has_the_best_as_a_line_and_candidates_as_dots() -> None:
+    drawn = chart([(0, 0.0), (2, 1.0)], {0: 0.0, 1: 0.5, 2: 1.0, 3: 0.5}, 3, width=12, height=6).split("\n")
+    assert drawn == ["1.0000 │  ──", "       │", "       │ · ·", "       │", "0.0000 │──", "       0   3"]
+    assert len(chart([], {0: 0.5}, 0, width=30, height=5).split("\n")) == 5

@@ -153,13 +153,10 @@ def _add_runs_flags(parser: argparse.ArgumentParser) -> None:
         ("cancel", "stop it"),
     ):  # fmt: skip
         action = actions.add_parser(name, help=text, description=text)
+        if name != "list":
+            action.add_argument("run_id", metavar="RUN_OR_DIR", help="id of a run at the server, or its output folder")
         if name == "trace":
-            action.add_argument("run_id", metavar="RUN_OR_DIR", help="id of a run at a server, or its output folder")
             action.add_argument("--out", metavar="FILE.svg", help="the picture (default: DIR/report/timeline.svg)")
-        elif name != "list":
-            action.add_argument(
-                "run_id", metavar="RUN", help="id of a run at the server; `evomerge runs list` has them"
-            )
         if name == "lineage":
             action.add_argument("--candidate", default="", metavar="DIGEST", help="another one than the champion")
         if name == "cancel":

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import queue
 import threading
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine, Iterable, Iterator
 from typing import Any, TypeVar
 
 import grpc
@@ -217,3 +218,14 @@ class Watch:
         if isinstance(item, Exception):
             raise item
         return item
+
+    def ready(self) -> Iterator[Recorded]:
+        """Gives the events that have come, without waiting.
+
+        Raises:
+            EvoMergeException: the watch failed.
+
+        """
+        with contextlib.suppress(TimeoutError):
+            while (recorded := self.next(0.0)) is not None:
+                yield recorded

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from evomerge_cli.run_folder import HIDDEN, RunFolder
 from evomerge_common.errors import Unavailable
 from evomerge_common.runtime.settings import Settings
 
@@ -63,3 +64,15 @@ def page_beside(selector: str) -> str:
     """Returns host:port of the live page that belongs to a selector; empty where it is not that of `evomerge up`."""
     addresses = read_state().get("addresses", {})
     return str(addresses.get("page", "")) if addresses.get("selector") == selector else ""
+
+
+def stack_of(out: Path) -> tuple[str, str]:
+    """Returns the selector's address and the run id of a run whose command is at work now; empty: none is there."""
+    try:
+        stack = json.loads((out / HIDDEN / "stack.json").read_text())
+        state = RunFolder(out).state()
+        if is_alive(int(stack["pid"]), None) and "run_id" in state:
+            return str(stack["addresses"]["selector"]), str(state["run_id"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    return "", ""

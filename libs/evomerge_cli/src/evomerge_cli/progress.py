@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -12,11 +12,8 @@ from evomerge_cli.byte_progress import duration
 from evomerge_cli.console import Console
 from evomerge_cli.eta import TimeLeft
 from evomerge_cli.run_view import STAGES, RunView
+from evomerge_cli.text_chart import sparkline
 from evomerge_common.ports import Recorded
-
-BLOCKS = "▁▂▃▄▅▆▇█"
-SPARKS = 12
-"""Characters of a sparkline."""
 
 
 class Progress(Protocol):
@@ -141,27 +138,6 @@ def describe(view: RunView, left: float | None) -> str:
     return (words if view.coming is not None else f"{view.stage}: {words}".rstrip(" :")) + time_left + lack
 
 
-def sparkline(curve: Sequence[tuple[int, float]], last: int, width: int = SPARKS) -> str:
-    """Draws the best fitness over the candidates.
-
-    Args:
-        curve: (index of a candidate, best fitness from there on), by index.
-        last: index of the last candidate.
-        width: in characters, at most.
-
-    """
-    if not curve:
-        return ""
-    width = min(width, last + 1)
-    values = []
-    for place in range(width):
-        until = (place + 1) * (last + 1) / width
-        values.append(([fitness for index, fitness in curve if index < until] or [curve[0][1]])[-1])
-    low, high = min(values), max(values)
-    scale = (len(BLOCKS) - 1) / (high - low) if high > low else 0.0
-    return "".join(BLOCKS[round((value - low) * scale)] for value in values)
-
-
 def _counts(view: RunView, left: float | None, since: float) -> str:
     parts = [f"{view.spent}/{view.budget}" if view.budget else "", duration(since)]
     parts += [f"{duration(left)} left"] if left is not None else []
@@ -171,8 +147,12 @@ def _counts(view: RunView, left: float | None, since: float) -> str:
 def _words(view: RunView) -> str:
     parts = []
     if view.best is not None:
-        against = "" if view.best_source is None else f", {view.best - view.best_source:+.4f} on the best source"
-        parts.append(f"best {view.best:.4f} ({view.method or '?'}{against})")
+        against = "" if view.best_source is None else f"best source {view.best_source:.4f}"
+        if view.method not in ("source", ""):
+            against = f"{view.best - view.best_source:+.4f} on the {against}" if view.best_source is not None else ""
+            parts.append(f"best {view.best:.4f} ({', '.join(filter(None, (view.method, against)))})")
+        else:
+            parts.append(against or f"best {view.best:.4f}")
         parts.append(sparkline(view.curve, view.last))
     if view.mean is not None:
         parts.append(f"mean {view.mean:.4f}")

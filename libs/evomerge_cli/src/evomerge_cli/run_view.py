@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from evomerge_cli.coming import Coming
@@ -94,9 +95,9 @@ class RunView:
 
     @property
     def rate(self) -> float | None:
-        """Computes candidates an hour, of the last results; None before two of them are there."""
+        """Computes candidates an hour, of the last results; None before there are enough."""
         since = self._times[-1] - self._times[0] if self._times else 0.0
-        return 3600.0 * (len(self._times) - 1) / since if since > 0 else None
+        return 3600.0 * (len(self._times) - 1) / since if since > 0 and len(self._times) > self.in_flight else None
 
     @property
     def mean(self) -> float | None:
@@ -104,6 +105,11 @@ class RunView:
         places = range(max(0, self._last + 1 - self._population), self._last + 1)
         recent = ((place, self._fitness[place]) for place in places if place in self._fitness)
         return mean_fitness(recent, last=self._last, population=self._population)
+
+    @property
+    def fitness(self) -> Mapping[int, float]:
+        """Returns the fitness by index of candidate; of one that was stopped its estimate."""
+        return self._fitness
 
     @property
     def last(self) -> int:
@@ -114,8 +120,10 @@ class RunView:
     def method(self) -> str:
         """Returns the champion's merge method; "source" when it is a source as it was."""
         proposed = self._proposed.get(self.champion)
-        if proposed is None:
-            return ""
+        return "" if proposed is None else self.method_of(proposed)
+
+    def method_of(self, proposed: m.CandidateProposed) -> str:
+        """Returns a candidate's merge method; "source" of a source as it was."""
         return "source" if proposed.operator == "source" else _method(proposed.recipe_json)
 
     @property
@@ -180,11 +188,12 @@ class RunView:
         if digest in self._controls:  # no part of the budget
             return
         (self.failed if state == "failed" else self.scored).add(digest)
-        self._times.append(time)
         if change.raced is not None and change.raced.stopped:
             self._stopped.setdefault(digest, change.raced.items)
         if (proposed := self._proposed.get(digest)) is not None:
             self._last = max(self._last, proposed.index)
+            if proposed.operator != "source":  # which need no merge, and wait for the first start of everything
+                self._times.append(time)
             if (result := change.scored or change.raced) is not None:  # of one that was stopped: its estimate
                 self._fitness.setdefault(proposed.index, result.fitness)
                 if proposed.operator == "source":

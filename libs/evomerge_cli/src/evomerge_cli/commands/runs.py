@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from evomerge.v1 import selector_pb2 as pb
 from evomerge_cli.client import SelectorClient
 from evomerge_cli.console import Console
 from evomerge_cli.failure import FAILED, OK
-from evomerge_cli.local_stack import server_address
+from evomerge_cli.local_stack import server_address, stack_of
 from evomerge_cli.run_folder import RunFolder
 from evomerge_common.errors import InvalidInput
 from evomerge_common.ports import Recorded
@@ -24,6 +25,14 @@ def run(args: argparse.Namespace, console: Console) -> int:
         from evomerge_cli.commands import trace
 
         return trace.run(args, console)
+    if args.action != "list" and (folder := Path(args.run_id)).is_dir():
+        address, run_id = stack_of(folder)
+        if address:
+            args.server, args.run_id = address, run_id
+        elif args.action == "watch":
+            return _watch_folder(RunFolder(folder), console)
+        else:
+            raise InvalidInput(f"no command is at work in {folder}: what it has left can be watched, reported, traced")
     address, settings = server_address(args.server)
     with SelectorClient(address, settings) as client:
         match args.action:
@@ -86,12 +95,49 @@ def _watch(client: SelectorClient, run_id: str, console: Console) -> int:
     from evomerge_cli.run_session import watch_to_end
     from evomerge_common.domain.messages import RunFinished
 
-    interrupt_on_signals()
     client.get_run(run_id)
+    if _has_screen(console):
+        from evomerge_cli.watch_screen import WatchScreen
+
+        watch = client.watch(run_id)
+        screen = WatchScreen(watch.ready, pause=lambda: client.pause(run_id), resume=lambda: client.resume(run_id))
+        screen.run()
+        view = screen.board.view
+        console.out(describe(view, None))
+        if view.end is None:
+            console.say(f"the run goes on; to watch it again: {console.again}")
+        return OK if view.end is None or isinstance(view.end, RunFinished) else FAILED
+    interrupt_on_signals()
     watched = watch_to_end(client, run_id, make_progress(console))
     if not console.data(as_data(client.get_run(run_id))):
         console.out(describe(watched.view, None))
     return OK if isinstance(watched.view.end, RunFinished) else FAILED
+
+
+def _watch_folder(folder: RunFolder, console: Console) -> int:
+    """A run that has ended, from what it left."""
+    from evomerge_cli.progress import describe
+    from evomerge_cli.run_view import RunView
+
+    events = folder.events()
+    if _has_screen(console):
+        from evomerge_cli.watch_screen import WatchScreen
+
+        batches = iter([events])
+        WatchScreen(lambda: next(batches, [])).run()
+        return OK
+    view = RunView()
+    for recorded in events:
+        view.apply(recorded.event)
+    data = {"run_id": events[0].event.run_id if events else "", "status": view.phase, "best_fitness": view.best}
+    if not console.data(data):
+        console.out(describe(view, None))
+    return OK
+
+
+def _has_screen(console: Console) -> bool:
+    """Tells whether somebody sits before a whole terminal and wants to see more than the result."""
+    return console.is_terminal and console.stdout.isatty() and sys.stdin.isatty() and not console.json_output
 
 
 def _lineage(events: list[Recorded], wanted: str, console: Console) -> int:
