@@ -55,14 +55,16 @@ def finish(folder: RunFolder, console: Console, *, out: Path | None = None) -> d
 def report(
     events: Iterable[Recorded], suite: Suite, out: Path, *, folds: Sequence[tuple[Sequence[Recorded], Suite]] = ()
 ) -> dict[str, Any]:
-    """Writes report/ and result.json, and the card of the champion if it lies in OUT/model."""
+    """Writes report/ and result.json, and what the champion's folder says of it if it lies in OUT/model."""
     from evomerge_models.card import CARD
     from evomerge_report.card import model_card
+    from evomerge_report.eval_results import write_eval_results
     from evomerge_report.report import write_report
 
     result = write_report(events, suite, out, folds=folds)
     if (out / "model").is_dir():
         write_atomically(out / "model" / CARD, model_card(result, out / "model"))
+        write_eval_results(result, out / "model")
     return result
 
 

@@ -30,6 +30,7 @@ from evomerge_models.card import (
 from evomerge_models.describe import check_model_folder
 from evomerge_models.files import names_in
 from evomerge_models.hub.push_plan import LocalFile
+from evomerge_report.eval_results import FOLDER as EVAL_RESULTS
 
 RECIPE, MODELFILE = "recipe.json", "Modelfile"
 _NAMING = ("_name_or_path", "base_model_name_or_path", "name_or_path")
@@ -153,6 +154,8 @@ def _collected(folder: Path, gguf: Path | None, cards: Cards) -> Publication:
     notes = [f"{name}: stays here" for name in left_out]
     notes += [f"{one.name}: folders of this machine are called by their last part" for one in made if one not in files]
     card, unknown = _card(folder, recipe, made, cards)
+    if "model-index" in parse_metadata(card)[0] and not any(one.name.startswith(EVAL_RESULTS) for one in made):
+        notes.append(f"{EVAL_RESULTS}: nothing to write: no task of the suite names a benchmark of the Hub")
     return Publication(
         _with_card(made, card),
         _gguf_files(gguf.iterdir()) if gguf is not None and gguf.is_dir() else (),
@@ -161,9 +164,13 @@ def _collected(folder: Path, gguf: Path | None, cards: Cards) -> Publication:
 
 
 def _files(folder: Path) -> tuple[list[LocalFile], list[str]]:
-    """The files that go to the hub, and the names of those that stay; of what is hidden nothing is said."""
+    """The files that go to the hub, and the names of those that stay; of what is hidden only scores go, in silence."""
     found = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    shown = {name: path for name, path in found.items() if not any(part.startswith(".") for part in name.split("/"))}
+    shown = {
+        name: path
+        for name, path in found.items()
+        if not any(part.startswith(".") for part in name.removeprefix(f"{EVAL_RESULTS}/").split("/"))
+    }
     stays = [
         name
         for name, path in shown.items()

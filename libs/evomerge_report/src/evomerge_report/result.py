@@ -299,7 +299,8 @@ def _suite(suite: Suite, history: History) -> dict[str, Any]:
         "holdout_share": suite.holdout,
         "tasks": [
             {"name": t.name, "kind": t.kind, "weight": t.weight, "metric": t.metric,
-             "search_items": len(suite.items(t, "search")), "holdout_items": len(suite.items(t, "holdout"))}
+             "search_items": len(suite.items(t, "search")), "holdout_items": len(suite.items(t, "holdout")),
+             **({} if t.benchmark is None else {"benchmark": t.benchmark.to_dict()})}
             for t in suite.tasks
         ],
     }  # fmt: skip

@@ -10,14 +10,15 @@ from typing import Any
 
 from evomerge_common.domain.fields import Fields, check_keys
 from evomerge_common.domain.kinds import Kind, kind_of
-from evomerge_common.domain.task import AUTO, FITNESS, GRADED, Item, Task
+from evomerge_common.domain.reference import is_repository
+from evomerge_common.domain.task import AUTO, FITNESS, GRADED, Benchmark, Item, Task
 from evomerge_common.errors import Path, SuiteError, did_you_mean
 
 SPLITS = ("search", "holdout", "all")
 
 TASK_KEYS = (
     "name", "kind", "data", "items", "weight", "limit", "max_new_tokens", "stop", "metric", "extract", "chat",
-    "fitness",
+    "fitness", "benchmark",
 )  # fmt: skip
 """Keys of a task of every kind; each kind has some of its own (`Kind.options`)."""
 SUITE_KEYS = ("name", "tasks", "holdout", "seed", "batch_size", "folds", "fold")
@@ -74,6 +75,7 @@ class Suite:
                 "name": t.name, "kind": t.kind, "weight": t.weight, "metric": t.metric, "stop": list(t.stop),
                 "max_new_tokens": t.max_new_tokens, "extract": t.extract, "chat": t.chat, **t.options,
                 **({} if t.fitness == AUTO else {"fitness": t.fitness}),
+                **({} if t.benchmark is None else {"benchmark": t.benchmark.to_dict()}),
                 "items": [{"id": i.id, **i.content} for i in t.items],
             }
             for t in self.tasks
@@ -203,6 +205,7 @@ def _task(data: Any, path: Path) -> Task:
         chat=own.flag("chat", False),
         options=options,
         fitness=own.word("fitness", FITNESS, AUTO),
+        benchmark=_benchmark(own),
     )
     kind.check_task(task, path)
     if task.fitness == GRADED and not kind.grades(task):
@@ -212,6 +215,18 @@ def _task(data: Any, path: Path) -> Task:
             "fitness",
         )
     return task
+
+
+def _benchmark(own: Fields) -> Benchmark | None:
+    if "benchmark" not in own:
+        return None
+    named = own.section("benchmark", ("dataset", "task", "revision"))
+    found = Benchmark(named.text("dataset"), named.text("task"), named.text("revision"))
+    if not is_repository(found.dataset):
+        raise named.wrong(f"must be a dataset of the hub, org/name, not {found.dataset!r}", "dataset")
+    if not found.task:
+        raise named.wrong("is needed: the task's id in the benchmark's eval.yaml", "task")
+    return found
 
 
 def _item(data: Any, kind: Kind, index: int, path: Path) -> Item:

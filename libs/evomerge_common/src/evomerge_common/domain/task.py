@@ -41,6 +41,20 @@ class Item:
 
 
 @dataclass(frozen=True)
+class Benchmark:
+    """Where a task's items come from: a benchmark's dataset on a hub, its task there, the commit ("" where unsaid)."""
+
+    dataset: str
+    task: str
+    revision: str = ""
+
+    def to_dict(self) -> dict[str, str]:
+        """Writes plain data."""
+        revision = {"revision": self.revision} if self.revision else {}
+        return {"dataset": self.dataset, "task": self.task, **revision}
+
+
+@dataclass(frozen=True)
 class Task:
     """Items of one kind and how they are scored.
 
@@ -52,6 +66,7 @@ class Task:
         chat: puts the prompt through the model's chat template.
         options: the kind's own keys.
         fitness: one of FITNESS; CREDIT of the items as `credit_of` asks them.
+        benchmark: whose items these are; None of tasks of one's own.
 
     """
 
@@ -66,6 +81,7 @@ class Task:
     chat: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
     fitness: str = AUTO
+    benchmark: Benchmark | None = None
 
 
 def credit_of(task: Task) -> Task:
