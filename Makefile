@@ -14,10 +14,12 @@ demo: ## three small experts of one base model, evolved; prints the proof
 	@$(BIN)/evomerge demo --out demo
 
 # What needs all processors goes first, by itself. Then each worker takes a file at a time, in the order of the tree: the
-# long ones (e2e, integration) are not left to the end. REPORTS=DIR: where JUnit files go.
+# long ones (e2e, integration) are not left to the end. Many tests wait: one worker more than processors, four at most.
+# REPORTS=DIR: where JUnit files go.
 test: setup ## every test that needs no container engine
-	@$(BIN)/pytest tests -m alone $(if $(REPORTS),--junitxml=$(REPORTS)/alone.xml); alone=$$?; \
-	$(BIN)/pytest tests -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
+	@workers=$$(($$(getconf _NPROCESSORS_ONLN) + 1)); \
+	$(BIN)/pytest tests -m alone $(if $(REPORTS),--junitxml=$(REPORTS)/alone.xml); alone=$$?; \
+	$(BIN)/pytest tests -n $$((workers < 4 ? workers : 4)) --dist loadfile --no-loadscope-reorder \
 		-m "not alone and not containers and not golden and not lm_eval and not llama_cpp and not vllm and not sinks" \
 		$(if $(REPORTS),--junitxml=$(REPORTS)/shared.xml) && exit $$alone
 
