@@ -84,7 +84,7 @@ class WatchScreen(App[None]):
         """Names the parts and begins to look."""
         for name, title in (("fitness", "best and each candidate"), ("leaders", "leaderboard"), ("log", "log")):
             self.query_one(f"#{name}").border_title = title
-        self.query_one("#workers").border_title = "workers"
+        self.query_one("#workers").border_title = "queues, workers"
         self.query_one("#leaders", DataTable).add_columns(*LEADER_COLUMNS)
         self.query_one("#hands", DataTable).add_columns(*WORKER_COLUMNS)
         self._look()
@@ -140,7 +140,7 @@ class WatchScreen(App[None]):
 
     def _draw_workers(self) -> None:
         queues = "  ".join(f"{kind} {count}" for kind, count in self.board.queues.items())
-        self.query_one("#queues", Static).update(f"at work or waiting: {queues}")
+        self.query_one("#queues", Static).update(queues)
         table, now = self.query_one("#hands", DataTable), self._clock()
         table.clear()
         for one in sorted(self.board.workers.values(), key=lambda worker: worker.name):
