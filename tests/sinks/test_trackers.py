@@ -1,5 +1,6 @@
 """Each tracker, written by our process and read back by its own library; a run that goes on has no point twice."""
 
+import io
 import json
 import os
 import subprocess
@@ -10,6 +11,10 @@ from typing import Any
 
 import pytest
 
+from evomerge_cli.__main__ import main
+from evomerge_cli.console import Console
+from evomerge_cli.run_folder import RunFolder
+from evomerge_cli.trackers import Trackers, trackers
 from evomerge_common.ports import Recorded
 from evomerge_report.history import history_of
 from evomerge_report.records import CANDIDATE, Record, Records, records_of
@@ -171,6 +176,38 @@ def test_one_tracker_that_fails_leaves_the_others(tmp_path: Path, monkeypatch: p
     assert note.startswith("tensorboard: ")
     assert "0123456789abcdef" not in note
     assert json.loads((tmp_path / "trackers.json").read_text()).keys() == {"trackio"}
+
+
+def test_the_command_writes_a_folder_to_trackers_and_to_optuna(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder = RunFolder(tmp_path / "out")
+    folder.keep_suite(synthetic_log.suite())
+    folder.write_events(EVENTS)
+    command = ["report", str(folder.out), "--log-to", "tensorboard", "--optuna", str(tmp_path / "study.log")]
+    assert main(command) == 0
+    assert main(command) == 0, "again: nothing is written twice"
+    assert f"optuna-dashboard {tmp_path}/study.log" in capsys.readouterr().err
+    read = EventAccumulator(str(folder.out / "tensorboard" / "run-1"), size_guidance={"scalars": 0})
+    read.Reload()
+    assert [one.step for one in read.Scalars("candidate/index")] == STEPS
+    assert [one.step for one in read.Scalars("improvement")] == [len(STEPS) + 1]
+    assert main(["report", str(folder.out), "--log-to", "tensorbord"]) == 2
+    assert "did you mean 'tensorboard'?" in capsys.readouterr().err
+
+
+def test_a_run_goes_on_where_the_process_is_killed(tmp_path: Path) -> None:
+    folder, words = RunFolder(tmp_path / "out"), io.StringIO()
+    folder.hidden.mkdir(parents=True)
+    with trackers(["tensorboard"], folder, Console(stderr=words)) as opened:
+        assert isinstance(opened, Trackers)
+        opened._process.kill()
+        for recorded in EVENTS:
+            opened.take(recorded)
+    assert words.getvalue().count("note: ") == 1
+    assert "the run goes on" in words.getvalue()
 
 
 def test_records_are_what_the_process_reads() -> None:

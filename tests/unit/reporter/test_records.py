@@ -1,7 +1,12 @@
 """A run's records: the same log gives the same ones, a longer log more of them, and nothing twice."""
 
 import math
+import queue
+import threading
+import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -14,6 +19,7 @@ from evomerge_report.history import history_of
 from evomerge_report.records import CANDIDATE, END, RESULT, RUN, Record, Records, records_of
 from evomerge_report.result import result_of
 from evomerge_report.sinks import KINDS, check_asked, without_secrets
+from evomerge_report.sinks import __main__ as sinks_process
 from helpers import synthetic_log
 from helpers.simulation import Simulation, make_spec
 
@@ -168,3 +174,29 @@ def test_secrets_are_in_no_note(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "0123456789abcdef")
     text = without_secrets("https://me:pass@host/x refused the key 0123456789abcdef")
     assert text == "https://…@host/x refused the key …"
+
+
+def test_records_are_written_while_more_come_and_all_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where they come faster than a pause lasts."""
+    monkeypatch.setattr(sinks_process, "PAUSE_SECONDS", (0.05, 0.05))
+    lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    found = list(records_of(EVENTS))
+
+    def come() -> None:
+        for one in found:
+            lines.put(one.to_json())
+            time.sleep(0.01)
+        lines.put(None)
+
+    class Notes(sinks_process.Writer):
+        counts: ClassVar[list[int]] = []
+
+        def write(self, seen: Sequence[Record]) -> None:
+            self.counts.append(len(seen))
+
+    source = threading.Thread(target=come)
+    source.start()
+    sinks_process.follow(lines, [Notes("tensorboard", Path(), sinks_process.Written(Path("none")), print)])
+    source.join()
+    assert Notes.counts[-1] == len(found)
+    assert len(Notes.counts) > 4

@@ -118,7 +118,7 @@ class Trackers(Tracking):
             self._tell("the trackers did not take everything in time")
         for thread in self._threads:
             thread.join(5.0)
-        if self._process.returncode > 0:
+        if self._process.returncode and not self.problems:
             self._tell(f"the process that writes to trackers ended with {self._process.returncode}")
 
     def _send(self) -> None:

@@ -15,6 +15,7 @@ import queue
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -23,9 +24,9 @@ from evomerge_report.records import RESULT, RUN, Record
 from evomerge_report.sinks import Place, Sink, connect, without_secrets
 from evomerge_report.sinks.order import Order
 
-BATCH_SECONDS = 1.0
-"""Records that come within so long of one another are written at once."""
-BATCH = 500
+SHARE = 0.01
+"""Of a processor that writing may take: the next batch waits accordingly, between so many seconds."""
+PAUSE_SECONDS = (1.0, 10.0)
 NICENESS = 10
 """Below the scorers, who share the processors."""
 
@@ -100,23 +101,20 @@ def digest_of(record: Record) -> str:
 def follow(lines: queue.SimpleQueue[str | None], writers: Sequence[Writer]) -> None:
     """Writes records until None comes, in batches."""
     seen: list[Record] = []
-    open_still = True
-    while open_still:
-        line = lines.get()
-        batch = 0
-        while line is not None:
-            seen.append(Record.from_json(line))
-            batch += 1
-            if batch >= BATCH:
-                break
-            try:
-                line = lines.get(timeout=BATCH_SECONDS)
-            except queue.Empty:
-                break
-        open_still = line is not None
-        if seen and seen[0].kind == RUN and batch:
+    least, most = PAUSE_SECONDS
+    pause, line = least, lines.get()
+    while line is not None:
+        until = time.monotonic() + pause
+        with contextlib.suppress(queue.Empty):
+            while line is not None:
+                seen.append(Record.from_json(line))
+                line = lines.get(timeout=max(0.0, until - time.monotonic()))
+        began = time.process_time()
+        if seen[0].kind == RUN:
             for writer in writers:
                 writer.write(seen)
+        pause = min(most, max(least, (time.process_time() - began) / SHARE))
+        line = line and lines.get()
     for writer in writers:
         writer.close()
 
