@@ -5,4 +5,4 @@ RUN apt-get -qq update && apt-get -qq install -y --no-install-recommends prometh
     && install -d -o 65534 -g 65534 /prometheus
 USER 65534:65534
 WORKDIR /prometheus
-ENTRYPOINT ["prometheus", "--config.file=/etc/prometheus/prometheus.yml", "--storage.tsdb.path=/prometheus"]
+ENTRYPOINT ["prometheus"]

@@ -67,11 +67,26 @@ def test_every_dashboard_is_shipped() -> None:
 
 def test_alerts_name_metrics_that_exist() -> None:
     source = "\n".join(
-        path.read_text() for part in ("libs", "services") for path in (ROOT / part).rglob("src/**/metrics.py")
+        path.read_text() for part in ("libs", "services") for path in (ROOT / part).rglob("src/**/*metrics.py")
     )
     text = (ROOT / "deploy/prometheus/rules.yml").read_text()
-    for name in set(re.findall(r"evomerge_[a-z_]+", text)):
+    for name in {name.removesuffix("_bucket") for name in re.findall(r"evomerge_[a-z_]+", text)}:
         assert f'"{name}"' in source or f'_gpu("{name.removeprefix("evomerge_gpu_")}"' in source, name
+
+
+def test_every_alert_says_what_to_do_and_asks_for_our_own_targets_alone() -> None:
+    groups = yaml.safe_load((ROOT / "deploy/prometheus/rules.yml").read_text())["groups"]
+    rules = [rule for group in groups for rule in group["rules"]]
+    for rule in rules:
+        for selector in re.findall(r"\b(?:evomerge_[a-z_]+|up)\b(\{[^}]*\})?", rule["expr"]):
+            assert 'job="evomerge"' in selector, rule
+    docs = (ROOT / "docs/observability.md").read_text()
+    alerts = [rule for rule in rules if "alert" in rule]
+    assert len(alerts) > 10
+    for alert in alerts:
+        assert set(alert["annotations"]) == {"summary", "description", "runbook_url"}, alert
+        assert alert["annotations"]["runbook_url"] == f"docs/observability.md#{alert['alert'].lower()}"
+        assert f"### {alert['alert']}\n" in docs, alert["alert"]
 
 
 def test_gpu_override_is_valid_and_a_setting_that_the_evaluator_knows() -> None:

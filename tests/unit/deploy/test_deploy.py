@@ -142,12 +142,16 @@ def test_dashboards_ask_for_metrics_that_exist() -> None:
     source = "\n".join(path.read_text() for part in ("libs", "services") for path in (ROOT / part).rglob("src/**/*.py"))
     exported = set(re.findall(r'"(evomerge_[a-z_]+)"', source))
     exported |= {f"evomerge_gpu_{name}" for name in re.findall(r'_gpu\("([a-z_]+)"', source)}
+    rules = yaml.safe_load((ROOT / "deploy/prometheus/rules.yml").read_text())["groups"]
+    recorded = {rule["record"] for group in rules for rule in group["rules"] if "record" in rule}
     exported |= {f"evomerge_process_{name}" for name in ("resident_memory_bytes", "cpu_seconds_total", "open_fds")}
     for file in sorted((ROOT / "deploy/grafana/dashboards").glob("*.json")):
         for panel in json.loads(file.read_text())["panels"]:
             for target in panel["targets"]:
                 names = re.findall(r"evomerge_[a-z_]+", target["expr"])
-                assert names, target
+                of_rules = set(re.findall(r"evomerge:[a-z0-9_:]+", target["expr"]))
+                assert names or of_rules or target["expr"].startswith("sum by (service) (up{"), target
+                assert of_rules <= recorded, of_rules - recorded
                 for name in names:
                     assert {name, re.sub("_(total|bucket|sum|count)$", "", name)} & exported, (
                         f"{panel['title']}: {name}"

@@ -1,11 +1,9 @@
-# ruff: noqa: N802 - NVML's own names
 """GPU numbers from NVML, with a recorded answer of one: an H100 and a slice that tells little."""
 
 from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from prometheus_client import CollectorRegistry
@@ -17,50 +15,10 @@ from evomerge_evaluator.gpu import GpuMonitor, visible_indices
 from evomerge_evaluator.grpc_api import EvaluatorServicer
 from evomerge_evaluator.metrics import EvaluatorMetrics
 from evomerge_scoring.report import DeviceInfo
+from helpers.recorded_nvml import RecordedNvml
 from helpers.support import assert_eventually
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
-
-
-class NVMLError(Exception):
-    pass
-
-
-class RecordedNvml:
-    NVMLError = NVMLError
-    NVML_TEMPERATURE_GPU = 0
-
-    def __init__(self) -> None:
-        self.lost = False
-        self.asked = 0
-
-    def nvmlDeviceGetCount(self) -> int:
-        self.asked += 1
-        if self.lost:
-            raise NVMLError("GPU is lost")
-        return 2
-
-    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:
-        return index
-
-    def nvmlDeviceGetName(self, handle: int) -> Any:
-        return ["NVIDIA H100 80GB HBM3", b"NVIDIA H100 80GB HBM3 MIG 1g.10gb"][handle]
-
-    def nvmlDeviceGetMemoryInfo(self, handle: int) -> Any:
-        return SimpleNamespace(total=[85520809984, 10200547328][handle], used=[2147483648, 0][handle])
-
-    def nvmlDeviceGetUtilizationRates(self, handle: int) -> Any:
-        if handle:
-            raise NVMLError("Not Supported")
-        return SimpleNamespace(gpu=87, memory=34)
-
-    def nvmlDeviceGetPowerUsage(self, handle: int) -> int:
-        if handle:
-            raise NVMLError("Not Supported")
-        return 412345
-
-    def nvmlDeviceGetTemperature(self, handle: int, sensor: int) -> int:
-        return 61
 
 
 def test_samples_become_metrics_in_base_units() -> None:

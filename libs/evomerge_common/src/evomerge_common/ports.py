@@ -18,6 +18,25 @@ class Recorded:
     event: Event
 
 
+@dataclass(frozen=True)
+class QueueState:
+    """What a kind of job has in the queue now, for operators.
+
+    Attributes:
+        waiting, in_work: jobs in no worker's hands, and in one's.
+        redelivered: of those in work, how many were delivered before.
+        oldest_age: seconds since the oldest of them was queued; 0 without any.
+        dead: dead letters of the kind.
+
+    """
+
+    waiting: int = 0
+    in_work: int = 0
+    redelivered: int = 0
+    oldest_age: float = 0.0
+    dead: int = 0
+
+
 class Delivery(Protocol):
     """A job in this worker's hands. An ack is not ownership: see messaging.md, fencing."""
 
@@ -87,6 +106,10 @@ class JobQueue(Protocol):
 
     async def depth(self, kind: str) -> int:
         """Counts the jobs of a kind that wait or are in work."""
+        ...
+
+    async def state(self, kind: str) -> QueueState:
+        """Tells what the queue and the dead letters hold of a kind; called a few times a minute, for metrics."""
         ...
 
 

@@ -123,6 +123,16 @@ class Queries:
         sql = "SELECT operator FROM candidates WHERE run_id = ? GROUP BY operator ORDER BY min(place)"
         return [row[0] for row in self._database.execute(sql, (run_id,))]
 
+    def yields(self, run_id: str) -> list[tuple[str, int, float | None]]:
+        """Returns each operator with the number of its candidates and their best fitness."""
+        sql = "SELECT operator, count(*), max(fitness) FROM candidates WHERE run_id = ? GROUP BY operator"
+        return [(row[0], row[1], row[2]) for row in self._database.execute(sql, (run_id,))]
+
+    def champions(self, run_id: str) -> list[tuple[int, float]]:
+        """Returns place in the order of proposal and fitness of each champion, the last one last."""
+        sql = "SELECT place, fitness FROM champions WHERE run_id = ? ORDER BY sequence"
+        return [(row[0], row[1]) for row in self._database.execute(sql, (run_id,))]
+
     def places(self, run_id: str) -> dict[str, int]:
         """Returns digest → place in the order of proposal."""
         return dict(self._database.execute("SELECT digest, place FROM candidates WHERE run_id = ?", (run_id,)))

@@ -72,6 +72,7 @@ class GpuMonitor:
             gpu = str(sample.index)
             self._metrics.utilization.labels(gpu).set(sample.utilization_ratio)
             self._metrics.memory_used.labels(gpu).set(sample.memory_used_bytes)
+            self._metrics.memory_total.labels(gpu).set(sample.memory_bytes)
             self._metrics.power.labels(gpu).set(sample.power_watts)
             self._metrics.temperature.labels(gpu).set(sample.temperature_celsius)
         return samples

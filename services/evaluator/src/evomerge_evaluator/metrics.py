@@ -14,6 +14,7 @@ class EvaluatorMetrics:
         self.items = Counter("evomerge_items_scored", "Items scored", ["task_kind"], registry=registry)
         self.utilization = _gpu("utilization_ratio", "Share of time that the GPU computes, 0 to 1", registry)
         self.memory_used = _gpu("memory_used_bytes", "GPU memory in use", registry)
+        self.memory_total = _gpu("memory_total_bytes", "Memory of the GPU", registry)
         self.power = _gpu("power_watts", "Power that the GPU draws", registry)
         self.temperature = _gpu("temperature_celsius", "Temperature of the GPU", registry)
 

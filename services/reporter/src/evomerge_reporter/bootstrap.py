@@ -14,6 +14,7 @@ from evomerge_reporter.control import Control
 from evomerge_reporter.follower import Follower
 from evomerge_reporter.grpc_api import ReporterServicer
 from evomerge_reporter.metrics import RUN_METRICS
+from evomerge_reporter.queue_metrics import QueueWatch
 from evomerge_reporter.reports import Reports
 from evomerge_reporter.suites import Suites
 from evomerge_reporter.web import Page
@@ -43,6 +44,6 @@ async def bootstrap(settings: Settings, ports: Ports) -> Service:
                 lambda server: reporter_pb2_grpc.add_ReporterServiceServicer_to_server(servicer, server),
             )
         ],
-        background=[follower.follow, follower.tick, page.serve],
+        background=[follower.follow, follower.tick, page.serve, QueueWatch(ports.queue).run],
         closers=[close],
     )

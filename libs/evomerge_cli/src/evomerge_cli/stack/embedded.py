@@ -82,6 +82,7 @@ class Stack:
         self.folder = folder.absolute()
         self.failure: EvoMergeException | None = None
         self.addresses: dict[str, str] = {}
+        self.metrics: dict[str, str] = {}
         self._environ = dict(os.environ if environ is None else environ)
         theirs = {PREFIX + key for key in USER_SETTINGS}
         user = Settings.from_env({key: value for key, value in self._environ.items() if key in theirs})
@@ -192,6 +193,7 @@ class Stack:
         nats_port, page_port = ports[-2:]
         self.addresses = {name: f"{HOST}:{port}" for name, port in grpc_ports.items()}
         self.addresses |= {"nats": f"{HOST}:{nats_port}", "page": f"{HOST}:{page_port}"}
+        self.metrics = {name: f"{HOST}:{port}" for name, port in metrics_ports.items()}
         # -P: the user's current folder must not shadow a module.
         launcher = [sys.executable, "-P", "-m", "evomerge_cli.stack.child", str(os.getpid())]
         broker = Broker(
@@ -294,6 +296,7 @@ class Stack:
         state = {
             "pid": os.getpid(),
             "addresses": self.addresses,
+            "metrics": self.metrics,
             "processes": {process.name: process.pid for process in (self._broker, *self._services)},
         }
         write_atomically(self.folder / STATE_FILE, json.dumps(state, indent=2) + "\n")

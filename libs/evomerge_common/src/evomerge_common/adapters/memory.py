@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from evomerge_common.adapters import codec, subjects
 from evomerge_common.domain.messages import Event, Job
 from evomerge_common.errors import BackPressure, Fenced
-from evomerge_common.ports import Clock, Recorded
+from evomerge_common.ports import Clock, QueueState, Recorded
 from evomerge_common.runtime import spans
 
 
@@ -121,6 +121,19 @@ class MemoryJobQueue:
         """Counts the jobs waiting or in work."""
         subjects.work_subject(kind)
         return sum(e.kind == kind for e in self._entries)
+
+    async def state(self, kind: str) -> QueueState:
+        """Tells what the queue and the dead letters hold of a kind."""
+        subjects.work_subject(kind)
+        now, entries = self.clock.now(), [one for one in self._entries if one.kind == kind]
+        in_work = [one for one in entries if one.visible_at > now]
+        return QueueState(
+            waiting=len(entries) - len(in_work),
+            in_work=len(in_work),
+            redelivered=sum(one.attempts > 1 for one in in_work),
+            oldest_age=max((now - one.queued_at for one in entries), default=0.0),
+            dead=sum(job.kind == kind for job, _ in self.dead),
+        )
 
     def remove(self, entry: _Entry) -> None:
         """Takes a job off the queue; nothing happens when it is gone already."""

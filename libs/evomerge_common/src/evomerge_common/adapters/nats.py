@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import re
+import time
 import uuid
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 
 import nats.errors
 import nats.js.errors
@@ -20,7 +23,7 @@ from evomerge_common.adapters.nats_link import Link
 from evomerge_common.adapters.nats_pull import events, fetch_one
 from evomerge_common.domain.messages import Event, Job
 from evomerge_common.errors import Fenced, InvalidInput, Unavailable
-from evomerge_common.ports import Recorded
+from evomerge_common.ports import QueueState, Recorded
 from evomerge_common.runtime import spans
 from evomerge_common.runtime.settings import Settings
 
@@ -94,6 +97,25 @@ class NatsJobQueue:
         subject = subjects.work_subject(kind)
         info = await self.link.api(f"depth of {kind}", f"STREAM.INFO.{subjects.WORK}", {"subjects_filter": subject})
         return int((info["state"].get("subjects") or {}).get(subject, 0))
+
+    async def state(self, kind: str) -> QueueState:
+        """Tells what the queue and the dead letters hold of a kind."""
+        subject = subjects.work_subject(kind)
+        consumer = await self.link.api(f"consumer {kind}", f"CONSUMER.INFO.{subjects.WORK}.{kind}")
+        letters = f"evomerge.dlq.{kind}"
+        dead = await self.link.api("dead letters", f"STREAM.INFO.{subjects.DLQ}", {"subjects_filter": letters})
+        age = 0.0
+        with contextlib.suppress(nats.js.errors.NotFoundError):
+            asked = {"seq": 1, "next_by_subj": subject}
+            oldest = await self.link.api(f"oldest {kind}", f"STREAM.MSG.GET.{subjects.WORK}", asked)
+            age = time.time() - datetime.fromisoformat(oldest["message"]["time"]).timestamp()
+        return QueueState(
+            waiting=int(consumer["num_pending"]),
+            in_work=int(consumer["num_ack_pending"]),
+            redelivered=int(consumer["num_redelivered"]),
+            oldest_age=max(0.0, age),
+            dead=int((dead["state"].get("subjects") or {}).get(letters, 0)),
+        )
 
 
 class NatsDelivery:

@@ -19,6 +19,7 @@ from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 
 from evomerge_common.errors import BackPressure, EvoMergeException, Fenced, InvalidInput, Unavailable
+from evomerge_common.runtime.metrics import NATS_CONNECTED
 from evomerge_common.runtime.settings import Settings
 
 T = TypeVar("T")
@@ -98,6 +99,7 @@ class Link:
                         f"{self._last_error or 'no answer'}; is it running, and are EVOMERGE_NATS_* right?"
                     )
             await connecting
+            NATS_CONNECTED.set(1)
         except (OSError, nats.errors.Error) as error:
             raise Unavailable(f"cannot connect to NATS at {settings.nats_url}: {error}") from error
         finally:
@@ -184,10 +186,12 @@ class Link:
             self.log.error("NATS error", error=self._last_error, type=type(error).__name__)
 
     async def _on_disconnect(self) -> None:
+        NATS_CONNECTED.set(0)
         if not self.client.is_closed:
             self.log.warning("connection to NATS lost, reconnecting")
 
     async def _on_reconnect(self) -> None:
+        NATS_CONNECTED.set(1)
         self.log.info("connected to NATS again")
         for call in list(self.on_reconnect):
             call()

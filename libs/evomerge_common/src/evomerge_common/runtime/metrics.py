@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import shutil
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
 from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -41,6 +46,27 @@ class WorkerMetrics:
 
 WORKER_METRICS = WorkerMetrics(REGISTRY)
 _BUILD = Gauge("evomerge_build_info", "Always 1", ["service", "version"], registry=REGISTRY)
+
+
+NATS_CONNECTED = Gauge("evomerge_nats_connected", "1 while the connection to NATS stands, else 0", registry=REGISTRY)
+_DISK_FREE = Gauge(
+    "evomerge_disk_free_bytes", "Free bytes of the disk that a folder is on", ["folder"], registry=REGISTRY
+)
+_DISK_SIZE = Gauge("evomerge_disk_size_bytes", "Bytes of the disk that a folder is on", ["folder"], registry=REGISTRY)
+
+
+def watch_disks(folders: Mapping[str, Path]) -> None:
+    """Shows the room on the disks of these folders, by name, at each scrape; NaN where a folder is not there."""
+    for name, folder in folders.items():
+        _DISK_FREE.labels(name).set_function(partial(_disk, folder, "free"))
+        _DISK_SIZE.labels(name).set_function(partial(_disk, folder, "total"))
+
+
+def _disk(folder: Path, what: str) -> float:
+    try:
+        return float(getattr(shutil.disk_usage(folder), what))
+    except OSError:
+        return math.nan
 
 
 def start_metrics_server(service: str, version: str, address: str) -> tuple[int, WSGIServer]:

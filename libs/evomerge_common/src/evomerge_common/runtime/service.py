@@ -24,6 +24,7 @@ from evomerge_common.runtime.logging import setup_logging
 from evomerge_common.runtime.ports_factory import Ports, connect_ports
 from evomerge_common.runtime.settings import Settings
 from evomerge_common.runtime.tracing import start_tracing
+from evomerge_common.runtime.uris import local_path
 from evomerge_common.runtime.worker import Worker
 
 T = TypeVar("T")
@@ -215,8 +216,10 @@ async def _finish(tasks: list[asyncio.Task[None]], seconds: float, log: structlo
 def _start_metrics(name: str, settings: Settings) -> WSGIServer | None:
     if not settings.metrics_address:
         return None
-    from evomerge_common.runtime.metrics import start_metrics_server
+    from evomerge_common.runtime.metrics import start_metrics_server, watch_disks
 
+    folders = {"artifact_store": settings.artifact_store, "model_store": settings.model_store}
+    watch_disks({folder: local_path(str(path)) for folder, path in folders.items()})
     _, server = start_metrics_server(name, __version__, settings.metrics_address)
     return server
 
