@@ -10,6 +10,7 @@ import pytest
 
 from evomerge_common.domain.messages import EvaluateJob, Job, MergeJob, Model
 from evomerge_common.errors import BackPressure, InvalidInput
+from evomerge_common.ports import QueueState
 from evomerge_common.runtime import spans
 from evomerge_common.runtime.ports_factory import Ports
 from helpers.support import assert_eventually, download_job
@@ -189,3 +190,30 @@ async def test_what_a_trace_needs_travels_with_a_job(ports: Ports) -> None:
         spans.record_to(None)
     assert spans.received(second.headers) is None, "tracing is off"
     assert abs(time.time() - second.queued_at) < 5
+
+
+async def test_what_operators_are_told_of_a_queue(ports: Ports) -> None:
+    assert await ports.queue.state(KIND) == QueueState()
+    for _ in range(3):
+        await ports.queue.publish(download_job(new_id()))
+    delivery = await ports.queue.fetch(KIND, 2.0)
+    assert delivery is not None
+    await assert_state(ports, waiting=2, in_work=1, redelivered=0, dead=0)
+    await delivery.dead_letter("of no use")
+    await asyncio.sleep(0.2)
+    again = await ports.queue.fetch(KIND, 2.0)
+    assert again is not None
+    await again.retry(0.0)
+    found = [await ports.queue.fetch(KIND, 2.0) for _ in range(2)]
+    assert sorted(one.attempt for one in found if one) == [1, 2]
+    await assert_state(ports, waiting=0, in_work=2, redelivered=1, dead=1)
+    assert 0.2 < (await ports.queue.state(KIND)).oldest_age < 10
+    assert (await ports.queue.state("merge")).dead == 0
+
+
+async def assert_state(ports: Ports, **wanted: int) -> None:
+    async def is_so() -> bool:
+        found = await ports.queue.state(KIND)
+        return {name: getattr(found, name) for name in wanted} == wanted
+
+    await assert_eventually(is_so, 3)

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import math
 import urllib.request
+from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from evomerge_common.runtime.metrics import WORKER_METRICS, start_metrics_server
+from evomerge_common.runtime.metrics import REGISTRY, WORKER_METRICS, start_metrics_server, watch_disks
 
 
 def test_it_serves_our_names_on_its_address_alone() -> None:
@@ -23,3 +25,13 @@ def test_it_serves_our_names_on_its_address_alone() -> None:
     assert {"evomerge_duplicate_results", "evomerge_process_resident_memory_bytes"} <= set(families)
     (build,) = families["evomerge_build_info"].samples
     assert (build.labels, build.value) == ({"service": "merger", "version": "1.2.3"}, 1.0)
+
+
+def test_the_room_on_a_disk_is_told_and_no_room_that_is_not_there(tmp_path: Path) -> None:
+    watch_disks({"here": tmp_path, "gone": tmp_path / "gone"})
+    free = REGISTRY.get_sample_value("evomerge_disk_free_bytes", {"folder": "here"})
+    size = REGISTRY.get_sample_value("evomerge_disk_size_bytes", {"folder": "here"})
+    assert 0 < (free or 0.0) < (size or 0.0)
+    gone = REGISTRY.get_sample_value("evomerge_disk_free_bytes", {"folder": "gone"})
+    assert gone is not None
+    assert math.isnan(gone)

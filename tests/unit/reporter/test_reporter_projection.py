@@ -1,6 +1,7 @@
 """The projection says what the log says, however often and in whatever pieces it is told."""
 
 import dataclasses
+import re
 import sqlite3
 from pathlib import Path
 
@@ -130,6 +131,20 @@ def test_metrics_of_active_runs_alone(projection: Projection) -> None:
     assert 'evomerge_run_candidates{run_id="run-1",state="evaluated"} 38.0' in text
     assert 'evomerge_run_generation{run_id="run-1"} 4.0' in text
     assert 'evomerge_run_mean_fitness{run_id="run-1"}' in text
+    history = history_of(LOG)
+    place = history.ranked[0].index
+    assert f'evomerge_run_champion_index{{run_id="run-1"}} {place}.0' in text
+    low, high = [float(re.findall(rf'champion_interval{{bound="{one}",run_id="run-1"}} (\S+)', text)[0])
+                 for one in ("low", "high")]  # fmt: skip
+    assert low < history.ranked[0].fitness < high
+    spread = [float(one) for one in re.findall(r"fitness_quantile{.*?} (\S+)", text)]
+    assert spread == sorted(spread)
+    assert len(spread) == 3
+    made = re.findall(r'operator_candidates{operator="(\w+)",run_id="run-1"} (\S+)', text)
+    assert sum(float(count) for _, count in made) == 40
+    assert 'evomerge_run_diversity{run_id="run-1"}' in text
+    assert 'evomerge_run_paused{run_id="run-1"} 0.0' in text
+    assert f'evomerge_run_last_event_timestamp_seconds{{run_id="run-1"}} {LOG[end - 1].event.time}' in text
     projection.apply_all(LOG[end:])
     metrics.update(queries, now + LINGER - 1)
     assert "run-1" in shown(registry), "a scrape sees the end"
