@@ -3,6 +3,7 @@
 import dataclasses
 import re
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -134,9 +135,7 @@ def test_metrics_of_active_runs_alone(projection: Projection) -> None:
     history = history_of(LOG)
     place = history.ranked[0].index
     assert f'evomerge_run_champion_index{{run_id="run-1"}} {place}.0' in text
-    low, high = [float(re.findall(rf'champion_interval{{bound="{one}",run_id="run-1"}} (\S+)', text)[0])
-                 for one in ("low", "high")]  # fmt: skip
-    assert low < history.ranked[0].fitness < high
+    assert "champion_interval{" not in text, "a log that does not say the tasks' weights"
     spread = [float(one) for one in re.findall(r"fitness_quantile{.*?} (\S+)", text)]
     assert spread == sorted(spread)
     assert len(spread) == 3
@@ -144,12 +143,30 @@ def test_metrics_of_active_runs_alone(projection: Projection) -> None:
     assert sum(float(count) for _, count in made) == 40
     assert 'evomerge_run_diversity{run_id="run-1"}' in text
     assert 'evomerge_run_paused{run_id="run-1"} 0.0' in text
-    assert f'evomerge_run_last_event_timestamp_seconds{{run_id="run-1"}} {LOG[end - 1].event.time}' in text
+    last = registry.get_sample_value("evomerge_run_last_event_timestamp_seconds", {"run_id": "run-1"})
+    assert last == LOG[end - 1].event.time
     projection.apply_all(LOG[end:])
     metrics.update(queries, now + LINGER - 1)
     assert "run-1" in shown(registry), "a scrape sees the end"
     metrics.update(queries, now + LINGER)
     assert "run-1" not in shown(registry)
+
+
+def test_the_champions_interval_is_about_its_fitness(projection: Projection) -> None:
+    first = LOG[0].event
+    assert isinstance(first.payload, m.RunStarted)
+    tasks = tuple(m.TaskShape(task=one, weight=1.0, items=40) for one in ("arithmetic", "python-code", "sentiment"))
+    event = replace(first, payload=replace(first.payload, tasks=tasks))
+    end = next(i for i, r in enumerate(LOG) if isinstance(r.event.payload, m.SearchEnded))
+    projection.apply_all([replace(LOG[0], event=event), *LOG[1:end]])
+    registry = CollectorRegistry()
+    RunMetrics(registry).update(Queries(projection.database), LOG[-1].event.time)
+    bounds = [registry.get_sample_value("evomerge_run_champion_interval", {"run_id": "run-1", "bound": bound})
+              for bound in ("low", "high")]  # fmt: skip
+    low, high = [one or 0.0 for one in bounds]
+    best = registry.get_sample_value("evomerge_run_best_fitness", {"run_id": "run-1", "objective": "fitness"})
+    assert low + high == pytest.approx(2 * (best or 0.0))
+    assert 0.02 < high - low < 0.3
 
 
 def test_the_hypervolume_grows_and_ends_as_the_report_has_it(projection: Projection) -> None:
