@@ -56,6 +56,16 @@ def model_store(settings: Settings) -> ModelStore:
     return FilesystemModelStore(local_path(str(settings.model_store)))
 
 
+def store_folders(settings: Settings) -> dict[str, Path]:
+    """Returns the folders of both stores on this machine, by the setting's name.
+
+    Raises:
+        UnservedScheme: a URI of a scheme that no store serves.
+
+    """
+    return {name: local_path(str(getattr(settings, name))) for name in ("artifact_store", "model_store")}
+
+
 def open_artifact(uri: str) -> Path:
     """Returns a local path of an artifact of another process's store, such as a server's.
 

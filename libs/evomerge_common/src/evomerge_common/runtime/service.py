@@ -21,10 +21,9 @@ from evomerge_common import __version__
 from evomerge_common.errors import EvoMergeException
 from evomerge_common.runtime.grpc_server import GrpcServer
 from evomerge_common.runtime.logging import setup_logging
-from evomerge_common.runtime.ports_factory import Ports, connect_ports
+from evomerge_common.runtime.ports_factory import Ports, connect_ports, store_folders
 from evomerge_common.runtime.settings import Settings
 from evomerge_common.runtime.tracing import start_tracing
-from evomerge_common.runtime.uris import local_path
 from evomerge_common.runtime.worker import Worker
 
 T = TypeVar("T")
@@ -218,8 +217,7 @@ def _start_metrics(name: str, settings: Settings) -> WSGIServer | None:
         return None
     from evomerge_common.runtime.metrics import start_metrics_server, watch_disks
 
-    folders = {"artifact_store": settings.artifact_store, "model_store": settings.model_store}
-    watch_disks({folder: local_path(str(path)) for folder, path in folders.items()})
+    watch_disks(store_folders(settings))
     _, server = start_metrics_server(name, __version__, settings.metrics_address)
     return server
 
