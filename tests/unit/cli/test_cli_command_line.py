@@ -18,8 +18,8 @@ from evomerge_cli.examples import EXAMPLES
 from evomerge_cli.failure import guarded
 
 Capture = pytest.CaptureFixture[str]
-MODULES = 240
-"""That `evomerge --help` may import; it did 204 when this was written."""
+MODULES = {"--help": 115, "run --help": 145}
+"""How many modules a help may import; it did 95 and 120 when this was written, which take 0.06 and 0.14 s."""
 
 
 def every_parser() -> list[Parser]:
@@ -122,7 +122,7 @@ def test_an_interrupted_command_says_how_it_goes_on(capsys: Capture) -> None:
     assert set(COMMANDS) >= GOES_ON
 
 
-@pytest.mark.parametrize("line", ["--help", "run --help"])
+@pytest.mark.parametrize("line", MODULES)
 def test_help_imports_little(line: str) -> None:
     code = (
         "import sys; from evomerge_cli.__main__ import main\n"
@@ -130,4 +130,4 @@ def test_help_imports_little(line: str) -> None:
         "except SystemExit: print(len(sys.modules), file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code, *line.split()], capture_output=True, text=True, check=True)
-    assert int(done.stderr) <= MODULES
+    assert int(done.stderr) <= MODULES[line]

@@ -17,7 +17,6 @@ from evomerge_cli.search_arguments import (
 )
 from evomerge_cli.shared_flags import add_json_flag, add_log_flag, add_models_flags, add_voice_flags
 from evomerge_common import __version__
-from evomerge_common.domain.spec import AUTO, SCORING_DTYPES
 
 _SPLITS = ("search", "holdout", "all")
 
@@ -61,14 +60,16 @@ def parse(argv: list[str]) -> argparse.Namespace:
         and first not in {"--help", "--version"}
     ):
         return _parse_classic(argv)
-    args = make_parser().parse_args(argv)
+    args = make_parser(next((word for word in argv if word in COMMANDS), "")).parse_args(argv)
     if args.command == "evaluate":
         args.json_output = args.json_file == "-"
     return args
 
 
-def make_parser() -> Parser:
-    """Makes the parser of the modern command line."""
+def make_parser(wanted: str | None = None) -> Parser:
+    """Makes the parser of the modern command line, whole; or with what follows the `wanted` command alone, which is
+    quicker: flags import what their choices are made of.
+    """
     parser = Parser(
         prog="evomerge",
         description="EvoMerge evolves merged language models: models and tasks in, a proven champion out.",
@@ -82,7 +83,7 @@ def make_parser() -> Parser:
         add_voice_flags(command)
         if name in _WITH_JSON:
             add_json_flag(command)
-        if name in _FLAGS:
+        if name in _FLAGS and wanted in {None, name}:
             _FLAGS[name](command)
     return parser
 
@@ -256,6 +257,8 @@ def _add_server_flag(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_score_flags(parser: argparse.ArgumentParser) -> None:
+    from evomerge_common.domain.spec import AUTO, SCORING_DTYPES
+
     parser.add_argument(
         "--suite", default="general", metavar="SUITE.yaml", help="tasks (default: the built-in `general`)"
     )

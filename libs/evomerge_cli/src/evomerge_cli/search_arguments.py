@@ -6,9 +6,6 @@ import argparse
 
 from evomerge_cli.argument_types import positive, rate
 from evomerge_cli.shared_flags import add_log_flag
-from evomerge_common.domain.cross_domain import CROSS_STRATEGIES
-from evomerge_common.domain.licences import ACCEPT_FLAG
-from evomerge_common.domain.methods import DFS_TECHNIQUES, MASK_STRATEGIES, PS_TECHNIQUES_1, PS_TECHNIQUES_2
 
 DEFAULT_MODELS = (
     "Qwen/Qwen2.5-1.5B-Instruct",
@@ -22,6 +19,8 @@ SEED = "the same seed gives the same champion"
 
 def add_search_flags(parser: argparse.ArgumentParser) -> None:
     """Adds what a search is made of, how it is scored and where it goes."""
+    from evomerge_common.domain.cross_domain import CROSS_STRATEGIES
+
     for number, default in enumerate(DEFAULT_MODELS, 1):
         parser.add_argument(f"--model{number}", metavar="MODEL", help=f"hub id or folder (default: {default})")
     parser.add_argument("--base", metavar="MODEL", help="what task vectors are taken against (default: derived)")
@@ -45,6 +44,8 @@ def add_search_flags(parser: argparse.ArgumentParser) -> None:
 
 def add_licence_flag(parser: argparse.ArgumentParser) -> None:
     """Adds the flag that accepts a licence conflict."""
+    from evomerge_common.domain.licences import ACCEPT_FLAG
+
     parser.add_argument(
         ACCEPT_FLAG, action="store_true", help="go on with sources whose licences exclude each other; the card says so"
     )
@@ -52,6 +53,8 @@ def add_licence_flag(parser: argparse.ArgumentParser) -> None:
 
 def add_technique_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the classic merge techniques."""
+    from evomerge_common.domain.methods import DFS_TECHNIQUES, MASK_STRATEGIES, PS_TECHNIQUES_1, PS_TECHNIQUES_2
+
     group = parser.add_argument_group("classic merge techniques")
     group.add_argument("--ps-technique1", choices=PS_TECHNIQUES_1, help="first merge in parameter space")
     group.add_argument("--ps-technique2", choices=PS_TECHNIQUES_2, help="second merge in parameter space")

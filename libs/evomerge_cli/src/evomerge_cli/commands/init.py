@@ -6,7 +6,7 @@ import argparse
 import json
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -129,6 +129,12 @@ class Questions:
     def __init__(self, console: Console) -> None:
         self._console = console
 
+    def offer(self, what: str, choices: Mapping[str, str]) -> None:
+        """Lists what the next question may be answered with, a line each."""
+        self._console.say(f"{what}:")
+        for name, meaning in choices.items():
+            self._console.say(f"  {name:{max(map(len, choices))}}  {meaning}")
+
     def ask(self, question: str, default: str, read: Callable[[str], T]) -> T:
         """Asks until `read` takes an answer, and returns what it made of it."""
         while True:
@@ -162,8 +168,9 @@ def ask(questions: Questions, folder: Path) -> Answers:
         "masked" if all(is_masked(model, folder) for model in models) else "general",
         lambda text: _suite(text, folder),
     )
+    questions.offer("strategies", {name: traits.summary for name, traits in STRATEGIES.items()})
     strategy = questions.ask(
-        "strategy: " + ", ".join(f"{name} ({traits.summary})" for name, traits in STRATEGIES.items()),
+        "strategy",
         "tournament",
         lambda text: _checked("strategy", text),
     )
