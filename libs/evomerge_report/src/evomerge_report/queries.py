@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from evomerge_common.domain.history import mean_fitness
@@ -113,8 +113,9 @@ class Queries:
     def table(self, run_id: str, *, since: int = 0) -> list[sqlite3.Row]:
         """Returns the candidates that an event after `since` was about, in order of proposal, without recipes."""
         sql = (
-            "SELECT digest, place, operator, method, source, parents, generation, fitness, holdout, state, estimate, "
-            "low, high, items, changed FROM candidates WHERE run_id = ? AND changed > ? ORDER BY place"
+            "SELECT digest, place, operator, method, source, parents, generation, round(fitness, 6) AS fitness, "
+            "round(holdout, 6) AS holdout, state, round(estimate, 6) AS estimate, round(low, 6) AS low, "
+            "round(high, 6) AS high, items FROM candidates WHERE run_id = ? AND changed > ? ORDER BY place"
         )
         return self._database.execute(sql, (run_id, since)).fetchall()
 
@@ -140,24 +141,24 @@ class Queries:
     def task_scores(self, run_id: str, *, since: int = 0) -> dict[str, dict[str, float]]:
         """Returns digest → task → score on search items, of the same candidates; of one that was stopped estimates."""
         sql = (
-            "SELECT digest, task, score FROM scores JOIN candidates USING (run_id, digest) "
+            "SELECT digest, task, round(score, 6) FROM scores JOIN candidates USING (run_id, digest) "
             "WHERE run_id = ? AND changed > ? AND split != 'holdout' ORDER BY scores.place"
         )
-        found: dict[str, dict[str, float]] = {}
-        for digest, task, score in self._database.execute(sql, (run_id, since)):
-            found.setdefault(digest, {})[task] = score
-        return found
+        return self._by_task(sql, run_id, since)
 
-    def sums(self, run_id: str, *, since: int = 0) -> dict[str, dict[str, tuple[int, float, float]]]:
-        """Returns digest → task → (items, sum, sum of squares) of item scores on search items, all rungs together."""
+    def variances(self, run_id: str, *, since: int = 0) -> dict[str, dict[str, float | None]]:
+        """Returns digest → task → variance of the mean of its search items, all rungs together; None of one item."""
         sql = (
-            "SELECT digest, task, sum(count), sum(total), sum(squares) FROM items "
-            "JOIN candidates USING (run_id, digest) WHERE run_id = ? AND changed > ? AND split != 'holdout' "
-            "GROUP BY digest, task"
+            "SELECT digest, task, max(0.0, sum(squares) - sum(total) * sum(total) / sum(count)) "
+            "/ nullif((sum(count) - 1) * sum(count), 0) FROM items JOIN candidates USING (run_id, digest) "
+            "WHERE run_id = ? AND changed > ? AND split != 'holdout' GROUP BY digest, task"
         )
-        found: dict[str, dict[str, tuple[int, float, float]]] = {}
-        for digest, task, *sums in self._database.execute(sql, (run_id, since)):
-            found.setdefault(digest, {})[task] = (sums[0], sums[1], sums[2])
+        return self._by_task(sql, run_id, since)
+
+    def _by_task(self, sql: str, run_id: str, since: int) -> dict[str, dict[str, Any]]:
+        found: dict[str, dict[str, Any]] = {}
+        for digest, task, value in self._database.execute(sql, (run_id, since)):
+            found.setdefault(digest, {})[task] = value
         return found
 
     def items(self, run_id: str, digest: str, split: str) -> dict[str, array[float]]:
@@ -217,20 +218,27 @@ class Queries:
         row = self._database.execute(sql, (run_id, one.fitness, one.fitness, one.index)).fetchone()
         return 1 + int(row[0])
 
-    def genes(self, run_id: str) -> list[tuple[int, str, str, Mapping[str, float]]]:
-        """Returns (place, operator, method, genes) of each candidate that is no source; see `genes_of`."""
+    def shares(self, run_id: str, column: str, width: int) -> list[tuple[int, str, int]]:
+        """Returns (stretch of `width` places, value, count) of a column, operator or method; sources aside."""
         sql = (
-            "SELECT place, operator, method, genes FROM candidates WHERE run_id = ? AND operator != 'source' "
-            "ORDER BY place"
+            f"SELECT place / ?, {column}, count(*) FROM candidates "  # noqa: S608 - one of two names, see below
+            "WHERE run_id = ? AND operator != 'source' GROUP BY 1, 2 ORDER BY 1, 2"
         )
-        return [(row[0], row[1], row[2], json.loads(row[3])) for row in self._database.execute(sql, (run_id,))]
+        assert column in {"operator", "method"}
+        return [(row[0], row[1], row[2]) for row in self._database.execute(sql, (width, run_id))]
 
-    def generations(self, run_id: str) -> list[dict[str, Any]]:
-        """Returns generation, evaluated, best, mean and diversity of each generation, in order."""
+    def genes(self, run_id: str, width: int) -> list[tuple[str, int, float]]:
+        """Returns (gene, stretch of `width` places, mean); see `genes_of`."""
+        sql = "SELECT gene, place / ?, avg(value) FROM genes WHERE run_id = ? GROUP BY 1, 2 ORDER BY 1, 2"
+        return [(row[0], row[1], row[2]) for row in self._database.execute(sql, (width, run_id))]
+
+    def generations(self, run_id: str, *, since: int = 0) -> list[dict[str, Any]]:
+        """Returns generation, evaluated, best, mean and diversity of those completed after `since`, in order."""
         sql = (
-            "SELECT generation, evaluated, best, mean, diversity FROM generations WHERE run_id = ? ORDER BY generation"
+            "SELECT generation, evaluated, best, mean, diversity FROM generations "
+            "WHERE run_id = ? AND changed > ? ORDER BY generation"
         )
-        return [dict(row) for row in self._database.execute(sql, (run_id,))]
+        return [dict(row) for row in self._database.execute(sql, (run_id, since))]
 
     def work(self, run_id: str) -> list[dict[str, Any]]:
         """Returns what each worker did of each kind: jobs, seconds (computing), items, cached, devices, last_at."""
@@ -311,10 +319,10 @@ class Queries:
         rows = self._database.execute("SELECT * FROM models WHERE run_id = ?", (run_id,))
         return {row["reference"]: dict(row) for row in rows}
 
-    def failures(self, run_id: str, *, limit: int = 50) -> list[dict[str, Any]]:
-        """Returns the latest failures, newest first."""
-        sql = "SELECT * FROM failures WHERE run_id = ? ORDER BY sequence DESC LIMIT ?"
-        return [dict(row) for row in self._database.execute(sql, (run_id, limit))]
+    def failures(self, run_id: str, *, since: int = 0, limit: int = 200) -> list[dict[str, Any]]:
+        """Returns the latest failures after a sequence number, newest first."""
+        sql = "SELECT * FROM failures WHERE run_id = ? AND sequence > ? ORDER BY sequence DESC LIMIT ?"
+        return [dict(row) for row in self._database.execute(sql, (run_id, since, limit))]
 
     def recipe(self, run_id: str, digest: str) -> str:
         """Returns a candidate's recipe as indented JSON, or ""."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from statistics import variance
+
 from prometheus_client import CollectorRegistry, Gauge
 
 from evomerge_common.domain.pareto import Point, front, hypervolume
@@ -131,8 +133,8 @@ class RunMetrics:
     def _show_interval(self, run: RunRow, fitness: float, queries: Queries) -> None:
         """That of the run's champion; none where its items are not known one by one."""
         items = queries.items(run.run_id, run.champion, "search")
-        sums = {task: (len(one), sum(one), sum(score * score for score in one)) for task, one in items.items()}
-        error = standard_error(sums, weights_of(tasks_of(queries, run)))
+        spreads = {task: variance(one) / len(one) if len(one) > 1 else None for task, one in items.items()}
+        error = standard_error(spreads, weights_of(tasks_of(queries, run)))
         for bound, sign in (("low", -1.0), ("high", 1.0)):
             if error is not None:
                 self._interval.labels(run.run_id, bound).set(fitness + sign * HALF_WIDTH * error)

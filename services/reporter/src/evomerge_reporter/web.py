@@ -104,7 +104,7 @@ class Page:
             policy = _REPORT_POLICY if request.path.endswith(".html") and "/files/" in request.path else _POLICY
             response.headers["Content-Security-Policy"] = policy
             response.headers["X-Content-Type-Options"] = "nosniff"
-            response.headers["Referrer-Policy"] = "no-referrer"
+            response.headers["Referrer-Policy"] = "same-origin"
             response.headers.setdefault("Cache-Control", "no-store")
         if isinstance(response, web.HTTPException):
             raise response

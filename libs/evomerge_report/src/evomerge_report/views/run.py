@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from statistics import fmean
@@ -21,7 +22,12 @@ COLUMNS = ("index", "digest", "name", "operator", "method", "generation", "state
            "items", "holdout", "parents", "scores")  # fmt: skip
 """Of `candidates`: `parents` are indices, `scores` those of the tasks in their order; `low` and `high` are a 95%
 interval of the fitness: of one that was stopped the race's, else a normal one by the items' variance."""
-MOST_WINDOWS = 60
+SEARCH_NOTE = (
+    "The champion was picked on these items, which favours it, and so was the best source of each task; each interval "
+    "is a 95% one of its task alone. Only held-out items prove anything: they are scored at the end."
+)
+"""What to mind while a run is under way."""
+MOST_STRETCHES = 60
 """Stretches of the search that drift is told in, at most."""
 
 
@@ -38,11 +44,13 @@ def run_view(queries: Queries, run_id: str, *, since: int = 0) -> dict[str, Any]
         `candidates`: `{"columns": COLUMNS, "rows": [[…], …]}`, those with a change after `since`.
         `mean`: `{"from": index, "index": […], "value": […]}`, the mean of the last generation's places as it stood
         after each candidate, from an index on.
-        `generations`: `generation`, `evaluated`, `best`, `mean`, `diversity`.
+        `generations`: `generation`, `evaluated`, `best`, `mean`, `diversity`, of those completed after `since`.
         `per_task`: see `per_task`.
         `drift`: see `drift`.
         `work`: see `work`.
-        `failures`, `notes`, `exports`: what the log says, in order.
+        `failures`: the latest after `since`, newest first: `sequence`, `kind`, `digest`, `split`, `reference`, `type`,
+        `message`.
+        `notes`, `exports` (`digest`, `format`, `uri`, `bytes`): what the log says, in order.
 
     Raises:
         NotFound: the log has no such run.
@@ -66,11 +74,11 @@ def run_view(queries: Queries, run_id: str, *, since: int = 0) -> dict[str, Any]
         ],
         "candidates": {"columns": COLUMNS, "rows": rows},
         "mean": _mean(queries, run, min((row[0] for row in rows), default=run.proposed) if since else 0),
-        "generations": queries.generations(run_id),
+        "generations": queries.generations(run_id, since=since),
         "per_task": per_task(queries, run, tasks),
         "drift": drift(queries, run),
         "work": work(queries, run),
-        "failures": queries.failures(run_id),
+        "failures": queries.failures(run_id, since=since),
         "notes": queries.notes(run_id),
         "exports": queries.exports(run_id),
     }  # fmt: skip
@@ -93,22 +101,18 @@ def weights_of(tasks: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 def _rows(
     queries: Queries, run: RunRow, tasks: Sequence[str], weights: Mapping[str, float], since: int
 ) -> list[list[Any]]:
-    scores, sums = queries.task_scores(run.run_id, since=since), queries.sums(run.run_id, since=since)
-    places = queries.places(run.run_id)
-    rows = []
+    scores, variances = queries.task_scores(run.run_id, since=since), queries.variances(run.run_id, since=since)
+    places, rows = queries.places(run.run_id), []
     for row in queries.table(run.run_id, since=since):
-        digest, fitness = row["digest"], row["fitness"]
-        low, high = row["low"], row["high"]
-        if fitness is not None and (error := standard_error(sums.get(digest, {}), weights)) is not None:
-            low, high = fitness - HALF_WIDTH * error, fitness + HALF_WIDTH * error
+        digest, fitness, low, high = row["digest"], row["fitness"], row["low"], row["high"]
+        if fitness is not None and (error := standard_error(variances.get(digest, {}), weights)) is not None:
+            low, high = round(fitness - HALF_WIDTH * error, 6), round(fitness + HALF_WIDTH * error, 6)
         name = short_name(row["source"]) if row["source"] else f"#{row['place']} {row['method']}".strip()
+        parents = [places[one] for one in json.loads(row["parents"]) if one in places] if row["parents"] != "[]" else []
         own = scores.get(digest, {})
-        rows.append(
-            [row["place"], digest, name, row["operator"], row["method"], row["generation"], row["state"],
-             rounded(fitness), rounded(row["estimate"]), rounded(low), rounded(high), row["items"],
-             rounded(row["holdout"]), [places[one] for one in json.loads(row["parents"]) if one in places],
-             [rounded(own.get(task)) for task in tasks]]
-        )  # fmt: skip
+        rows.append([row["place"], digest, name, row["operator"], row["method"], row["generation"], row["state"],
+                     fitness, row["estimate"], low, high, row["items"], row["holdout"], parents,
+                     [own.get(task) for task in tasks]])  # fmt: skip
     return rows
 
 
@@ -148,7 +152,7 @@ def per_task(queries: Queries, run: RunRow, tasks: Sequence[Mapping[str, Any]]) 
             pair = _compared(mine.tobytes(), others.tobytes(), run.seed)
             found.append({"task": name, "champion": rounded(fmean(mine)), "source": rounded(score),
                           "against": source.name, "digest": source.digest, **pair})  # fmt: skip
-    return {"split": split, "note": NOTE, "tasks": found}
+    return {"split": split, "note": NOTE if proven else SEARCH_NOTE, "tasks": found}
 
 
 @lru_cache(maxsize=256)
@@ -173,43 +177,36 @@ def drift(queries: Queries, run: RunRow) -> dict[str, Any]:
     """Tells what the search proposes, stretch by stretch.
 
     Returns:
-        `windows`: [first, last] index of each stretch: a generation's places, or more where there are many.
-        `methods`, `operators`: name → share of the stretch's candidates.
-        `genes`: name → `mean`, `low`, `high` (10th and 90th percentile) in each stretch, null where it has none.
+        `width`: places of a stretch: a generation's, or more where there are many.
+        `stretches`: their numbers; stretch n has the places from n × width on.
+        `methods`, `operators`: name → share of each stretch's candidates.
+        `genes`: name → mean in each stretch, null where it has none.
 
     """
-    candidates = queries.genes(run.run_id)
-    last = candidates[-1][0] if candidates else 0
-    width = max(1, run.population) * -(-(last + 1) // (max(1, run.population) * MOST_WINDOWS))
-    windows: dict[int, list[tuple[int, str, str, Mapping[str, float]]]] = {}
-    for one in candidates:
-        windows.setdefault(one[0] // width, []).append(one)
-    groups = list(windows.values())
-    names = list(dict.fromkeys(gene for one in candidates for gene in one[3]))
+    population = max(1, run.population)
+    width = population * max(1, -(-run.proposed // (population * MOST_STRETCHES)))
+    operators, methods = queries.shares(run.run_id, "operator", width), queries.shares(run.run_id, "method", width)
+    stretches = list(dict.fromkeys(stretch for stretch, _, _ in operators))
     called = _ingredients(queries, run)
+    genes: dict[str, dict[int, float]] = {}
+    for gene, stretch, mean in queries.genes(run.run_id, width):
+        genes.setdefault(called.get(gene, gene), {})[stretch] = mean
     return {
-        "windows": [[group[0][0], group[-1][0]] for group in groups],
-        "operators": _shares(groups, 1),
-        "methods": _shares(groups, 2),
-        "genes": {called.get(gene, gene): _spread(groups, gene) for gene in names},
+        "width": width,
+        "stretches": stretches,
+        "operators": _shares(operators, stretches),
+        "methods": _shares(methods, stretches),
+        "genes": {name: [rounded(means.get(one)) for one in stretches] for name, means in genes.items()},
     }
 
 
-def _shares(groups: Sequence[Sequence[tuple[Any, ...]]], column: int) -> dict[str, list[float]]:
-    names = sorted({str(one[column]) for group in groups for one in group} - {""})
-    return {
-        name: [round(sum(one[column] == name for one in group) / len(group), 4) for group in groups] for name in names
-    }
-
-
-def _spread(groups: Sequence[Sequence[tuple[Any, ...]]], gene: str) -> dict[str, list[float | None]]:
-    found: dict[str, list[float | None]] = {"mean": [], "low": [], "high": []}
-    for group in groups:
-        values = sorted(one[3][gene] for one in group if gene in one[3])
-        found["mean"].append(rounded(fmean(values)) if values else None)
-        found["low"].append(values[int(0.1 * (len(values) - 1))] if values else None)
-        found["high"].append(values[-1 - int(0.1 * (len(values) - 1))] if values else None)
-    return found
+def _shares(counts: Sequence[tuple[int, str, int]], stretches: Sequence[int]) -> dict[str, list[float]]:
+    totals: Counter[int] = Counter()
+    found: dict[str, dict[int, int]] = {}
+    for stretch, name, count in counts:
+        totals[stretch] += count
+        found.setdefault(name, {})[stretch] = count
+    return {name: [round(own.get(one, 0) / totals[one], 4) for one in stretches] for name, own in found.items() if name}
 
 
 def _ingredients(queries: Queries, run: RunRow) -> dict[str, str]:

@@ -4,7 +4,7 @@
 (() => {
   const { h } = EvoMerge;
   const REACH = 24;  // pixels around the pointer in which a point counts as meant
-  const MOST_INTERVALS = 160;  // points in sight with which intervals are still legible
+  const INTERVAL_WIDTH = 6;  // pixels a point in sight that its interval needs to be legible
   const live = new Set();
 
   function isDark() { return matchMedia("(prefers-color-scheme: dark)").matches; }
@@ -31,6 +31,17 @@
     path.closePath();
   }
 
+  // A shape drawn once, to be put down thousands of times.
+  function stampOf(look, r, ratio, hollow, rim) {
+    const stamp = document.createElement("canvas"), size = Math.ceil(2 * (1.3 * r + 2 * ratio)), ctx = stamp.getContext("2d"), path = new Path2D();
+    stamp.width = size; stamp.height = size;
+    outline(path, look[2], size / 2, size / 2, r);
+    if (hollow) { ctx.strokeStyle = colour(look); ctx.lineWidth = 1.2 * ratio; ctx.globalAlpha = 0.8; ctx.stroke(path); return stamp; }
+    ctx.fillStyle = colour(look); ctx.globalAlpha = rim ? 0.95 : 0.75; ctx.fill(path);
+    if (rim) { ctx.strokeStyle = css("--back"); ctx.lineWidth = 0.6 * ratio; ctx.stroke(path); }
+    return stamp;
+  }
+
   // The same shape as a small picture, for legends and tables.
   function mark(look, extra) {
     const points = SHAPES[look[2]];
@@ -47,7 +58,9 @@
       this.tip = document.createElement("div");
       this.tip.className = "tip"; this.tip.hidden = true; this.tip.setAttribute("role", "status");
       this.frame = document.createElement("div");
-      node.append(this.frame, this.tip);
+      this.ring = document.createElement("div");
+      this.ring.className = "ring"; this.ring.hidden = true;
+      node.append(this.frame, this.ring, this.tip);
       this.sizes = new ResizeObserver(() => this.fit());
       this.sizes.observe(node);
       node.addEventListener("keydown", (event) => this.key(event));
@@ -118,18 +131,18 @@
       for (const one of points || []) if (min === undefined || min === null || (one.x >= min && one.x <= max)) take(one.y);
       if (low > high) return [0, 1];
       const pad = Math.max(0.06 * (high - low), 0.004);
-      return [low - pad, high + pad];
+      return [this.spec.yMin === undefined ? low - pad : this.spec.yMin, high + pad];
     }
 
     paint(u) {
       const { ctx } = u, ratio = devicePixelRatio || 1, spec = this.spec;
       const { left, top, width, height } = u.bbox, { min, max } = u.scales.x;
-      ctx.save();
+      ctx.save(); ctx.setLineDash([]);
       ctx.beginPath(); ctx.rect(left, top, width, height); ctx.clip();
       const seen = (spec.points || []).filter((one) => one.x >= min && one.x <= max);
       const X = (v) => u.valToPos(v, "x", true), Y = (v) => u.valToPos(v, "y", true);
       if (spec.stairs && spec.stairs.length) this.stairs(ctx, X, Y, ratio);
-      if (seen.length <= MOST_INTERVALS) {
+      if (seen.length * INTERVAL_WIDTH <= u.over.clientWidth) {
         ctx.lineWidth = ratio; ctx.globalAlpha = 0.55;
         for (const one of seen) {
           if (one.low === null || one.low === undefined) continue;
@@ -137,28 +150,19 @@
         }
         ctx.globalAlpha = 1;
       }
-      const groups = new Map();
-      for (const one of seen) {
-        const key = (one.hollow ? "o" : "f") + one.look.join();
-        if (!groups.has(key)) groups.set(key, []);
-        groups.get(key).push(one);
-      }
-      const r = ratio * (seen.length > 1500 ? 2.2 : seen.length > 400 ? 3 : 4);
-      for (const group of groups.values()) {
-        const path = new Path2D(), ink = colour(group[0].look);
-        for (const one of group) outline(path, group[0].look[2], X(one.x), Y(one.y), r);
-        if (group[0].hollow) { ctx.strokeStyle = ink; ctx.lineWidth = 1.2 * ratio; ctx.globalAlpha = 0.75; ctx.stroke(path); }
-        else { ctx.fillStyle = ink; ctx.globalAlpha = seen.length > 400 ? 0.75 : 0.95; ctx.fill(path); ctx.strokeStyle = css("--back"); ctx.lineWidth = 0.6 * ratio; if (seen.length <= 400) ctx.stroke(path); }
-        ctx.globalAlpha = 1;
+      const r = ratio * (seen.length > 1500 ? 2.2 : seen.length > 400 ? 3 : 4), rims = seen.length <= 400;
+      const stamps = new Map();
+      for (const hollow of [true, false]) for (const one of seen) {  // estimates below scores
+        if (Boolean(one.hollow) !== hollow) continue;
+        const key = hollow + one.look.join();
+        let stamp = stamps.get(key);
+        if (!stamp) { stamp = stampOf(one.look, r, ratio, hollow, rims); stamps.set(key, stamp); }
+        ctx.drawImage(stamp, X(one.x) - stamp.width / 2, Y(one.y) - stamp.height / 2);
       }
       for (const one of spec.marked || []) {
         const path = new Path2D();
         outline(path, "star", X(one.x), Y(one.y), 8 * ratio);
         ctx.fillStyle = css("--bad"); ctx.fill(path); ctx.strokeStyle = css("--back"); ctx.lineWidth = 1.5 * ratio; ctx.stroke(path);
-      }
-      if (this.at >= 0 && (spec.points || [])[this.at]) {
-        const one = spec.points[this.at];
-        ctx.strokeStyle = css("--text"); ctx.lineWidth = 1.6 * ratio; ctx.beginPath(); ctx.arc(X(one.x), Y(one.y), r + 4 * ratio, 0, 2 * Math.PI); ctx.stroke();
       }
       ctx.restore();
     }
@@ -183,17 +187,16 @@
     }
 
     point(at) {
-      const spec = this.spec, one = at >= 0 && spec && spec.points ? spec.points[at] : null, changed = at !== this.at;
+      const spec = this.spec, one = at >= 0 && spec && spec.points ? spec.points[at] : null;
       this.at = one ? at : -1;
-      if (!one) { if (!this.tip.hidden) { this.tip.hidden = true; if (this.plot) this.plot.redraw(false, false); } return; }
+      this.tip.hidden = this.ring.hidden = !one;
+      if (!one) return;
       EvoMerge.render(this.tip, spec.describe(one));
-      this.tip.hidden = false;
       const u = this.plot, x = u.over.offsetLeft + u.valToPos(one.x, "x"), y = u.over.offsetTop + u.valToPos(one.y, "y");
-      const left = x + 16 + this.tip.offsetWidth > this.node.clientWidth ? Math.max(0, x - 16 - this.tip.offsetWidth) : x + 16;
-      this.tip.style.left = `${left}px`;
-      this.tip.style.top = `${Math.max(0, Math.min(y - 20, this.node.clientHeight - this.tip.offsetHeight))}px`;
+      const wide = this.tip.offsetWidth, left = x + 16 + wide > this.width() ? Math.max(0, x - 16 - wide) : x + 16;
+      this.tip.style.transform = `translate(${Math.round(left)}px, ${Math.round(Math.max(0, y - 20))}px)`;
+      this.ring.style.transform = `translate(${x - 8}px, ${y - 8}px)`;
       this.node.style.cursor = spec.href ? "pointer" : "";
-      if (changed) u.redraw(false, false);
     }
 
     open() { const one = this.spec.points[this.at]; if (this.spec.href && one) location.href = this.spec.href(one); }
@@ -225,10 +228,15 @@
     tell() { this.node.classList.toggle("zoomed", this.zoomed); EvoMerge.redraw(); }
   }
 
+  function zoomedOne(key) { return [...live].find((one) => one.spec && one.spec.key === key && one.zoomed); }
+
+  // What a reader sees of some charts, as text: the scheme, and which of them are zoomed.
+  function choices(...keys) { return [isDark(), ...keys.map((key) => Boolean(zoomedOne(key)))].join(); }
+
   // chart({ key, label, height, form, version, x, lines, points, stairs, marked, describe, href, xLabel, yLabel, xTicks, yFixed }):
   // `form` is a text that differs when lines are others, `version` one that differs when any number does.
   function chart(spec) {
-    const zoomed = [...live].find((one) => one.spec && one.spec.key === spec.key && one.zoomed);
+    const zoomed = zoomedOne(spec.key);
     return h("div", { key: spec.key, class: "charted" },
       h("div", { key: "chart", class: "chart", own: true, tabindex: "0", role: "group", "aria-label": `${spec.label}. Arrow keys go from point to point, plus and minus zoom, zero shows all.`,
         mounted: (node) => { node.evoChart = new Chart(node); }, drawn: (node) => node.evoChart.draw(spec) }),
@@ -251,5 +259,5 @@
         : h("line", { x1: 1, x2: 21, y1: 7, y2: 7, style: { stroke: one.colour.startsWith("--") ? `var(${one.colour})` : one.colour }, "stroke-width": one.width || 2, "stroke-dasharray": (one.dash || []).join(" ") || undefined }));
   }
 
-  Object.assign(EvoMerge, { charts: { chart, legend, mark, retheme, isDark, colour } });
+  Object.assign(EvoMerge, { charts: { chart, choices, legend, mark, retheme, isDark, colour } });
 })();

@@ -30,7 +30,7 @@
     ];
     const entry = (own, task) => own.data.per_task.tasks.find((one) => one.task === task);
     const header = (first) => h("thead", null, h("tr", null, h("th", { scope: "col" }, first), owns.map((own) => h("th", { key: own.data.run.run_id, scope: "col", class: "n" }, own.data.run.name))));
-    const grid = (label, first, rows) => h("div", { class: "scroll", role: "region", tabindex: "0", "aria-label": label }, h("table", null, header(first),
+    const grid = (label, first, rows) => h("div", { class: "scroll", role: "region", tabindex: "0", "aria-label": `${label}, table` }, h("table", null, header(first),
       h("tbody", null, rows.map(([name, cell]) => h("tr", { key: name }, h("th", { scope: "row" }, name), owns.map((own) => h("td", { key: own.data.run.run_id, class: "n" }, cell(own))))))));
     return [
       EvoMerge.run.section("curves", "Fitness over the search",

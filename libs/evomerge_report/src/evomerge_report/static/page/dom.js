@@ -79,7 +79,7 @@ const EvoMerge = { views: {} };
       else if (free.has(type)) node = free.get(type).pop();
       if (!node) return create(one, namespace);
       if (type === "#text") { if (node.data !== String(one)) node.data = String(one); }
-      else update(node, one, one.tag === "svg" ? SVG : namespace);
+      else if (node.evoOld !== one) update(node, one, one.tag === "svg" ? SVG : namespace);
       return node;
     });
     for (const node of keyed.values()) node.remove();
@@ -91,12 +91,30 @@ const EvoMerge = { views: {} };
     }
   }
 
-  // Brings the children of an element to what is described. An element that had the focus and was moved has it again.
+  // Brings the children of an element to what is described. An element that had the focus and was moved has it again;
+  // where it was in sight it stays at its height, whatever comes in above it.
   function render(root, ...wanted) {
-    const focused = document.activeElement;
+    const focused = document.activeElement, isOurs = focused && focused !== root && root.contains(focused);
+    const top = isOurs ? focused.getBoundingClientRect().top : -1, inSight = top >= 0 && top < innerHeight;
     children(root, wanted.flat(Infinity).filter((one) => one !== null && one !== undefined && one !== false), null);
     if (focused && focused !== document.activeElement && root.contains(focused)) focused.focus({ preventScroll: true });
+    if (inSight && focused.isConnected) {
+      const moved = focused.getBoundingClientRect().top - top;
+      if (Math.abs(moved) > 1) scrollBy(0, moved);
+    }
   }
 
-  Object.assign(EvoMerge, { h, render });
+  // Remembers descriptions: what depends on the same as before is the same, and is not looked at again.
+  function memory() {
+    const known = new Map();
+    return (name, on, describe) => {
+      const text = on.join("\u0000"), before = known.get(name);
+      if (before && before.text === text) return before.made;
+      const made = describe();
+      known.set(name, { text, made });
+      return made;
+    };
+  }
+
+  Object.assign(EvoMerge, { h, render, memory });
 })();

@@ -5,9 +5,11 @@
 
   // What is known of a run: the view's data, with candidates as objects; `take` brings in what has changed.
   function store() {
-    const own = { rows: new Map(), means: new Map(), data: null, order: [] };
+    const own = { rows: new Map(), means: new Map(), generations: new Map(), failures: new Map(), data: null, order: [], memo: EvoMerge.memory() };
     own.take = (data) => {
-      if (!data.since) { own.rows.clear(); own.means.clear(); }
+      if (!data.since) for (const one of [own.rows, own.means, own.generations, own.failures]) one.clear();
+      for (const one of data.generations) own.generations.set(one.generation, one);
+      for (const one of data.failures) own.failures.set(one.sequence, one);
       const { columns, rows } = data.candidates;
       for (const row of rows) {
         const one = {};
@@ -39,17 +41,24 @@
       h("span", null, `fitness ${value} ${format.interval(one.low, one.high)}`)];
   }
 
-  function fitness(own, hidden, toggle) {
-    const { data, order } = own, n = order.length ? order[order.length - 1].index + 1 : 0;
+  // What the chart of fitness draws: the same for every choice of a reader.
+  function curve(own) {
+    const { order } = own, n = order.length ? order[order.length - 1].index + 1 : 0;
     const best = new Array(n).fill(null), mean = new Array(n).fill(null), source = new Array(n).fill(null);
     let top = null;
     const bar = Math.max(...own.scored.filter((one) => one.operator === "source").map((one) => one.fitness), -Infinity);
     for (const one of order) { if (one.fitness !== null && (top === null || one.fitness > top)) top = one.fitness; best[one.index] = top; }
     for (const [index, value] of own.means) mean[index] = value;
     if (bar > -Infinity && n) { source[0] = bar; source[n - 1] = bar; }
-    const points = order.filter((one) => (one.fitness !== null || one.estimate !== null) && !hidden.has(one.operator)).map((one) => ({
+    const points = order.filter((one) => one.fitness !== null || one.estimate !== null).map((one) => ({
       x: one.index, y: one.fitness !== null ? one.fitness : one.estimate, low: one.low, high: one.high,
-      look: data.operators[one.operator], hollow: one.fitness === null, row: one }));
+      look: own.data.operators[one.operator], hollow: one.fitness === null, row: one }));
+    return { n, x: Array.from({ length: n }, (_, i) => i), best, mean, source, points };
+  }
+
+  function fitness(own, hidden, toggle) {
+    const { data, order } = own, { x, best, mean, source, points: all } = own.memo("curve", [own.version], () => curve(own));
+    const points = hidden.size ? all.filter((one) => !hidden.has(one.row.operator)) : all;
     const lines = [
       { label: "best so far", colour: "--good", width: 2.2, step: true, y: best },
       { label: data.run.mean_name, colour: "--bad", width: 1.8, dash: [6, 3], y: mean },
@@ -59,7 +68,7 @@
     for (const one of order) if (one.fitness !== null || one.estimate !== null) counts[one.operator] = (counts[one.operator] || 0) + 1;
     return [
       charts.chart({ key: "fitness", label: "Fitness over the search", height: 340, form: "fitness", version: `${own.version} ${[...hidden].join()}`,
-        x: Array.from({ length: n }, (_, i) => i), xTicks: true, lines, points, describe: (one) => about(one.row), href: (one) => pathOf(data.run, one.row),
+        x, xTicks: true, lines, points, describe: (one) => about(one.row), href: (one) => pathOf(data.run, one.row),
         marked: own.champion && own.champion.fitness !== null ? [{ x: own.champion.index, y: own.champion.fitness }] : [],
         xLabel: "candidate, in order of proposal", yLabel: "fitness on search items" }),
       charts.legend([...lines.map((one) => ({ name: one.label, ...one })), { name: "champion", star: true, colour: "--bad" },
@@ -112,16 +121,17 @@
   }
 
   function drift(own, kind) {
-    const { drift: found, generations } = own.data, middles = found.windows.map(([a, b]) => (a + b) / 2);
+    const found = own.data.drift, generations = [...own.generations.values()], middles = found.stretches.map((one) => (one + 0.5) * found.width);
     const styled = (name, i, y) => ({ label: name, colour: hue(i), dash: DASHES[Math.floor(i / SET.length) % DASHES.length], width: 2, y });
     const shares = (table) => Object.keys(table).map((name, i) => styled(name, i, table[name]));
+    const known = own.data.operators, operators = shares(found.operators).map((one) => (known[one.label] ? { ...one, colour: charts.colour(known[one.label]) } : one));
     const genes = Object.keys(found.genes), weights = genes.filter((name) => name.startsWith("weight")), others = genes.filter((name) => !name.startsWith("weight") && name !== "layers");
-    const means = (names) => names.map((name, i) => styled(name, i, found.genes[name].mean));
+    const means = (names) => names.map((name, i) => styled(name, i, found.genes[name]));
     const block = (title, content) => h("figure", { key: title }, h("figcaption", null, title), content);
     return h("div", { class: "grid two" },
       generations.length > 0 && block("Diversity", curves("diversity", "Diversity of the population", own, generations.map((one) => one.evaluated),
-        [{ label: "mean pairwise distance", colour: hue(0), width: 2, y: generations.map((one) => one.diversity) }], "genome distance, 0 to 1")),
-      middles.length > 0 && block("Operators", curves("operators", "Share of each operator", own, middles, shares(found.operators), "share of candidates", { yFixed: [0, 1.02] })),
+        [{ label: "mean pairwise distance", colour: hue(0), width: 2, y: generations.map((one) => one.diversity) }], "genome distance, 0 to 1", { yMin: 0 })),
+      middles.length > 0 && block("Operators", curves("operators", "Share of each operator", own, middles, operators, "share of candidates", { yFixed: [0, 1.02] })),
       middles.length > 0 && block("Methods", curves("methods", "Share of each merge method", own, middles, shares(found.methods), "share of candidates", { yFixed: [0, 1.02] })),
       weights.length > 0 && block("Weights", curves("weights", "Mean weight of each source", own, middles, means(weights), "mean weight")),
       others.length > 0 && block("Other parameters", curves("others", "Mean of the other parameters", own, middles, means(others), "mean")));
@@ -131,13 +141,13 @@
     const { data } = own, tasks = data.tasks;
     const columns = [
       { name: "rank", number: true, value: (one) => one.rank, cell: (one) => String(one.rank) },
-      { name: "candidate", heading: true, value: (one) => one.name, cell: (one) => h("a", { href: pathOf(data.run, one), title: one.digest }, one.name) },
+      { name: "candidate", heading: true, value: (one) => one.name, cell: (one) => h("a", { class: "name", href: pathOf(data.run, one), title: one.digest }, one.name) },
+      { name: "fitness", title: "on search items, with its 95% interval", number: true, value: (one) => one.fitness, cell: (one) => [format.score(one.fitness), h("small", null, format.interval(one.low, one.high))] },
       { name: "operator", value: (one) => one.operator, cell: (one) => h("span", { class: "op" }, charts.mark(data.operators[one.operator]), one.operator) },
       { name: "method", value: (one) => one.method },
-      { name: "generation", number: true, value: (one) => one.generation, cell: (one) => String(one.generation) },
-      { name: "fitness", number: true, value: (one) => one.fitness, cell: (one) => [format.score(one.fitness), h("small", null, format.interval(one.low, one.high))] },
+      { name: "gen.", title: "generation", number: true, value: (one) => one.generation, cell: (one) => String(one.generation) },
       ...tasks.map((task, i) => ({ name: task.name, number: true, value: (one) => one.scores[i], cell: (one) => format.score(one.scores[i]) })),
-      { name: "holdout", number: true, value: (one) => one.holdout, cell: (one) => format.score(one.holdout) },
+      ...(own.ranked.some((one) => one.holdout !== null) ? [{ name: "holdout", number: true, value: (one) => one.holdout, cell: (one) => format.score(one.holdout) }] : []),
     ];
     return EvoMerge.table({ id: "leaderboard", label: "leaderboard", columns, rows: own.ranked, sort: "rank", down: false, key: (one) => one.index, first: (one) => one === own.champion });
   }
@@ -158,10 +168,12 @@
     const { per_task: found, run } = own.data;
     if (!found.tasks.length) return null;
     const lost = found.tasks.filter((one) => one.worse), won = found.tasks.filter((one) => one.better);
+    const names = (some) => some.map((one) => one.task).join(", ");
     const words = found.split === "holdout" ? "on held-out items, which selection never saw" : "on search items, which selection saw: the champion looks better here than it is";
     return section("tasks", "Champion and the best source of each task",
-      h("p", { class: lost.length ? "verdict bad" : "verdict" }, lost.length ? `Worse than a specialist on ${lost.map((one) => one.task).join(", ")}. ` : "Worse than no specialist beyond the interval. ",
-        won.length ? `Better on ${won.map((one) => one.task).join(", ")}. ` : "Better on none beyond it. ", h("span", { class: "soft" }, `(${words})`)),
+      h("p", { class: lost.length ? "verdict bad" : won.length ? "verdict good" : "verdict" },
+        lost.length ? `The champion is worse than a specialist on ${names(lost)}` : "The champion is worse than no specialist",
+        won.length ? ` and better than the best one on ${names(won)}` : " and better than the best one on no task", ", beyond the 95% intervals; ", h("span", { class: "soft" }, `${words}.`)),
       EvoMerge.table({ id: "tasks", label: "champion and the best source of each task", rows: found.tasks, key: (one) => one.task, columns: [
         { name: "task", heading: true, value: (one) => one.task },
         { name: "champion", number: true, value: (one) => one.champion, cell: (one) => format.score(one.champion) },
@@ -214,7 +226,7 @@
   }
 
   function failures(own) {
-    const rows = own.data.failures;
+    const rows = [...own.failures.values()].sort((a, b) => b.sequence - a.sequence);
     if (!rows.length) return null;
     return section("failures", "Failures", EvoMerge.table({ id: "failures", label: "failures", rows, key: (one) => one.sequence, columns: [
       { name: "job", heading: true, value: (one) => `${one.kind}${one.split ? ` (${one.split})` : ""}` },
@@ -268,20 +280,22 @@
 
   // Everything about a run, from its store; `state` is what a reader chose.
   function show(own, state) {
-    const { data } = own, byIndex = own.rows;
+    const { data, memo } = own, byIndex = own.rows, hidden = [...state.hidden].join(), { choices } = EvoMerge;
+    const on = (name, chosen, describe) => memo(name, [own.version, ...chosen], describe);
     const toggle = (name) => { if (state.hidden.has(name)) state.hidden.delete(name); else state.hidden.add(name); EvoMerge.redraw(); };
     return [
       head(own, state),
-      own.order.length > 0 && section("fitness", "Fitness over the search", fitness(own, state.hidden, toggle)),
-      perTask(own),
-      own.ranked.length > 0 && section("leaderboard", "Leaderboard", leaderboard(own)),
-      own.scored.length > 1 && section("pareto", "Trade-off", pareto(own, state.axes, state.hidden)),
-      (data.generations.length > 0 || data.drift.windows.length > 1) && section("drift", "How the search moves", drift(own)),
-      own.scored.length > 0 && section("lineage", "Lineage", EvoMerge.lineage({ champion: own.champion, best: own.ranked, byIndex, looks: data.operators, href: (one) => pathOf(data.run, one) })),
-      sources(own),
-      stopped(own),
-      work(own),
-      failures(own),
+      own.order.length > 0 && on("fitness", [hidden, charts.choices("fitness")], () => section("fitness", "Fitness over the search", fitness(own, state.hidden, toggle))),
+      on("tasks", [choices("tasks")], () => perTask(own)),
+      own.ranked.length > 0 && on("leaderboard", [choices("leaderboard")], () => section("leaderboard", "Leaderboard", leaderboard(own))),
+      own.scored.length > 1 && on("pareto", [hidden, state.axes.x, state.axes.y, charts.choices("pareto")], () => section("pareto", "Trade-off", pareto(own, state.axes, state.hidden))),
+      (own.generations.size > 0 || data.drift.stretches.length > 1)
+        && on("drift", [charts.choices("diversity", "operators", "methods", "weights", "others")], () => section("drift", "How the search moves", drift(own))),
+      own.scored.length > 0 && on("lineage", [], () => section("lineage", "Lineage", EvoMerge.lineage({ champion: own.champion, best: own.ranked, byIndex, looks: data.operators, href: (one) => pathOf(data.run, one) }))),
+      on("sources", [choices("sources")], () => sources(own)),
+      on("stopped", [choices("stopped")], () => stopped(own)),
+      on("work", [choices("kinds", "workers")], () => work(own)),
+      on("failures", [choices("failures")], () => failures(own)),
       data.notes.length > 0 && section("notes", "Notes", h("ul", null, data.notes.map((note) => h("li", { key: note }, note)))),
     ];
   }
