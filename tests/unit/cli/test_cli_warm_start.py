@@ -9,6 +9,8 @@ import pytest
 import yaml
 
 from evomerge_cli.arguments import parse
+from evomerge_cli.commands.run import execute
+from evomerge_cli.console import Console
 from evomerge_cli.folds import search_on
 from evomerge_cli.run_folder import RunFolder
 from evomerge_cli.spec_source import Prepared, prepare
@@ -67,6 +69,21 @@ def test_auto_takes_finished_runs_of_the_same_models_and_suite(folder: Path) -> 
     other = asked(folder, "auto", holdout=0.5)
     assert not other.earlier
     assert "no finished run" in other.beginning
+
+
+def test_a_finished_run_that_is_only_reported_again_begins_with_nothing(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("evomerge_cli.commands.run.interrupt_on_signals", lambda: None)
+    prepared = asked(folder, "auto")
+    assert "best results of" in prepared.beginning
+    (folder / "first").rename(folder / "new")
+    run = RunFolder(folder / "new")
+    run.save({**run.state(), "spec_digest": prepared.digest, "spec": prepared.spec.to_dict()})
+    assert execute(prepared, folder / "new", Console()) == 0
+    said = capsys.readouterr().err
+    assert "is finished: reporting again" in said
+    assert "begins with" not in said
 
 
 def test_what_is_no_run_is_refused_before_anything_starts(folder: Path) -> None:
