@@ -24,11 +24,15 @@ def folders_of(folder: str) -> list[str]:
     return list(dict.fromkeys([*found, folder]))
 
 
+EXTRAS = ("gpu", "otlp")
+"""Extras that the images have, for whoever switches them on."""
+
 what, service = sys.argv[1:]
 folders = folders_of(f"services/{service}")
 if what == "packages":
     for project in map(project_of, folders):
-        for name in [*project["dependencies"], *project.get("optional-dependencies", {}).get("gpu", [])]:
+        optional = project.get("optional-dependencies", {})
+        for name in [*project["dependencies"], *(name for extra in EXTRAS for name in optional.get(extra, []))]:
             if not name.startswith("evomerge-"):
                 sys.stdout.write(f"{name}\n")
 else:
