@@ -156,7 +156,7 @@ async def test_a_worker_goes_on_in_the_trace_of_the_job_and_its_metrics_point_th
     ports.stop.set()
     await task
     by_name = {one.name: one for one in recorded}
-    assert list(by_name) == ["queue merge", "handle", "publish", "merge"]
+    assert list(by_name) == ["queue merge", "look for a result", "handle", "publish", "merge"]
     work = by_name["merge"]
     assert (work.parent, by_name["queue merge"].parent) == (root(), root())
     assert by_name["handle"].parent == by_name["publish"].parent == work.context

@@ -154,7 +154,9 @@ class Worker:
             return
         heart = asyncio.create_task(self._heartbeats(delivery))
         try:
-            if await self._ports.kv.get("results", job.job_id) is not None:
+            with spans.span("look for a result"):
+                known = await self._ports.kv.get("results", job.job_id)
+            if known is not None:
                 await self._absorb(delivery)
             elif delivery.attempt > 2 * self._settings.max_deliver:
                 # Deliveries beyond max_deliver are of workers that vanished: each was stopped, or killed by this job.
