@@ -11,9 +11,10 @@ from evomerge_common.domain import messages as m
 from evomerge_common.errors import NotFound
 from evomerge_common.ports import Recorded
 from evomerge_report.history import History, history_of
+from evomerge_report.items import TEXT_LENGTH
 from evomerge_report.projection import Projection
 from evomerge_report.queries import Queries
-from evomerge_report.views.candidate import TEXT_LENGTH, candidate_view, items_view
+from evomerge_report.views.candidate import candidate_view, items_view
 from helpers import synthetic_log
 
 SUITE = synthetic_log.suite()

@@ -1,6 +1,9 @@
 """The result folder from an event log: the verdict is honest, the files are whole, nothing is left unescaped."""
 
+import base64
 import dataclasses
+import hashlib
+import html
 import json
 import struct
 import xml.etree.ElementTree as ET
@@ -11,17 +14,19 @@ from typing import Any
 import pytest
 from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import model_index_to_eval_results
+from markdown_it import MarkdownIt
 
 from evomerge_common.domain import messages as m
 from evomerge_common.domain.recipe import Recipe
 from evomerge_common.domain.reference import ModelReference
+from evomerge_common.domain.suite import Suite
 from evomerge_common.errors import InvalidInput
 from evomerge_common.ports import Recorded
 from evomerge_models.card import hub_ids
 from evomerge_report.card import notes_of
 from evomerge_report.history import History, history_of
 from evomerge_report.lineage import ancestors, lineage_rows, lineage_svg, lineage_text
-from evomerge_report.report import model_card, report_page, write_report
+from evomerge_report.report import model_card, page_data, report_page, write_report
 from evomerge_report.result import licences_of, pareto_front, result_of
 from helpers import synthetic_log
 from helpers.hub_writer import yaml_errors
@@ -106,7 +111,10 @@ def test_writes_the_whole_folder(tmp_path: Path) -> None:
     pictures = [attributes["src"] for tag, attributes in Collector(page).tags if tag == "img"]
     assert pictures
     assert all(source and (report / source).is_file() for source in pictures)
-    assert "http" not in page.replace("http-equiv", ""), "nothing is loaded from elsewhere"
+    loaded = [value for _, attributes in Collector(page).tags for value in attributes.values() if value]
+    assert not [value for value in loaded if "http:" in value or "https:" in value], "nothing is loaded from elsewhere"
+    assert "default-src 'none'" in page
+    assert not [tag for tag, attributes in Collector(page).tags if tag == "script" and "src" in attributes]
 
 
 def test_result_of_an_improvement(result: dict, history: History) -> None:
@@ -231,6 +239,37 @@ def test_page_escapes_what_users_write() -> None:
     assert "Mind: task &lt;/td&gt;" in page
     assert not [tag for tag, _ in Collector(page).tags if tag == "script"]
     assert "&lt;script&gt;" in page
+
+
+def test_the_page_has_its_views_with_it_and_nothing_in_them_is_markup() -> None:
+    """The injection corpus in every text of the log: names, prompts, answers, run ids."""
+    evil = "</script><script>alert(1)</script><!-- \u2028 ]]> & \"'"
+    suite = Suite.from_dict({**SUITE.to_dict(), "tasks": [
+        {**task, "items": [{**item, "prompt": f"{evil} {place}"} for place, item in enumerate(task["items"])]}
+        for task in SUITE.to_dict()["tasks"]
+    ]})  # fmt: skip
+    log = []
+    for one in synthetic_log.events(evil, tests=suite):
+        payload = one.event.payload
+        if isinstance(payload, m.CandidateEvaluated):
+            scores = tuple(dataclasses.replace(score, answers=(m.Answer(text=evil),)) for score in payload.scores)
+            payload = dataclasses.replace(payload, scores=scores)
+        log.append(dataclasses.replace(one, event=dataclasses.replace(one.event, payload=payload)))
+    history = history_of(log)
+    result = result_of(history, suite)
+    data = page_data(log, suite)
+    page = report_page(history, result, data)
+    scripts = [attributes for tag, attributes in Collector(page).tags if tag == "script"]
+    assert scripts == [{"type": "application/json", "id": "data"}, {}], "ours, and no other"
+    held = page.split('<script type="application/json" id="data">')[1].split("</script>")[0]
+    assert json.loads(held) == json.loads(json.dumps(data))
+    assert evil in data["candidates"][history.champion_digest]["answers"][0]["texts"]
+    script = page.rsplit("<script>", 1)[1].rsplit("</script>", 1)[0]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in page, "no script but ours runs"
+    card = MarkdownIt().render(model_card(result).split("---", 2)[2])
+    assert evil.split("\u2028", maxsplit=1)[0].strip() in html.unescape(card)
+    assert not {tag for tag, _ in Collector(card).tags} & {"script", "img", "a"}
 
 
 def test_pareto_front_is_what_the_definition_says(history: History) -> None:

@@ -15,6 +15,8 @@ from evomerge_models import card as cards
 from evomerge_report.history import short_name
 
 _NAMES = re.compile(r"(?<![\w.])[/~](?:[^\s/,:;+']+/)+[^\s/,:;+']+")
+_MARKS = re.compile(r"[\\`*\[\]]|&(?=#|\w+;)")
+"""What would begin a link, emphasis, code or a character reference; an underscore within a word is none."""
 LIMITS = (
     "The scores say how the model answers this suite's items, and nothing beyond them. Merging carries over the "
     "sources' licences, biases and faults: read their cards."
@@ -34,14 +36,15 @@ def model_card(result: dict[str, Any], folder: Path | None = None) -> str:
     gain = result.get("improvement")
     verdict = gain["statement"] if gain else "Nothing is proven: the run has no scores on held-out items."
     found = (
-        f"Found by EvoMerge {result.get('version', '')} in run `{result['run_id']}` (seed {result['seed']}): "
+        f"Found by EvoMerge {result.get('version', '')} in run {_plain(result['run_id'])} (seed {result['seed']}): "
         f"{result['evaluations']} candidates were scored, {result['failed']} failed."
     )
     parts = [
-        _metadata(result, folder).front_matter(), "# A merged language model", "", found, "", f"**{verdict}**", "",
+        _metadata(result, folder).front_matter(), "# A merged language model", "", found, "",
+        f"**{_plain(verdict)}**", "",
         *_losses(gain), *_constraints(result), *_controls(result), *_sources(sources), "", *_scores(result), "",
         *_notes(result), *_licence_section(result),
-        "## Recipe", "",
+        *_samples(result), "## Recipe", "", *_in_words(champion),
         f"Digest `{champion.get('recipe_digest', '')}`. The recipe rebuilds these weights bit for bit.", "",
         "```json", json.dumps(public_names(champion.get("recipe")), indent=2, ensure_ascii=False), "```", "",
         "## Limits", "", LIMITS, "",
@@ -129,19 +132,53 @@ def _notes(result: dict[str, Any]) -> list[str]:
 
 
 def _constraints(result: dict[str, Any]) -> list[str]:
-    found = [f"* Constraint: {one['statement']}." for one in result.get("constraints") or ()]
+    found = [f"* Constraint: {_plain(one['statement'])}." for one in result.get("constraints") or ()]
     return [*found, ""] if found else []
 
 
 def _losses(gain: dict[str, Any] | None) -> list[str]:
     """Where the champion is worse than a source, right below the verdict."""
-    found = [f"* {text}." for text in gain["specialists"]] if gain else []
+    found = [f"* {_plain(text)}." for text in gain["specialists"]] if gain else []
     return [*found, ""] if found else []
 
 
 def _controls(result: dict[str, Any]) -> list[str]:
     """How the champion stands against null candidates, and the procedure on several folds, where the run had some."""
-    return [line for key in ("controls", "folds") if result.get(key) for line in (result[key]["statement"], "")]
+    return [line for key in ("controls", "folds") if result.get(key) for line in (_plain(result[key]["statement"]), "")]
+
+
+def _in_words(champion: dict[str, Any]) -> list[str]:
+    """What the recipe does, and what each source gives to each layer."""
+    shares = champion.get("shares")
+    if not shares:
+        return []
+    lines = [*(f"* {_plain(text)}" for text in champion["words"]), ""]
+    if champion.get("is_source"):
+        return lines
+    lines += ["| part of the model | " + " | ".join(_cell(name) for name in shares["sources"]) + " |",
+              "|---|" + "---|" * len(shares["sources"])]  # fmt: skip
+    for row in reversed(shares["rows"]):
+        cells = ["n/a" if share is None else f"{share:.2f}" for share in row["shares"]]
+        lines.append(f"| {row['name']} | " + " | ".join(cells) + " |")
+    note = "" if shares["exact"] else " What the method thins out, elects or turns is not in them."
+    return [*lines, "", f"Numbers are what each source is weighed with.{note}", ""]
+
+
+def _samples(result: dict[str, Any]) -> list[str]:
+    """What the champion and the sources wrote to a few items that the search used."""
+    lines = []
+    for one in result.get("samples") or ():
+        lines += [f"{_plain(one['task'])}, asked:", "", *_fenced(one["asked"])]
+        for name, text in one["answers"].items():
+            lines += [f"{_plain(name)}:", "", *_fenced(text)]
+    return ["## Some answers", "", "To items that the search used.", "", *lines] if lines else []
+
+
+def _fenced(text: str) -> list[str]:
+    """A text as it is, in a fence that nothing in it ends."""
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return [f"{fence}text", text, fence, ""]
 
 
 def _sources(sources: list[dict[str, Any]]) -> list[str]:
@@ -196,4 +233,10 @@ def _number(entry: dict[str, Any] | None) -> str:
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+    return _plain(text).replace("|", "\\|")
+
+
+def _plain(text: str) -> str:
+    """A text of a user's on one line, as Markdown that shows it and makes nothing of it."""
+    shown = _MARKS.sub(r"\\\g<0>", " ".join(text.split()))
+    return shown.replace("<", "&lt;").replace(">", "&gt;")

@@ -19,7 +19,15 @@ from evomerge_report.constraints import constraints_of
 from evomerge_report.controls import controls_of
 from evomerge_report.history import Candidate, History, short_name
 from evomerge_report.racing import racing_of
-from evomerge_report.specialists import NOTE, against_specialists, bounds, difference, items_of, warnings_of
+from evomerge_report.samples import recipe_of, samples_of
+from evomerge_report.specialists import (
+    NOTE,
+    against_specialists,
+    bounds,
+    difference,
+    items_of,
+    warnings_of,
+)
 
 OBJECTIVE = "fitness"
 """The one objective of a run so far: the weighted mean of the tasks' scores."""
@@ -76,7 +84,7 @@ def result_of(history: History, suite: Suite) -> dict[str, Any]:
              "fitness": c.fitness, "scores": c.scores("search")}
             for c in pareto_front(history.scored)
         ],
-        "hypervolume": hypervolume_curve(history),
+        "hypervolume": hypervolume_curve(history), "samples": samples_of(history, suite),
         "failures": [
             {"kind": f.kind, "recipe_digest": f.recipe_digest, "split": f.split, "reference": f.reference,
              "type": f.error.type, "message": f.error.message}
@@ -266,6 +274,7 @@ def _champion(champion: Candidate, history: History, measure: Measure) -> dict[s
         "parents": list(champion.proposal.parents),
         "objective": OBJECTIVE,
         "notes": history.notes_of(champion.digest),
+        **recipe_of(champion, history),
         "search": measure(champion.results.get("search")),
         "holdout": measure(champion.results.get("holdout")),
     }

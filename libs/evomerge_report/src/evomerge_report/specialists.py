@@ -84,6 +84,12 @@ def score_of(candidate: Candidate, task: Task, split: str = "holdout") -> m.Task
     return next((score for score in result.scores if score.task == task.name), None) if result else None
 
 
+def answers_of(candidate: Candidate, task: Task, split: str = "search") -> dict[int, str]:
+    """Returns place → what a candidate wrote to the item there, as far as it was recorded."""
+    score = score_of(candidate, task, split)
+    return {one.position: one.text for one in score.answers} if score else {}
+
+
 def items_of(result: m.CandidateEvaluated) -> dict[str, Sequence[float]]:
     """Returns task → item scores."""
     return {score.task: score.item_scores for score in result.scores}

@@ -10,8 +10,8 @@ from typing import Any
 from evomerge_common.domain.methods import find_traits
 from evomerge_common.domain.recipe import Recipe
 from evomerge_common.domain.suite import Suite
-from evomerge_common.domain.task import Item
 from evomerge_common.errors import NotFound, RecipeError
+from evomerge_report.items import shown
 from evomerge_report.queries import Queries
 from evomerge_report.recipe_words import recipe_words, recipe_yaml
 from evomerge_report.rows import CandidateRow, RunRow
@@ -19,11 +19,9 @@ from evomerge_report.shares import shares_of
 from evomerge_report.views.numbers import HALF_WIDTH, rounded
 
 SPLITS = ("search", "holdout")
-MOST_ITEMS, TEXT_LENGTH = 2000, 400
-"""Of a task so many items are shown, and so many characters of each."""
+MOST_ITEMS = 2000
+"""Of a task so many items are shown."""
 MOST_RELATIVES = 60
-_TEXTS = ("prompt", "question", "text", "problem", "instruction", "context", "first", "document")
-_ANSWERS = ("answer", "answers", "label", "solution", "target")
 Scores = Mapping[str, Mapping[int, float]]
 """Task → place in the split → score."""
 
@@ -100,23 +98,11 @@ def items_view(suite: Suite, *, ended: bool) -> dict[str, dict[str, list[list[st
     """
     splits = SPLITS if ended else SPLITS[:1]
     return {
-        split: {task.name: [_item(one) for one in suite.items(task, split)[:MOST_ITEMS]] for task in suite.tasks}
+        split: {
+            task.name: [[one.id, *shown(one)] for one in suite.items(task, split)[:MOST_ITEMS]] for task in suite.tasks
+        }
         for split in splits
     }
-
-
-def _item(item: Item) -> list[str]:
-    content = item.content
-    text = next((content[key] for key in _TEXTS if isinstance(content.get(key), str)), None)
-    right = next((content[key] for key in _ANSWERS if key in content), "")
-    if isinstance(right, int) and isinstance(content.get("choices"), Sequence) and right < len(content["choices"]):
-        right = content["choices"][right]
-    return [item.id, _short(item.text if text is None else text),
-            _short(right if isinstance(right, str) else json.dumps(right, ensure_ascii=False))]  # fmt: skip
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= TEXT_LENGTH else text[: TEXT_LENGTH - 1] + "…"
 
 
 def _object(text: str) -> dict[str, Any]:

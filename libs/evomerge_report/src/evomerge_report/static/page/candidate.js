@@ -101,8 +101,8 @@
   }
 
   // What models wrote, side by side; `models` are names, `texts` one each (null: not known).
-  function sideBySide(models, texts) {
-    return h("div", { class: "beside" }, models.map((name, i) => h("figure", { key: i }, h("figcaption", null, name), h("pre", { tabindex: "0", role: "region", "aria-label": `what ${name} wrote` }, texts[i] === null || texts[i] === undefined ? "not recorded" : texts[i] || "(nothing)"))));
+  function sideBySide(models, texts, about) {
+    return h("div", { class: "beside" }, models.map((name, i) => h("figure", { key: i }, h("figcaption", null, name), h("pre", { tabindex: "0", role: "region", "aria-label": `what ${name} wrote: ${about}` }, texts[i] === null || texts[i] === undefined ? "not recorded" : texts[i] || "(nothing)"))));
   }
 
   function answers(data) {
@@ -113,8 +113,8 @@
       const [id, text, right] = ((data.items && data.items[one.split] && data.items[one.split][one.task]) || [])[one.place] || [`#${one.place}`, "", ""];
       return h("article", { key: `${one.split} ${one.task} ${one.place}`, class: "sample" },
         h("h3", null, `${one.task}, ${one.split === "holdout" ? "held-out item" : "item"} ${id}`),
-        text && h("pre", { class: "asked", tabindex: "0", role: "region", "aria-label": `what was asked: ${one.task} ${id}` }, text), right && h("p", { class: "soft small" }, `right: ${right}`),
-        sideBySide(names, one.texts));
+        text && h("pre", { class: "asked", tabindex: "0", role: "region", "aria-label": `what was asked: ${one.task} ${one.split} ${id}` }, text), right && h("p", { class: "soft small" }, `right: ${right}`),
+        sideBySide(names, one.texts, `${one.task} ${one.split} ${id}`));
     });
   }
 
@@ -134,7 +134,7 @@
     const tile = (value, words) => h("div", { key: words, class: "tile" }, h("b", null, value), h("span", null, words));
     return [
       h("p", { key: "back", class: "crumbs" }, h("a", { href: EvoMerge.run.home(run) }, run.name)),
-      h("h1", { key: "title" }, own.name, " ", own.digest === run.champion && h("span", { class: "badge good" }, run.ended ? "champion" : "best so far")),
+      h(EvoMerge.home ? "h2" : "h1", { key: "title" }, own.name, " ", own.digest === run.champion && h("span", { class: "badge good" }, run.ended ? "champion" : "best so far")),
       h("p", { key: "facts", class: "soft" }, facts, " · ", format.digest(own.digest)),
       h("div", { key: "tiles", class: "tiles" }, own.fitness !== null ? tile(format.score(own.fitness), "fitness, search items") : tile(own.estimate === null ? format.DASH : `≈ ${format.score(own.estimate)}`, "estimate from some of the items"),
         own.holdout !== null && tile(format.score(own.holdout), "fitness, held-out items")),

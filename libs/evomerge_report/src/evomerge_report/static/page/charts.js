@@ -199,7 +199,7 @@
       this.node.style.cursor = spec.href ? "pointer" : "";
     }
 
-    open() { const one = this.spec.points[this.at]; if (this.spec.href && one) location.href = this.spec.href(one); }
+    open() { const one = this.spec.points[this.at], href = this.spec.href && one ? this.spec.href(one) : null; if (href) location.href = href; }
 
     key(event) {
       const points = this.spec.points || [];

@@ -29,7 +29,7 @@
     return own;
   }
 
-  function pathOf(run, one) { return EvoMerge.pathOf ? EvoMerge.pathOf(run, one) : `/runs/${encodeURIComponent(run.run_id)}/candidates/${encodeURIComponent(one.digest)}`; }
+  function pathOf(run, one) { return EvoMerge.pathOf ? EvoMerge.pathOf(one) : `/runs/${encodeURIComponent(run.run_id)}/candidates/${encodeURIComponent(one.digest)}`; }
 
   // A candidate by name, with its page where it has one.
   function link(run, one, words) { const href = pathOf(run, one); return href ? h("a", { href }, words) : words; }
@@ -316,5 +316,5 @@
     return { load, show: () => (own.data ? show(own, state) : h("p", { class: "soft" }, "Loading …")), stream: `?run=${encodeURIComponent(runId)}` };
   };
 
-  Object.assign(EvoMerge, { run: { store, show, fresh, fitness, section, pathOf, link, home } });
+  Object.assign(EvoMerge, { run: { store, show, fresh, fitness, leaderboard, pareto, drift, section, pathOf, link, home } });
 })();
