@@ -91,6 +91,15 @@ async def test_the_page_only_reads_unless_it_knows_a_selector(tmp_path: Path, un
         assert "EVOMERGE_SELECTOR_ADDRESS" in (await answer.json())["error"]
 
 
+async def test_a_stream_that_begins_at_no_number_is_refused(tmp_path: Path, unused_tcp_port: int) -> None:
+    settings = Settings(state_dir=tmp_path, http_address=f"127.0.0.1:{unused_tcp_port}")
+    async with page(memory_ports(tmp_path), settings) as url, aiohttp.ClientSession(url) as browser:
+        for query, headers in (("?since=x", {}), ("", {"Last-Event-ID": "x"}), ("", {"Last-Event-ID": "-1"})):
+            async with browser.get(f"/api/changes{query}", headers=headers) as answer:
+                assert answer.status == 400
+                assert "expected a number" in (await answer.json())["error"]
+
+
 async def test_a_run_is_paused_resumed_and_cancelled_from_the_page(tmp_path: Path, unused_tcp_port: int) -> None:
     """Through the real selector."""
     ports, stop = memory_ports(tmp_path), asyncio.Event()

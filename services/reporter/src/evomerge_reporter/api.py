@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from aiohttp import web
@@ -56,7 +57,7 @@ class Api:
         return _json(request, str(self._queries.sequence()), lambda: runs_view(self._queries))
 
     async def _run(self, request: web.Request) -> web.StreamResponse:
-        run_id, since = request.match_info["run"], _number(request, "since")
+        run_id, since = request.match_info["run"], _number(request.query, "since")
         tag = f"{self._queries.sequence(run_id)}-{since}"
         if tag_of(request) == tag:
             return _json(request, tag, dict)
@@ -84,7 +85,7 @@ class Api:
     async def _changes(self, request: web.Request) -> web.StreamResponse:
         """Server-sent events: the sequence to which a run (or any) has moved, as id, once for each move."""
         run_id = request.query.get("run", "")
-        sent = max(_number(request, "since"), int(request.headers.get("Last-Event-ID") or 0))
+        sent = max(_number(request.query, "since"), _number(request.headers, "Last-Event-ID"))
         if sent > self._queries.sequence(run_id):
             sent = -1  # of another log
         response = web.StreamResponse(
@@ -121,8 +122,8 @@ def _json(request: web.Request, tag: str, view: Any) -> web.StreamResponse:
     return response
 
 
-def _number(request: web.Request, name: str) -> int:
-    text = request.query.get(name, "0")
+def _number(given: Mapping[str, str], name: str) -> int:
+    text = given.get(name) or "0"
     if not text.isdecimal() or len(text) > 18:
         raise InvalidInput(f"{name}={text!r}: expected a number")
     return int(text)
