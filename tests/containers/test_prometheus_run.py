@@ -49,7 +49,7 @@ class Scraped:
 def scraped(tmp_path_factory: pytest.TempPathFactory, tools: dict[str, Path]) -> Iterator[Scraped]:
     folder = tmp_path_factory.mktemp("scraped")
     spec = write_family(folder)
-    search = {"evaluations": 16, "population": 4}
+    search = {"evaluations": 10, "population": 3}
     spec.write_text(yaml.safe_dump({**yaml.safe_load(spec.read_text()), "search": search}))
     write_module(folder / "nvml")
     paths = [str(folder / "nvml"), str(ROOT / "tests")]

@@ -16,6 +16,7 @@ import pytest
 
 from evomerge_cli.console import Console
 from evomerge_cli.failure import FAILED, guarded
+from evomerge_cli.stack.broker import Broker, logging_to
 from evomerge_cli.stack.child import forked
 from evomerge_cli.stack.embedded import Stack
 from evomerge_cli.stack.ports import free_ports, is_free
@@ -191,3 +192,19 @@ def test_a_forked_service_is_supervised_like_a_started_one(tmp_path: Path, monke
     finally:
         server.kill()
         server.wait()
+
+
+def test_the_brokers_log_stays_short_as_well(tmp_path: Path) -> None:
+    log = tmp_path / "logs" / "nats.log"
+    log.parent.mkdir()
+    broker = Broker(tmp_path / "nats", extra_config=logging_to(log, 8_000) + "debug: true\n")
+    broker.start()
+    try:
+        for _ in range(400):  # each leaves a few lines
+            socket.create_connection(("127.0.0.1", broker.port)).close()
+    finally:
+        broker.stop()
+    files = list(log.parent.iterdir())
+    assert log in files
+    assert 2 <= len(files) <= 3
+    assert sum(file.stat().st_size for file in files) < 3 * 9_000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,20 @@ def test_every_dashboard_is_shipped() -> None:
     files = {path.name for path in (ROOT / "deploy/grafana/dashboards").glob("*.json")}
     assert files == {"evolution.json", "pipeline.json", "gpu.json"}
     assert set(objects(AUTOSCALED, "ConfigMap")["evomerge-dashboards"]["data"]) == files
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "deploy/grafana/dashboards").glob("*.json")), ids=lambda one: one.stem)
+def test_a_dashboards_panels_are_named_explained_and_beside_one_another(file: Path) -> None:
+    panels = json.loads(file.read_text())["panels"]
+    assert len({panel["title"] for panel in panels}) == len({panel["id"] for panel in panels}) == len(panels) >= 8
+    taken: set[tuple[int, int]] = set()
+    for panel in panels:
+        assert panel["description"], panel["title"]
+        place = panel["gridPos"]
+        assert place["x"] + place["w"] <= 24
+        cells = {(place["x"] + i, place["y"] + j) for i in range(place["w"]) for j in range(place["h"])}
+        assert not cells & taken, panel["title"]
+        taken |= cells
 
 
 def test_alerts_name_metrics_that_exist() -> None:
