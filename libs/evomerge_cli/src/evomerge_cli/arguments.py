@@ -172,6 +172,7 @@ def _add_runs_flags(parser: argparse.ArgumentParser) -> None:
 def _add_report_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN_OR_DIR", help="a run's output folder, or the id of a run (with a server)")
     parser.add_argument("--out", metavar="DIR", help="where to write (default: the folder itself, or ./RUN)")
+    parser.add_argument("--notebook", action="store_true", help="write report/report.ipynb, too: for Jupyter")
     add_log_flag(parser)
     parser.add_argument(
         "--optuna", metavar="FILE", help="write an Optuna study, too: FILE.db (SQLite), else a journal, for large runs"

@@ -14,6 +14,7 @@ from evomerge_common.domain.messages import RunStarted
 from evomerge_common.domain.suite import Suite
 from evomerge_common.errors import InvalidInput, NotFound, UnservedScheme
 from evomerge_common.ports import Recorded
+from evomerge_common.runtime.files import write_atomically
 from evomerge_common.runtime.ports_factory import open_artifact
 
 
@@ -25,6 +26,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     if folder.is_dir():
         whole = RunFolder(folder)
         result = finish(whole, console, out=out)
+        _write_notebook(out or folder, asked=args.notebook, console=console)
         events = whole.events() if log_to or args.optuna else []
         write_again(log_to, whole, events, result, console)
         _write_study(events, args.optuna, console)
@@ -33,9 +35,20 @@ def run(args: argparse.Namespace, console: Console) -> int:
     out = out or Path(args.run)
     result = report(events, suite_of(events), out)
     show(result, out, console)
+    _write_notebook(out, asked=args.notebook, console=console)
     write_again(log_to, RunFolder(out), events, result, console)
     _write_study(events, args.optuna, console)
     return 0
+
+
+def _write_notebook(out: Path, *, asked: bool, console: Console) -> None:
+    if not asked:
+        return
+    from evomerge_report.notebook import notebook_text
+
+    path = out / "report" / "report.ipynb"
+    write_atomically(path, notebook_text())
+    console.say(f"notebook: {path}")
 
 
 def _write_study(events: list[Recorded], file: str | None, console: Console) -> None:
