@@ -172,7 +172,9 @@ def test_what_a_run_shows_is_what_its_log_says(server: PageServer, opened: Opene
     assert page.locator("#lineage .node.champion").count() == 1
     assert page.locator("#lineage .node.own").count() > 1
     for title in ("Diversity", "Operators", "Methods", "Weights", "Other parameters"):
-        assert page.locator("figure", has_text=title).locator("canvas").count() == 1
+        figure = page.locator("figure", has_text=title)
+        figure.scroll_into_view_if_needed()  # charts are drawn when they come into sight
+        until(lambda figure=figure: figure.locator("canvas").count() == 1)  # type: ignore[misc]
     work = page.locator("#work").inner_text()
     assert all(word in work for word in ("merger-1", "evaluator-2", "cpu: test processor", "queue"))
     assert "mean of the last 16" in page.locator("main").inner_text()

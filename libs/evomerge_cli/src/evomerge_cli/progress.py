@@ -155,7 +155,7 @@ def _words(view: RunView) -> str:
             parts.append(against or f"best {view.best:.4f}")
         parts.append(sparkline(view.curve, view.last))
     if view.mean is not None:
-        parts.append(f"mean {view.mean:.4f}")
+        parts.append(f"{view.mean_name} {view.mean:.4f}")
     if view.failed:
         parts.append(f"{len(view.failed)} failed")
     if view.rate is not None and view.is_active:

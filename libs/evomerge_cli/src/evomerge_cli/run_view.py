@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from evomerge_cli.coming import Coming
 from evomerge_common.domain import messages as m
-from evomerge_common.domain.history import Change, change_of, evaluations_of, mean_fitness, population_of
+from evomerge_common.domain.history import Change, change_of, evaluations_of, mean_fitness, mean_name, population_of
 from evomerge_common.domain.racing import cost
 
 PHASES = {"running": "searching", "finishing": "proving on holdout", "cancelled": "stopped", "failed": "stopped"}
@@ -105,6 +105,11 @@ class RunView:
         places = range(max(0, self._last + 1 - self._population), self._last + 1)
         recent = ((place, self._fitness[place]) for place in places if place in self._fitness)
         return mean_fitness(recent, last=self._last, population=self._population)
+
+    @property
+    def mean_name(self) -> str:
+        """Names it, as the page and the charts do."""
+        return mean_name(self._population)
 
     @property
     def fitness(self) -> Mapping[int, float]:

@@ -63,6 +63,8 @@
       node.append(this.frame, this.ring, this.tip);
       this.sizes = new ResizeObserver(() => this.fit());
       this.sizes.observe(node);
+      this.sight = new IntersectionObserver((seen) => { this.seen = seen[seen.length - 1].isIntersecting; if (this.seen) this.bring(); }, { rootMargin: "300px" });
+      this.sight.observe(node);
       node.addEventListener("keydown", (event) => this.key(event));
       node.addEventListener("mouseleave", () => this.point(-1));
       node.addEventListener("blur", () => this.point(-1));
@@ -73,11 +75,19 @@
     width() { return Math.max(200, Math.floor(this.node.clientWidth)); }
     fit() { if (this.plot && this.plot.width !== this.width()) this.plot.setSize({ width: this.width(), height: this.spec.height || 300 }); }
 
+    // Takes in what is to be drawn; what is out of sight is drawn when it comes into it.
     draw(spec) {
-      const before = this.spec;
       this.spec = spec;
-      if (!this.plot || before.form !== spec.form) { this.make(); return; }
-      if (before.version === spec.version) return;
+      this.node.style.minHeight = `${spec.height || 300}px`;
+      if (this.seen) this.bring();
+    }
+
+    bring() {
+      const { spec, drawn } = this;
+      if (!spec || spec === drawn) return;
+      this.drawn = spec;
+      if (!this.plot || drawn.form !== spec.form) { this.make(); return; }
+      if (drawn.version === spec.version) return;
       this.plot.setData(this.data(), !this.zoomed);
       if (this.zoomed) this.plot.redraw();
       this.point(this.at);
@@ -202,6 +212,7 @@
     open() { const one = this.spec.points[this.at], href = this.spec.href && one ? this.spec.href(one) : null; if (href) location.href = href; }
 
     key(event) {
+      if (!this.plot) this.bring();
       const points = this.spec.points || [];
       if (event.key === "ArrowRight" || event.key === "ArrowLeft") {
         if (!points.length) return;
@@ -242,6 +253,8 @@
         mounted: (node) => { node.evoChart = new Chart(node); }, drawn: (node) => node.evoChart.draw(spec) }),
       zoomed && h("button", { key: "all", type: "button", class: "quiet reset", on: { click: () => zoomed.reset() } }, "Show all"));
   }
+
+  addEventListener("beforeprint", () => { for (const one of live) if (one.node.isConnected) one.bring(); });
 
   function retheme() { for (const one of live) if (one.plot && one.node.isConnected) one.make(); }
 

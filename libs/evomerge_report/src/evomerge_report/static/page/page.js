@@ -41,19 +41,22 @@
   // Loads when told that the log has moved: never two at a time, and what comes meanwhile becomes one.
   function follow(view) {
     let busy = false, again = false;
-    const load = async () => {
+    const load = async (then) => {
       if (busy) { again = true; return; }
       busy = true;
       try { await view.load(); state("live", "good"); redraw(); } catch (error) { state(error.message, "bad"); }
+      if (typeof then === "function") then();
       await new Promise((done) => setTimeout(done, MIN_PAUSE));
       busy = false;
       if (again) { again = false; load(); }
     };
-    const stream = new EventSource(`/api/changes${view.stream || ""}`);
-    stream.addEventListener("change", load);
-    stream.onerror = () => state("out of reach, trying again", "bad");
-    stream.onopen = () => state("live", "good");
-    return load();
+    const listen = () => {  // only for what came after the first answer
+      const stream = new EventSource(`/api/changes${view.stream || "?"}&since=${view.sequence ? view.sequence() : 0}`);
+      stream.addEventListener("change", load);
+      stream.onerror = () => state("out of reach, trying again", "bad");
+      stream.onopen = () => state("live", "good");
+    };
+    return load(listen);
   }
 
   async function start() {

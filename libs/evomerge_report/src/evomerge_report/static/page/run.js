@@ -313,7 +313,7 @@
       tag = `"${answer.data.sequence}-${answer.data.sequence}"`;  // with nothing newer the answer is 304
       document.title = `EvoMerge: ${own.data.run.name}`;
     }
-    return { load, show: () => (own.data ? show(own, state) : h("p", { class: "soft" }, "Loading …")), stream: `?run=${encodeURIComponent(runId)}` };
+    return { load, show: () => (own.data ? show(own, state) : h("p", { class: "soft" }, "Loading …")), stream: `?run=${encodeURIComponent(runId)}`, sequence: () => (own.data ? own.data.sequence : 0) };
   };
 
   Object.assign(EvoMerge, { run: { store, show, fresh, fitness, leaderboard, pareto, drift, section, pathOf, link, home } });
