@@ -100,6 +100,7 @@ def test_every_field_can_be_set_from_the_environment(tmp_path: Path) -> None:
         "backend": "vllm", "allow_code": "true", "warm": "true",
         "grpc_address": "h:1", "health_address": "h:1", "metrics_address": "h:1", "http_address": "h:1",
         "selector_address": "h:1",
+        "evaluator_address": "h:2",
         **{name: str(file) for name in ("nats_tls_ca", "tls_cert", "tls_key", "tls_client_ca", "tls_ca")},
     }  # fmt: skip
     env = {f"EVOMERGE_{f.name.upper()}": special.get(f.name, samples[str(f.type)]) for f in fields(Settings)}

@@ -14,7 +14,7 @@ from evomerge_common.errors import NotFound
 
 STATIC = Path(__file__).parent / "static"
 SCRIPTS = ("uPlot.iife.js", "dom.js", "format.js", "charts.js", "table.js", "page.js", "runs.js", "run.js",
-           "lineage.js", "compare.js", "candidate.js", "report.js")  # fmt: skip
+           "lineage.js", "compare.js", "candidate.js", "try_it.js", "report.js")  # fmt: skip
 """Each relies on those before it."""
 STYLES = ("uPlot.min.css", "style.css")
 IMAGES = ("icon.svg",)

@@ -20,6 +20,7 @@ from evomerge_reporter.access import Access, is_loopback
 from evomerge_reporter.control import Control
 from evomerge_reporter.follower import Follower
 from evomerge_reporter.suites import Suites
+from evomerge_reporter.try_it import TryIt
 
 QUEUES = ("download", "merge", "evaluate", "export")
 _SILENCE = 15.0
@@ -32,7 +33,14 @@ class Api:
     """Reads views from the projection; asks the selector for what changes a run, where both are allowed."""
 
     def __init__(
-        self, access: Access, queries: Queries, follower: Follower, queue: JobQueue, control: Control, suites: Suites
+        self,
+        access: Access,
+        queries: Queries,
+        follower: Follower,
+        queue: JobQueue,
+        control: Control,
+        suites: Suites,
+        try_it: TryIt,
     ) -> None:
         self._access = access
         self._queries = queries
@@ -40,6 +48,7 @@ class Api:
         self._queue = queue
         self._control = control
         self._suites = suites
+        self._try_it = try_it
         self.stop = asyncio.Event()
         """Ends the streams."""
 
@@ -49,6 +58,7 @@ class Api:
             web.get("/api/runs", self._runs),
             web.get("/api/runs/{run}", self._run),
             web.get("/api/runs/{run}/candidates/{digest}", self._candidate),
+            web.post("/api/runs/{run}/try", self._try),
             web.post("/api/runs/{run}/{action}", self._act),
             web.get("/api/changes", self._changes),
         ]
@@ -63,7 +73,7 @@ class Api:
             return _json(request, tag, dict)
         depths = {kind: await self._queue.depth(kind) for kind in QUEUES}
         allowed = self._control.is_there and self._access.may_control
-        live = {"queues": depths, "control": allowed}
+        live = {"queues": depths, "control": allowed, "try": self._try_it.is_there and self._access.may_control}
         return _json(request, tag, lambda: {**run_view(self._queries, run_id, since=since), "live": live})
 
     async def _candidate(self, request: web.Request) -> web.StreamResponse:
@@ -81,6 +91,20 @@ class Api:
         self._queries.sequence(request.match_info["run"])
         await self._control.ask(request.match_info["run"], request.match_info["action"])
         return web.json_response({"done": request.match_info["action"]})
+
+    async def _try(self, request: web.Request) -> web.StreamResponse:
+        if not (self._try_it.is_there and self._access.may_control):
+            raise web.HTTPForbidden(
+                text=json.dumps({"error": "this page puts no prompts; EVOMERGE_EVALUATOR_ADDRESS lets it"}),
+                content_type="application/json",
+            )
+        try:
+            asked = await request.json()
+        except ValueError as error:
+            raise InvalidInput(f"the body is no JSON: {error}") from error
+        if not isinstance(asked, dict):
+            raise InvalidInput("the body must be an object with a prompt")
+        return web.json_response({"answers": await self._try_it.ask(request.match_info["run"], asked)})
 
     async def _changes(self, request: web.Request) -> web.StreamResponse:
         """Server-sent events: the sequence to which a run (or any) has moved, as id, once for each move."""

@@ -17,6 +17,7 @@ from evomerge_reporter.metrics import RUN_METRICS
 from evomerge_reporter.queue_metrics import QueueWatch
 from evomerge_reporter.reports import Reports
 from evomerge_reporter.suites import Suites
+from evomerge_reporter.try_it import TryIt
 from evomerge_reporter.web import Page
 
 
@@ -28,12 +29,14 @@ async def bootstrap(settings: Settings, ports: Ports) -> Service:
     follower = Follower(projection, queries, RUN_METRICS, ports.log, ports.clock)
     access = Access(settings.http_address.rpartition(":")[0].strip("[]"), settings.token)
     control = Control(settings)
-    api = Api(access, queries, follower, ports.queue, control, Suites(ports.artifacts))
+    try_it = TryIt(settings, queries)
+    api = Api(access, queries, follower, ports.queue, control, Suites(ports.artifacts), try_it)
     page = Page(settings.http_address, access, queries, reports, api)
     servicer = ReporterServicer(queries, reports)
 
     async def close() -> None:
         await control.close()
+        await try_it.close()
         projection.close()
 
     return Service(

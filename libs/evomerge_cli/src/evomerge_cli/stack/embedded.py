@@ -208,6 +208,7 @@ class Stack:
             env = self._service_env(name, nats_port, grpc_ports[name], metrics_ports[name], page_port)
             if name == "reporter":
                 env[PREFIX + "SELECTOR_ADDRESS"] = self.addresses["selector"]
+                env[PREFIX + "EVALUATOR_ADDRESS"] = self.addresses["evaluator"]
             if self._gpus and module == "evaluator":
                 env[VISIBLE] = share_of(self._gpus, evaluators.index(name), self._each)
             self._services.append(

@@ -43,6 +43,8 @@ class Settings:
         http_address: host:port of the reporter's page. Where a token is set, the page asks for it.
         selector_address: host:port of the selector, by which the reporter's page pauses, resumes, finishes and cancels
             runs; empty: the page only reads. On an open network the page asks for a token first.
+        evaluator_address: host:port of an evaluator, by which the page puts a prompt to the champion and the sources;
+            empty: it does not. On an open network the page asks for a token first.
         model_store: folder of the source models; this and the other folders may be given as file:// URIs.
         model_store_quota: bytes that the model store may take, such as 200GB: to make room, models go that were used
             longest ago, never one that is pinned or in use. 0: no limit but the disk's. Linked folders take no room.
@@ -89,6 +91,7 @@ class Settings:
     metrics_address: str = ""
     http_address: str = "127.0.0.1:8080"
     selector_address: str = ""
+    evaluator_address: str = ""
     model_store: Path = _CACHE / "models"
     model_store_quota: int = 0
     download_limit: int = 0
@@ -128,7 +131,8 @@ class Settings:
                 raise InvalidInput(
                     f"{PREFIX}NATS_URL must not carry a password; set {PREFIX}NATS_USER and {PREFIX}NATS_PASSWORD_FILE"
                 )
-        for name in ("grpc_address", "health_address", "metrics_address", "http_address", "selector_address"):
+        addresses = ("grpc_address", "health_address", "metrics_address", "http_address", "selector_address")
+        for name in (*addresses, "evaluator_address"):
             _check_address(name, getattr(self, name), optional=name not in {"grpc_address", "http_address"})
         for name, valid in (("log_level", LOG_LEVELS), ("log_format", LOG_FORMATS), ("backend", BACKENDS)):
             if getattr(self, name) not in valid:

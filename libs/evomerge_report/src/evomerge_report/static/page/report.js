@@ -25,7 +25,7 @@
         section("fitness", "Fitness over the search", fitness(own, state.hidden, toggle)),
         own.ranked.length > 0 && section("leaderboard", "Leaderboard", [h("p", { key: "note", class: "soft" }, `The champion, the sources and the best, ${found} in all, have pages of their own here: their names are links.`), leaderboard(own)]),
         own.scored.length > 1 && section("pareto", "Trade-off", pareto(own, state.axes, state.hidden)),
-        (own.data.generations.length > 0 || own.data.drift.windows.length > 1) && section("drift", "How the search moves", drift(own)),
+        (own.generations.size > 0 || own.data.drift.stretches.length > 1) && section("drift", "How the search moves", drift(own)),
         own.scored.length > 0 && section("lineage", "Lineage", EvoMerge.lineage({ champion: own.champion, best: own.ranked, byIndex: own.rows, looks: own.data.operators, href: EvoMerge.pathOf })));
     }
 

@@ -287,6 +287,7 @@
       head(own, state),
       own.order.length > 0 && on("fitness", [hidden, charts.choices("fitness")], () => section("fitness", "Fitness over the search", fitness(own, state.hidden, toggle))),
       on("tasks", [choices("tasks")], () => perTask(own)),
+      data.live && data.live.try && EvoMerge.tryIt(data.run),
       own.ranked.length > 0 && on("leaderboard", [choices("leaderboard")], () => section("leaderboard", "Leaderboard", leaderboard(own))),
       own.scored.length > 1 && on("pareto", [hidden, state.axes.x, state.axes.y, charts.choices("pareto")], () => section("pareto", "Trade-off", pareto(own, state.axes, state.hidden))),
       (own.generations.size > 0 || data.drift.stretches.length > 1)
