@@ -37,7 +37,7 @@ def record_lines(events: Iterable[Recorded], *, proven: bool = False) -> list[st
     return lines
 
 
-def write(folder: Path, sinks: list[str], lines: list[str], **environment: str) -> list[str]:
+def write(folder: Path, sinks: list[str], lines: list[str]) -> list[str]:
     """Runs the process, as the command does; its notes."""
     (folder / "report").mkdir(exist_ok=True)
     (folder / "report" / "index.html").write_text("<p>the report")
@@ -45,16 +45,16 @@ def write(folder: Path, sinks: list[str], lines: list[str], **environment: str) 
     done = subprocess.run(
         [sys.executable, "-m", "evomerge_report.sinks"], check=False,
         input="\n".join([json.dumps(order), *lines]) + "\n", text=True, capture_output=True, timeout=120, cwd=folder,
-        env={**os.environ, "WANDB_MODE": "offline", "TRACKIO_DIR": str(folder / "trackio"), **environment},
+        env={**os.environ, "WANDB_MODE": "offline", "TRACKIO_DIR": str(folder / "trackio")},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def in_three_parts(folder: Path, sink: str, **environment: str) -> None:
-    """What a command writes that is stopped, goes on from the first event, and is given once more at its end."""
-    for lines in (record_lines(EVENTS[:90]), record_lines(EVENTS), record_lines(EVENTS, proven=True)):
-        assert write(folder, [sink], lines, **environment) == []
+def in_parts(folder: Path, sink: str) -> None:
+    """What a command writes that is stopped, and goes on from the first event."""
+    for lines in (record_lines(EVENTS[:90]), record_lines(EVENTS, proven=True)):
+        assert write(folder, [sink], lines) == []
 
 
 def expected(name: str) -> list[tuple[int, float]]:
@@ -64,7 +64,8 @@ def expected(name: str) -> list[tuple[int, float]]:
 def test_tensorboard_reads_its_files(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    in_three_parts(tmp_path, "tensorboard")
+    in_parts(tmp_path, "tensorboard")
+    assert write(tmp_path, ["tensorboard"], record_lines(EVENTS, proven=True)) == []
     read = EventAccumulator(str(tmp_path / "tensorboard" / "run-1"), size_guidance={"scalars": 0, "tensors": 0})
     read.Reload()
     for name in ("best", "mean", "candidate/fitness", "score/sentiment", "diversity"):
@@ -72,7 +73,7 @@ def test_tensorboard_reads_its_files(tmp_path: Path) -> None:
         assert found == [(step, pytest.approx(value)) for step, value in expected(name)], name
     assert len(read.Scalars("improvement")) == 1
     assert {"run", "candidate", "result"} <= set(read.Tags()["tensors"])
-    assert len(list((tmp_path / "tensorboard" / "run-1").iterdir())) == 3
+    assert len(list((tmp_path / "tensorboard" / "run-1").iterdir())) == 2
 
 
 def test_tensorboard_has_no_point_twice_after_a_kill(tmp_path: Path) -> None:
@@ -112,7 +113,7 @@ def test_mlflow_reads_its_run(tmp_path: Path) -> None:
 
 
 def test_trackio_reads_its_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    in_three_parts(tmp_path, "trackio=team")
+    in_parts(tmp_path, "trackio=team")
     code = (
         "import json, trackio\n"
         "from trackio.sqlite_storage import SQLiteStorage as store\n"
@@ -148,7 +149,7 @@ def wandb_records(file: Path) -> list[Any]:
 
 
 def test_wandb_reads_its_offline_runs(tmp_path: Path) -> None:
-    in_three_parts(tmp_path, "wandb=team")
+    in_parts(tmp_path, "wandb=team")
     files = sorted(tmp_path.glob("wandb/offline-run-*/run-run-1.wandb"))
     records = [one for file in files for one in wandb_records(file)]
     runs = [one.run for one in records if one.WhichOneof("record_type") == "run"]
