@@ -101,8 +101,7 @@ class Page:
             log.warning("page", path=request.path, error=str(error))
             response = self._refused(request, 503, error)
         if not response.prepared:
-            policy = _REPORT_POLICY if request.path.endswith(".html") and "/files/" in request.path else _POLICY
-            response.headers["Content-Security-Policy"] = policy
+            response.headers.setdefault("Content-Security-Policy", _POLICY)
             response.headers["X-Content-Type-Options"] = "nosniff"
             response.headers["Referrer-Policy"] = "same-origin"
             response.headers.setdefault("Cache-Control", "no-store")
@@ -168,4 +167,5 @@ class Page:
         raise response
 
     async def _report(self, request: web.Request) -> web.StreamResponse:
-        return web.FileResponse(await self._reports.file(request.match_info["run"], request.match_info["file"]))
+        file = await self._reports.file(request.match_info["run"], request.match_info["file"])
+        return web.FileResponse(file, headers={"Content-Security-Policy": _REPORT_POLICY})

@@ -32,15 +32,15 @@
       { name: "run", wide: true, heading: true, value: (run) => run.name,
         cell: (run) => [h("a", { href: `/runs/${encodeURIComponent(run.run_id)}` }, run.name),
           run.name !== run.run_id && h("small", null, run.run_id)] },
-      { name: "models", value: (run) => run.models.join(", "), wide: true },
       { name: "state", value: (run) => run.status, cell: (run) => EvoMerge.stateBadge(run) },
-      { name: "started", value: (run) => run.started_at, cell: (run) => h("time", { datetime: new Date(1000 * run.started_at).toISOString() }, format.moment(run.started_at)) },
-      { name: "duration", number: true, value: (run) => run.seconds, cell: (run) => format.duration(run.seconds) },
-      { name: "candidates", number: true, value: (run) => run.done, cell: (run) => run.budget ? `${run.done} / ${run.budget}` : String(run.done) },
-      { name: "failed", number: true, value: (run) => run.failed },
       { name: "best", title: "best fitness on search items", number: true, value: (run) => run.best, cell: (run) => format.score(run.best) },
       { name: "mean", title: "mean fitness over the last generation's places", number: true, value: (run) => run.mean,
         cell: (run) => h("span", { title: run.mean_name }, format.score(run.mean)) },
+      { name: "candidates", number: true, value: (run) => run.done, cell: (run) => run.budget ? `${run.done} / ${run.budget}` : String(run.done) },
+      { name: "failed", number: true, value: (run) => run.failed },
+      { name: "duration", number: true, value: (run) => run.seconds, cell: (run) => format.duration(run.seconds) },
+      { name: "started", value: (run) => run.started_at, cell: (run) => h("time", { datetime: new Date(1000 * run.started_at).toISOString() }, format.moment(run.started_at)) },
+      { name: "models", value: (run) => run.models.join(", "), wide: true },
     ];
 
     function show() {
