@@ -242,13 +242,15 @@ def test_the_page_comes_back_when_the_reporter_does_not_know_its_log(chromium: A
         context.close()
 
 
-def test_a_token_is_asked_for_once(chromium: Any, tmp_path: Path) -> None:
+def test_a_token_is_asked_for_once(chromium: Any, tmp_path: Path, axe: str) -> None:
     with PageServer(tmp_path, {"run_id": "r", "candidates": 30, "items": 30}, token="secret") as server:
         server.tell(60)
         context = chromium.new_context()
         page = context.new_page()
         page.goto(server.url + "/runs/r")
         assert page.url.endswith("/login")
+        page.evaluate(axe)
+        assert page.evaluate(RULES) == []
         page.get_by_label("Token").fill("wrong")
         page.get_by_role("button", name="Log in").click()
         assert "not the token" in page.get_by_role("alert").inner_text()
@@ -258,6 +260,12 @@ def test_a_token_is_asked_for_once(chromium: Any, tmp_path: Path) -> None:
         cookie = context.cookies()[0]
         assert (cookie["httpOnly"], cookie["sameSite"], "secret" in cookie["value"]) == (True, "Strict", False)
         assert page.evaluate("document.cookie") == ""
+        page.goto(server.url + "/runs/none")
+        assert "no run 'none'" in page.locator("main").inner_text()
+        page.evaluate(axe)
+        assert page.evaluate(RULES) == []
+        page.goto(server.url)
+        settle(page)
         page.get_by_role("button", name="Log out").click()
         assert page.url.endswith("/login")
         context.close()
