@@ -46,7 +46,7 @@ def test_anybody_can_use_it_at_any_size(chromium: Any, axe: str, report: Path, w
 
 
 def test_a_candidate_is_looked_into(chromium: Any, report: Path) -> None:
-    page = opened(chromium, report.as_uri())
+    page = opened(chromium, report.as_uri(), bypass_csp=True)  # for what the test waits by
     page.locator("#fitness").scroll_into_view_if_needed()
     page.wait_for_selector("#fitness canvas")
     assert page.locator("h1 b").count() == page.locator("main b script").count() == 0, "a run's id is text"
