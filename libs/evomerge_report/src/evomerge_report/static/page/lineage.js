@@ -62,7 +62,7 @@
         h("text", { x: x + 14, y: y + 36 }, `${cut(one.operator, 13)} · ${value}`)));
     }
     return [
-      h("div", { key: "tree", class: "scroll tree", role: "region", "aria-label": "family tree", tabindex: "0", mounted: (node) => { node.scrollLeft = node.scrollWidth; } },
+      h("div", { key: "tree", class: "scroll tree", role: "region", "aria-label": "family tree", tabindex: "0", mounted: (node) => requestAnimationFrame(() => { node.scrollLeft = node.scrollWidth; }) },
         h("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "group", "aria-label": "family tree of the best candidates" }, edges, boxes)),
       h("p", { key: "words", class: "soft" }, "The champion and its ancestors are framed; the others are the next best and theirs",
         nodes.size >= MOST ? `, ${MOST} at most.` : "."),
