@@ -44,6 +44,9 @@
     for (const one of asked.best.slice(0, BEST)) if (nodes.size < MOST) ancestors(one.index, asked.byIndex, nodes);
     const { places, width, height } = layout(nodes);
     const edges = [], boxes = [];
+    // Links within a document that lie left of it look like skip links to screen readers: a report's tree stays at its start.
+    const within = nodes.size && asked.href(nodes.values().next().value).startsWith("#");
+    const toChampion = (node) => requestAnimationFrame(() => { if (!within) node.scrollLeft = node.scrollWidth; });
     for (const one of nodes.values()) {
       const [x, y] = places.get(one.index), marked = own.has(one.index);
       for (const parent of one.parents) {
@@ -58,11 +61,11 @@
         h("title", null, `${one.name}: ${one.digest}`),
         h("rect", { x, y, width: WIDTH, height: HEIGHT, rx: 7 }),
         h("rect", { class: "stripe", x, y, width: 5, height: HEIGHT, rx: 2, style: { "--light": look[0], "--dark": look[1] } }),
-        h("text", { class: "name", x: x + 14, y: y + 19 }, cut(one.name, 20)),
+        h("text", { class: "name", x: x + 14, y: y + 19 }, cut(one.name, 18)),
         h("text", { x: x + 14, y: y + 36 }, `${cut(one.operator, 13)} · ${value}`)));
     }
     return [
-      h("div", { key: "tree", class: "scroll tree", role: "region", "aria-label": "family tree", tabindex: "0", mounted: (node) => requestAnimationFrame(() => { node.scrollLeft = node.scrollWidth; }) },
+      h("div", { key: "tree", class: "scroll tree", role: "region", "aria-label": "family tree", tabindex: "0", mounted: toChampion },
         h("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "group", "aria-label": "family tree of the best candidates" }, edges, boxes)),
       h("p", { key: "words", class: "soft" }, "The champion and its ancestors are framed; the others are the next best and theirs",
         nodes.size >= MOST ? `, ${MOST} at most.` : "."),
