@@ -9,7 +9,11 @@ const EvoMerge = { views: {} };
   // (event → function), `mounted(node)` and `drawn(node)` (called once, and after each drawing), `own` (its children are
   // somebody else's, such as a chart's); any other is an attribute. Children: descriptions, texts, numbers, lists of them.
   function h(tag, props, ...children) {
-    return { tag, props: props || {}, children: children.flat(Infinity).filter((one) => one !== null && one !== undefined && one !== false) };
+    return {
+      tag,
+      props: props || {},
+      children: children.flat(Infinity).filter((one) => one !== null && one !== undefined && one !== false),
+    };
   }
 
   function setProp(node, name, value, before) {
@@ -23,7 +27,13 @@ const EvoMerge = { views: {} };
         if (!(type in node.evoOn)) node.addEventListener(type, (event) => node.evoOn[type] && node.evoOn[type](event));
       }
       node.evoOn = value || {};
-    } else if (name === "value" || name === "checked" || name === "open" || name === "disabled" || name === "selected") {
+    } else if (
+      name === "value" ||
+      name === "checked" ||
+      name === "open" ||
+      name === "disabled" ||
+      name === "selected"
+    ) {
       if (node[name] !== value) node[name] = value === undefined ? "" : value;
     } else if (value === undefined || value === null || value === false) {
       node.removeAttribute(name);
@@ -45,18 +55,24 @@ const EvoMerge = { views: {} };
 
   // Only what differs from the last description is touched: a <details> that a reader opened stays open.
   function update(node, one, namespace) {
-    const before = node.evoOld.props, now = one.props;
-    for (const name of Object.keys(before)) if (!(name in now) && !SPECIAL.has(name)) setProp(node, name, undefined, before[name]);
+    const before = node.evoOld.props,
+      now = one.props;
+    for (const name of Object.keys(before))
+      if (!(name in now) && !SPECIAL.has(name)) setProp(node, name, undefined, before[name]);
     const late = [];
     for (const [name, value] of Object.entries(now)) {
       if (SPECIAL.has(name) || (before[name] === value && name !== "value" && name !== "on")) continue;
-      if (name === "value") late.push(name); else setProp(node, name, value, before[name]);
+      if (name === "value") late.push(name);
+      else setProp(node, name, value, before[name]);
     }
     const isNew = !node.evoMounted;
     if (!now.own) children(node, one.children, one.tag === "foreignObject" ? null : namespace);
     if (!(before.value === now.value && !isNew)) late.forEach((name) => setProp(node, name, now[name], before[name]));
     node.evoOld = one;
-    if (isNew) { node.evoMounted = true; if (now.mounted) now.mounted(node); }
+    if (isNew) {
+      node.evoMounted = true;
+      if (now.mounted) now.mounted(node);
+    }
     if (now.drawn) now.drawn(node);
   }
 
@@ -65,21 +81,31 @@ const EvoMerge = { views: {} };
   }
 
   function children(parent, wanted, namespace) {
-    const keyed = new Map(), free = new Map();
+    const keyed = new Map(),
+      free = new Map();
     for (const node of parent.childNodes) {
-      const old = node.evoOld, key = old ? keyOf(old) : "", type = old ? old.tag : "#text";
+      const old = node.evoOld,
+        key = old ? keyOf(old) : "",
+        type = old ? old.tag : "#text";
       if (key) keyed.set(type + " " + key, node);
-      else { if (!free.has(type)) free.set(type, []); free.get(type).push(node); }
+      else {
+        if (!free.has(type)) free.set(type, []);
+        free.get(type).push(node);
+      }
     }
     for (const queue of free.values()) queue.reverse();
     const nodes = wanted.map((one) => {
-      const key = keyOf(one), type = typeof one === "object" ? one.tag : "#text";
+      const key = keyOf(one),
+        type = typeof one === "object" ? one.tag : "#text";
       let node;
-      if (key) { node = keyed.get(type + " " + key); keyed.delete(type + " " + key); }
-      else if (free.has(type)) node = free.get(type).pop();
+      if (key) {
+        node = keyed.get(type + " " + key);
+        keyed.delete(type + " " + key);
+      } else if (free.has(type)) node = free.get(type).pop();
       if (!node) return create(one, namespace);
-      if (type === "#text") { if (node.data !== String(one)) node.data = String(one); }
-      else if (node.evoOld !== one) update(node, one, one.tag === "svg" ? SVG : namespace);
+      if (type === "#text") {
+        if (node.data !== String(one)) node.data = String(one);
+      } else if (node.evoOld !== one) update(node, one, one.tag === "svg" ? SVG : namespace);
       return node;
     });
     for (const node of keyed.values()) node.remove();
@@ -94,9 +120,15 @@ const EvoMerge = { views: {} };
   // Brings the children of an element to what is described. An element that had the focus and was moved has it again;
   // where it was in sight it stays at its height, whatever comes in above it.
   function render(root, ...wanted) {
-    const focused = document.activeElement, isOurs = focused && focused !== root && root.contains(focused);
-    const top = isOurs ? focused.getBoundingClientRect().top : -1, inSight = top >= 0 && top < innerHeight;
-    children(root, wanted.flat(Infinity).filter((one) => one !== null && one !== undefined && one !== false), null);
+    const focused = document.activeElement,
+      isOurs = focused && focused !== root && root.contains(focused);
+    const top = isOurs ? focused.getBoundingClientRect().top : -1,
+      inSight = top >= 0 && top < innerHeight;
+    children(
+      root,
+      wanted.flat(Infinity).filter((one) => one !== null && one !== undefined && one !== false),
+      null,
+    );
     if (focused && focused !== document.activeElement && root.contains(focused)) focused.focus({ preventScroll: true });
     if (inSight && focused.isConnected) {
       const moved = focused.getBoundingClientRect().top - top;
@@ -108,7 +140,8 @@ const EvoMerge = { views: {} };
   function memory() {
     const known = new Map();
     return (name, on, describe) => {
-      const text = on.join("\u0000"), before = known.get(name);
+      const text = on.join("\u0000"),
+        before = known.get(name);
       if (before && before.text === text) return before.made;
       const made = describe();
       known.set(name, { text, made });
