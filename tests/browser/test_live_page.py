@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.sync_api import expect
 
 from evomerge_common.domain import messages as m
 from helpers import long_log
@@ -155,7 +157,8 @@ def test_what_a_run_shows_is_what_its_log_says(server: PageServer, opened: Opene
     for column in board.locator("thead button").all():  # each column sorts, by the keyboard too
         column.focus()
         page.keyboard.press("Enter")
-        assert column.evaluate("node => node.closest('th').getAttribute('aria-sort')") != "none"
+        head = column.locator("xpath=ancestor::th")
+        expect(head).to_have_attribute("aria-sort", re.compile("^(a|de)scending$"))
     chart = page.locator("#fitness .chart")
     chart.focus()
     page.keyboard.press("ArrowRight")
