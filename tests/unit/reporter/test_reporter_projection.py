@@ -47,7 +47,7 @@ def test_says_what_the_history_says(projection: Projection) -> None:
     assert [row.digest for row in queries.leaderboard("run-1", limit=100)] == [c.digest for c in history.ranked]
     first = queries.leaderboard("run-1")[0]
     assert {s.task: s.score for s in first.scores} == history.ranked[0].scores("search")
-    assert queries.curve("run-1") == [(c.index, c.fitness) for c in history.scored]
+    assert queries.estimates("run-1") == [(c.index, c.fitness) for c in history.scored]
     assert [row.name for row in queries.sources("run-1")] == ["expert-math", "expert-code", "expert-text"]
     assert all(row.holdout is not None for row in queries.sources("run-1"))
     assert queries.lineage("run-1")[0].digest == history.champion_digest

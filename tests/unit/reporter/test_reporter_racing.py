@@ -124,7 +124,7 @@ def test_the_projection_keeps_estimates_out_of_the_ranking(tmp_path: Path) -> No
     assert [score.task for score in board[0].scores] == list(synthetic_log.TASKS)
     row = queries.stopped("run-1")[0]
     assert (row.fitness, row.estimate, row.low, row.high) == (None, 0.3, 0.25, 0.35)
-    assert len(queries.curve("run-1")) == len(history.scored)
+    assert len(queries.estimates("run-1")) == len(history.scored) + len(history.stopped)
     projection.close()
 
 

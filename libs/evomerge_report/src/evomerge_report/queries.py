@@ -301,13 +301,8 @@ class Queries:
             found.setdefault(row["digest"], []).append(row["score"])
         return [tuple(scores) for scores in found.values()], last
 
-    def curve(self, run_id: str) -> list[tuple[int, float]]:
-        """Returns (index, fitness) of every scored candidate, in order of proposal."""
-        sql = "SELECT place, fitness FROM candidates WHERE run_id = ? AND fitness IS NOT NULL ORDER BY place"
-        return [(row[0], row[1]) for row in self._database.execute(sql, (run_id,))]
-
     def estimates(self, run_id: str, *, after: int = -1) -> list[tuple[int, float]]:
-        """Reads the same with the estimates of those that a race has stopped, after a place in the order."""
+        """Returns (index, fitness, or the estimate of one that a race has stopped) after a place, in order."""
         sql = (
             "SELECT place, coalesce(fitness, estimate) AS known FROM candidates "
             "WHERE run_id = ? AND place > ? AND known IS NOT NULL ORDER BY place"

@@ -1,7 +1,7 @@
 // A candidate: its recipe, what each source gives to each layer, its answers beside those of the sources.
 "use strict";
 (() => {
-  const { h, format } = EvoMerge;
+  const { h, format, picker } = EvoMerge;
   const DEEPEST = 46; // per cent of colour in a cell of the heat map, so that its number stays legible
 
   const fresh = () => ({ split: "", against: "", task: "", outcome: "", text: "" });
@@ -174,27 +174,6 @@
     return rows;
   }
 
-  function picker(name, label, value, options, change) {
-    return h(
-      "label",
-      { key: name },
-      `${label} `,
-      h(
-        "select",
-        {
-          value,
-          on: {
-            change: (event) => {
-              change(event.target.value);
-              EvoMerge.redraw();
-            },
-          },
-        },
-        options.map(([key, words]) => h("option", { key: key || "all", value: key }, words)),
-      ),
-    );
-  }
-
   function items(data, state, split) {
     const rivals = data.models.slice(1),
       tasks = Object.keys(data.scores[split]);
@@ -211,19 +190,17 @@
         rivals.length > 0 &&
           picker(
             "against",
-            "against",
             data.models[rival].digest,
             rivals.map((one) => [one.digest, one.name]),
             (value) => {
               state.against = value;
             },
           ),
-        picker("task", "task", state.task, [["", "all"], ...tasks.map((task) => [task, task])], (value) => {
+        picker("task", state.task, [["", "all"], ...tasks.map((task) => [task, task])], (value) => {
           state.task = value;
         }),
         rivals.length > 0 &&
           picker(
-            "outcome",
             "answers",
             state.outcome,
             [
@@ -419,7 +396,6 @@
           "div",
           { key: "split", class: "tools" },
           picker(
-            "split",
             "Compare on",
             split,
             [

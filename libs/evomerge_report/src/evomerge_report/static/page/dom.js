@@ -149,5 +149,23 @@ const EvoMerge = { views: {} };
     };
   }
 
-  Object.assign(EvoMerge, { h, render, memory });
+  // A labelled choice among [value, words]; what is chosen is given to `change`, and the page drawn again.
+  function picker(label, value, options, change) {
+    const chosen = (event) => {
+      change(event.target.value);
+      EvoMerge.redraw();
+    };
+    return h(
+      "label",
+      { key: label },
+      `${label} `,
+      h(
+        "select",
+        { value, on: { change: chosen } },
+        options.map(([key, words]) => h("option", { key: key || "all", value: key }, words)),
+      ),
+    );
+  }
+
+  Object.assign(EvoMerge, { h, render, memory, picker });
 })();

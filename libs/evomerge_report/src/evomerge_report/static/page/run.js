@@ -1,7 +1,7 @@
 // A run: how it stands, its candidates, and how the search got there.
 "use strict";
 (() => {
-  const { h, format, charts } = EvoMerge;
+  const { h, format, charts, picker } = EvoMerge;
 
   // What is known of a run: the view's data, with candidates as objects; `take` brings in what has changed.
   function store() {
@@ -181,33 +181,15 @@
     const points = whole.filter((one) => !hidden.has(one.row.operator)).sort((a, b) => a.x - b.x);
     const front = frontOf(whole),
       mine = whole.find((one) => one.row === own.champion);
-    const picker = (label, value, change) =>
-      h(
-        "label",
-        { key: label },
-        `${label} `,
-        h(
-          "select",
-          {
-            value,
-            on: {
-              change: (event) => {
-                change(event.target.value);
-                EvoMerge.redraw();
-              },
-            },
-          },
-          all.map((one) => h("option", { key: one.name, value: one.name }, one.name)),
-        ),
-      );
+    const names = all.map((one) => [one.name, one.name]);
     return [
       h(
         "div",
         { key: "axes", class: "tools" },
-        picker("across", first.name, (name) => {
+        picker("across", first.name, names, (name) => {
           axes.x = name;
         }),
-        picker("up", second.name, (name) => {
+        picker("up", second.name, names, (name) => {
           axes.y = name;
         }),
         h("span", { class: "soft" }, `${front.length} on the front of the two`),
