@@ -107,7 +107,6 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
         "--task-search-path", action="append", metavar="DIR", help="task files of your own, for mergekit-evolve's file"
     )
     add_search_flags(parser)
-    add_open_flag(parser)
     add_technique_flags(parser)
 
 

@@ -39,6 +39,7 @@ def add_search_flags(parser: argparse.ArgumentParser) -> None:
         help="how models of another architecture, size or vocabulary are fitted in (default: full)",
     )  # fmt: skip
     add_licence_flag(parser)
+    add_open_flag(parser)
     add_log_flag(parser)
 
 

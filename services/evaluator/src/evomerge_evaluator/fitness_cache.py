@@ -38,13 +38,14 @@ log = structlog.get_logger("evomerge.evaluator")
 
 
 def item_digests(task: Task, items: Sequence[Item]) -> tuple[bytes, ...]:
-    """Digests what makes each item's score: its content and how its task asks; not the task's name or weight.
+    """Digests what makes each item's score: its content and how its task asks; not the task's name, weight or
+    whose items they are.
 
     Partial credit is another way to ask, so it has digests of its own; whether a search is steered by it is none.
 
     Where a task brings its own items, or labels follow from the items, an item's score depends on the others.
     """
-    left_out = {"name", "items", "weight", *(() if task.fitness == CREDIT else ("fitness",))}
+    left_out = {"name", "items", "weight", "benchmark", *(() if task.fitness == CREDIT else ("fitness",))}
     names = [one.name for one in fields(task) if one.name not in left_out]
     asked: dict[str, Any] = {name: getattr(task, name) for name in names}
     kind = kind_of(task.kind)
