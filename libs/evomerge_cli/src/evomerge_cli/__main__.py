@@ -47,7 +47,7 @@ def _typed(argv: list[str]) -> str:
         words = [sys.executable, "-m", "evomerge_cli"]
     else:
         found = shutil.which(program.name)
-        words = [program.name if found and Path(found).samefile(program) else str(program)]
+        words = [program.name if found and Path(found).resolve() == program.resolve() else str(program)]
     return shlex.join([*words, *argv])
 
 

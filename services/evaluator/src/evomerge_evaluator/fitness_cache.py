@@ -38,8 +38,7 @@ log = structlog.get_logger("evomerge.evaluator")
 
 
 def item_digests(task: Task, items: Sequence[Item]) -> tuple[bytes, ...]:
-    """Digests what makes each item's score: its content and how its task asks; not the task's name, weight or
-    whose items they are.
+    """Digests what makes each item's score: its content and how its task asks; not the task's name, weight or origin.
 
     Partial credit is another way to ask, so it has digests of its own; whether a search is steered by it is none.
 
