@@ -93,5 +93,6 @@ def test_a_run_from_grpcurl_to_its_champion(stack: Stack) -> None:
     assert final["champion_digest"]
     assert seen, "Prometheus never held evomerge_run_best_fitness"
     assert float(seen[-1]["value"][1]) == pytest.approx(final["best_fitness"], rel=1e-6)
-    with urllib.request.urlopen(f"http://127.0.0.1:8080/runs/{started['run_id']}", timeout=10) as page:
-        assert started["run_id"] in page.read().decode()
+    for path, word in (("runs", "EvoMerge"), ("api/runs", started["run_id"])):
+        with urllib.request.urlopen(f"http://127.0.0.1:8080/{path}/{started['run_id']}", timeout=10) as page:
+            assert word in page.read().decode()

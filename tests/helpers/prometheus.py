@@ -56,12 +56,12 @@ class Prometheus:
         numbers = [float(value) for series in found for _, value in series["values"]]
         return [one for one in numbers if one == one]
 
-    def is_up(self) -> bool:
+    def scrapes(self, count: int) -> bool:
+        """Whether it has seen so many targets up: it looks for them five seconds after its start."""
         try:
-            self.api("query", query="1")
+            return len(self.api("query", query='up{job="evomerge"} == 1')["result"]) == count
         except OSError:
             return False
-        return True
 
 
 @contextmanager
@@ -87,7 +87,7 @@ def scraping(binary: Path, folder: Path, targets: dict[str, str]) -> Iterator[Pr
     with (folder / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
         try:
             prometheus = Prometheus(address)
-            assert_eventually_sync(prometheus.is_up, 20)
+            assert_eventually_sync(lambda: prometheus.scrapes(len(targets)), 30)
             yield prometheus
         finally:
             process.terminate()
