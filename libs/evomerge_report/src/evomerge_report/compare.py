@@ -14,7 +14,8 @@ from typing import Any
 from evomerge_common.domain.suite import Suite
 from evomerge_common.errors import InvalidInput
 from evomerge_report.history import History
-from evomerge_report.report import STYLE, environment
+from evomerge_report.page import asset
+from evomerge_report.report import environment
 from evomerge_report.result import Measure, weights_of
 from evomerge_report.specialists import bounds, compared, difference, items_of, score_of
 
@@ -60,7 +61,7 @@ def comparison_of(runs: Sequence[Run]) -> dict[str, Any]:
 
 def comparison_page(comparison: dict[str, Any]) -> str:
     """Writes it as one HTML page that needs no other file."""
-    return environment().get_template("compare.html").render(c=comparison, style=STYLE.read_text())
+    return environment().get_template("compare.html").render(c=comparison, style=asset("style.css").read_text("utf-8"))
 
 
 def _not_comparable(runs: Sequence[Run]) -> str:

@@ -32,11 +32,9 @@ from evomerge_report.trace import summary, trace_of
 from evomerge_report.views.candidate import candidate_view, items_view
 from evomerge_report.views.run import run_view
 
-__all__ = ["STYLE", "environment", "model_card", "prepare_report", "report_page", "write_report"]
+__all__ = ["environment", "model_card", "prepare_report", "report_page", "write_report"]
 
 _HERE = Path(__file__).parent
-STYLE = _HERE / "static" / "style.css"
-"""The style sheet of the report, and of the live page."""
 BEST = 20
 """Candidates of the leaderboard that a report has pages of."""
 

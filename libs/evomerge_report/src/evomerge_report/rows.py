@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from typing import Any
 
 from evomerge_common.domain.messages import TaskScore
 from evomerge_report.history import short_name
@@ -35,6 +37,20 @@ class RunRow:
     best: float | None
     mean: float | None
     states: dict[str, int]
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """Reads the run's spec; empty where it cannot be read."""
+        try:
+            found = json.loads(self.spec_json)
+        except ValueError:
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    @property
+    def name(self) -> str:
+        """Returns what the spec calls the run; else its id."""
+        return str(self.spec.get("name") or self.run_id)
 
     @property
     def has_ended(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from aiohttp import web
@@ -64,23 +64,30 @@ class Api:
         ]
 
     async def _runs(self, request: web.Request) -> web.StreamResponse:
-        return _json(request, str(self._queries.sequence()), lambda: runs_view(self._queries))
+        async def view() -> dict[str, Any]:
+            return runs_view(self._queries)
+
+        return await _json(request, str(self._queries.sequence()), view)
 
     async def _run(self, request: web.Request) -> web.StreamResponse:
         run_id, since = request.match_info["run"], _number(request.query, "since")
-        tag = f"{self._queries.sequence(run_id)}-{since}"
-        if tag_of(request) == tag:
-            return _json(request, tag, dict)
-        depths = {kind: await self._queue.depth(kind) for kind in QUEUES}
-        allowed = self._control.is_there and self._access.may_control
-        live = {"queues": depths, "control": allowed, "try": self._try_it.is_there and self._access.may_control}
-        return _json(request, tag, lambda: {**run_view(self._queries, run_id, since=since), "live": live})
+
+        async def view() -> dict[str, Any]:
+            depths = {kind: await self._queue.depth(kind) for kind in QUEUES}
+            allowed = self._control.is_there and self._access.may_control
+            live = {"queues": depths, "control": allowed, "try": self._try_it.is_there and self._access.may_control}
+            return {**run_view(self._queries, run_id, since=since), "live": live}
+
+        return await _json(request, f"{self._queries.sequence(run_id)}-{since}", view)
 
     async def _candidate(self, request: web.Request) -> web.StreamResponse:
         run_id, digest = request.match_info["run"], request.match_info["digest"]
-        tag = f"{self._queries.sequence(run_id)}-candidate"
-        items = await self._suites.items(self._queries.run(run_id))
-        return _json(request, tag, lambda: {**candidate_view(self._queries, run_id, digest), "items": items})
+
+        async def view() -> dict[str, Any]:
+            items = await self._suites.items(self._queries.run(run_id))
+            return {**candidate_view(self._queries, run_id, digest), "items": items}
+
+        return await _json(request, f"{self._queries.sequence(run_id)}-candidate", view)
 
     async def _act(self, request: web.Request) -> web.StreamResponse:
         if not (self._control.is_there and self._access.may_control):
@@ -130,17 +137,12 @@ class Api:
         return response
 
 
-def tag_of(request: web.Request) -> str:
-    """Returns what the browser has already, as `_json` tagged it."""
-    return request.headers.get("If-None-Match", "").removeprefix("W/").strip('"')
-
-
-def _json(request: web.Request, tag: str, view: Any) -> web.StreamResponse:
-    """The view as JSON; nothing when the browser has it."""
+async def _json(request: web.Request, tag: str, view: Callable[[], Awaitable[dict[str, Any]]]) -> web.StreamResponse:
+    """The view as JSON; nothing, and nothing gathered, when the browser has it."""
     headers = {"ETag": f'"{tag}"', "Cache-Control": "no-cache, private"}
-    if tag_of(request) == tag:
+    if request.headers.get("If-None-Match", "").removeprefix("W/").strip('"') == tag:
         return web.Response(status=304, headers=headers)
-    text = json.dumps(view(), separators=(",", ":"), allow_nan=False)
+    text = json.dumps(await view(), separators=(",", ":"), allow_nan=False)
     response = web.Response(text=text, content_type="application/json", headers=headers)
     if not is_loopback(request.url.host or ""):  # there, packing takes longer than sending
         response.enable_compression()

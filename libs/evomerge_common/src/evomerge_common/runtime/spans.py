@@ -139,19 +139,8 @@ def span(name: str, *, kind: str = "internal", **attributes: Value) -> Iterator[
     if parent is None:
         yield
         return
-    context = Context(parent.trace_id, _new_id(), parent.sampled)
-    start, error = time.time_ns(), ""
-    token = _here.set(context)
-    try:
+    with _recorded(name, Context(parent.trace_id, _new_id(), parent.sampled), parent, kind, attributes):
         yield
-    except BaseException as problem:
-        error = f"{type(problem).__name__}: {problem}"
-        raise
-    finally:
-        _here.reset(token)
-        emit(
-            name, start, time.time_ns(), context=context, parent=parent, kind=kind, error=error, links=(), **attributes
-        )
 
 
 @contextmanager
@@ -166,15 +155,25 @@ def call(name: str, metadata: Mapping[str, str]) -> Iterator[None]:
             yield
         return
     trace_id = secrets.randbits(128) or 1
-    with inside(context := Context(trace_id, _new_id(), _sampler(trace_id))):
-        start, error = time.time_ns(), ""
-        try:
+    with _recorded(name, Context(trace_id, _new_id(), _sampler(trace_id)), None, "server", {}):
+        yield
+
+
+@contextmanager
+def _recorded(
+    name: str, context: Context, parent: Context | None, kind: str, attributes: Mapping[str, Value]
+) -> Iterator[None]:
+    start, error = time.time_ns(), ""
+    try:
+        with inside(context):
             yield
-        except BaseException as problem:
-            error = f"{type(problem).__name__}: {problem}"
-            raise
-        finally:
-            emit(name, start, time.time_ns(), context=context, parent=None, kind="server", error=error)
+    except BaseException as problem:
+        error = f"{type(problem).__name__}: {problem}"
+        raise
+    finally:
+        emit(
+            name, start, time.time_ns(), context=context, parent=parent, kind=kind, error=error, links=(), **attributes
+        )
 
 
 def emit(

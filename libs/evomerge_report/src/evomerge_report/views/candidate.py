@@ -55,9 +55,8 @@ def candidate_view(queries: Queries, run_id: str, digest: str) -> dict[str, Any]
     models = [own, *sources]
     splits = SPLITS if run.has_ended else SPLITS[:1]
     scores = {split: [queries.placed_items(run_id, one.digest, split) for one in models] for split in splits}
-    spec = _object(run.spec_json)
     return {
-        "run": {"run_id": run_id, "name": str(spec.get("name") or run_id), "ended": run.has_ended,
+        "run": {"run_id": run_id, "name": run.name, "ended": run.has_ended,
                 "champion": run.champion},
         "candidate": {
             "index": own.index, "digest": own.digest, "name": own.name, "operator": own.operator, "method": own.method,
@@ -103,14 +102,6 @@ def items_view(suite: Suite, *, ended: bool) -> dict[str, dict[str, list[list[st
         }
         for split in splits
     }
-
-
-def _object(text: str) -> dict[str, Any]:
-    try:
-        found = json.loads(text)
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _recipe(queries: Queries, run_id: str, digest: str) -> dict[str, Any] | None:

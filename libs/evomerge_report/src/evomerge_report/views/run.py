@@ -229,7 +229,7 @@ def work(queries: Queries, run: RunRow) -> dict[str, Any]:
     done = queries.work(run.run_id)
     waiting = {"merge": run.states.get("proposed", 0), "evaluate": run.states.get("merged", 0)}
     kinds = []
-    for kind in dict.fromkeys(("download", "merge", "evaluate", "export")):
+    for kind in ("download", "merge", "evaluate", "export"):
         own = [one for one in done if one["kind"] == kind]
         latest = [seconds for seconds, _ in queries.latest_work(run.run_id, kind)]
         if own or waiting.get(kind):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from evomerge_common.domain.history import mean_name
@@ -32,11 +31,10 @@ def run_summary(run: RunRow) -> dict[str, Any]:
         (waiting for scores), `evaluated`, `stopped`, `failed`, `done`.
 
     """
-    spec = _spec(run.spec_json)
-    models = spec.get("models")
+    models = run.spec.get("models")
     return {
         "run_id": run.run_id,
-        "name": str(spec.get("name") or run.run_id),
+        "name": run.name,
         "models": [short_name(str(one)) for one in models] if isinstance(models, list) else [],
         "status": run.status,
         "reason": run.reason,
@@ -61,11 +59,3 @@ def run_summary(run: RunRow) -> dict[str, Any]:
         "failed": run.failed,
         "done": run.evaluated + run.stopped + run.failed,
     }
-
-
-def _spec(text: str) -> dict[str, Any]:
-    try:
-        spec = json.loads(text)
-    except ValueError:
-        return {}
-    return spec if isinstance(spec, dict) else {}
